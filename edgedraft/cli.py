@@ -1,0 +1,68 @@
+"""The `edgedraft` command: finds the subcommand, reads its settings, hands over to the room that runs it.
+
+It imports a room only when that room's command is called, so that `edgedraft gateway` never loads torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+from pydantic import ValidationError
+from pydantic_settings import CliApp, SettingsError
+
+from edgedraft import __version__
+from edgedraft import settings as s
+
+# words of the command -> its settings, and the module whose main(settings) runs it
+COMMANDS: dict[tuple[str, ...], tuple[type[s.Settings], str]] = {
+    ("up",): (s.UpSettings, "edgedraft.up"),
+    ("verifier",): (s.VerifierSettings, "verifier.main"),
+    ("gateway",): (s.GatewaySettings, "gateway.main"),
+    ("attach",): (s.AgentSettings, "edge_agent.main"),
+    ("keys", "create"): (s.KeysCreateSettings, "gateway.keys_cli"),
+    ("keys", "list"): (s.KeysListSettings, "gateway.keys_cli"),
+    ("keys", "revoke"): (s.KeysRevokeSettings, "gateway.keys_cli"),
+    ("bench",): (s.BenchSettings, "loadtest.main"),
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point. Exits 2 with one line on stderr when the words or values are off."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["--version"]:
+        print(f"edgedraft {__version__}")
+        return
+    words = next((words for words in COMMANDS if tuple(argv[: len(words)]) == words), None)
+    if words is None:
+        asked_for_help = argv[:1] in ([], ["-h"], ["--help"])
+        print(_usage(), file=sys.stdout if asked_for_help else sys.stderr)
+        sys.exit(0 if asked_for_help else 2)
+    kind, module = COMMANDS[words]
+    try:
+        parsed = CliApp.run(
+            type(kind.__name__, (kind,), {"__doc__": kind.__doc__, "model_config": {"cli_prog_name": _name(words)}}),
+            cli_args=argv[len(words) :],
+        )
+    except ValidationError as error:
+        for problem in error.errors(include_url=False):
+            field = "-".join(str(part) for part in problem["loc"]).replace("_", "-")
+            print(f"{_name(words)}: {field}: {problem['msg']}", file=sys.stderr)
+        sys.exit(2)
+    except SettingsError as error:
+        print(f"{_name(words)}: {error}", file=sys.stderr)
+        sys.exit(2)
+    import_module(module).main(parsed)
+
+
+def _name(words: tuple[str, ...]) -> str:
+    return " ".join(("edgedraft", *words))
+
+
+def _usage() -> str:
+    rows = [f"  {' '.join(words):<14} {(kind.__doc__ or '').splitlines()[0]}" for words, (kind, _) in COMMANDS.items()]
+    return "\n".join(["usage: edgedraft COMMAND [--help | ...]", "", *rows])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Every setting of every process: one field each, which is also a flag (--like-this) and EDGEDRAFT_LIKE_THIS.
+
+Precedence is flag, environment, default. This file holds names, bounds and defaults; what a setting does is told
+where it is used.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from platformdirs import user_data_path
+from pydantic import AliasChoices, Field
+from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
+
+from edgedraft.demo_model import DEMO_MODEL
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class Settings(BaseSettings):
+    """Base of all: where values come from, and what every process has."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="EDGEDRAFT_",
+        extra="ignore",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+    )
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged, to stderr")
+
+
+class VerifierSettings(Settings):
+    """Serve a target model to gateways."""
+
+    model: str = Field(DEMO_MODEL, description="target model: a Hugging Face name, a folder, or the demo model's name")
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: Port = Field(9000, description="port to listen on; 0 takes a free one")
+    verifier_token: str = Field("", description="if set, gateways must present it; needed on any shared network")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="weights and activations; auto is float32 on a CPU and bfloat16 elsewhere"
+    )
+    threads: int = Field(0, ge=0, description="CPU threads of the model; 0 leaves it to torch")
+    max_sessions: int = Field(64, ge=1, le=4096, description="sessions at once; more are refused as overloaded")
+    kv_tokens: int = Field(32768, ge=256, description="tokens that the KV cache holds, all sessions together")
+    context_length: int = Field(0, ge=0, description="longest prompt with output; 0 takes the model's own")
+    step_tokens: int = Field(512, ge=16, description="tokens in one forward at most; long prompts take several")
+    verify_nodes: int = Field(8, ge=0, le=64, description="drafted nodes of one session checked in a forward at most")
+    draft_wait: float = Field(0.5, ge=0, description="seconds a session may wait for a draft at most")
+
+
+class GatewaySettings(Settings):
+    """Serve the OpenAI API; pair sessions with agents; relay drafts to verifiers."""
+
+    verifier: list[str] = Field(["ws://127.0.0.1:9000"], description="a verifier's URL; may be repeated")
+    verifier_token: str = Field("", description="what verifiers ask for, if they do")
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: Port = Field(8000, description="port to listen on; 0 takes a free one")
+    key: str = Field("", description="a key that has every scope, beside those in the database")
+    database: str = Field(
+        f"sqlite+aiosqlite:///{user_data_path('edgedraft') / 'gateway.db'}",
+        description="SQLAlchemy URL of the accounts",
+    )
+    max_sessions_per_key: int = Field(256, ge=1, description="generations at once under one key")
+    max_agents_per_owner: int = Field(16, ge=1, description="agents attached at once by one owner")
+    open_timeout: float = Field(30.0, gt=0, description="seconds a request waits for a verifier to take it")
+    silence_timeout: float = Field(
+        30.0, gt=0, description="seconds without a commit after which a verifier is given up"
+    )
+
+
+class AgentSettings(Settings):
+    """Attach this machine to a gateway and draft for your own chats."""
+
+    url: CliPositionalArg[str] = Field(description="the gateway's URL, such as https://gateway.example.com")
+    key: str = Field(description="a key with the edge scope")
+    draft_model: str = Field(
+        "auto", description="draft model: a Hugging Face name, a folder, auto (fits the gateway's model) or none"
+    )
+    prompt_lookup: bool = Field(True, description="also draft by repeating what the prompt or the text said before")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="as for the verifier")
+    threads: int = Field(0, ge=0, description="CPU threads of the draft model; 0 leaves it to torch")
+    max_sessions: int = Field(8, ge=1, le=256, description="sessions drafted for at once")
+    kv_tokens: int = Field(32768, ge=256, description="tokens that the draft's KV cache holds")
+    name: str = Field("", description="how the gateway calls this agent; the host's name if empty")
+
+
+class UpSettings(Settings):
+    """Run verifier, gateway and agent on this machine, with the demo models."""
+
+    port: Port = Field(8000, description="the gateway's port; 0 takes a free one")
+    key: str = Field("", description="the key, with every scope; a random one if empty")
+    model: str = Field(DEMO_MODEL, description="target model")
+    draft_model: str = Field("auto", description="draft model")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="of both models")
+    agent: bool = Field(True, description="attach an agent on this machine")
+
+
+class KeysCreateSettings(Settings):
+    """Make a key and print it, once."""
+
+    database: str = GatewaySettings.model_fields["database"].default
+    owner: str = Field("default", description="who owns it; an owner's chats use the agents of the same owner")
+    tenant: str = Field("default", description="the organisation that the owner belongs to")
+    scopes: list[Literal["inference", "edge", "admin"]] = Field(
+        ["inference", "edge"], description="what it may do; may be repeated"
+    )
+    name: str = Field("", description="a note for people")
+
+
+class KeysListSettings(Settings):
+    """List keys: prefix, owner, tenant, scopes, times."""
+
+    database: str = GatewaySettings.model_fields["database"].default
+
+
+class KeysRevokeSettings(Settings):
+    """Revoke a key for good."""
+
+    key_id: CliPositionalArg[str] = Field(description="the id that `keys list` shows")
+    database: str = GatewaySettings.model_fields["database"].default
+
+
+class BenchSettings(Settings):
+    """Run one benchmark of loadtest and print both sides."""
+
+    name: CliPositionalArg[str] = Field(description="which: quick")
+    json_file: Path | None = Field(
+        None, validation_alias=AliasChoices("json", "json-file"), description="also write the result there"
+    )
