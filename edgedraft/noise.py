@@ -75,45 +75,63 @@ def gumbel_rows(
     Shape [rows, vocab_size], float32; an ndarray when `device` is None, else a tensor on that device. Row r, column v
     depends on (seeds[r] mod 2**64, indices[r], v) alone.
     """
-    if device is None:
-
-        def words(values: Any) -> Any:
-            return np.asarray(values, dtype=np.int64)
-
-        blocks: Any = np.arange((vocab_size + 3) // 4, dtype=np.int64)
-        table: Any = gumbel_table()
-    else:
-        import torch
-
-        def words(values: Any) -> Any:
-            return torch.tensor(values, dtype=torch.int64, device=device)
-
-        blocks = torch.arange((vocab_size + 3) // 4, dtype=torch.int64, device=device)
-        table = _table_on(str(device))
-
-    low = words([[seed & _MASK] for seed in seeds])
-    high = words([[(seed >> 32) & _MASK] for seed in seeds])
-    rows = words([[index & _MASK] for index in indices])
-    zero = words(0)
-    lanes = philox((blocks[None, :] + zero, rows, zero, zero), (low, high))
-
+    xp = _NumPy() if device is None else _Torch(device)
+    low = xp.words([[seed & _MASK] for seed in seeds])
+    high = xp.words([[(seed >> 32) & _MASK] for seed in seeds])
+    rows = xp.words([[index & _MASK] for index in indices])
+    blocks, zero = xp.words(range((vocab_size + 3) // 4)), xp.words(0)
+    lanes = philox((blocks[None, :] + zero * rows, rows, zero, zero), (low, high))
     # `| 1` keeps the draw away from 0, where the noise is infinite.
-    if device is None:
-        draws = np.stack(lanes, axis=-1).reshape(len(seeds), -1)[:, :vocab_size] | 1
-        bits = draws.astype(np.float32).view(np.int32).astype(np.int64)
-    else:
-        import torch
-
-        draws = torch.stack(lanes, dim=-1).reshape(len(seeds), -1)[:, :vocab_size] | 1
-        bits = draws.to(torch.float32).view(torch.int32).to(torch.int64)
-
+    bits = xp.float_bits(xp.stack(lanes).reshape(len(seeds), -1)[:, :vocab_size] | 1)
+    table = xp.table()
     entry = (bits >> _INTERPOLATED_BITS) - _FIRST_ENTRY
     fraction = bits & ((1 << _INTERPOLATED_BITS) - 1)
     left = table[entry]
-    noise = left + (((table[entry + 1] - left) * fraction) >> _INTERPOLATED_BITS)
-    if device is None:
-        return noise.astype(np.float32) * np.float32(2.0**-_FRACTION_BITS)
-    return noise.to(torch.float32) * 2.0**-_FRACTION_BITS
+    return xp.scaled(left + (((table[entry + 1] - left) * fraction) >> _INTERPOLATED_BITS))
+
+
+class _NumPy:
+    """What NumPy and torch spell differently."""
+
+    def words(self, values: Any) -> np.ndarray:
+        return np.asarray(values, dtype=np.int64)
+
+    def stack(self, lanes: Sequence[np.ndarray]) -> np.ndarray:
+        return np.stack(lanes, axis=-1)
+
+    def float_bits(self, x: np.ndarray) -> np.ndarray:
+        return x.astype(np.float32).view(np.int32).astype(np.int64)
+
+    def table(self) -> np.ndarray:
+        return gumbel_table()
+
+    def scaled(self, units: np.ndarray) -> np.ndarray:
+        return units.astype(np.float32) * np.float32(2.0**-_FRACTION_BITS)
+
+
+class _Torch:
+    """The same on a torch device."""
+
+    def __init__(self, device: torch.device | str) -> None:
+        import torch
+
+        self._torch, self._device = torch, device
+
+    def words(self, values: Any) -> torch.Tensor:
+        values = list(values) if isinstance(values, range) else values
+        return self._torch.tensor(values, dtype=self._torch.int64, device=self._device)
+
+    def stack(self, lanes: Sequence[torch.Tensor]) -> torch.Tensor:
+        return self._torch.stack(tuple(lanes), dim=-1)
+
+    def float_bits(self, x: torch.Tensor) -> torch.Tensor:
+        return x.to(self._torch.float32).view(self._torch.int32).to(self._torch.int64)
+
+    def table(self) -> torch.Tensor:
+        return _table_on(str(self._device))
+
+    def scaled(self, units: torch.Tensor) -> torch.Tensor:
+        return units.to(self._torch.float32) * 2.0**-_FRACTION_BITS
 
 
 @lru_cache(maxsize=8)

@@ -39,14 +39,14 @@ FinishReason = Literal["stop", "length"]
 class Sampling(Struct, frozen=True, omit_defaults=True):
     """How the target's next token is chosen; together with target and prompt it determines the text.
 
-    temperature 0 is argmax. top_k 0, top_p 1 and min_p 0 are off. seed is taken modulo 2**64.
+    temperature 0 is argmax. top_k 0, top_p 1 and min_p 0 are off.
     """
 
     temperature: Annotated[float, Meta(ge=0, le=100)] = 1.0
     top_k: Annotated[int, Meta(ge=0)] = 0
     top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
     min_p: Annotated[float, Meta(ge=0, le=1)] = 0.0
-    seed: Annotated[int, Meta(ge=0, le=2**64 - 1)] = 0
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
 
 
 class Hello(Struct, frozen=True, tag="hello"):
