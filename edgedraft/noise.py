@@ -75,7 +75,7 @@ def gumbel_rows(
     Shape [rows, vocab_size], float32; an ndarray when `device` is None, else a tensor on that device. Row r, column v
     depends on (seeds[r] mod 2**64, indices[r], v) alone.
     """
-    xp = _NumPy() if device is None else _Torch(device)
+    xp: Any = _NumPy() if device is None else _Torch(device)
     low = xp.words([[seed & _MASK] for seed in seeds])
     high = xp.words([[(seed >> 32) & _MASK] for seed in seeds])
     rows = xp.words([[index & _MASK] for index in indices])

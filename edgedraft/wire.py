@@ -5,6 +5,7 @@ travel on both hops (agent-gateway and gateway-verifier); only the greeting diff
 link: the side that opens sessions (the gateway) counts them up from 1 and never uses one twice, so a number above the
 highest opened is foreign and one below it that is no longer open is merely late.
 
+Draft and Commit, the two that are many, travel as arrays, to which fields may only be appended; the others are maps.
 Unknown fields pass; an unknown protocol version is closed with VERSION. This file knows shapes and bounds of single
 messages only; whether a draft fits its session is tree.py's to say.
 """
@@ -116,7 +117,7 @@ class Open(Struct, frozen=True, tag="open", omit_defaults=True):
     edge: bool = False
 
 
-class Draft(Struct, frozen=True, tag="draft"):
+class Draft(Struct, frozen=True, tag="draft", array_like=True):
     """Nodes that hang from a session's committed text; columns of equal length, one entry a node.
 
     The epoch was planted after `at` output tokens. The nodes' ids are first, first + 1, ...; a parent is an id of the
@@ -133,7 +134,7 @@ class Draft(Struct, frozen=True, tag="draft"):
     confidence: Annotated[bytes, Meta(max_length=MAX_DRAFT_NODES)]
 
 
-class Commit(Struct, frozen=True, tag="commit", omit_defaults=True):
+class Commit(Struct, frozen=True, tag="commit", array_like=True):
     """Output tokens at, at + 1, ... are these, for good. `window` is how many uncommitted nodes the agent may hold.
 
     `depth` counts the drafted tokens on the longest path that this verify looked at, `nodes` all drafted nodes in it,
