@@ -5,8 +5,7 @@ travel on both hops (agent-gateway and gateway-verifier); only the greeting diff
 link: the side that opens sessions (the gateway) counts them up from 1 and never uses one twice, so a number above the
 highest opened is foreign and one below it that is no longer open is merely late.
 
-Draft and Commit, the two that are many, travel as arrays, to which fields may only be appended; the others are maps.
-Unknown fields pass; an unknown protocol version is closed with VERSION. This file knows shapes and bounds of single
+Messages travel as arrays, tag first, to which fields may only be appended; unknown trailing fields pass; an unknown protocol version is closed with VERSION. This file knows shapes and bounds of single
 messages only; whether a draft fits its session is tree.py's to say.
 """
 
@@ -50,7 +49,7 @@ class Sampling(Struct, frozen=True, omit_defaults=True):
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
 
 
-class Hello(Struct, frozen=True, tag="hello"):
+class Hello(Struct, frozen=True, tag="hello", array_like=True):
     """First message of whoever dials: an agent to a gateway, a gateway to a verifier.
 
     fingerprint is the agent's tokenizer's (tokenizer.py); a gateway leaves it empty.
@@ -80,7 +79,7 @@ class ModelCard(Struct, frozen=True):
     eos_token: str = ""
 
 
-class VerifierWelcome(Struct, frozen=True, tag="welcome"):
+class VerifierWelcome(Struct, frozen=True, tag="welcome", array_like=True):
     """A verifier's answer to a Hello: the model it serves and how many sessions it takes at once."""
 
     protocol: int
@@ -88,7 +87,7 @@ class VerifierWelcome(Struct, frozen=True, tag="welcome"):
     max_sessions: int
 
 
-class AgentWelcome(Struct, frozen=True, tag="welcome"):
+class AgentWelcome(Struct, frozen=True, tag="welcome", array_like=True):
     """A gateway's answer to an agent's Hello."""
 
     protocol: int
@@ -98,7 +97,7 @@ class AgentWelcome(Struct, frozen=True, tag="welcome"):
     max_sessions: int
 
 
-class Open(Struct, frozen=True, tag="open", omit_defaults=True):
+class Open(Struct, frozen=True, tag="open", array_like=True):
     """Begin a session; towards an agent also: begin it again, with what was committed so far.
 
     `committed` are output tokens that exist already: on a verifier that takes over from a lost one, or on an agent that
@@ -153,14 +152,14 @@ class Commit(Struct, frozen=True, tag="commit", array_like=True):
     finish: FinishReason | None = None
 
 
-class Edge(Struct, frozen=True, tag="edge"):
+class Edge(Struct, frozen=True, tag="edge", array_like=True):
     """Gateway to verifier: from now on this session has an agent, or has none any more."""
 
     session: SessionId
     attached: bool
 
 
-class Close(Struct, frozen=True, tag="close", omit_defaults=True):
+class Close(Struct, frozen=True, tag="close", array_like=True):
     """The session is over or was never begun. Towards a verifier it cancels; from a verifier it reports a failure.
 
     code is one of the CLOSE_* names below.
