@@ -1,0 +1,86 @@
+"""From logits to the one token that invariant 1 names: argmax of processed log-probabilities / temperature + g.
+
+Used by the verifier to choose and by the agent to guess the same choice (Gumbel coupling, Daliri et al. 2024,
+arXiv 2408.07978). Constants that a row shares do not move its argmax, so logits stand for log-probabilities. Every
+filter is a threshold on values, never a rank, so ties cannot depend on the order of a sort.
+
+This file needs torch; the parameters themselves are wire.Sampling, the noise is noise.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from edgedraft.noise import gumbel_rows
+from edgedraft.wire import Sampling
+
+
+def processed(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    """logits [rows, vocab] over the temperature (> 0), -inf where top_k, top_p or min_p cut; float32.
+
+    Temperature acts first, then top_k, top_p and min_p on what is left, as in transformers' generate.
+    """
+    z = logits.float() / sampling.temperature
+    if 0 < sampling.top_k < z.shape[-1]:
+        z = z.masked_fill(z < z.topk(sampling.top_k, dim=-1).values[:, -1:], -torch.inf)
+    if sampling.top_p < 1:
+        ordered = z.sort(dim=-1, descending=True).values
+        p = ordered.softmax(dim=-1)
+        inside = (p.cumsum(dim=-1) - p) < sampling.top_p  # mass before the token; the first is always inside
+        z = z.masked_fill(z < ordered.masked_fill(~inside, torch.inf).amin(dim=-1, keepdim=True), -torch.inf)
+    if sampling.min_p > 0:
+        z = z.masked_fill(z < z.amax(dim=-1, keepdim=True) + math.log(sampling.min_p), -torch.inf)
+    return z
+
+
+def noise(sampling: Sampling, indices: Sequence[int], vocab_size: int, device: torch.device) -> torch.Tensor:
+    """g(seed, indices[r], v) as a float32 tensor [rows, vocab]; each distinct index is drawn once."""
+    distinct = sorted(set(indices))
+    seeds = [sampling.seed] * len(distinct)
+    if device.type == "cpu":
+        rows = torch.from_numpy(gumbel_rows(seeds, distinct, vocab_size))  # the same bits, in half the time
+    else:
+        rows = gumbel_rows(seeds, distinct, vocab_size, device)
+    if len(distinct) == len(indices) and list(indices) == distinct:
+        return rows
+    place = {index: row for row, index in enumerate(distinct)}
+    return rows[torch.tensor([place[index] for index in indices], device=device)]
+
+
+def choose(logits: torch.Tensor, sampling: Sampling, indices: Sequence[int]) -> list[int]:
+    """The target's tokens: row r of logits [rows, vocab] decides output index indices[r] of one session."""
+    if sampling.temperature == 0:
+        return logits.argmax(dim=-1).tolist()
+    z = processed(logits, sampling) + noise(sampling, indices, logits.shape[-1], logits.device)
+    return z.argmax(dim=-1).tolist()
+
+
+def guess(
+    logits: torch.Tensor,
+    sampling: Sampling,
+    indices: Sequence[int],
+    width: int,
+    ids: torch.Tensor | None = None,
+    vocab_size: int = 0,
+    coupled: bool = True,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A drafter's `width` best guesses a row of what `choose` will answer: (tokens, probabilities), [rows, width].
+
+    A draft with a cut output head passes `ids`, the token of each column, and the target's `vocab_size`. The
+    probability of being the choice is taken as the softmax of log-probability + temperature * noise: at temperature 0
+    the draft's own distribution, else sharpened by the noise that both sides share. `coupled=False` leaves the noise
+    out, to measure what it is worth.
+    """
+    z = logits.float()
+    if sampling.temperature > 0:
+        z = processed(logits, sampling)
+        if coupled:
+            g = noise(sampling, indices, vocab_size or logits.shape[-1], logits.device)
+            z = z + (g if ids is None else g[:, ids])
+        z = z * sampling.temperature
+    top = z.softmax(dim=-1).topk(min(width, z.shape[-1]), dim=-1)
+    tokens = top.indices if ids is None else ids[top.indices]
+    return tokens, top.values
