@@ -201,7 +201,7 @@ class PackedModel:
             input_ids=torch.tensor([tokens], device=self.device),
             position_ids=torch.cat(positions)[None].to(self.device),
             use_cache=False,
-            logits_to_keep=torch.tensor(wanted, device=self.device),
+            logits_to_keep=torch.tensor(wanted, dtype=torch.int64, device=self.device),
             packed=batch,
         ).logits[0]
 

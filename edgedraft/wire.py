@@ -5,8 +5,9 @@ travel on both hops (agent-gateway and gateway-verifier); only the greeting diff
 link: the side that opens sessions (the gateway) counts them up from 1 and never uses one twice, so a number above the
 highest opened is foreign and one below it that is no longer open is merely late.
 
-Messages travel as arrays, tag first, to which fields may only be appended; unknown trailing fields pass; an unknown protocol version is closed with VERSION. This file knows shapes and bounds of single
-messages only; whether a draft fits its session is tree.py's to say.
+Messages travel as arrays, tag first, to which fields may only be appended; unknown trailing fields pass, an unknown
+protocol version is closed with VERSION. This file knows shapes and bounds of single messages only; whether a draft fits
+its session is tree.py's to say.
 """
 
 from __future__ import annotations
