@@ -40,6 +40,11 @@ class PagedKV:
         self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     @property
+    def tokens(self) -> int:
+        """How many tokens it holds in all."""
+        return self.blocks * BLOCK
+
+    @property
     def free_tokens(self) -> int:
         return len(self._free) * BLOCK
 
@@ -77,6 +82,10 @@ class KVSequence:
         self._kv = kv
         self._blocks: list[int] = []
         self.length = 0
+
+    @property
+    def holds_blocks(self) -> bool:
+        return bool(self._blocks)
 
     def reserve(self, rows: int) -> None:
         """Make room for `rows` beyond the length. Raises OutOfBlocks, changing nothing."""

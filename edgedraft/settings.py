@@ -37,6 +37,7 @@ class VerifierSettings(Settings):
     """Serve a target model to gateways."""
 
     model: str = Field(DEMO_MODEL, description="target model: a Hugging Face name, a folder, or the demo model's name")
+    served_name: str = Field("", description="the model's name in the API; the last part of --model if empty")
     host: str = Field("127.0.0.1", description="address to listen on")
     port: Port = Field(9000, description="port to listen on; 0 takes a free one")
     verifier_token: str = Field("", description="if set, gateways must present it; needed on any shared network")
@@ -49,6 +50,9 @@ class VerifierSettings(Settings):
     kv_tokens: int = Field(32768, ge=256, description="tokens that the KV cache holds, all sessions together")
     context_length: int = Field(0, ge=0, description="longest prompt with output; 0 takes the model's own")
     step_tokens: int = Field(512, ge=16, description="tokens in one forward at most; long prompts take several")
+    cheap_rows: int = Field(
+        32, ge=1, description="tokens in a forward up to which drafted ones cost little; about 300 on a datacenter GPU"
+    )
     verify_nodes: int = Field(8, ge=0, le=64, description="drafted nodes of one session checked in a forward at most")
     draft_wait: float = Field(0.5, ge=0, description="seconds a session may wait for a draft at most")
 

@@ -1,0 +1,98 @@
+"""What the scheduler asks of an engine, whichever runs the model: open, step, close, capacity.
+
+An engine owns the committed text of its sessions and the target's state for it. It does not know agents, links,
+deadlines or draft trees beyond the slice it is handed for one step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from edgedraft.tree import EMPTY, Slice
+from edgedraft.wire import FinishReason, Sampling
+
+
+class Refused(Exception):
+    """This session can never be served here; the message tells the client why."""
+
+
+class Overloaded(Exception):
+    """This session could be served, but not now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One session to open. `committed` are output tokens that exist already; `max_tokens` counts those too."""
+
+    session: int
+    prompt: tuple[int, ...]
+    sampling: Sampling
+    max_tokens: int
+    eos: frozenset[int]
+    committed: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One session's part of a step.
+
+    At most `rows` tokens that the engine has not seen yet (a prompt's, or the last committed one) go in; where that is
+    all of them, the draft is checked behind them and at least one token is committed.
+    """
+
+    session: int
+    rows: int
+    draft: Slice = EMPTY
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a step did for one session.
+
+    `unseen` tokens of its text are left to go in, 1 once it decodes. The draft had `nodes` nodes, its deepest at
+    `depth`; `accepted` of `tokens` were in it. `seconds` is the session's share of the step.
+    """
+
+    session: int
+    tokens: tuple[int, ...]
+    unseen: int
+    nodes: int = 0
+    depth: int = 0
+    accepted: int = 0
+    seconds: float = 0.0
+    finish: FinishReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """Room: sessions that could still be opened, and tokens of KV in all and free."""
+
+    sessions: int
+    kv_tokens: int
+    kv_free: int
+
+
+class Engine(Protocol):
+    """Not thread-safe: one thread calls all of it."""
+
+    vocab_size: int
+    context_length: int
+
+    def open(self, request: Request) -> int:
+        """Begin a session; returns how many tokens are unseen. Raises Refused or Overloaded."""
+        ...
+
+    def step(self, work: Sequence[Work]) -> list[Progress]:
+        """One forward over all of `work`, in order of importance; what found no room is missing from the answer.
+
+        A session that lost its place in the KV cache to another one answers with no tokens and more unseen.
+        """
+        ...
+
+    def close(self, session: int) -> None:
+        """End a session, finished or not, and free what it held. Unknown sessions are ignored."""
+        ...
+
+    def capacity(self) -> Capacity: ...

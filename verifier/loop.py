@@ -1,0 +1,158 @@
+"""The engine's thread: takes messages in, plans a step, runs it, hands the commits out, and again.
+
+Plain synchronous code. Its only ties to the event loop are two queues: `post` puts messages in from any thread, and
+the `deliver` it is given carries a step's answers out, one call a step.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from msgspec.structs import replace
+
+from edgedraft.tree import Violation
+from edgedraft.wire import CLOSE_FAILED, CLOSE_OVERLOADED, CLOSE_REFUSED, Close, Commit, Draft, Edge, Open
+from verifier.engine import Engine, Overloaded, Refused, Work
+from verifier.metrics import Metrics
+from verifier.scheduler import Limits, Scheduler
+
+log = logging.getLogger(__name__)
+
+Address = tuple[int, int]  # link, and the session's number on it
+Deliver = Callable[[Sequence[tuple[int, Commit | Close]]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """A link ended: its sessions are cancelled."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Post:
+    link: int
+    message: Open | Draft | Edge | Close | Gone
+    at: float
+
+
+class EngineLoop:
+    """Runs an engine in a thread of its own from `start` to `stop`."""
+
+    def __init__(self, engine: Engine, limits: Limits, deliver: Deliver, metrics: Metrics) -> None:
+        self._engine = engine
+        self._scheduler = Scheduler(engine, limits)
+        self._deliver = deliver
+        self._metrics = metrics
+        self._inbox: queue.SimpleQueue[_Post | None] = queue.SimpleQueue()
+        self._keys: dict[Address, int] = {}
+        self._addresses: dict[int, Address] = {}
+        self._last_key = 0
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends after the step that is running; what is still open is dropped."""
+        self._inbox.put(None)
+        self._thread.join()
+
+    def post(self, link: int, message: Open | Draft | Edge | Close | Gone) -> None:
+        self._inbox.put(_Post(link, message, time.monotonic()))
+
+    def _run(self) -> None:
+        wait: float | None = None
+        while True:
+            answers: list[tuple[int, Commit | Close]] = []
+            if not self._take(wait, answers):
+                return
+            plan = self._scheduler.plan(time.monotonic())
+            if plan.work:
+                answers.extend(self._step(plan.work))
+                wait = 0.0
+            else:
+                wait = None if plan.wake_at is None else max(0.0, plan.wake_at - time.monotonic())
+            if answers:
+                self._deliver(answers)
+
+    def _take(self, wait: float | None, answers: list[tuple[int, Commit | Close]]) -> bool:
+        """Everything posted so far, after waiting `wait` seconds for a first; False when told to stop."""
+        try:
+            post = self._inbox.get(timeout=wait) if wait != 0.0 else self._inbox.get_nowait()
+            while post is not None:
+                self._handle(post, answers)
+                post = self._inbox.get_nowait()
+        except queue.Empty:
+            self._metrics.sessions.set(len(self._scheduler))
+            return True
+        return False
+
+    def _handle(self, post: _Post, answers: list[tuple[int, Commit | Close]]) -> None:
+        if isinstance(post.message, Gone):
+            for address in [address for address in self._keys if address[0] == post.link]:
+                self._close(address)
+            return
+        address = (post.link, post.message.session)
+        match post.message:
+            case Open() as message:
+                if close := self._open(address, message):
+                    answers.append((post.link, close))
+            case Draft() as message if key := self._keys.get(address):
+                try:
+                    self._scheduler.draft(key, message, post.at)
+                except Violation as violation:
+                    log.warning("link %d session %d: drafts are no longer taken: %s", *address, violation)
+            case Edge() as message if key := self._keys.get(address):
+                self._scheduler.edge(key, message.attached)
+            case Close():
+                self._close(address)
+            case _:
+                pass  # late: the session has ended
+
+    def _open(self, address: Address, message: Open) -> Close | None:
+        if address in self._keys:
+            return Close(message.session, CLOSE_REFUSED, "this session is open already")
+        self._last_key += 1
+        try:
+            self._scheduler.open(self._last_key, message)
+        except Refused as refused:
+            return Close(message.session, CLOSE_REFUSED, str(refused))
+        except Overloaded as overloaded:
+            return Close(message.session, CLOSE_OVERLOADED, str(overloaded))
+        self._keys[address] = self._last_key
+        self._addresses[self._last_key] = address
+        return None
+
+    def _close(self, address: Address) -> None:
+        if key := self._keys.pop(address, None):
+            del self._addresses[key]
+            self._scheduler.close(key)
+
+    def _step(self, work: Sequence[Work]) -> list[tuple[int, Commit | Close]]:
+        began = time.monotonic()
+        try:
+            progress = self._engine.step(work)
+        except Exception:
+            log.exception("a step of %d sessions failed", len(work))
+            return [self._fail(item) for item in work]
+        now = time.monotonic()
+        if not progress:
+            time.sleep(0.001)  # older sessions hold all of the cache; let their drafts come
+        self._metrics.observe(work, progress, now - began, self._engine.capacity())
+        commits = self._scheduler.apply(work, progress, began, now)
+        return [self._addressed(key, commit) for key, commit in commits.items()]
+
+    def _addressed(self, key: int, commit: Commit) -> tuple[int, Commit | Close]:
+        link, session = self._addresses[key]
+        if commit.finish:
+            del self._addresses[key], self._keys[link, session]
+        return link, replace(commit, session=session)
+
+    def _fail(self, item: Work) -> tuple[int, Commit | Close]:
+        link, session = self._addresses[item.session]
+        self._close((link, session))
+        return link, Close(session, CLOSE_FAILED, "the verifier failed in this session's step")

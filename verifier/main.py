@@ -1,0 +1,28 @@
+"""`edgedraft verifier`: load the target, then serve it to gateways."""
+
+from __future__ import annotations
+
+import sys
+
+from edgedraft.paged import UnsupportedModel
+from edgedraft.serving import serve
+from edgedraft.settings import VerifierSettings
+from edgedraft.telemetry import configure_logging
+from edgedraft.wire import MAX_FRAME
+from verifier.scheduler import Limits
+from verifier.server import build_app
+from verifier.target import load_target
+from verifier.transformers_engine import TransformersEngine
+
+
+def main(settings: VerifierSettings) -> None:
+    """Runs until SIGINT or SIGTERM. Exits 1 with a line on stderr when the model cannot be served."""
+    configure_logging(settings.log_level)
+    try:
+        model, card = load_target(settings)
+    except (OSError, ValueError, UnsupportedModel) as error:
+        sys.exit(f"edgedraft verifier: cannot serve {settings.model}: {error}")
+    engine = TransformersEngine(model, card.vocab_size, card.context_length, settings.max_sessions)
+    limits = Limits(settings.step_tokens, settings.cheap_rows, settings.verify_nodes, settings.draft_wait)
+    app = build_app(engine, limits, card, settings.max_sessions, settings.verifier_token)
+    serve(app, settings.host, settings.port, lambda at: f"edgedraft verifier ready ws://{at}", MAX_FRAME)

@@ -1,0 +1,135 @@
+"""The verifier's door: gateways over WebSocket at /v1/engine, health and metrics over HTTP.
+
+It decodes and encodes frames and hands messages to the engine's thread; the event loop never waits for the model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from itertools import count
+
+from fastapi import FastAPI, Response, WebSocket, WebSocketDisconnect
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from edgedraft.wire import (
+    BAD_FRAME,
+    MAX_MESSAGES,
+    PROTOCOL,
+    UNAUTHORIZED,
+    Close,
+    Commit,
+    Hello,
+    ModelCard,
+    VerifierWelcome,
+    WireError,
+    encode,
+    greet,
+    to_verifier,
+)
+from verifier.engine import Engine
+from verifier.loop import EngineLoop, Gone
+from verifier.metrics import Metrics
+from verifier.scheduler import Limits
+
+log = logging.getLogger(__name__)
+
+HELLO_SECONDS = 10.0
+
+
+class _Link:
+    """One gateway's connection: an outbox that a writer empties into as few frames as it can."""
+
+    def __init__(self, socket: WebSocket) -> None:
+        self._socket = socket
+        self._outbox: list[Commit | Close] = []
+        self._filled = asyncio.Event()
+
+    def send(self, messages: Sequence[Commit | Close]) -> None:
+        self._outbox.extend(messages)
+        self._filled.set()
+
+    async def write(self) -> None:
+        while True:
+            await self._filled.wait()
+            self._filled.clear()
+            while self._outbox:
+                batch, self._outbox = self._outbox[:MAX_MESSAGES], self._outbox[MAX_MESSAGES:]
+                await self._socket.send_bytes(encode(batch))
+
+
+def build_app(engine: Engine, limits: Limits, card: ModelCard, max_sessions: int, token: str) -> FastAPI:
+    """The verifier's ASGI app. With a `token`, gateways must present it as their bearer token."""
+    links: dict[int, _Link] = {}
+    numbers = count(1)
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        loop = asyncio.get_running_loop()
+
+        def deliver(answers: Sequence[tuple[int, Commit | Close]]) -> None:
+            loop.call_soon_threadsafe(spread, answers)
+
+        app.state.engine_loop = engine_loop = EngineLoop(engine, limits, deliver, metrics)
+        engine_loop.start()
+        yield
+        await asyncio.to_thread(engine_loop.stop)
+
+    def spread(answers: Sequence[tuple[int, Commit | Close]]) -> None:
+        batches: dict[int, list[Commit | Close]] = defaultdict(list)
+        for number, message in answers:
+            batches[number].append(message)
+        for number, messages in batches.items():
+            if link := links.get(number):
+                link.send(messages)
+
+    app = FastAPI(title="EdgeDraft verifier", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+
+    @app.get("/healthz")
+    @app.get("/readyz")
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok", "model": card.name}
+
+    @app.get("/metrics")
+    async def prometheus() -> Response:
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.websocket("/v1/engine")
+    async def gateway(socket: WebSocket) -> None:
+        await socket.accept()
+        presented = socket.headers.get("authorization", "").removeprefix("Bearer ")
+        if token and not hmac.compare_digest(presented.encode(), token.encode()):
+            await socket.close(UNAUTHORIZED, "this verifier asks for another token")
+            return
+        number, link = next(numbers), _Link(socket)
+        engine_loop: EngineLoop = app.state.engine_loop
+        writer: asyncio.Task[None] | None = None
+        try:
+            async with asyncio.timeout(HELLO_SECONDS):
+                hello = greet(to_verifier(await socket.receive_bytes()))  # type: ignore[arg-type]
+            await socket.send_bytes(encode([VerifierWelcome(PROTOCOL, card, max_sessions)]))
+            log.info("gateway %s connected as link %d", hello.name or "?", number)
+            links[number] = link
+            writer = asyncio.create_task(link.write())
+            while True:
+                for message in to_verifier(await socket.receive_bytes()):
+                    if isinstance(message, Hello):
+                        raise WireError(BAD_FRAME, "a second hello")
+                    engine_loop.post(number, message)
+        except WireError as error:
+            log.warning("link %d closed: %s", number, error.reason)
+            await socket.close(error.code, error.reason)
+        except (WebSocketDisconnect, TimeoutError, RuntimeError, KeyError) as gone:
+            log.info("link %d ended: %s", number, type(gone).__name__)
+        finally:
+            links.pop(number, None)
+            engine_loop.post(number, Gone())
+            if writer:
+                writer.cancel()
+
+    return app
