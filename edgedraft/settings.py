@@ -134,6 +134,13 @@ class BenchSettings(Settings):
     """Run one benchmark of loadtest and print both sides."""
 
     name: CliPositionalArg[str] = Field(description="which: quick")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="the target's weights and activations")
     json_file: Path | None = Field(
         None, validation_alias=AliasChoices("json", "json-file"), description="also write the result there"
     )
+
+
+class DemoSettings(Settings):
+    """Show all of it on this machine: an answer streamed, then datacenter-only beside edge."""
+
+    prompts: int = Field(6, ge=1, le=24, description="prompts to compare on, each greedy and at temperature 0.8")

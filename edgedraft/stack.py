@@ -1,0 +1,125 @@
+"""Starting EdgeDraft's processes on this machine and waiting until each is ready: for `up`, benchmarks and tests.
+
+Every process is the real command with real flags; what this file adds is only their order and their end.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+GRACE_SECONDS = 10.0
+
+
+class StartError(RuntimeError):
+    """A process ended, or said nothing, before it was ready."""
+
+
+class Child:
+    """One `edgedraft` process. It is ready once its first line is on stdout; that line's last word is its address."""
+
+    def __init__(self, *words: str, env: Mapping[str, str] | None = None, log: IO[str] | None = None) -> None:
+        self.words = words
+        self.address = ""
+        self._ready = threading.Event()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "edgedraft.cli", *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env={**os.environ, **(env or {})},
+            start_new_session=True,  # a Ctrl-C reaches the parent alone, which ends the children in order
+        )
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def wait_ready(self, seconds: float) -> str:
+        """The address. Raises StartError if the process ends or `seconds` pass first."""
+        if not self._ready.wait(seconds) or not self.address:
+            code = self.process.poll()
+            self.stop()
+            how = f"took more than {seconds:.0f} s to start" if code is None else f"ended with status {code}"
+            raise StartError(f"edgedraft {self.words[0]} {how}")
+        return self.address
+
+    def stop(self) -> int:
+        """SIGTERM, then SIGKILL after a grace; returns the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)  # a frozen process does not hear SIGTERM
+            self.process.terminate()
+            try:
+                self.process.wait(GRACE_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        return self.process.wait()
+
+    def _listen(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if not self.address and line.startswith("edgedraft "):
+                self.address = line.split()[-1]
+                self._ready.set()
+        self._ready.set()
+
+
+class Stack:
+    """A verifier, a gateway and any number of agents; leaving the context ends them all, agents first."""
+
+    def __init__(self, key: str, log_folder: Path | None = None, start_seconds: float = 300.0) -> None:
+        self.key = key
+        self.url = ""
+        self._log_folder = log_folder
+        self._start_seconds = start_seconds
+        self.children: list[Child] = []
+
+    def start(self, *words: str) -> Child:
+        """One more process, ready."""
+        child = self.launch(*words)
+        child.wait_ready(self._start_seconds)
+        return child
+
+    def launch(self, *words: str) -> Child:
+        """One more process, not waited for."""
+        log: IO[str] | None = None
+        if self._log_folder:
+            log = (self._log_folder / f"{len(self.children)}-{words[0]}.log").open("w")
+        child = Child(*words, log=log)
+        self.children.append(child)
+        return child
+
+    def verifier(self, *flags: str) -> Child:
+        return self.start("verifier", "--port", "0", *flags)
+
+    def gateway(self, *verifiers: str, flags: tuple[str, ...] = ()) -> Child:
+        named = [word for url in verifiers for word in ("--verifier", url)]
+        child = self.start("gateway", "--key", self.key, *named, *(flags or ("--port", "0")))
+        self.url = child.address
+        return child
+
+    def agent(self, *flags: str) -> Child:
+        return self.start("attach", self.url, "--key", self.key, *flags)
+
+    def wait(self) -> Child:
+        """Blocks until some process ends by itself, and returns it."""
+        while True:
+            for child in self.children:
+                if child.process.poll() is not None:
+                    return child
+            time.sleep(0.2)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for child in reversed(self.children):
+            child.stop()

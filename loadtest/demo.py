@@ -1,0 +1,49 @@
+"""`edgedraft demo`: all of EdgeDraft on this machine: an answer streamed, then both modes side by side."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from openai import OpenAI
+
+from edgedraft.demo_model import DEMO_MODEL, resolve_model
+from edgedraft.settings import DemoSettings
+from edgedraft.stack import Stack, StartError
+from edgedraft.telemetry import configure_logging
+from loadtest.quick import compare
+from loadtest.report import show
+
+QUESTION = "Why is the sky blue? Answer in three sentences."
+
+
+def main(settings: DemoSettings) -> None:
+    """Exits 1 when a process does not start; its log is named."""
+    configure_logging("warning")
+    resolve_model(DEMO_MODEL)
+    folder = Path(tempfile.mkdtemp(prefix="edgedraft-demo-"))
+    try:
+        with Stack("demo-key", folder) as stack:
+            print("starting verifier, gateway and agent ...", flush=True)
+            verifier = stack.verifier("--threads", "1")
+            stack.gateway(verifier.address)
+            stack.agent("--threads", "1")
+            _stream(stack)
+            print("\nNow the same prompts datacenter-only and with the edge:\n", flush=True)
+            show(compare(stack, verifier.address, "float32", settings.prompts))
+    except StartError as error:
+        sys.exit(f"edgedraft demo: {error}; the logs are in {folder}")
+
+
+def _stream(stack: Stack) -> None:
+    client = OpenAI(base_url=f"{stack.url}/v1", api_key=stack.key)
+    model = client.models.list().data[0].id
+    print(f"\n{model}, through the openai client at {stack.url}/v1\n\n> {QUESTION}\n", flush=True)
+    stream = client.chat.completions.create(
+        model=model, messages=[{"role": "user", "content": QUESTION}], temperature=0, max_tokens=120, stream=True
+    )
+    for chunk in stream:
+        if chunk.choices:
+            print(chunk.choices[0].delta.content or "", end="", flush=True)
+    print()

@@ -1,0 +1,132 @@
+"""`bench quick`: datacenter-only against edge, on one verifier, prompt by prompt in turn.
+
+What it claims is the verifier's work per output token. The agent's own time is not counted: it is another machine's.
+Texts must agree; a run in which one differs says so in its table.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import time
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from openai import OpenAI
+from rich.progress import track
+
+from edgedraft.settings import BenchSettings
+from edgedraft.stack import Stack
+from loadtest.report import Result
+from loadtest.workloads import Prompt, mixed
+
+MODES = ("datacenter", "edge")
+MAX_TOKENS = 96
+
+
+@dataclass
+class Side:
+    """What one mode used and made over all prompts."""
+
+    tokens: int = 0
+    forwards: int = 0
+    cpu_seconds: float = 0.0
+    drafted: int = 0
+    accepted: int = 0
+    gaps: list[float] = field(default_factory=list)  # seconds per output token after the first, a value a prompt
+    first: list[float] = field(default_factory=list)  # seconds to the first token
+    texts: list[str] = field(default_factory=list)
+
+    def row(self, mode: str, same: bool) -> dict[str, Any]:
+        return {
+            "mode": mode,
+            "same_text": same,
+            "output_tokens": self.tokens,
+            "tokens_per_verify": self.tokens / self.forwards,
+            "acceptance": self.accepted / self.drafted if self.drafted else None,
+            "verifier_forwards_per_token": self.forwards / self.tokens,
+            "verifier_CPU_ms_per_token": 1e3 * self.cpu_seconds / self.tokens,
+            "inter-token_ms": 1e3 * median(self.gaps),
+            "first_token_ms": 1e3 * median(self.first),
+        }
+
+
+def quick(settings: BenchSettings) -> Result:
+    """24 prompts, greedy and at temperature 0.8, up to 96 tokens each, one at a time."""
+    with tempfile.TemporaryDirectory() as folder, Stack("bench-key", Path(folder)) as stack:
+        verifier = stack.verifier("--threads", "1", "--dtype", settings.dtype)
+        stack.gateway(verifier.address)
+        stack.agent("--threads", "1")
+        return compare(stack, verifier.address, settings.dtype)
+
+
+def compare(stack: Stack, verifier_url: str, dtype: str, prompts: int = 24) -> Result:
+    """Both modes over the first `prompts` of the mixed ones, a kind after the other, on a running stack."""
+    client = OpenAI(base_url=f"{stack.url}/v1", api_key=stack.key)
+    model = client.models.list().data[0].id
+    sides = {mode: Side() for mode in MODES}
+    for mode in MODES:
+        _run(client, model, Prompt("chat", "Say hello."), 0.0, mode, verifier_url, Side())
+    cases = [(prompt, temperature) for prompt in mixed()[:prompts] for temperature in (0.0, 0.8)]
+    for number, (prompt, temperature) in enumerate(track(cases, "both modes, prompt by prompt", transient=True)):
+        for mode in MODES if number % 2 else reversed(MODES):
+            _run(client, model, prompt, temperature, mode, verifier_url, sides[mode])
+    datacenter, edge = sides["datacenter"], sides["edge"]
+    same = datacenter.texts == edge.texts
+    rows = [side.row(mode, same) for mode, side in sides.items()]
+    ratios = {
+        "edge_over_datacenter_verifier_forwards_per_token": _over(rows, "verifier_forwards_per_token"),
+        "edge_over_datacenter_verifier_CPU_seconds_per_token": _over(rows, "verifier_CPU_ms_per_token"),
+        "edge_over_datacenter_inter-token_latency": _over(rows, "inter-token_ms"),
+    }
+    used = {"model": model, "dtype": dtype, "prompts": len(cases), "max_tokens": MAX_TOKENS, "concurrency": 1}
+    return Result("datacenter-only against edge, one verifier, one thread", rows, ratios, used)
+
+
+def _over(rows: list[dict[str, Any]], column: str) -> float:
+    return rows[1][column] / rows[0][column]
+
+
+def _run(
+    client: OpenAI, model: str, prompt: Prompt, temperature: float, mode: str, verifier_url: str, side: Side
+) -> None:
+    before = verifier_counters(verifier_url)
+    began = time.perf_counter()
+    stream = client.chat.completions.create(
+        model=model,
+        messages=[{"role": "user", "content": prompt.text}],
+        temperature=temperature,
+        seed=7,
+        max_tokens=MAX_TOKENS,
+        stream=True,
+        stream_options={"include_usage": True},
+        extra_body={"edgedraft": {"edge": mode == "edge"}},
+    )
+    text, arrivals, tokens = "", [], 0
+    for chunk in stream:
+        if chunk.choices and chunk.choices[0].delta.content:
+            text += chunk.choices[0].delta.content
+            arrivals.append(time.perf_counter())
+        if chunk.usage:
+            tokens = chunk.usage.completion_tokens
+    after = verifier_counters(verifier_url)
+    used = {name: after[name] - before[name] for name in after}
+    side.texts.append(text)
+    side.tokens += tokens
+    side.forwards += int(used["edgedraft_verifier_steps_total"])
+    side.cpu_seconds += used["process_cpu_seconds_total"]
+    side.drafted += int(used["edgedraft_verifier_draft_nodes_total"])
+    side.accepted += int(used["edgedraft_verifier_draft_accepted_total"])
+    side.first.append(arrivals[0] - began)
+    if tokens > 1:
+        side.gaps.append((arrivals[-1] - arrivals[0]) / (tokens - 1))
+
+
+def verifier_counters(url: str) -> dict[str, float]:
+    """The counters of a verifier's /metrics, by name."""
+    with urllib.request.urlopen(url.replace("ws", "http", 1) + "/metrics", timeout=30) as reply:
+        text = reply.read().decode()
+    return {name: float(value) for name, value in re.findall(r"^(\w+_total) (\S+)$", text, re.MULTILINE)}

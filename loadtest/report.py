@@ -1,0 +1,42 @@
+"""What a benchmark gives back, and how it is printed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Result:
+    """Both sides of a comparison: a row a side, the ratios between them, and what it was run with."""
+
+    title: str
+    rows: list[dict[str, Any]]
+    ratios: dict[str, float]
+    settings: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+
+
+def show(result: Result) -> None:
+    """Print the table, the ratios and the notes on stdout."""
+    console = Console()
+    table = Table(title=result.title)
+    columns = list(result.rows[0])
+    for i, column in enumerate(columns):
+        table.add_column(column.replace("_", " "), justify="left" if i == 0 else "right")
+    for row in result.rows:
+        table.add_row(*(_cell(row[column]) for column in columns))
+    console.print(table)
+    for name, ratio in result.ratios.items():
+        console.print(f"  {name.replace('_', ' ')}: [bold]{ratio:.3f}[/bold]")
+    for note in result.notes:
+        console.print(f"  {note}")
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "NO", None: "-"}[value]
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
