@@ -20,8 +20,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-# Epochs may be lost on the way, but no agent may run the numbers out for those that follow it.
-MAX_EPOCH_STEP = 1024
+# Epochs may pass unseen: those in which an agent sent nothing, those before a verifier took over. Each ends with a
+# committed token, so no session has this many; and no agent may run the numbers out for those that follow it.
+MAX_EPOCH_STEP = 1 << 20
 
 
 class Violation(Exception):
@@ -60,12 +61,16 @@ EMPTY = Slice()
 
 
 class DraftTree:
-    """One session's committed output tokens and the live nodes below them."""
+    """One session's committed output tokens and the live nodes below them.
+
+    `epoch` is the last one used before. Where it was planted is not known here: its first draft, if one comes, tells.
+    """
 
     def __init__(self, max_nodes: int, committed: Iterable[int] = (), epoch: int = 0) -> None:
         self.max_nodes = max_nodes
         self.committed: list[int] = list(committed)
         self._plant(epoch, len(self.committed))
+        self._inherited = True
 
     def __len__(self) -> int:
         """How many live nodes hang below the cursor."""
@@ -110,27 +115,30 @@ class DraftTree:
         """Take nodes in (the columns of wire.Draft); returns how many of them were news.
 
         Nodes of an earlier epoch, of a lost parent, or contradicting the committed text are dropped in silence.
-        Raises Violation, with the tree as it was before the offending node.
+        Raises Violation, and then nothing was taken; but of too many nodes those that fit were. What raises none at a
+        relay raises none at a verifier behind it, to which the relay passed the whole epoch.
         """
         if not len(tokens) == len(parents) == len(confidence):
             raise Violation("a draft's columns differ in length")
         if epoch < self.epoch:
             return 0
-        if epoch > self.epoch:
-            if epoch > self.epoch + MAX_EPOCH_STEP:
-                raise Violation(f"epoch {epoch} is too far above epoch {self.epoch}")
-            if at > len(self.committed):
-                raise Violation(f"an epoch is planted at {at}, past the {len(self.committed)} committed tokens")
-            self._plant(epoch, at)
-        elif at != self.at:
+        if epoch > self.epoch + MAX_EPOCH_STEP:
+            raise Violation(f"epoch {epoch} is too far above epoch {self.epoch}")
+        known = epoch == self.epoch and not self._inherited
+        if known and at != self.at:
             raise Violation(f"epoch {epoch} was planted at {self.at}, not at {at}")
-        if first <= self._last_id:
-            raise Violation(f"node {first} does not come after node {self._last_id}")
-        taken = 0
-        for offset, (token, parent, cost) in enumerate(zip(tokens, parents, confidence, strict=True)):
-            node_id = first + offset
+        if at > len(self.committed):
+            raise Violation(f"an epoch is planted at {at}, past the {len(self.committed)} committed tokens")
+        last_id = self._last_id if known else 0
+        if first <= last_id:
+            raise Violation(f"node {first} does not come after node {last_id}")
+        for node_id, parent in enumerate(parents, first):
             if not 0 <= parent < node_id:
                 raise Violation(f"node {node_id} has parent {parent}, which does not exist")
+        if not known:
+            self._plant(epoch, at)
+        taken = 0
+        for node_id, (token, parent, cost) in enumerate(zip(tokens, parents, confidence, strict=True), first):
             taken += self._add_node(node_id, token, parent, cost)
             self._last_id = node_id
         return taken
@@ -180,6 +188,7 @@ class DraftTree:
         self._cursor = 0
         self._last_id = 0
         self._position = at
+        self._inherited = False
 
     def _add_node(self, node_id: int, token: int, parent_id: int, cost: int) -> bool:
         parent = self._nodes.get(parent_id)
