@@ -103,7 +103,7 @@ class Open(Struct, frozen=True, tag="open", array_like=True):
 
     `committed` are output tokens that exist already: on a verifier that takes over from a lost one, or on an agent that
     joins late. `max_tokens` counts all output tokens, those included. `edge` tells a verifier to expect drafts;
-    `epoch` tells an agent the last one used, its own begin above it.
+    `epoch` tells either the last one used: an agent's own begin above it, a verifier counts on from it.
     """
 
     session: SessionId
@@ -145,7 +145,7 @@ class Commit(Struct, frozen=True, tag="commit", array_like=True):
     session: SessionId
     at: Position
     tokens: list[TokenId]
-    window: int = 0
+    window: Annotated[int, Meta(ge=0, le=MAX_WINDOW)] = 0
     nodes: int = 0
     depth: int = 0
     accepted: int = 0
