@@ -1,0 +1,400 @@
+"""Frames: what is written comes back, and of what is not ours only WireError comes out."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec import Struct
+
+from edgedraft import wire
+from edgedraft.wire import (
+    AgentWelcome,
+    Close,
+    Commit,
+    Draft,
+    Edge,
+    FrameDecoder,
+    Hello,
+    ModelCard,
+    Open,
+    Sampling,
+    VerifierWelcome,
+    WireError,
+)
+
+CARD = ModelCard(
+    name="target",
+    fingerprint="f" * 64,
+    vocab_size=49152,
+    context_length=8192,
+    eos=(0, 2),
+    tokenizer=b"\x78\x9c",
+    chat_template="{{ messages }}",
+    bos_token="<s>",
+    eos_token="</s>",
+)
+SAMPLING = Sampling(temperature=0.7, top_k=50, top_p=0.9, min_p=0.05, seed=2**63 - 1)
+DRAFT = Draft(session=3, epoch=2, at=17, first=5, tokens=[7, 8, 9], parents=[0, 5, 5], confidence=b"\x00\x10\xff")
+MESSAGES: list[tuple[FrameDecoder[Any], Struct]] = [
+    (wire.from_agent, Hello(protocol=1, name="desk", fingerprint="f" * 64, drafter="small", max_sessions=8)),
+    (wire.from_agent, DRAFT),
+    (wire.to_agent, AgentWelcome(protocol=1, agent="a1", model="target", vocab_size=49152, max_sessions=8)),
+    (
+        wire.to_agent,
+        Open(
+            session=2**53,
+            prompt=[1, 2, 3],
+            sampling=SAMPLING,
+            max_tokens=128,
+            committed=[4],
+            window=wire.MAX_WINDOW,
+            epoch=7,
+            eos=(0, 2),
+            edge=True,
+        ),
+    ),
+    (wire.to_agent, Open(session=1, prompt=[], sampling=Sampling(), max_tokens=1)),
+    (wire.to_agent, Commit(1, 17, [7, 9], 16, 8, 4, 1, 0.0125, "stop")),
+    (wire.to_agent, Close(session=1, code=wire.CLOSE_FAILED, reason="out of memory")),
+    (wire.from_verifier, VerifierWelcome(protocol=1, card=CARD, max_sessions=64)),
+    (wire.from_verifier, Commit(1, 0, [])),
+    (wire.from_verifier, Close(session=1)),
+    (wire.to_verifier, Hello(protocol=1)),
+    (wire.to_verifier, Open(session=1, prompt=[0, 2**31 - 1], sampling=SAMPLING, max_tokens=1)),
+    (wire.to_verifier, DRAFT),
+    (wire.to_verifier, Edge(session=1, attached=True)),
+    (wire.to_verifier, Close(session=1)),
+]
+EVERY = [wire.from_agent, wire.to_agent, wire.from_verifier, wire.to_verifier]
+
+
+def raw(*messages: object) -> bytes:
+    return msgspec.msgpack.encode(messages)
+
+
+def fields(message: Struct) -> list[Any]:
+    """The message as the array that travels."""
+    return msgspec.msgpack.decode(wire.encode([message]))[0]
+
+
+def refused(decoder: FrameDecoder[Any], frame: bytes | str) -> WireError:
+    with pytest.raises(WireError) as raised:
+        decoder(frame)
+    return raised.value
+
+
+# Round trips
+
+
+@pytest.mark.parametrize(("decoder", "message"), MESSAGES)
+def test_a_message_comes_back_as_it_went(decoder: FrameDecoder[Any], message: Struct) -> None:
+    assert decoder(wire.encode([message])) == [message]
+
+
+def test_every_message_of_every_way_is_tried() -> None:
+    ways = {
+        wire.from_agent: wire.FromAgent,
+        wire.to_agent: wire.ToAgent,
+        wire.from_verifier: wire.FromVerifier,
+        wire.to_verifier: wire.ToVerifier,
+    }
+    for way, union in ways.items():
+        assert {type(message) for decoder, message in MESSAGES if decoder is way} == set(union.__args__)
+
+
+def test_a_frame_keeps_its_order() -> None:
+    messages = [Close(session=1), DRAFT, Edge(session=1, attached=False), DRAFT]
+    assert wire.to_verifier(wire.encode(messages)) == messages
+    assert wire.to_verifier(wire.encode([])) == []
+
+
+# Sizes
+
+
+def test_a_draft_of_32_nodes_fits_in_250_bytes() -> None:
+    """Ten thousand tokens into a session, two hundred into an epoch, with a vocabulary as the demo models have."""
+    draft = Draft(1000, 300, 10_000, 200, [49_151] * 32, list(range(199, 231)), bytes([200] * 32))
+    assert len(wire.encode([draft])) <= 250
+
+
+def test_a_draft_of_32_nodes_is_small_at_any_size_of_vocabulary() -> None:
+    draft = Draft(2**53, 2**53, 2**31 - 1, 60_000, [2**31 - 1] * 32, [59_999] * 32, bytes(32))
+    assert len(wire.encode([draft])) <= 360
+
+
+def test_a_draft_of_one_node_and_a_commit_are_a_few_bytes() -> None:
+    assert len(wire.encode([Draft(1000, 300, 10_000, 500, [49_151], [499], b"a")])) <= 32
+    assert len(wire.encode([Commit(1000, 10_000, [49_151] * 4, 32, 8, 4, 3, 0.01)])) <= 48
+
+
+def test_the_largest_honest_agent_frame_is_far_from_the_limit() -> None:
+    draft = Draft(2**53, 2**53, 2**31 - 1, 2**53, [2**31 - 1] * 64, [2**53] * 64, bytes(64))
+    assert len(wire.encode([draft] * 256)) < wire.MAX_AGENT_FRAME
+
+
+# What may come later
+
+
+@pytest.mark.parametrize(("decoder", "message"), MESSAGES)
+def test_fields_appended_to_a_message_pass(decoder: FrameDecoder[Any], message: Struct) -> None:
+    assert decoder(raw([*fields(message), "new", {"deep": [1, {"er": None}]}])) == [message]
+
+
+def test_fields_added_to_the_maps_within_pass() -> None:
+    opened = fields(Open(session=1, prompt=[1], sampling=SAMPLING, max_tokens=1))
+    opened[3]["repetition_penalty"] = 1.1
+    assert wire.to_verifier(raw(opened)) == [Open(session=1, prompt=[1], sampling=SAMPLING, max_tokens=1)]
+    welcome = fields(VerifierWelcome(protocol=1, card=CARD, max_sessions=64))
+    welcome[2]["modalities"] = ["text"]
+    assert wire.from_verifier(raw(welcome)) == [VerifierWelcome(protocol=1, card=CARD, max_sessions=64)]
+
+
+def test_fields_with_a_default_may_be_missing() -> None:
+    assert wire.from_agent(raw(["hello", 1])) == [Hello(protocol=1)]
+    assert wire.from_verifier(raw(["commit", 1, 0, [5]])) == [Commit(1, 0, [5])]
+
+
+# The greeting
+
+
+def test_greet_gives_the_hello() -> None:
+    hello = Hello(protocol=wire.PROTOCOL, name="desk")
+    assert wire.greet([hello]) is hello
+
+
+@pytest.mark.parametrize("protocol", [0, 2, -1, 2**40])
+def test_an_unknown_protocol_is_told_so(protocol: int) -> None:
+    with pytest.raises(WireError) as raised:
+        wire.greet(wire.from_agent(raw(["hello", protocol, "desk"])))
+    assert raised.value.code == wire.VERSION
+    assert str(protocol) in raised.value.reason
+    assert str(wire.PROTOCOL) in raised.value.reason
+
+
+@pytest.mark.parametrize(
+    "messages", [[], [DRAFT], [DRAFT, Hello(protocol=1)], [Hello(protocol=1), DRAFT], [Hello(protocol=1)] * 2]
+)
+def test_anything_but_one_hello_first_is_a_bad_frame(messages: list[Any]) -> None:
+    with pytest.raises(WireError) as raised:
+        wire.greet(messages)
+    assert raised.value.code == wire.BAD_FRAME
+
+
+# What is refused
+
+BAD = {
+    "nothing": b"",
+    "not MessagePack": b"\xc1",
+    "JSON": b'[["hello", 1]]',
+    "no array": msgspec.msgpack.encode({"type": "hello", "protocol": 1}),
+    "no message": raw(1),
+    "a map for a message": raw({"type": "hello", "protocol": 1}),
+    "no tag": raw([]),
+    "unknown tag": raw(["nonsense", 1]),
+    "another way's message": raw(["close", 1]),
+    "too few fields": raw(["hello"]),
+    "cut short": wire.encode([DRAFT])[:-1],
+    "trailing garbage": wire.encode([DRAFT]) + b"\x00",
+    "two frames in one": wire.encode([DRAFT]) * 2,
+    "bad UTF-8": b"\x91\x93\xa5hello\x01\xa1\xff",
+    "a name too long": raw(["hello", 1, "x" * 257]),
+    "too many sessions": raw(["hello", 1, "", "", "", 4097]),
+    "an array that claims to be huge": b"\xdd\xff\xff\xff\xff",
+    "tokens that claim to be many": b"\x91\x98\xa5draft\x01\x01\x00\x01\xdd\xff\xff\xff\xff",
+    "bytes that claim to be many": b"\x91\x98\xa5draft\x01\x01\x00\x01\x91\x01\x91\x00\xc6\xff\xff\xff\xff",
+    "nested arrays": b"\x91" * wire.MAX_AGENT_FRAME,
+    "nested in an unknown field": b"\x91\x97\xa5hello\x01\xa0\xa0\xa0\x00" + b"\x91" * 200_000,
+    "nested maps in an unknown field": b"\x91\x97\xa5hello\x01\xa0\xa0\xa0\x00" + b"\x81" * 200_000,
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_no_frame_of_ours_is_a_bad_frame(name: str) -> None:
+    error = refused(wire.from_agent, BAD[name])
+    assert error.code == wire.BAD_FRAME
+    assert error.reason
+
+
+def test_text_frames_are_refused() -> None:
+    for decoder in EVERY:
+        assert refused(decoder, "[]").code == wire.BAD_FRAME
+
+
+@pytest.mark.parametrize("bad", [-1, 2**53 + 1, 2**64 - 1, 1.5, math.nan, True, None, "1", [1], b"1"])
+@pytest.mark.parametrize("place", [1, 2, 3, 4])
+def test_numbers_of_a_draft_out_of_bounds_are_refused(place: int, bad: object) -> None:
+    draft = fields(DRAFT)
+    draft[place] = bad
+    assert refused(wire.from_agent, raw(draft)).code == wire.BAD_FRAME
+    assert refused(wire.to_verifier, raw(draft)).code == wire.BAD_FRAME
+
+
+@pytest.mark.parametrize(
+    ("place", "bad"),
+    [
+        (1, 0),
+        (3, 2**31),
+        (5, []),
+        (5, [1] * 65),
+        (5, [-1]),
+        (5, [2**31]),
+        (6, [0] * 65),
+        (6, [-1]),
+        (6, [2**53 + 1]),
+        (7, bytes(65)),
+        (7, "text"),
+        (7, [1, 2, 3]),
+    ],
+)
+def test_columns_of_a_draft_out_of_bounds_are_refused(place: int, bad: object) -> None:
+    draft = fields(DRAFT)
+    draft[place] = bad
+    assert refused(wire.from_agent, raw(draft)).code == wire.BAD_FRAME
+
+
+@pytest.mark.parametrize(
+    ("name", "bad"),
+    [
+        ("temperature", -0.1),
+        ("temperature", 101.0),
+        ("temperature", math.nan),
+        ("temperature", math.inf),
+        ("top_k", -1),
+        ("top_p", 0.0),
+        ("top_p", 1.1),
+        ("top_p", math.nan),
+        ("min_p", -0.1),
+        ("min_p", 1.1),
+        ("min_p", math.nan),
+        ("seed", -1),
+        ("seed", 2**63),
+    ],
+)
+def test_sampling_out_of_bounds_is_refused(name: str, bad: object) -> None:
+    assert refused(wire.to_verifier, raw(["open", 1, [1], {name: bad}, 1])).code == wire.BAD_FRAME
+
+
+@pytest.mark.parametrize(
+    ("place", "bad"), [(1, 0), (2, [-1]), (2, [2**31]), (4, 0), (5, [-1]), (6, -1), (6, wire.MAX_WINDOW + 1), (7, -1)]
+)
+def test_an_open_out_of_bounds_is_refused(place: int, bad: object) -> None:
+    opened = fields(Open(session=1, prompt=[1], sampling=SAMPLING, max_tokens=1))
+    opened[place] = bad
+    assert refused(wire.to_verifier, raw(opened)).code == wire.BAD_FRAME
+    assert refused(wire.to_agent, raw(opened)).code == wire.BAD_FRAME
+
+
+@pytest.mark.parametrize(
+    ("place", "bad"), [(1, 0), (2, -1), (3, [-1]), (4, -1), (4, wire.MAX_WINDOW + 1), (9, "tired")]
+)
+def test_a_commit_out_of_bounds_is_refused(place: int, bad: object) -> None:
+    commit = fields(Commit(1, 0, [1]))
+    commit[place] = bad
+    assert refused(wire.from_verifier, raw(commit)).code == wire.BAD_FRAME
+    assert refused(wire.to_agent, raw(commit)).code == wire.BAD_FRAME
+
+
+def test_as_many_messages_as_a_frame_holds() -> None:
+    many = [Close(session=1)] * wire.MAX_MESSAGES
+    assert wire.to_verifier(wire.encode(many)) == many
+    assert refused(wire.to_verifier, wire.encode([*many, many[0]])).code == wire.BAD_FRAME
+
+
+def test_a_frame_too_large_is_told_so_without_being_read() -> None:
+    error = refused(wire.from_agent, bytes(wire.MAX_AGENT_FRAME + 1))
+    assert error.code == wire.TOO_LARGE
+    assert str(wire.MAX_AGENT_FRAME) in error.reason
+    assert refused(wire.from_agent, bytes(wire.MAX_AGENT_FRAME)).code == wire.BAD_FRAME
+
+
+def test_a_reason_fits_in_a_close_frame() -> None:
+    """RFC 6455 section 5.5: a control frame holds 125 bytes, two of them the code; and never half a character."""
+    for reason in ("x" * 500, "\u20ac" * 100, "ok"):
+        error = WireError(wire.BAD_FRAME, reason)
+        assert len(error.reason.encode()) <= 123
+        assert reason.startswith(error.reason)
+        assert error.reason
+
+
+# Fuzz
+
+NUMBERS = st.integers(-(2**63), 2**64 - 1) | st.sampled_from([0, 1, 2**31 - 1, 2**31, 2**53, 2**53 + 1])
+TREES = st.recursive(
+    st.none() | st.booleans() | NUMBERS | st.floats() | st.text(max_size=8) | st.binary(max_size=8),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=12,
+)
+
+
+def harmless(frame: bytes) -> None:
+    """Read or refused, and what was read comes back."""
+    for decoder in EVERY:
+        try:
+            messages = decoder(frame)
+        except WireError:
+            continue
+        assert has_nan(messages) or decoder(wire.encode(messages)) == messages
+
+
+def has_nan(messages: list[Any]) -> bool:
+    return any(isinstance(message, Commit) and math.isnan(message.seconds) for message in messages)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.binary(max_size=300))
+def test_any_bytes(frame: bytes) -> None:
+    harmless(frame)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(TREES, max_size=4))
+def test_any_messagepack(document: list[Any]) -> None:
+    harmless(msgspec.msgpack.encode(document))
+
+
+@settings(deadline=None, max_examples=500)
+@given(st.sampled_from([message for _, message in MESSAGES]), st.data())
+def test_messages_with_any_field_replaced(message: Struct, data: st.DataObject) -> None:
+    array = fields(message)
+    for _ in range(data.draw(st.integers(1, 3))):
+        array[data.draw(st.integers(0, len(array) - 1))] = data.draw(TREES)
+    harmless(raw(array))
+
+
+@settings(deadline=None, max_examples=500)
+@given(
+    st.lists(st.sampled_from([message for _, message in MESSAGES]), min_size=1, max_size=3),
+    st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255), st.sampled_from("sidc")), min_size=1, max_size=4),
+)
+def test_valid_frames_with_bytes_changed(messages: list[Struct], changes: list[tuple[int, int, str]]) -> None:
+    frame = bytearray(wire.encode(messages))
+    for place, value, how in changes:
+        at = place % (len(frame) or 1)
+        if how == "i":
+            frame.insert(at, value)
+        elif how == "c":
+            del frame[at:]
+        elif how == "d":
+            del frame[at : at + 1]
+        elif frame:
+            frame[at] = value
+    harmless(bytes(frame))
+
+
+# Confidence
+
+
+def test_a_confidence_is_sixteenths_of_a_bit() -> None:
+    assert [wire.confidence_byte(p) for p in (1.0, 0.5, 0.25, 2**-15.9375)] == [0, 16, 32, 255]
+    assert [wire.confidence_byte(p) for p in (0.0, 1e-30, 2**-20, -1.0, 1.5)] == [255, 255, 255, 255, 0]
+    for byte in range(256):
+        assert wire.confidence_byte(wire.confidence_probability(byte)) == byte
+
+
+def test_confidences_add_along_a_path() -> None:
+    assert wire.confidence_probability(16 + 32) == pytest.approx(0.5 * 0.25)
