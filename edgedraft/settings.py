@@ -88,7 +88,7 @@ class AgentSettings(Settings):
     prompt_lookup: bool = Field(True, description="also draft by repeating what the prompt or the text said before")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="as for the verifier")
-    threads: int = Field(0, ge=0, description="CPU threads of the draft model; 0 leaves it to torch")
+    threads: int = Field(0, ge=0, description="CPU threads of the draft model; 0 leaves one core free")
     max_sessions: int = Field(8, ge=1, le=256, description="sessions drafted for at once")
     kv_tokens: int = Field(32768, ge=256, description="tokens that the draft's KV cache holds")
     name: str = Field("", description="how the gateway calls this agent; the host's name if empty")
