@@ -1,0 +1,118 @@
+"""Being attached: dial, draft until the link is lost, and dial again, for as long as there is hope.
+
+Each attachment has its own mailbox, drafter state and drafting thread, so nothing stale survives a lost link; the
+model itself is loaded once. Waits between tries grow at random up to half a minute, and begin anew after an
+attachment that lasted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
+from websockets.asyncio.client import ClientConnection
+
+from edge_agent.counts import Tally
+from edge_agent.drafter import Drafter
+from edge_agent.drafting import DraftingLoop, Limits
+from edge_agent.link import Lost, dial, greet, pump
+from edge_agent.mailbox import Mailbox, MailboxClosed
+from edgedraft.wire import Hello
+
+log = logging.getLogger(__name__)
+
+FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds, upper ends of what is drawn
+LASTING = 10.0  # seconds after which an attachment counts as a good one
+THREAD = "drafting"  # the name of the drafting thread
+LEAVE_SECONDS = 0.3  # what a drafting thread gets to finish its step when the agent goes
+
+
+class LostSoon(Lost):
+    """Lost before the attachment lasted: the next try waits longer."""
+
+
+@dataclass(frozen=True)
+class Agent:
+    """Who attaches where, and with what. `drafter(vocab_size)` makes a fresh drafter over the loaded model."""
+
+    url: str
+    key: str
+    hello: Hello
+    drafter: Callable[[int], Drafter]
+    tally: Tally
+
+
+async def stay_attached(agent: Agent, attached: Callable[[str], None]) -> None:
+    """For ever; `attached(agent id)` is called each time. Raises Refused; cancelled, it detaches in good order."""
+    while True:
+        tries = AsyncRetrying(
+            retry=retry_if_exception(lambda error: isinstance(error, LostSoon)),
+            wait=wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT),
+            before_sleep=_say,
+            reraise=True,
+        )
+        try:
+            await tries(_attach, agent, attached)
+        except Lost as lost:
+            log.warning("lost the gateway: %s; attaching again", lost)
+            await asyncio.sleep(random.uniform(0, FIRST_WAIT))
+
+
+async def _attach(agent: Agent, attached: Callable[[str], None]) -> None:
+    """One attachment, from dialling until it ends. Raises Refused, Lost or LostSoon."""
+    began = time.monotonic()
+    try:
+        socket = await dial(agent.url, agent.key)
+        try:
+            await _draft_for(socket, agent, attached)
+        finally:
+            await socket.close(1000, "detached")
+    except Lost as lost:
+        if time.monotonic() - began < LASTING:
+            raise LostSoon(*lost.args) from None
+        raise
+
+
+async def _draft_for(socket: ClientConnection, agent: Agent, attached: Callable[[str], None]) -> None:
+    welcome, messages = await greet(socket, agent.hello)
+    mailbox = Mailbox()
+    limits = Limits(welcome.vocab_size, min(agent.hello.max_sessions, welcome.max_sessions))
+    loop = DraftingLoop(mailbox, agent.drafter(welcome.vocab_size), limits, agent.tally)
+    left = asyncio.Event()
+    # A daemon, so that a step that takes long cannot hold up the end of the process.
+    threading.Thread(target=_run, args=(loop, asyncio.get_running_loop(), left), name=THREAD, daemon=True).start()
+    attached(welcome.agent)
+    patience = None  # the model is the thread's until it has left: the next attachment must not meet it there
+    try:
+        await mailbox.deliver(messages)
+        await pump(socket, mailbox)
+    except MailboxClosed:
+        raise Lost("the drafting thread failed") from None
+    except asyncio.CancelledError:
+        patience = LEAVE_SECONDS
+        raise
+    finally:
+        mailbox.close()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await left.wait()
+
+
+def _run(drafting: DraftingLoop, event_loop: asyncio.AbstractEventLoop, left: asyncio.Event) -> None:
+    try:
+        drafting.run()
+    finally:
+        with suppress(RuntimeError):  # the event loop did not wait for this thread
+            event_loop.call_soon_threadsafe(left.set)
+
+
+def _say(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    log.warning("no gateway: %s; next try in %.1f s", error, state.next_action.sleep if state.next_action else 0)

@@ -1,0 +1,149 @@
+"""The WebSocket to the gateway: how it is dialled and greeted, and how frames pass between it and a mailbox.
+
+Messages go to the drafting thread as they arrive, drafts go out as they are posted, all that wait in one frame. This
+file decides what the end of a link means: Refused is for good, Lost is worth another try. It neither drafts nor dials
+twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from urllib.parse import urlsplit, urlunsplit
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+
+from edge_agent.mailbox import Incoming, Mailbox
+from edgedraft import wire
+from edgedraft.wire import AgentWelcome, Hello, WireError
+
+OPEN_SECONDS = 10.0
+WELCOME_SECONDS = 10.0
+CLOSE_SECONDS = 0.5
+PING_SECONDS = 20.0
+PATH = "/v1/agent"
+
+UNKNOWN_KEY = "the gateway does not know this key: pass one that `edgedraft keys create` printed"
+NO_SCOPE = "this key may not attach agents: make one with `edgedraft keys create --scopes edge`"
+# Close codes and HTTP statuses that will be the same next time, and what the person can do.
+FINAL: dict[int, str] = {
+    401: UNKNOWN_KEY,
+    403: NO_SCOPE,
+    wire.UNAUTHORIZED: UNKNOWN_KEY,
+    wire.FORBIDDEN: NO_SCOPE,
+    wire.TOKENIZER_MISMATCH: "the gateway's model has another tokenizer than this draft model: pass --draft-model with "
+    "a small model of the same family, or --draft-model none to draft by prompt lookup alone",
+    wire.VERSION: "the gateway speaks another version of the protocol: install the version of edgedraft that it runs",
+}
+
+
+class Refused(Exception):
+    """The gateway will never take this agent as it is; the message tells the person what to do."""
+
+
+class Lost(Exception):
+    """There is no link, or no longer; it may come back."""
+
+
+def agent_url(url: str) -> str:
+    """The WebSocket address of a gateway given as people write it. Raises Refused."""
+    wrong = Refused(f"{url} is no gateway's URL: it looks like https://gateway.example.com")
+    try:
+        parts = urlsplit(url)
+        scheme = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}[parts.scheme]
+        if not parts.hostname or parts.port == 0:
+            raise wrong
+    except (ValueError, KeyError):
+        raise wrong from None
+    base = parts.path.rstrip("/").removesuffix(PATH).removesuffix("/v1")
+    return urlunsplit((scheme, parts.netloc, base + PATH, "", ""))
+
+
+async def dial(url: str, key: str) -> ClientConnection:
+    """An open WebSocket; TLS certificates are verified. Raises Refused or Lost."""
+    try:
+        return await connect(
+            url,
+            additional_headers={"Authorization": f"Bearer {key}"},
+            max_size=wire.MAX_FRAME,
+            max_queue=4,
+            compression=None,
+            open_timeout=OPEN_SECONDS,
+            close_timeout=CLOSE_SECONDS,
+            ping_interval=PING_SECONDS,
+            ping_timeout=PING_SECONDS,
+        )
+    except InvalidStatus as error:
+        status = error.response.status_code
+        if status in FINAL:
+            raise Refused(FINAL[status]) from None
+        raise Lost(f"it answers HTTP {status}") from None
+    except (OSError, TimeoutError, InvalidHandshake, EOFError) as error:
+        raise Lost(str(error) or type(error).__name__) from None
+
+
+async def greet(socket: ClientConnection, hello: Hello) -> tuple[AgentWelcome, list[Incoming]]:
+    """Say hello; returns the welcome and what came with it. Raises Refused or Lost."""
+    try:
+        async with asyncio.timeout(WELCOME_SECONDS):
+            await socket.send(wire.encode([hello]))
+            messages = await _read(socket)
+    except TimeoutError:
+        raise Lost("it sends no welcome") from None
+    except ConnectionClosed as closed:
+        raise ended(closed) from None
+    match messages:
+        case [AgentWelcome() as welcome, *rest] if welcome.protocol == wire.PROTOCOL:
+            return welcome, rest
+        case [AgentWelcome(), *_]:
+            raise Refused(FINAL[wire.VERSION])
+    await socket.close(wire.VIOLATION, "the first message must be a welcome")
+    raise Lost("its first message is no welcome")
+
+
+async def pump(socket: ClientConnection, mailbox: Mailbox) -> None:
+    """Carry messages both ways until the link is gone. Raises Refused or Lost; MailboxClosed when drafting ended."""
+    tasks = [asyncio.ensure_future(_receive(socket, mailbox)), asyncio.ensure_future(_send(socket, mailbox))]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    except ConnectionClosed as closed:
+        raise ended(closed) from None
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def ended(closed: ConnectionClosed) -> Refused | Lost:
+    """What a closed connection means."""
+    if closed.rcvd is None:
+        return Lost("the connection broke")
+    if closed.rcvd.code in FINAL and closed.rcvd.code >= 4000:
+        return Refused(FINAL[closed.rcvd.code])
+    return Lost(f"the gateway closed it: {closed.rcvd}")
+
+
+async def _receive(socket: ClientConnection, mailbox: Mailbox) -> None:
+    while True:
+        messages = await _read(socket)
+        if any(isinstance(message, AgentWelcome) for message in messages):
+            await socket.close(wire.VIOLATION, "a second welcome")
+            raise Lost("it sent a second welcome")
+        await mailbox.deliver(messages)
+
+
+async def _send(socket: ClientConnection, mailbox: Mailbox) -> None:
+    while True:
+        await socket.send(wire.encode(await mailbox.collect()))
+
+
+async def _read(socket: ClientConnection) -> list[Incoming]:
+    """One frame's messages. A frame that breaks the protocol closes the link: raises Lost."""
+    frame = await socket.recv()
+    try:
+        return wire.to_agent(frame)
+    except WireError as error:
+        await socket.close(error.code, error.reason)
+        raise Lost(f"it sent a bad frame: {error.reason}") from None

@@ -1,0 +1,93 @@
+"""The hand-over between the link, which lives in the event loop, and the drafting thread: bounded both ways.
+
+Messages that arrive wait in `inbox` until the thread drains it; while it is full the link stops reading and TCP holds
+the gateway back. Drafts wait in `outbox` until the link sends all of them as one frame; while it is full the thread
+drafts nothing. Either side may close it, and the other one then learns of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Sequence
+
+from edgedraft.wire import AgentWelcome, Close, Commit, Draft, Open
+
+Incoming = AgentWelcome | Open | Commit | Close
+
+INBOX = 1024  # messages
+OUTBOX = 128  # drafts; also one frame's worth, at most 128 kB of the 256 kB that a frame may have
+FULL_INBOX_PAUSE = 0.01  # seconds
+
+
+class MailboxClosed(Exception):
+    """The other side is gone."""
+
+
+class Mailbox:
+    """To be made in the event loop that the link runs in."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._posted = asyncio.Event()
+        self._changed = threading.Condition()
+        self._inbox: deque[Incoming] = deque()
+        self._outbox: deque[Draft] = deque()
+        self._closed = False
+
+    async def deliver(self, messages: Sequence[Incoming]) -> None:
+        """From the link: hand messages over, waiting for room. Raises MailboxClosed."""
+        while True:
+            with self._changed:
+                if self._closed:
+                    raise MailboxClosed
+                if len(self._inbox) < INBOX:
+                    self._inbox.extend(messages)
+                    self._changed.notify()
+                    return
+            await asyncio.sleep(FULL_INBOX_PAUSE)
+
+    async def collect(self) -> list[Draft]:
+        """To the link: all drafts that wait, in order; waits for the first. Raises MailboxClosed."""
+        while True:
+            await self._posted.wait()
+            self._posted.clear()
+            with self._changed:
+                if self._closed:
+                    raise MailboxClosed
+                drafts = [self._outbox.popleft() for _ in range(min(OUTBOX, len(self._outbox)))]
+                if self._outbox:
+                    self._posted.set()
+                self._changed.notify()
+            if drafts:
+                return drafts
+
+    def receive(self, wait: bool) -> list[Incoming]:
+        """To the drafting thread: all messages that wait, in order.
+
+        Waits for one with `wait`, or while the outbox is full. Raises MailboxClosed.
+        """
+        with self._changed:
+            while not self._closed and not self._inbox and (wait or len(self._outbox) >= OUTBOX):
+                self._changed.wait()
+            if self._closed:
+                raise MailboxClosed
+            messages = list(self._inbox)
+            self._inbox.clear()
+            return messages
+
+    def post(self, drafts: Sequence[Draft]) -> None:
+        """From the drafting thread: drafts to be sent. They are dropped when the link is gone."""
+        with self._changed:
+            if drafts and not self._closed:
+                self._outbox.extend(drafts)
+                self._loop.call_soon_threadsafe(self._posted.set)
+
+    def close(self) -> None:
+        """From either side, any number of times."""
+        with self._changed:
+            if not self._closed:
+                self._closed = True
+                self._changed.notify_all()
+                self._loop.call_soon_threadsafe(self._posted.set)
