@@ -1,0 +1,134 @@
+"""WebSocket /v1/agent: where desktops attach. Key, greeting, then drafts in and sessions out until either side ends.
+
+A wrong key is answered in HTTP, before there is a WebSocket; everything later with a close code and a reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+
+from fastapi import APIRouter, WebSocket, WebSocketDisconnect
+
+from edgedraft.wire import (
+    PROTOCOL,
+    TIMEOUT,
+    TOKENIZER_MISMATCH,
+    UNAUTHORIZED,
+    AgentWelcome,
+    Hello,
+    WireError,
+    from_agent,
+    greet,
+)
+from gateway.accounts import Accounts
+from gateway.agent_link import AgentLink
+from gateway.authentication import authenticate, bearer_key
+from gateway.errors import ApiError
+from gateway.link import TooSlow
+from gateway.race import race
+from gateway.served_model import ServedModel
+from gateway.services import Services, services_of
+from gateway.verifiers import VerifierPool
+
+log = logging.getLogger(__name__)
+
+router = APIRouter()
+
+HELLO_SECONDS = 10.0
+VERIFIER_SECONDS = 5.0  # that an agent which came before the first verifier is kept waiting
+RECHECK_SECONDS = 5.0  # between two looks at whether the agent's key still works
+CLOSE_SECONDS = 2.0
+TRY_AGAIN_LATER = 1013  # RFC 6455's registry
+
+
+@router.websocket("/v1/agent")
+async def agent(websocket: WebSocket) -> None:
+    services = services_of(websocket)
+    try:
+        principal = await authenticate(services.accounts, websocket.headers, "edge")
+    except ApiError as error:
+        await websocket.send_denial_response(error.response())
+        return
+    await websocket.accept()
+    try:
+        services.agents.check_room(principal.owner)
+        hello = await _hello(websocket)
+        model = await _model_of(hello, services.verifiers)
+        await _serve(websocket, services, principal.owner, hello, model)
+    except WireError as error:
+        log.warning("agent closed owner=%s code=%d reason=%s", principal.owner, error.code, error.reason)
+        await _close(websocket, error.code, error.reason)
+    except TooSlow as error:
+        log.warning("agent closed owner=%s reason=%s", principal.owner, error)
+        await _close(websocket, TIMEOUT, str(error))
+    except WebSocketDisconnect:
+        pass
+
+
+async def _serve(websocket: WebSocket, services: Services, owner: str, hello: Hello, model: ServedModel) -> None:
+    link = AgentLink(f"agent-{uuid.uuid4().hex[:12]}", owner, hello.fingerprint, hello.max_sessions)
+    link.put(AgentWelcome(PROTOCOL, link.agent, model.name, model.vocab_size, link.max_sessions))
+    services.agents.attach(link)
+    log.info("agent attached owner=%s agent=%s name=%s drafter=%s", owner, link.agent, hello.name, hello.drafter)
+    try:
+        await race(
+            _read(websocket, link),
+            link.outbox.write(websocket.send_bytes),
+            link.outbox.overflow(),
+            _recheck(services.accounts, bearer_key(websocket.headers)),
+        )
+    finally:
+        services.agents.detach(link)
+        log.info("agent detached owner=%s agent=%s", owner, link.agent)
+
+
+async def _read(websocket: WebSocket, link: AgentLink) -> None:
+    while True:
+        link.deliver(from_agent(await _receive(websocket)))
+
+
+async def _receive(websocket: WebSocket) -> bytes | str:
+    message = await websocket.receive()
+    if message["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect(message["code"])
+    data = message.get("bytes")
+    return message["text"] if data is None else data
+
+
+async def _hello(websocket: WebSocket) -> Hello:
+    try:
+        async with asyncio.timeout(HELLO_SECONDS):
+            return greet(from_agent(await _receive(websocket)))
+    except TimeoutError:
+        raise WireError(TIMEOUT, f"no hello in {HELLO_SECONDS:g} seconds") from None
+
+
+async def _model_of(hello: Hello, verifiers: VerifierPool) -> ServedModel:
+    """The model that the agent can draft for. Raises WireError when there is none."""
+    if not len(verifiers.catalog):
+        await verifiers.joined(VERIFIER_SECONDS)
+    if not len(verifiers.catalog):
+        raise WireError(TRY_AGAIN_LATER, "no verifier is connected yet; try again")
+    model = verifiers.catalog.with_fingerprint(hello.fingerprint)
+    if model is None:
+        served = ", ".join(f"{model.name} {model.fingerprint[:12]}" for model in verifiers.catalog)
+        raise WireError(TOKENIZER_MISMATCH, f"your tokenizer is {hello.fingerprint[:12] or 'unnamed'}, here: {served}")
+    return model
+
+
+async def _recheck(accounts: Accounts, key: str) -> None:
+    while True:
+        await asyncio.sleep(RECHECK_SECONDS)
+        if not await accounts.find(key):
+            raise WireError(UNAUTHORIZED, "the key was revoked")
+
+
+async def _close(websocket: WebSocket, code: int, reason: str) -> None:
+    """Say why, if the peer still listens."""
+    try:
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await websocket.close(code, reason)
+    except (TimeoutError, RuntimeError, WebSocketDisconnect):
+        pass

@@ -1,0 +1,109 @@
+"""One attached agent: the sessions it drafts for, and what it may send.
+
+It takes nothing on trust: a draft reaches a session only under a number that was opened on this very link. Which
+sessions an agent gets is agents.py's choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from edgedraft.tree import Violation
+from edgedraft.wire import BAD_FRAME, FORBIDDEN, VIOLATION, Close, Commit, Draft, Hello, Open, WireError
+from gateway.link import OUTBOX_MESSAGES, Outbox, SessionTable
+
+
+class AgentListener(Protocol):
+    """A session, as an agent's link sees it. Called from the event loop; must not block."""
+
+    def on_draft(self, draft: Draft) -> None:
+        """Raises tree.Violation for what no correct agent sends."""
+        ...
+
+    def on_agent_lost(self) -> None: ...
+
+
+class AgentLink:
+    """`owner` is whose sessions it may see; `max_sessions` how many it takes at once."""
+
+    def __init__(
+        self, agent: str, owner: str, fingerprint: str, max_sessions: int, outbox_limit: int = OUTBOX_MESSAGES
+    ) -> None:
+        self.agent = agent
+        self.owner = owner
+        self.fingerprint = fingerprint
+        self.max_sessions = max_sessions
+        self.outbox = Outbox(outbox_limit)
+        self._sessions: SessionTable[AgentListener] = SessionTable()
+        self._on_room: Callable[[], None] | None = None
+
+    @property
+    def running(self) -> int:
+        return len(self._sessions)
+
+    @property
+    def has_room(self) -> bool:
+        return self.running < self.max_sessions
+
+    def when_room(self, call: Callable[[], None]) -> None:
+        """Have `call` called whenever a session ends here."""
+        self._on_room = call
+
+    def open(self, listener: AgentListener, message: Open) -> Seat:
+        number = self._sessions.add(listener)
+        self.put(replace(message, session=number))
+        return Seat(self, number)
+
+    def deliver(self, messages: list[Hello | Draft]) -> None:
+        """Hand a frame's drafts to their sessions. Raises WireError, after which the link must end."""
+        for message in messages:
+            if isinstance(message, Hello):
+                raise WireError(BAD_FRAME, "a second hello")
+            try:
+                listener = self._sessions.find(message.session)
+            except KeyError:
+                raise WireError(FORBIDDEN, f"session {message.session} was never opened here") from None
+            if listener is None:
+                continue
+            try:
+                listener.on_draft(message)
+            except Violation as violation:
+                raise WireError(VIOLATION, str(violation)) from None
+
+    def put(self, message: Struct) -> None:
+        self.outbox.put(message)
+
+    def end(self, number: int) -> None:
+        """End a session, unless it has ended already."""
+        if self._sessions.remove(number):
+            self.put(Close(number))
+            if self._on_room:
+                self._on_room()
+
+    def lost(self) -> None:
+        """The connection is gone: tell every session."""
+        self._on_room = None
+        for listener in self._sessions.clear():
+            listener.on_agent_lost()
+
+
+class Seat:
+    """One session's place at an agent."""
+
+    def __init__(self, link: AgentLink, number: int) -> None:
+        self._link = link
+        self._number = number
+
+    def begin_again(self, message: Open) -> None:
+        """The same session from a new place: the agent plants anew after what `message` says is committed."""
+        self._link.put(replace(message, session=self._number))
+
+    def commit(self, commit: Commit) -> None:
+        self._link.put(replace(commit, session=self._number))
+
+    def close(self) -> None:
+        self._link.end(self._number)

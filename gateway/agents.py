@@ -1,0 +1,83 @@
+"""Who drafts for whom: attached agents by owner, and the sessions of that owner that still have none.
+
+A session is only ever offered to agents of its own owner. A session without an agent waits here while its text goes on,
+and gets one when an agent attaches or has room again.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Protocol
+
+from edgedraft.wire import TOO_MANY, WireError
+from gateway.agent_link import AgentLink
+from gateway.telemetry import Metrics
+
+
+class Seeker(Protocol):
+    """A session that wants an agent of its owner with its model's tokenizer."""
+
+    @property
+    def owner(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def on_agent(self, agent: AgentLink) -> None:
+        """Take a seat at this agent, which has room."""
+        ...
+
+
+class AgentRegistry:
+    """The agents attached to this gateway."""
+
+    def __init__(self, max_per_owner: int, metrics: Metrics) -> None:
+        self._max_per_owner = max_per_owner
+        self._metrics = metrics
+        self._agents: defaultdict[str, list[AgentLink]] = defaultdict(list)
+        self._seekers: defaultdict[str, dict[Seeker, None]] = defaultdict(dict)
+
+    def check_room(self, owner: str) -> None:
+        """Raises WireError TOO_MANY when the owner has as many agents as are allowed."""
+        if len(self._agents.get(owner, ())) >= self._max_per_owner:
+            raise WireError(TOO_MANY, f"{self._max_per_owner} agents of this owner are attached already")
+
+    def attach(self, agent: AgentLink) -> None:
+        """Raises WireError TOO_MANY."""
+        self.check_room(agent.owner)
+        self._agents[agent.owner].append(agent)
+        self._metrics.agents.inc()
+        agent.when_room(lambda: self._match(agent.owner))
+        self._match(agent.owner)
+
+    def detach(self, agent: AgentLink) -> None:
+        self._agents[agent.owner].remove(agent)
+        if not self._agents[agent.owner]:
+            del self._agents[agent.owner]
+        self._metrics.agents.dec()
+        agent.lost()
+
+    def seek(self, seeker: Seeker) -> None:
+        """Pair the session with an agent, now or when there is one."""
+        self._seekers[seeker.owner][seeker] = None
+        self._match(seeker.owner)
+
+    def leave(self, seeker: Seeker) -> None:
+        """The session wants no agent any more."""
+        seekers = self._seekers.get(seeker.owner)
+        if seekers is None:
+            return
+        seekers.pop(seeker, None)
+        if not seekers:
+            del self._seekers[seeker.owner]
+
+    def _match(self, owner: str) -> None:
+        for seeker in list(self._seekers.get(owner, ())):
+            fitting = [
+                agent
+                for agent in self._agents.get(owner, ())
+                if agent.has_room and agent.fingerprint == seeker.fingerprint
+            ]
+            if fitting:
+                self.leave(seeker)
+                seeker.on_agent(min(fitting, key=lambda agent: agent.running / agent.max_sessions))

@@ -1,0 +1,103 @@
+"""A model's chat template: messages in, the prompt's text out, as transformers renders it.
+
+The template comes from a model's files, so it runs in Jinja's sandbox. Which messages a request may hold is
+chat_request.py's to say; tokenizing is served_model.py's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from jinja2 import TemplateError, nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+Message = Mapping[str, Any]
+
+# What a template raises on messages that it was not written for.
+_RENDERING = (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
+
+class TemplateRefusal(Exception):
+    """The template does not take these messages; the text says why."""
+
+
+class ChatTemplate:
+    """One compiled template."""
+
+    def __init__(self, source: str, bos_token: str, eos_token: str) -> None:
+        """Raises TemplateRefusal when the source is no template."""
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols]
+        )
+        environment.filters["tojson"] = _tojson
+        environment.globals["raise_exception"] = _raise_exception
+        environment.globals["strftime_now"] = _strftime_now
+        try:
+            self._template = environment.from_string(source)
+        except TemplateError as error:
+            raise TemplateRefusal(f"the model's chat template does not compile: {error}") from error
+        self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
+
+    def render(self, messages: Sequence[Message], options: Mapping[str, Any] | None = None) -> str:
+        """The prompt up to where the assistant begins; `options` are variables that this template may know.
+
+        Raises TemplateRefusal.
+        """
+        variables: dict[str, Any] = dict(options or {}) | self._tokens
+        variables |= {"messages": list(messages), "tools": None, "documents": None, "add_generation_prompt": True}
+        try:
+            return self._template.render(variables)
+        except (
+            TemplateError,
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            RecursionError,
+            TypeError,
+            ValueError,
+        ) as e:
+            raise TemplateRefusal(f"the model's chat template does not take these messages: {e}") from e
+
+
+def with_one_system_message(messages: Sequence[Message]) -> list[Message]:
+    """`developer` becomes `system`, and all system messages become one, in front: few templates know more."""
+    messages = [{**m, "role": "system"} if m["role"] == "developer" else m for m in messages]
+    system = [m for m in messages if m["role"] == "system"]
+    if not system:
+        return messages
+    merged = {**system[0], "content": "\n\n".join(m["content"] for m in system)}
+    return [merged, *(m for m in messages if m["role"] != "system")]
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    # Jinja's own tojson escapes HTML.
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _raise_exception(message: str) -> None:
+    raise TemplateError(message)
+
+
+def _strftime_now(form: str) -> str:
+    return datetime.now().strftime(form)
+
+
+class _GenerationBlock(Extension):
+    """{% generation %} marks the assistant's part for training; here it renders what it holds."""
+
+    tags = {"generation"}  # noqa: RUF012
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)

@@ -1,0 +1,75 @@
+"""Errors as OpenAI clients read them: {"error": {message, type, param, code}}, whatever went wrong.
+
+ApiError is what the gateway's own code raises; the handlers here give the framework's errors the same shape. Errors in
+the middle of a stream take the same body (stream.py) but no status.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+INVALID = "invalid_request_error"
+SERVER = "server_error"
+RATE_LIMIT = "rate_limit_error"
+
+
+class ApiError(Exception):
+    """Ends a request with `status` and an OpenAI error body; `retry_after` in seconds goes into the header."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = INVALID,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = error_body(message, kind, param, code)
+        self.headers = dict(headers or {})
+        if retry_after is not None:
+            self.headers |= {"retry-after": str(max(1, round(retry_after)))}
+
+    def response(self) -> JSONResponse:
+        return JSONResponse(self.body, self.status, headers=self.headers)
+
+
+def error_body(message: str, kind: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def internal_error() -> ApiError:
+    """What a client is told of a fault of ours; the log has the rest."""
+    return ApiError(500, "The gateway failed on this request.", kind=SERVER, code="internal_error")
+
+
+def install(app: FastAPI) -> None:
+    """Give every error that the framework raises the same shape."""
+
+    @app.exception_handler(ApiError)
+    async def own(request: Request, error: ApiError) -> JSONResponse:
+        return error.response()
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
+        if error.status_code in (404, 405):
+            message = f"{HTTPStatus(error.status_code).phrase}: {request.method} {request.url.path}"
+        else:
+            message = str(error.detail)
+        kind = SERVER if error.status_code >= 500 else INVALID
+        return ApiError(error.status_code, message, kind=kind, headers=dict(error.headers or {})).response()
+
+    @app.exception_handler(RequestValidationError)
+    async def validation(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        return ApiError(400, first["msg"], param=".".join(map(str, first["loc"][1:])) or None).response()

@@ -1,0 +1,25 @@
+"""`edgedraft gateway`: settings in, a serving process until SIGINT or SIGTERM."""
+
+from __future__ import annotations
+
+from edgedraft.serving import serve
+from edgedraft.settings import GatewaySettings
+from edgedraft.telemetry import configure_logging
+from edgedraft.wire import MAX_AGENT_FRAME
+from gateway.app import build_app
+
+AGENT_PING_SECONDS = 10.0
+
+
+def main(settings: GatewaySettings) -> None:
+    """Prints one line on stdout once it takes requests. Streams that still run at its end get a few seconds."""
+    configure_logging(settings.log_level)
+    app = build_app(settings)
+    serve(
+        app,
+        settings.host,
+        settings.port,
+        lambda at: f"edgedraft gateway ready http://{at}",
+        MAX_AGENT_FRAME,
+        AGENT_PING_SECONDS,
+    )

@@ -1,0 +1,30 @@
+"""The parts that requests are served with, made once per app and handed to the routes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+from starlette.requests import HTTPConnection
+
+from edgedraft.settings import GatewaySettings
+from gateway.accounts import Accounts
+from gateway.admission import Admission
+from gateway.agents import AgentRegistry
+from gateway.telemetry import Metrics
+from gateway.verifiers import VerifierPool
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    settings: GatewaySettings
+    accounts: Accounts
+    admission: Admission
+    agents: AgentRegistry
+    verifiers: VerifierPool
+    metrics: Metrics
+
+
+def services_of(connection: HTTPConnection) -> Services:
+    """Those of the app that a request or WebSocket came to."""
+    return cast(Services, connection.app.state.services)

@@ -1,0 +1,242 @@
+"""A session: one generation from its first try at a verifier to its last token.
+
+It outlives agents and verifiers. The committed tokens are its own copy of what the verifier said; with them, prompt and
+sampling parameters it can begin again at another verifier and by the determinism of the choice of tokens go on as if
+nothing had happened. Links call in (on_commit, on_draft, ...), one reader takes the tokens out (run); all in one event
+loop, and no call in waits for anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
+
+from edgedraft.tree import DraftTree, Violation
+from edgedraft.wire import CLOSE_FAILED, CLOSE_REFUSED, MAX_WINDOW, Commit, Draft, FinishReason, Open, Sampling
+from gateway.agent_link import AgentLink, Seat
+from gateway.agents import AgentRegistry
+from gateway.served_model import ServedModel
+from gateway.speculation_stats import SpeculationStats
+from gateway.telemetry import Metrics
+from gateway.verifier_link import Lease, VerifierLink
+from gateway.verifiers import NoVerifier, VerifierPool
+
+log = logging.getLogger(__name__)
+
+FIRST_WINDOW = 16  # nodes that an agent may draft before the verifier's first commit tells how many
+
+_BACKOFF = wait_random_exponential(multiplier=0.05, max=0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What one session is to generate, and whose it is. max_tokens counts output tokens."""
+
+    model: ServedModel
+    prompt: list[int]
+    sampling: Sampling
+    max_tokens: int
+    eos: tuple[int, ...]
+    owner: str
+    edge: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Emission:
+    """The next committed tokens; `finish` is set on the last."""
+
+    tokens: list[int]
+    finish: FinishReason | None
+
+
+class Refused(Exception):
+    """No verifier can ever serve this; the text, a verifier's, says why."""
+
+
+class Unavailable(Exception):
+    """No verifier served this in time."""
+
+
+class _VerifierLost(Exception):
+    """The verifier ended the session, or must be given up."""
+
+
+class Session:
+    """Run it once; closing the iterator of `run` cancels it everywhere at once."""
+
+    def __init__(
+        self,
+        job: Job,
+        verifiers: VerifierPool,
+        agents: AgentRegistry,
+        metrics: Metrics,
+        open_timeout: float,
+        silence_timeout: float,
+    ) -> None:
+        self.stats = SpeculationStats()
+        self._job = job
+        self._verifiers = verifiers
+        self._agents = agents
+        self._metrics = metrics
+        self._open_timeout = open_timeout
+        self._silence_timeout = silence_timeout
+        self._tree = DraftTree(MAX_WINDOW)
+        self._inbox: asyncio.Queue[Commit | _VerifierLost | Refused] = asyncio.Queue()
+        self._lease: Lease | None = None
+        self._given_up: VerifierLink | None = None
+        self._seat: Seat | None = None
+        self._missed = False  # drafts came that the current or next verifier has not seen
+        self._known_epoch = 0  # drafts of this epoch and older hang from nodes that the verifier has not seen
+
+    @property
+    def owner(self) -> str:
+        return self._job.owner
+
+    @property
+    def fingerprint(self) -> str:
+        return self._job.model.fingerprint
+
+    async def run(self) -> AsyncGenerator[Emission]:
+        """The committed tokens as they come, until one emission has a finish.
+
+        Raises Refused or Unavailable; what was emitted before that is right all the same.
+        """
+        self._metrics.session_began()
+        try:
+            if self._job.edge:
+                self._agents.seek(self)
+            while True:
+                commit = await self._first_commit()
+                try:
+                    while True:
+                        yield Emission(commit.tokens, commit.finish)
+                        if commit.finish:
+                            return
+                        commit = await self._next_commit()
+                except _VerifierLost as lost:
+                    self._metrics.reopened.inc()
+                    log.warning("session reopens at=%d reason=%s", len(self._tree.committed), lost)
+        finally:
+            self._metrics.session_ended()
+            self._agents.leave(self)
+            if self._seat:
+                self._seat.close()
+            if self._lease:
+                self._lease.close()
+
+    async def _first_commit(self) -> Commit:
+        """Open at a verifier, at another if that fails, until one commits. Raises Refused or Unavailable."""
+        failing_since: float | None = None
+
+        def out_of_patience(state: RetryCallState) -> bool:
+            nonlocal failing_since
+            failing_since = failing_since or time.monotonic()
+            return time.monotonic() - failing_since >= self._open_timeout
+
+        attempts = AsyncRetrying(
+            stop=out_of_patience,
+            wait=_BACKOFF,
+            retry=retry_if_exception_type((_VerifierLost, NoVerifier)),
+            sleep=self._verifiers.joined,
+            reraise=True,
+        )
+        try:
+            async for attempt in attempts:
+                with attempt:
+                    self._open()
+                    return await self._next_commit()
+        except (_VerifierLost, NoVerifier) as error:
+            raise Unavailable(str(error)) from error
+        raise AssertionError("retrying ends with a result or an exception")
+
+    def _open(self) -> None:
+        """Raises NoVerifier."""
+        message = self._message(edge=self._seat is not None)
+        self._lease = self._verifiers.open(self, self._job.model, message, avoid=self._given_up)
+        if self._missed:
+            # What the agent drafts next would hang from nodes that this verifier has never seen.
+            self._known_epoch = self._tree.epoch
+            self._missed = False
+            if self._seat:
+                self._seat.begin_again(self._message())
+
+    async def _next_commit(self) -> Commit:
+        """Raises Refused or _VerifierLost, after which no lease is held."""
+        try:
+            async with asyncio.timeout(self._silence_timeout):
+                event = await self._inbox.get()
+        except TimeoutError:
+            if self._inbox.empty():
+                raise self._give_up(f"no commit in {self._silence_timeout:g} seconds") from None
+            event = self._inbox.get_nowait()
+        if isinstance(event, Commit):
+            return event
+        raise event
+
+    def _give_up(self, reason: str) -> _VerifierLost:
+        if self._lease:
+            self._given_up = self._lease.link
+            self._lease.close()
+            self._lease = None
+        self._missed = self._missed or self._tree.epoch > 0
+        return _VerifierLost(reason)
+
+    def on_commit(self, commit: Commit) -> None:
+        at = len(self._tree.committed)
+        if commit.at != at or at + len(commit.tokens) > self._job.max_tokens:
+            self._inbox.put_nowait(self._give_up(f"{len(commit.tokens)} tokens committed at {commit.at} after {at}"))
+            return
+        self._tree.commit(at, commit.tokens)
+        self.stats.add(commit, paired=self._seat is not None)
+        self._metrics.committed(commit)
+        if self._seat:
+            self._seat.commit(commit)
+        self._inbox.put_nowait(commit)
+
+    def on_verifier_closed(self, code: str, reason: str) -> None:
+        lost = self._give_up(f"{code or CLOSE_FAILED}: {reason}")
+        # One that joins later may be smaller than the first; then others may still do.
+        final = code == CLOSE_REFUSED and not self._tree.committed
+        self._inbox.put_nowait(Refused(reason) if final else lost)
+
+    def on_agent(self, agent: AgentLink) -> None:
+        self._seat = agent.open(self, self._message())
+        if self._lease:
+            self._lease.edge(True)
+
+    def on_agent_lost(self) -> None:
+        self._metrics.agents_lost.inc()
+        self._seat = None
+        if self._lease:
+            self._lease.edge(False)
+        self._agents.seek(self)
+
+    def on_draft(self, draft: Draft) -> None:
+        """Raises Violation."""
+        vocab_size = self._job.model.vocab_size
+        if (token := max(draft.tokens)) >= vocab_size:
+            raise Violation(f"token {token} is outside the vocabulary of {vocab_size}")
+        self._tree.add(draft.epoch, draft.at, draft.first, draft.tokens, draft.parents, draft.confidence)
+        if self._lease is None:
+            self._missed = True
+        elif draft.epoch > self._known_epoch:
+            self._lease.draft(draft)
+
+    def _message(self, edge: bool = False) -> Open:
+        """The session as it stands, to verifier and agent alike; the link puts its number in."""
+        return Open(
+            session=1,
+            prompt=self._job.prompt,
+            sampling=self._job.sampling,
+            max_tokens=self._job.max_tokens,
+            committed=list(self._tree.committed),
+            window=FIRST_WINDOW,
+            epoch=self._tree.epoch,
+            eos=self._job.eos,
+            edge=edge,
+        )

@@ -1,0 +1,77 @@
+"""How a generation was made: what was drafted, what was right, and what it cost the verifier.
+
+Told in two shapes: the root field `edgedraft` of a response, and vLLM's `metrics.speculative_decoding`, which outside
+tools read. In the latter only verifies that had a draft are steps, and a draft's length is the depth of its tree.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from edgedraft.wire import Commit
+
+Mode = Literal["edge", "datacenter", "mixed"]
+
+
+class SpeculationStats:
+    """One session's account, a commit at a time."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.seconds = 0.0
+        self.drafted = 0
+        self.accepted = 0
+        self._outcomes: Counter[tuple[int, int]] = Counter()  # (depth, accepted) of each verify that had a draft
+        self._commits: Counter[bool] = Counter()  # by whether an agent was paired
+
+    def add(self, commit: Commit, paired: bool) -> None:
+        """Count one commit, received while an agent was paired or none was."""
+        self.steps += 1
+        self.seconds += commit.seconds
+        self._commits[paired] += 1
+        if commit.nodes > 0:
+            depth = min(commit.depth, commit.nodes)
+            accepted = min(commit.accepted, depth)
+            self.drafted += commit.nodes
+            self.accepted += accepted
+            self._outcomes[depth, accepted] += 1
+
+    @property
+    def mode(self) -> Mode:
+        if not self._commits[True]:
+            return "datacenter"
+        return "mixed" if self._commits[False] else "edge"
+
+    def speculative_decoding(self) -> dict[str, Any]:
+        """vLLM's shape. Zeros throughout when nothing was drafted."""
+        by_depth = {depth: [0] * (depth + 1) for depth, _ in sorted(self._outcomes)}
+        longest = max(by_depth, default=0)
+        histogram = [0] * (longest + 1)
+        for (depth, accepted), count in self._outcomes.items():
+            by_depth[depth][accepted] += count
+            histogram[accepted] += count
+        steps = sum(histogram)
+        return {
+            "mean_acceptance_length": 1 + self.accepted / steps if steps else 1.0,
+            "draft_acceptance_rate": self.accepted / self.drafted if self.drafted else 0.0,
+            "acceptance_histogram": histogram,
+            "acceptance_histogram_by_draft_length": {str(depth): row for depth, row in by_depth.items()},
+            "num_spec_steps": steps,
+            "num_accepted_draft_tokens": self.accepted,
+            "num_draft_tokens": self.drafted,
+            "num_spec_tokens": longest,
+        }
+
+
+def edgedraft_field(choices: Sequence[SpeculationStats]) -> dict[str, Any]:
+    """The root field `edgedraft` of a response: one choice, or several together. verifier_seconds is compute time."""
+    modes: set[Mode] = {stats.mode for stats in choices}
+    return {
+        "mode": modes.pop() if len(modes) == 1 else "mixed",
+        "verifier_steps": sum(stats.steps for stats in choices),
+        "verifier_seconds": round(sum(stats.seconds for stats in choices), 6),
+        "drafted": sum(stats.drafted for stats in choices),
+        "accepted": sum(stats.accepted for stats in choices),
+    }

@@ -1,0 +1,171 @@
+"""One connection to a verifier: dialling and greeting it, and the sessions that are open there.
+
+It relays; which verifier a session opens at is the pool's choice, and what a lost one means is the session's affair.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Protocol
+
+from msgspec.structs import replace
+from websockets.asyncio.client import ClientConnection, connect
+
+from edgedraft.wire import (
+    BAD_FRAME,
+    CLOSE_FAILED,
+    MAX_FRAME,
+    PROTOCOL,
+    VERSION,
+    Close,
+    Commit,
+    Draft,
+    Edge,
+    Hello,
+    Open,
+    VerifierWelcome,
+    WireError,
+    encode,
+    from_verifier,
+)
+from gateway.link import Outbox, SessionTable
+from gateway.race import race
+from gateway.served_model import ServedModel
+
+log = logging.getLogger(__name__)
+
+ENGINE_PATH = "/v1/engine"
+DIAL_SECONDS = 10.0
+PING_SECONDS = 10.0
+
+
+class VerifierListener(Protocol):
+    """A session, as a link to a verifier sees it. Called from the event loop; must not block."""
+
+    def on_commit(self, commit: Commit) -> None: ...
+
+    def on_verifier_closed(self, code: str, reason: str) -> None:
+        """The session is over at this verifier: refused, failed, or lost with the link. `code` is a wire.CLOSE_*."""
+        ...
+
+
+async def dial(url: str, token: str, name: str) -> tuple[ClientConnection, VerifierWelcome]:
+    """Connect and greet.
+
+    Raises WireError for a peer that is no verifier of our protocol, OSError, TimeoutError or a websockets exception.
+    """
+    connection = await connect(
+        url.rstrip("/") + ENGINE_PATH,
+        additional_headers={"Authorization": f"Bearer {token}"} if token else None,
+        open_timeout=DIAL_SECONDS,
+        close_timeout=1,
+        ping_interval=PING_SECONDS,
+        ping_timeout=PING_SECONDS,
+        max_size=MAX_FRAME,
+        compression=None,
+        proxy=None,
+    )
+    try:
+        await connection.send(encode([Hello(PROTOCOL, name)]))
+        async with asyncio.timeout(DIAL_SECONDS):
+            messages = from_verifier(await connection.recv())
+        match messages:
+            case [VerifierWelcome(protocol=protocol) as welcome]:
+                if protocol != PROTOCOL:
+                    raise WireError(VERSION, f"it speaks protocol {protocol}, not {PROTOCOL}")
+                return connection, welcome
+        raise WireError(BAD_FRAME, "its first frame is no welcome")
+    except BaseException:
+        await connection.close()
+        raise
+
+
+class VerifierLink:
+    """A greeted verifier, until `run` ends."""
+
+    def __init__(self, url: str, connection: ClientConnection, model: ServedModel, max_sessions: int) -> None:
+        self.url = url
+        self.model = model
+        self._max_sessions = max_sessions
+        self._connection = connection
+        self._sessions: SessionTable[VerifierListener] = SessionTable()
+        self._outbox = Outbox()
+
+    @property
+    def running(self) -> int:
+        """Sessions of this gateway that are open there."""
+        return len(self._sessions)
+
+    @property
+    def has_room(self) -> bool:
+        return self.running < self._max_sessions
+
+    def open(self, listener: VerifierListener, message: Open) -> Lease:
+        number = self._sessions.add(listener)
+        self._outbox.put(replace(message, session=number))
+        return Lease(self, number)
+
+    async def run(self) -> None:
+        """Relay until the connection ends.
+
+        Raises WireError, TooSlow or a websockets exception; whoever is still open is then told.
+        """
+        try:
+            await race(self._read(), self._outbox.write(self._connection.send), self._outbox.overflow())
+        finally:
+            for listener in self._sessions.clear():
+                listener.on_verifier_closed(CLOSE_FAILED, "the link to the verifier was lost")
+            await self._connection.close()
+
+    async def _read(self) -> None:
+        while True:
+            for message in from_verifier(await self._connection.recv()):
+                self._deliver(message)
+
+    def _deliver(self, message: VerifierWelcome | Commit | Close) -> None:
+        if isinstance(message, VerifierWelcome):
+            raise WireError(BAD_FRAME, "a second welcome")
+        try:
+            listener = self._sessions.find(message.session)
+        except KeyError:
+            raise WireError(BAD_FRAME, f"session {message.session} was never opened") from None
+        if listener is None:
+            return
+        if isinstance(message, Commit):
+            if message.finish:
+                self._sessions.remove(message.session)
+            listener.on_commit(message)
+        else:
+            self._sessions.remove(message.session)
+            listener.on_verifier_closed(message.code, message.reason)
+
+    def relay(self, draft: Draft) -> None:
+        """A draft may be lost without harm, so a verifier that falls behind does without."""
+        if not self._outbox.crowded:
+            self._outbox.put(draft)
+
+    def tell(self, edge: Edge) -> None:
+        self._outbox.put(edge)
+
+    def end(self, number: int) -> None:
+        """Cancel a session, unless it has ended already."""
+        if self._sessions.remove(number):
+            self._outbox.put(Close(number))
+
+
+class Lease:
+    """One session's place at a verifier."""
+
+    def __init__(self, link: VerifierLink, number: int) -> None:
+        self.link = link
+        self._number = number
+
+    def draft(self, draft: Draft) -> None:
+        self.link.relay(replace(draft, session=self._number))
+
+    def edge(self, attached: bool) -> None:
+        self.link.tell(Edge(self._number, attached))
+
+    def close(self) -> None:
+        self.link.end(self._number)
