@@ -1,4 +1,4 @@
-"""Running an ASGI app under uvicorn so that whoever started the process learns its address: one line on stdout."""
+"""Running an ASGI app under uvicorn so that whoever started it learns its address, and reading its WebSockets."""
 
 from __future__ import annotations
 
@@ -7,6 +7,16 @@ from collections.abc import Callable
 from typing import Any
 
 import uvicorn
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+
+async def receive_frame(socket: WebSocket) -> bytes | str:
+    """The next message, binary or text: which of them is right is the decoder's to say. Raises WebSocketDisconnect."""
+    event = await socket.receive()
+    if event["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect(event["code"], event.get("reason"))
+    data = event.get("bytes")
+    return event["text"] if data is None else data
 
 
 class _Server(uvicorn.Server):

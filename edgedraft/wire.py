@@ -13,7 +13,7 @@ its session is tree.py's to say.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Generic, Literal, TypeVar
 
 import msgspec
@@ -235,7 +235,7 @@ def encode(messages: Iterable[Struct]) -> bytes:
     return _encoder.encode(list(messages))
 
 
-def greet(messages: list[M]) -> Hello:
+def greet(messages: Sequence[object]) -> Hello:
     """The Hello that a dialling peer's first frame must be.
 
     Raises WireError: VERSION for a protocol other than ours, BAD_FRAME for anything else.

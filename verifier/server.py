@@ -16,6 +16,7 @@ from itertools import count
 from fastapi import FastAPI, Response, WebSocket, WebSocketDisconnect
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from edgedraft.serving import receive_frame
 from edgedraft.wire import (
     BAD_FRAME,
     MAX_MESSAGES,
@@ -111,20 +112,20 @@ def build_app(engine: Engine, limits: Limits, card: ModelCard, max_sessions: int
         writer: asyncio.Task[None] | None = None
         try:
             async with asyncio.timeout(HELLO_SECONDS):
-                hello = greet(to_verifier(await socket.receive_bytes()))  # type: ignore[arg-type]
+                hello = greet(to_verifier(await receive_frame(socket)))
             await socket.send_bytes(encode([VerifierWelcome(PROTOCOL, card, max_sessions)]))
             log.info("gateway %s connected as link %d", hello.name or "?", number)
             links[number] = link
             writer = asyncio.create_task(link.write())
             while True:
-                for message in to_verifier(await socket.receive_bytes()):
+                for message in to_verifier(await receive_frame(socket)):
                     if isinstance(message, Hello):
                         raise WireError(BAD_FRAME, "a second hello")
                     engine_loop.post(number, message)
         except WireError as error:
             log.warning("link %d closed: %s", number, error.reason)
             await socket.close(error.code, error.reason)
-        except (WebSocketDisconnect, TimeoutError, RuntimeError, KeyError) as gone:
+        except (WebSocketDisconnect, TimeoutError) as gone:
             log.info("link %d ended: %s", number, type(gone).__name__)
         finally:
             links.pop(number, None)

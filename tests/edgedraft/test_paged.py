@@ -1,0 +1,126 @@
+"""Packed forwards say what the plain model says, row for row, and the cache loses no block."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import (
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from edgedraft.paged import BLOCK, OutOfBlocks, PackedModel, PagedKV, Rows, UnsupportedModel
+
+SHAPE = {
+    "vocab_size": 61,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "initializer_range": 0.4,
+}
+
+
+def make(kind: str) -> PreTrainedModel:
+    torch.manual_seed(1)
+    match kind:
+        case "llama":
+            return LlamaForCausalLM(LlamaConfig(**SHAPE, num_key_value_heads=2))
+        case "qwen3":
+            return Qwen3ForCausalLM(Qwen3Config(**SHAPE, num_key_value_heads=1, head_dim=12))
+        case "gpt-neox":
+            return GPTNeoXForCausalLM(GPTNeoXConfig(**SHAPE))
+        case "mistral":
+            return MistralForCausalLM(MistralConfig(**SHAPE, num_key_value_heads=2, sliding_window=6))
+    raise ValueError(kind)
+
+
+@torch.inference_mode()
+def plain(kind: str, text: list[int]) -> torch.Tensor:
+    return make(kind).eval()(torch.tensor([text])).logits[0]
+
+
+def close(a: torch.Tensor, b: torch.Tensor) -> None:
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gpt-neox", "mistral"])
+def test_chunks_trees_and_neighbours_leave_every_row_as_the_plain_model_has_it(kind: str) -> None:
+    model = PackedModel(make(kind), 256)
+    text, other = [(7 * i + 2) % 61 for i in range(30)], [(5 * i + 1) % 61 for i in range(21)]
+    truth, other_truth = plain(kind, text), plain(kind, other)
+    mine, theirs = model.sequence(), model.sequence()
+
+    rows = model.forward([Rows(mine, text[:13], wanted=range(13)), Rows(theirs, other[:20], wanted=[19])])
+    close(rows[:13], truth[:13])
+    close(rows[13], other_truth[19])
+    mine.keep(range(13))
+    theirs.keep(range(20))
+
+    # text[13] with a wrong child (row 1), the right one (row 2), its wrong and right children (rows 3, 4)
+    tree = Rows(mine, [text[13], 60, text[14], 59, text[15]], [-1, 0, 0, 2, 2], wanted=[0, 2, 4])
+    rows = model.forward([tree, Rows(theirs, other[20:], wanted=[0])])
+    close(rows[:3], truth[13:16])
+    close(rows[3], other_truth[20])
+    mine.keep([0, 2, 4])
+
+    rows = model.forward([Rows(mine, text[16:], wanted=range(14))])
+    close(rows, truth[16:])
+
+
+def test_rolling_back_forgets_exactly_the_tail() -> None:
+    model = PackedModel(make("llama"), 256)
+    text = [(7 * i + 2) % 61 for i in range(20)]
+    sequence = model.sequence()
+    model.forward([Rows(sequence, [*text[:12], 1, 2, 3])])
+    sequence.keep(range(15))
+    sequence.truncate(12)
+    close(model.forward([Rows(sequence, text[12:], wanted=range(8))]), plain("llama", text)[12:])
+
+
+def test_a_model_with_another_kind_of_state_is_refused() -> None:
+    torch.manual_seed(1)
+    config = MambaConfig(vocab_size=61, hidden_size=32, num_hidden_layers=2, state_size=4)
+    with pytest.raises(UnsupportedModel, match="Mamba"):
+        PackedModel(MambaForCausalLM(config), 64)
+
+
+def test_without_room_nothing_is_computed_and_nothing_taken() -> None:
+    model = PackedModel(make("llama"), 2 * BLOCK)
+    sequence = model.sequence()
+    with pytest.raises(OutOfBlocks):
+        model.forward([Rows(sequence, [1] * (2 * BLOCK + 1))])
+    assert model.kv.free_tokens == 2 * BLOCK
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 40), st.integers(0, 40)), max_size=60))
+@settings(deadline=None, max_examples=100)
+def test_no_block_is_lost_or_held_twice(moves: list[tuple[int, int, int]]) -> None:
+    from edgedraft.paged import KVSequence
+
+    kv = PagedKV(8 * BLOCK, torch.float32, torch.device("cpu"))
+    sequences = [KVSequence(kv) for _ in range(4)]
+    for which, rows, keep in moves:
+        sequence = sequences[which]
+        try:
+            sequence.reserve(rows)
+        except OutOfBlocks:
+            sequence.truncate(0)
+        else:
+            sequence.truncate(max(0, sequence.length + min(keep, rows) - keep // 3))
+        held = [slot for other in sequences for slot in other.slots(0, other.length).tolist()]
+        assert len(held) == len(set(held)), "two tokens in one slot"
+    for sequence in sequences:
+        sequence.truncate(0)
+    assert kv.free_tokens == kv.tokens

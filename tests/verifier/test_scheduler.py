@@ -1,0 +1,203 @@
+"""What goes into a step and who waits, over an engine whose target simply counts upwards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from edgedraft.tree import Violation
+from edgedraft.wire import Commit, Draft, Open, Sampling
+from verifier.engine import Capacity, Progress, Request, Work
+from verifier.scheduler import Limits, Scheduler
+
+STEP = 0.04
+LIMITS = Limits(step_tokens=64, cheap_rows=16, verify_nodes=8, draft_wait=0.5)
+
+
+class Counting:
+    """An engine whose next token is the last one plus one; prompts end in 0."""
+
+    vocab_size = 1000
+    context_length = 1000
+
+    def __init__(self) -> None:
+        self.unseen: dict[int, int] = {}
+        self.made: dict[int, int] = {}
+        self.ends: dict[int, int] = {}
+
+    def open(self, request: Request) -> int:
+        self.unseen[request.session] = len(request.prompt)
+        self.made[request.session] = 0
+        self.ends[request.session] = request.max_tokens
+        return len(request.prompt)
+
+    def step(self, work: Sequence[Work]) -> list[Progress]:
+        return [self._one(item) for item in work]
+
+    def _one(self, item: Work) -> Progress:
+        key = item.session
+        self.unseen[key] -= item.rows
+        if self.unseen[key]:
+            return Progress(key, (), self.unseen[key])
+        tokens, accepted, node = [self.made[key] + 1], 0, -1
+        for i, (token, parent) in enumerate(zip(item.draft.tokens, item.draft.parents, strict=True)):
+            if parent == node and token == tokens[-1]:
+                node, accepted = i, accepted + 1
+                tokens.append(token + 1)
+        self.made[key] = tokens[-1]
+        self.unseen[key] = 1
+        finish = "length" if self.made[key] >= self.ends[key] else None
+        depth = max(item.draft.depths, default=0)
+        return Progress(key, tuple(tokens), 1, len(item.draft), depth, accepted, 0.01, finish)
+
+    def close(self, session: int) -> None:
+        self.unseen.pop(session, None)
+
+    def capacity(self) -> Capacity:
+        return Capacity(1, 1, 1)
+
+
+class World:
+    """A scheduler and the clock that it is told."""
+
+    def __init__(self, limits: Limits = LIMITS) -> None:
+        self.now = 100.0
+        self.scheduler = Scheduler(Counting(), limits)
+
+    def open(self, key: int, prompt: int = 1, tokens: int = 500, edge: bool = False) -> None:
+        self.scheduler.open(key, Open(key, [0] * prompt, Sampling(temperature=0), tokens, edge=edge))
+
+    def draft(self, key: int, at: int, epoch: int, tokens: Sequence[int]) -> None:
+        chain = list(range(len(tokens)))
+        self.scheduler.draft(key, Draft(key, epoch, at, 1, list(tokens), chain, bytes(len(tokens))), self.now)
+
+    def step(self, seconds: float = STEP) -> dict[int, Commit]:
+        plan = self.scheduler.plan(self.now)
+        assert plan.work, "there is work"
+        began, self.now = self.now, self.now + seconds
+        return self.scheduler.apply(plan.work, self.scheduler._engine.step(plan.work), began, self.now)
+
+    def warm(self, key: int) -> int:
+        """Decode until the scheduler knows what a step takes; returns how many tokens are out."""
+        return [self.step()[key].at + 1 for _ in range(3)][-1]
+
+
+def test_a_session_without_an_agent_is_decoded_at_once() -> None:
+    world = World()
+    world.open(1)
+    assert [world.step()[1].tokens for _ in range(3)] == [[1], [2], [3]]
+
+
+def test_a_draft_is_checked_and_what_follows_it_committed() -> None:
+    world = World()
+    world.open(1)
+    at = world.warm(1)
+    world.draft(1, at, 1, [4, 5, 6, 99])
+    commit = world.step()[1]
+    assert (commit.at, commit.tokens) == (3, [4, 5, 6, 7])
+    assert (commit.nodes, commit.depth, commit.accepted) == (4, 4, 3)
+
+
+def test_an_edge_session_waits_for_its_draft_but_not_past_its_patience() -> None:
+    world = World()
+    world.open(1)
+    world.warm(1)
+    world.scheduler.edge(1, True)
+    plan = world.scheduler.plan(world.now)
+    assert not plan.work
+    assert plan.wake_at == pytest.approx(world.now + STEP)
+    world.now += STEP
+    assert world.step()[1].tokens == [4]
+    assert world.scheduler.plan(world.now).work, "it has lapsed: no second wait until a draft comes"
+
+
+def test_a_draft_ends_the_wait() -> None:
+    world = World()
+    world.open(1)
+    at = world.warm(1)
+    world.scheduler.edge(1, True)
+    assert not world.scheduler.plan(world.now).work
+    world.now += STEP / 2
+    world.draft(1, at, 1, [4])
+    assert world.step()[1].tokens == [4, 5]
+
+
+def test_waiting_for_one_does_not_stop_the_others() -> None:
+    world = World()
+    world.open(1)
+    world.open(2)
+    world.warm(1)
+    world.scheduler.edge(1, True)
+    plan = world.scheduler.plan(world.now)
+    assert [item.session for item in plan.work] == [2]
+
+
+def test_long_prompts_go_in_by_chunks_beside_running_sessions() -> None:
+    world = World()
+    world.open(1)
+    world.warm(1)
+    world.open(2, prompt=150)
+    works = []
+    while True:
+        plan = world.scheduler.plan(world.now)
+        works.append({item.session: item.rows for item in plan.work})
+        if 2 in world.step():
+            break
+    assert all(work[1] == 1 for work in works), "the running session is in every step"
+    assert [work[2] for work in works] == [63, 63, 24]
+
+
+def test_what_was_drafted_during_the_prompt_is_checked_with_its_end() -> None:
+    world = World()
+    world.open(1, prompt=20, edge=True)
+    world.draft(1, 0, 1, [1, 2])
+    assert world.step()[1].tokens == [1, 2, 3]
+
+
+def test_drafts_share_the_cheap_rows() -> None:
+    world = World()
+    for key in range(1, 6):
+        world.open(key)
+    world.step()
+    for key in range(1, 6):
+        world.draft(key, 1, 1, range(2, 10))
+    plan = world.scheduler.plan(world.now)
+    assert sum(1 + len(item.draft) for item in plan.work) == LIMITS.cheap_rows
+
+
+def test_an_agent_that_is_always_wrong_is_no_longer_checked() -> None:
+    world = World()
+    world.open(9)
+    world.warm(9)
+    world.scheduler.close(9)
+    world.open(1, edge=True)
+    for i in range(30):
+        world.draft(1, i, i + 1, [999, 998, 997])
+        work = world.scheduler.plan(world.now).work
+        world.step(STEP + 0.01 * len(work[0].draft))
+        if i and not len(work[0].draft):
+            return
+    raise AssertionError("it was checked to the end")
+
+
+def test_a_draft_outside_the_vocabulary_or_the_rules_ends_drafting_but_not_the_session() -> None:
+    world = World()
+    world.open(1, edge=True)
+    with pytest.raises(Violation):
+        world.draft(1, 0, 1, [1000])
+    world.step()
+    with pytest.raises(Violation):
+        world.draft(1, 5, 1, [1])
+    assert world.step()[1].tokens == [2]
+
+
+def test_a_finished_session_is_gone_and_late_messages_are_ignored() -> None:
+    world = World()
+    world.open(1, tokens=2)
+    world.step()
+    assert world.step()[1].finish == "length"
+    assert len(world.scheduler) == 0
+    world.draft(1, 0, 1, [1])
+    world.scheduler.edge(1, True)
+    world.scheduler.close(1)
