@@ -13,8 +13,8 @@ def fingerprint(tokenizer_json: str | bytes) -> str:
     Formatting, merges order and post-processing do not enter: only what an id stands for crosses a link.
     Raises ValueError when the text is no tokenizer.json.
     """
-    document: Any = json.loads(tokenizer_json)
     try:
+        document: Any = json.loads(tokenizer_json)
         model, added = document["model"], document.get("added_tokens") or []
         vocab = model["vocab"]
         pairs = (
@@ -23,7 +23,7 @@ def fingerprint(tokenizer_json: str | bytes) -> str:
             else dict(enumerate(t for t, _ in vocab))
         )
         pairs |= {int(entry["id"]): entry["content"] for entry in added}
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"not a tokenizer.json: {error}") from error
     canonical = json.dumps(sorted(pairs.items()), ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
