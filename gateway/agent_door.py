@@ -11,6 +11,7 @@ import uuid
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
+from edgedraft.serving import receive_frame
 from edgedraft.wire import (
     PROTOCOL,
     TIMEOUT,
@@ -68,7 +69,7 @@ async def agent(websocket: WebSocket) -> None:
 
 
 async def _serve(websocket: WebSocket, services: Services, owner: str, hello: Hello, model: ServedModel) -> None:
-    link = AgentLink(f"agent-{uuid.uuid4().hex[:12]}", owner, hello.fingerprint, hello.max_sessions)
+    link = AgentLink(f"agent-{uuid.uuid4().hex[:12]}", owner, model.fingerprint, hello.max_sessions)
     link.put(AgentWelcome(PROTOCOL, link.agent, model.name, model.vocab_size, link.max_sessions))
     services.agents.attach(link)
     log.info("agent attached owner=%s agent=%s name=%s drafter=%s", owner, link.agent, hello.name, hello.drafter)
@@ -86,21 +87,13 @@ async def _serve(websocket: WebSocket, services: Services, owner: str, hello: He
 
 async def _read(websocket: WebSocket, link: AgentLink) -> None:
     while True:
-        link.deliver(from_agent(await _receive(websocket)))
-
-
-async def _receive(websocket: WebSocket) -> bytes | str:
-    message = await websocket.receive()
-    if message["type"] == "websocket.disconnect":
-        raise WebSocketDisconnect(message["code"])
-    data = message.get("bytes")
-    return message["text"] if data is None else data
+        link.deliver(from_agent(await receive_frame(websocket)))
 
 
 async def _hello(websocket: WebSocket) -> Hello:
     try:
         async with asyncio.timeout(HELLO_SECONDS):
-            return greet(from_agent(await _receive(websocket)))
+            return greet(from_agent(await receive_frame(websocket)))
     except TimeoutError:
         raise WireError(TIMEOUT, f"no hello in {HELLO_SECONDS:g} seconds") from None
 
@@ -111,10 +104,12 @@ async def _model_of(hello: Hello, verifiers: VerifierPool) -> ServedModel:
         await verifiers.joined(VERIFIER_SECONDS)
     if not len(verifiers.catalog):
         raise WireError(TRY_AGAIN_LATER, "no verifier is connected yet; try again")
+    if not hello.fingerprint:  # no tokenizer of its own: it repeats what is there, whatever the ids mean
+        return next(iter(verifiers.catalog))
     model = verifiers.catalog.with_fingerprint(hello.fingerprint)
     if model is None:
         served = ", ".join(f"{model.name} {model.fingerprint[:12]}" for model in verifiers.catalog)
-        raise WireError(TOKENIZER_MISMATCH, f"your tokenizer is {hello.fingerprint[:12] or 'unnamed'}, here: {served}")
+        raise WireError(TOKENIZER_MISMATCH, f"your tokenizer is {hello.fingerprint[:12]}, here: {served}")
     return model
 
 
