@@ -11,7 +11,10 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -103,6 +106,15 @@ class Stack:
         child = self.start("gateway", "--key", self.key, *named, *(flags or ("--port", "0")))
         self.url = child.address
         return child
+
+    def wait_served(self) -> None:
+        """Until the gateway has a verifier. Raises StartError when that takes too long."""
+        deadline = time.monotonic() + self._start_seconds
+        while time.monotonic() < deadline:
+            with suppress(urllib.error.HTTPError), urllib.request.urlopen(f"{self.url}/readyz", timeout=10):
+                return
+            time.sleep(0.05)
+        raise StartError("the gateway found no verifier")
 
     def agent(self, *flags: str) -> Child:
         return self.start("attach", self.url, "--key", self.key, *flags)

@@ -29,6 +29,7 @@ def main(settings: UpSettings) -> None:
             quiet.print("starting the verifier ...")
             verifier = stack.verifier("--model", settings.model, *shared)
             stack.gateway(verifier.address, flags=("--port", str(settings.port), "--log-level", settings.log_level))
+            stack.wait_served()
             if settings.agent:
                 quiet.print("attaching an agent ...")
                 stack.agent("--draft-model", settings.draft_model, *shared)

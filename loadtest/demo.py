@@ -28,6 +28,7 @@ def main(settings: DemoSettings) -> None:
             print("starting verifier, gateway and agent ...", flush=True)
             verifier = stack.verifier("--threads", "1")
             stack.gateway(verifier.address)
+            stack.wait_served()
             stack.agent("--threads", "1")
             _stream(stack)
             print("\nNow the same prompts datacenter-only and with the edge:\n", flush=True)

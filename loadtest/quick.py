@@ -59,6 +59,7 @@ def quick(settings: BenchSettings) -> Result:
     with tempfile.TemporaryDirectory() as folder, Stack("bench-key", Path(folder)) as stack:
         verifier = stack.verifier("--threads", "1", "--dtype", settings.dtype)
         stack.gateway(verifier.address)
+        stack.wait_served()
         stack.agent("--threads", "1")
         return compare(stack, verifier.address, settings.dtype)
 

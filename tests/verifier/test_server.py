@@ -62,14 +62,17 @@ def tokens_of(commits: list[Commit]) -> list[int]:
     return text
 
 
+def drain(link: ClientConnection) -> None:
+    while True:
+        link.recv(30)
+
+
 def closing(link: ClientConnection, frame: bytes | str) -> tuple[int, str]:
     link.send(frame)
-    try:
-        while True:
-            link.recv(30)
-    except ConnectionClosed as closed:
-        assert closed.rcvd is not None
-        return closed.rcvd.code, closed.rcvd.reason
+    with pytest.raises(ConnectionClosed) as closed:
+        drain(link)
+    assert closed.value.rcvd is not None
+    return closed.value.rcvd.code, closed.value.rcvd.reason
 
 
 def test_the_card_tells_a_gateway_all_it_needs(url: str) -> None:

@@ -1,0 +1,107 @@
+"""One verifier and one gateway as real processes for the whole folder, and the texts they make without any agent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from openai import OpenAI
+
+from edgedraft.stack import Child, Stack
+from loadtest.workloads import mixed
+
+KEY = "e2e-key"
+TOKENS = 64
+STREAMS = 8
+
+
+@dataclass(frozen=True)
+class Case:
+    """One request of the comparison."""
+
+    prompt: str
+    temperature: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a client saw of one stream."""
+
+    text: str
+    finish: str | None
+    completion_tokens: int
+    mode: str
+    accepted: int
+
+
+CASES = [Case(prompt.text, t, 100 + i) for t in (0.0, 0.8) for i, prompt in enumerate(mixed())]
+
+
+@dataclass(frozen=True)
+class Service:
+    """A running gateway with its verifier, and a client for it."""
+
+    stack: Stack
+    verifier: Child
+    client: OpenAI
+    model: str
+
+    def ask(self, case: Case, edge: bool = True, tokens: int = TOKENS) -> Answer:
+        """One streamed request; raises if the stream ends without a finish."""
+        stream = self.client.chat.completions.create(
+            model=self.model,
+            messages=[{"role": "user", "content": case.prompt}],
+            temperature=case.temperature,
+            seed=case.seed,
+            max_tokens=tokens,
+            stream=True,
+            stream_options={"include_usage": True},
+            extra_body={"edgedraft": {"edge": edge}},
+        )
+        text, finish, made, how = "", None, 0, {}
+        for chunk in stream:
+            if chunk.choices:
+                text += chunk.choices[0].delta.content or ""
+                finish = chunk.choices[0].finish_reason or finish
+                how = (chunk.model_extra or {}).get("edgedraft") or how
+            if chunk.usage:
+                made = chunk.usage.completion_tokens
+        assert finish, "the stream ended as it should"
+        return Answer(text, finish, made, how["mode"], how["accepted"])
+
+    def ask_all(self, cases: Sequence[Case], edge: bool = True) -> list[Answer]:
+        """All of them, several streams at once."""
+        with ThreadPoolExecutor(STREAMS) as pool:
+            return list(pool.map(lambda case: self.ask(case, edge), cases))
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    folder: Path = tmp_path_factory.mktemp("e2e-logs")
+    with Stack(KEY, folder) as stack:
+        verifier = stack.verifier("--threads", "1", "--dtype", "float32")
+        stack.gateway(verifier.address, flags=("--port", "0", "--database", f"sqlite+aiosqlite:///{folder}/gateway.db"))
+        stack.wait_served()
+        client = OpenAI(base_url=f"{stack.url}/v1", api_key=KEY, max_retries=0, timeout=300)
+        yield Service(stack, verifier, client, client.models.list().data[0].id)
+
+
+@pytest.fixture(scope="session")
+def alone(service: Service) -> dict[Case, Answer]:
+    """Every case, datacenter-only."""
+    answers = service.ask_all(CASES, edge=False)
+    assert {answer.mode for answer in answers} == {"datacenter"}
+    return dict(zip(CASES, answers, strict=True))
+
+
+@pytest.fixture
+def agent(service: Service) -> Iterator[Child]:
+    """An attached agent, detached again after the test."""
+    child = service.stack.agent("--threads", "1")
+    yield child
+    child.stop()
+    service.stack.children.remove(child)

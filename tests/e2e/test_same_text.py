@@ -1,0 +1,62 @@
+"""Whatever becomes of the agent, the client reads the text that the datacenter would have written alone."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+
+import pytest
+
+from edgedraft.stack import Child
+from tests.e2e.conftest import CASES, Answer, Case, Service
+
+pytestmark = pytest.mark.long
+
+FEW = CASES[::6]
+
+
+def test_edge_text_is_datacenter_text(service: Service, alone: dict[Case, Answer], agent: Child) -> None:
+    answers = dict(zip(CASES, service.ask_all(CASES), strict=True))
+    differing = [case for case in CASES if answers[case].text != alone[case].text]
+    assert not differing
+    assert all(answers[case].completion_tokens == alone[case].completion_tokens for case in CASES)
+    assert all(answers[case].finish == alone[case].finish for case in CASES)
+    assert {answer.mode for answer in answers.values()} <= {"edge", "mixed"}
+    accepted = sum(answer.accepted for answer in answers.values())
+    assert accepted > 0.1 * sum(answer.completion_tokens for answer in answers.values()), "the drafts were of use"
+
+
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
+def test_an_agent_lost_in_mid_stream_changes_nothing(
+    service: Service, alone: dict[Case, Answer], agent: Child, blow: signal.Signals
+) -> None:
+    got: list[Answer] = []
+    clients = threading.Thread(target=lambda: got.extend(service.ask_all(FEW)))
+    clients.start()
+    time.sleep(1.5)
+    agent.process.send_signal(blow)
+    clients.join(240)
+    assert not clients.is_alive(), "no stream is stuck"
+    assert [answer.text for answer in got] == [alone[case].text for case in FEW]
+    assert any(answer.accepted for answer in got), "it drafted until then"
+
+
+def test_an_agent_that_comes_in_mid_stream_joins(service: Service, alone: dict[Case, Answer]) -> None:
+    got: list[Answer] = []
+    case = max(CASES, key=lambda case: alone[case].completion_tokens)
+    clients = threading.Thread(target=lambda: got.append(service.ask(case, tokens=400)))
+    clients.start()
+    child = service.stack.agent("--threads", "1")
+    try:
+        clients.join(240)
+        assert got[0].text.startswith(alone[case].text)
+        assert got[0].mode == "mixed"
+    finally:
+        child.stop()
+        service.stack.children.remove(child)
+
+
+def test_without_any_agent_the_datacenter_answers(service: Service, alone: dict[Case, Answer]) -> None:
+    answer = service.ask(CASES[0])
+    assert (answer.text, answer.mode) == (alone[CASES[0]].text, "datacenter")
