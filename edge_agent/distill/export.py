@@ -1,0 +1,88 @@
+"""Writing a trained child as a draft that draft_model.py loads: int8 weights, draft.json and a model card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from safetensors.torch import save_file
+from transformers import PreTrainedModel
+
+from edge_agent.distill.evaluate import CHAIN, Figures, table
+from edge_agent.distill.student import learned_state
+from edge_agent.draft_model import CARD_FILE, HEAD_IDS, SCALE_SUFFIX, SPEC_FILE, WEIGHTS_FILE, DraftSpec, quantise
+
+
+def write_weights(child: PreTrainedModel, head_ids: torch.Tensor, folder: Path) -> None:
+    """Matrices as int8 rows with a float16 scale each, vectors as float32; the embeddings stay with the target."""
+    tensors = {HEAD_IDS: head_ids.to("cpu", torch.int32)}
+    for name, tensor in learned_state(child).items():
+        if tensor.ndim == 2:
+            values, scale = quantise(tensor.cpu())
+            tensors[name], tensors[name + SCALE_SUFFIX] = values.contiguous(), scale
+        else:
+            tensors[name] = tensor.cpu().float().contiguous()
+    path = folder / WEIGHTS_FILE
+    save_file(tensors, path)
+    path.chmod(0o644)
+
+
+def write_spec(spec: DraftSpec, folder: Path) -> None:
+    """draft.json; written last, as a folder with it counts as a draft."""
+    (folder / SPEC_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(spec)) + b"\n")
+
+
+def write_card(spec: DraftSpec, figures: dict[str, Figures], folder: Path) -> None:
+    """The model card: what this is, how it came to be, how well it guesses, and what it cannot do."""
+    (folder / CARD_FILE).write_text(CARD.format(**_facts(spec, figures, folder)))
+
+
+def _facts(spec: DraftSpec, figures: dict[str, Figures], folder: Path) -> dict[str, Any]:
+    training = spec.training
+    return {
+        **training,
+        "target": spec.target,
+        "layers": ", ".join(map(str, spec.layers)),
+        "count": len(spec.layers),
+        "head_size": f"{spec.head_size:,}",
+        "megabytes": f"{(folder / WEIGHTS_FILE).stat().st_size / 1e6:.1f}",
+        "table": table(figures),
+        "chain": CHAIN,
+        "labelled": f"{training['sampled_tokens']:,}",
+        "seen": f"{training['trained_tokens']:,}",
+        "minutes": f"{training['seconds'] / 60:.0f}",
+    }
+
+
+CARD = """# Draft model for {target}
+
+A small model that guesses the next tokens of {target}, made with `edgedraft distill`. It writes no text by itself:
+the target checks every guess, so a draft changes speed and never output.
+
+- Form: {count} layers that started as the target's layers {layers}; the target's embeddings (not stored here);
+  an output head of {head_size} tokens, the most probable ones. {megabytes} MB, int8 with a scale a row.
+- Data: {samples:,} conversations with {labelled} labelled tokens, all written by the target itself. Prompts come from
+  templates (chat, summary, code, maths, translation, retrieval), and from user turns that the target wrote. Labels are
+  its {top_k} most probable tokens at every position. No data set was used.
+- Training: {steps:,} steps, {passes:.1f} passes, {seen} labelled tokens, {minutes} minutes on {device}; AdamW at
+  {rate}, cross entropy against the target's distribution, embeddings frozen.
+- Licence: that of the target, whose weights it was made from.
+
+## Acceptance
+
+Measured on {held_out} greedy answers to held-out prompts, whose templates and subjects do not occur in training.
+"top-k": share of tokens among the draft's k best guesses after the true prefix. "tokens per verify": what a plain
+chain of {chain} guesses yields a verification, the target's own token included. Measured with the weights as stored.
+
+{table}
+
+## Limits
+
+- Measured at temperature 0, on English prompts of these kinds and conversations below {sample_length} tokens. Longer
+  contexts, other languages and sampled text were not measured; expect less.
+- Held-out prompts come from the same generator as the training prompts; other people's prompts will differ more.
+- A token outside the head is never guessed; the text then costs one verification more.
+- Guesses imitate the target, mistakes included; nothing was done about what it says.
+"""

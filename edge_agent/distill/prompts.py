@@ -1,0 +1,143 @@
+"""The prompts that the target answers: six kinds, made from templates and word lists, no data set.
+
+Every list is cut by hash into a training part and a held-out part. A held-out prompt takes its template and each of
+its subjects from the held-out parts only, so it shares neither with any training prompt. What the target writes
+itself (user turns, passages to summarise) is made by collect.py, from training prompts only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from dataclasses import dataclass
+
+from edge_agent.distill import topics
+
+KINDS = ("chat", "summary", "code", "maths", "translation", "retrieval")
+HELD_OUT_SHARE = 6
+
+Message = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A conversation that waits for the assistant's turn."""
+
+    kind: str
+    messages: tuple[Message, ...]
+
+
+def part(items: tuple[str, ...], held_out: bool) -> list[str]:
+    """The held-out sixth of a list (at least one), or the rest. An item's own hash orders it, not its place."""
+    ordered = sorted(set(items), key=lambda item: hashlib.sha256(item.encode()).digest())
+    cut = max(1, len(ordered) // HELD_OUT_SHARE)
+    chosen = set(ordered[:cut]) if held_out else set(ordered[cut:])
+    # Repeats in a list are weights; they stay.
+    return [item for item in items if item in chosen]
+
+
+class PromptMaker:
+    """An endless supply of prompts: the same seed and side give the same ones."""
+
+    def __init__(self, seed: int | str, held_out: bool = False) -> None:
+        self._random = random.Random(f"{seed}/{held_out}")
+        self._held_out = held_out
+
+    def make(self, kind: str) -> Prompt:
+        """One prompt of a kind; one training prompt in four has a system message."""
+        text = {
+            "chat": self._chat,
+            "summary": self._summary,
+            "code": self._code,
+            "maths": self._maths,
+            "translation": self._translation,
+            "retrieval": self._retrieval,
+        }[kind]()
+        return self.with_system(Prompt(kind, ({"role": "user", "content": text},)))
+
+    def with_system(self, prompt: Prompt) -> Prompt:
+        """Sometimes the same prompt with a system message before it."""
+        if self._random.random() >= 0.25:
+            return prompt
+        return Prompt(prompt.kind, ({"role": "system", "content": self._pick(topics.SYSTEMS)}, *prompt.messages))
+
+    def follow_up(self) -> str:
+        """What a user may say after any answer."""
+        return self._pick(topics.FOLLOW_UPS)
+
+    def about(self, passage: str, kind: str) -> Prompt:
+        """A summary or retrieval prompt over a given text."""
+        text = self._over(passage) if kind == "summary" else self._read(passage, "What does the text say?")
+        return self.with_system(Prompt(kind, ({"role": "user", "content": text},)))
+
+    def _pick(self, items: tuple[str, ...]) -> str:
+        return self._random.choice(part(items, self._held_out))
+
+    def _number(self, low: int, high: int) -> int:
+        # One number in six is for held-out prompts, so that no sum is met twice.
+        numbers = [n for n in range(low, high) if (n % HELD_OUT_SHARE == HELD_OUT_SHARE - 1) == self._held_out]
+        return self._random.choice(numbers)
+
+    def _chat(self) -> str:
+        return self._pick(topics.CHAT).format(topic=self._pick(topics.TOPICS), other=self._pick(topics.TOPICS))
+
+    def _code(self) -> str:
+        language = self._random.choice(topics.LANGUAGES)
+        return self._pick(topics.CODE).format(language=language, program=self._pick(topics.PROGRAMS))
+
+    def _fill(self, template: str) -> str:
+        return template.format(
+            name=self._pick(topics.NAMES),
+            friend=self._pick(topics.NAMES),
+            things=self._pick(topics.THINGS),
+            city=self._pick(topics.CITIES),
+            drink=self._pick(topics.DRINKS),
+            a=self._number(10, 90),
+            b=self._number(2, 20),
+            c=self._number(100, 900),
+        )
+
+    def _maths(self) -> str:
+        return self._fill(self._pick(topics.MATHS))
+
+    def _translation(self) -> str:
+        tongue = self._random.choice(topics.TONGUES)
+        sentence = self._fill(self._pick(topics.SENTENCES))
+        return self._pick(topics.TRANSLATE).format(tongue=tongue, sentence=sentence)
+
+    def _passage(self) -> tuple[str, dict[str, str]]:
+        facts = part(topics.FACTS, self._held_out)
+        year = self._number(1900, 2000)
+        words = {
+            "firm": self._pick(topics.FIRMS),
+            "name": self._pick(topics.NAMES),
+            "friend": self._pick(topics.NAMES),
+            "city": self._pick(topics.CITIES),
+            "city2": self._pick(topics.CITIES),
+            "trade": self._pick(topics.TRADES),
+            "trade2": self._pick(topics.TRADES),
+            "year": str(year),
+            "later": str(year + self._number(2, 20)),
+            "future": str(self._number(2028, 2040)),
+            "a": str(self._number(10, 90)),
+            "b": str(self._number(12, 60)),
+            "c": str(self._number(100, 900)),
+            "d": str(self._number(4, 20)),
+        }
+        chosen = self._random.sample(facts, min(len(facts), self._random.randint(3, 6)))
+        opening = f"{words['firm']}, based in {words['city']}, makes {words['trade']}."
+        return " ".join([opening, *(fact.format(**words) for fact in chosen)]), words
+
+    def _summary(self) -> str:
+        return self._over(self._passage()[0])
+
+    def _over(self, passage: str) -> str:
+        return f"{self._pick(topics.SUMMARIES)}\n\n{passage}"
+
+    def _retrieval(self) -> str:
+        passage, words = self._passage()
+        return self._read(passage, self._pick(topics.QUESTIONS).format(**words))
+
+    def _read(self, passage: str, question: str) -> str:
+        lines = self._pick(topics.READINGS).replace("|", "\n\n")
+        return lines.format(passage=passage, passage2=self._passage()[0], question=question)

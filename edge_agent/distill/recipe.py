@@ -1,0 +1,107 @@
+"""The recipe: the stages of a distillation, one after the other."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import msgspec
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from edge_agent.distill.collect import collect
+from edge_agent.distill.evaluate import evaluate, table
+from edge_agent.distill.export import write_card, write_spec, write_weights
+from edge_agent.distill.samples import HELD_OUT, load_samples, shards
+from edge_agent.distill.settings import DistillSettings
+from edge_agent.distill.student import choose_head, default_layers, make_child
+from edge_agent.distill.train import Trainer
+from edge_agent.draft_model import HEAD_IDS, DraftSpec, load_draft, placed, tokenizer_fingerprint
+from edgedraft.demo_model import resolve_model
+
+
+def distill(settings: DistillSettings) -> None:
+    """Collect, train, export."""
+    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    path = resolve_model(settings.target)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    # Half precision halves the time, but a CPU without instructions for it takes longer.
+    target = _load(path, torch.bfloat16 if has_bfloat16(device) else torch.float32, device)
+    stop = stop_tokens(target, tokenizer)
+    collect(target, tokenizer, stop, settings)
+    samples = [sample for shard in shards(settings.work / "samples") for sample in load_samples(shard)]
+    held_out = load_samples(settings.work / "samples" / HELD_OUT)
+
+    layers = settings.layers or default_layers(target.config.num_hidden_layers)
+    vocab_size = vocabulary(target)
+    head_ids = choose_head(samples, vocab_size, settings.head_size, {*stop, *tokenizer.all_special_ids})
+    child = make_child(_load(path, torch.float32, "cpu"), layers, head_ids)
+    del target
+    trainer = Trainer(child, head_ids, vocab_size, settings, device)
+    report = trainer.train(samples, held_out)
+
+    settings.out.mkdir(parents=True, exist_ok=True)
+    write_weights(trainer.child, head_ids, settings.out)
+    spec = DraftSpec(
+        target=settings.target,
+        layers=layers,
+        head=HEAD_IDS,
+        head_size=len(head_ids),
+        tokenizer=tokenizer_fingerprint(tokenizer.get_vocab()),
+        training={
+            "samples": len(samples),
+            "sampled_tokens": sum(len(sample.positions) for sample in samples),
+            "trained_tokens": report.labelled_tokens,
+            "steps": report.steps,
+            "passes": round(report.passes, 2),
+            "seconds": round(report.seconds),
+            "first_loss": report.losses[0] if report.losses else None,
+            "last_loss": round(sum(report.losses[-20:]) / max(1, len(report.losses[-20:])), 4),
+            "rate": settings.rate,
+            "top_k": settings.top_k,
+            "held_out": len(held_out),
+            "sample_length": settings.sample_length,
+            "device": device_words(device),
+        },
+    )
+    write_spec(spec, settings.out)
+    # Measured as shipped: read back, with the rounding of its weights.
+    stored, ids = load_draft(settings.out, path, torch.float32, device)
+    assert ids is not None
+    figures = evaluate(stored, ids, held_out)
+    spec = msgspec.structs.replace(spec, training={**spec.training, "acceptance": msgspec.to_builtins(figures)})
+    write_spec(spec, settings.out)
+    write_card(spec, figures, settings.out)
+    print(f"{settings.out}\n{table(figures)}", file=sys.stderr)
+
+
+def stop_tokens(target: PreTrainedModel, tokenizer: Any) -> set[int]:
+    """Every token that ends an answer."""
+    ends = target.generation_config.eos_token_id if target.generation_config else None
+    found = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
+    return {token for token in found if token is not None}
+
+
+def vocabulary(model: PreTrainedModel) -> int:
+    """The number of embeddings: a tokenizer's own count may be smaller."""
+    weight = model.get_input_embeddings().weight
+    assert isinstance(weight, torch.Tensor)
+    return len(weight)
+
+
+def has_bfloat16(device: str) -> bool:
+    """Whether bfloat16 is the faster type there."""
+    if device.startswith("cuda"):
+        return True
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def device_words(device: str) -> str:
+    """The training device as the model card names it."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    return f"{torch.get_num_threads()} CPU threads"
+
+
+def _load(path: str, dtype: torch.dtype, device: str) -> PreTrainedModel:
+    return placed(AutoModelForCausalLM.from_pretrained(path, dtype=dtype), device).eval()

@@ -1,0 +1,60 @@
+"""Samples on disk: what the target answered, with its own probabilities, in shards.
+
+Every generated position keeps the target's most probable tokens and their log-probabilities (at temperature 1),
+whatever was sampled there: those are the labels to learn from. This file does not generate (generate.py does).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from edge_agent.distill.prompts import KINDS
+
+HELD_OUT = "held-out.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A finished conversation. positions[j] is the place in `ids` that row j of the labels is about."""
+
+    kind: str
+    ids: torch.Tensor
+    positions: torch.Tensor
+    top_ids: torch.Tensor
+    top_logps: torch.Tensor
+
+
+def save_samples(path: Path, samples: Sequence[Sample]) -> None:
+    """Write a shard: all at once or not at all."""
+    tensors = {
+        "kinds": torch.tensor([KINDS.index(s.kind) for s in samples], dtype=torch.int8),
+        "lengths": torch.tensor([len(s.ids) for s in samples]),
+        "labels": torch.tensor([len(s.positions) for s in samples]),
+        "ids": torch.cat([s.ids for s in samples]),
+        "positions": torch.cat([s.positions for s in samples]),
+        "top_ids": torch.cat([s.top_ids for s in samples]),
+        "top_logps": torch.cat([s.top_logps for s in samples]),
+    }
+    partial = path.with_suffix(".partial")
+    save_file(tensors, partial)
+    partial.replace(path)
+
+
+def load_samples(path: Path) -> list[Sample]:
+    """Read a shard."""
+    tensors = load_file(path)
+    ids = tensors["ids"].split(tensors["lengths"].tolist())
+    counts = tensors["labels"].tolist()
+    columns = [tensors[name].split(counts) for name in ("positions", "top_ids", "top_logps")]
+    kinds = [KINDS[i] for i in tensors["kinds"].tolist()]
+    return [Sample(*row) for row in zip(kinds, ids, *columns, strict=True)]
+
+
+def shards(folder: Path) -> list[Path]:
+    """The training shards there are, oldest first."""
+    return sorted(folder.glob("shard-*.safetensors"))
