@@ -29,16 +29,19 @@ COMMANDS: dict[tuple[str, ...], tuple[type[s.Settings], str]] = {
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point. Exits 2 with one line on stderr when the words or values are off."""
+    """Entry point. Exits 2 when the words or values are off, with one line on stderr for each that is."""
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["--version"]:
         print(f"edgedraft {__version__}")
         return
     words = next((words for words in COMMANDS if tuple(argv[: len(words)]) == words), None)
     if words is None:
-        asked_for_help = argv[:1] in ([], ["-h"], ["--help"])
-        print(_usage(), file=sys.stdout if asked_for_help else sys.stderr)
-        sys.exit(0 if asked_for_help else 2)
+        of_a_group = bool(argv) and argv[0] in {words[0] for words in COMMANDS}
+        if not argv or argv[1 if of_a_group else 0 :][:1] in (["-h"], ["--help"]):
+            print(_usage())
+            return
+        print(f"edgedraft: no command {' '.join(argv[:2])!r}; edgedraft --help lists them", file=sys.stderr)
+        sys.exit(2)
     kind, module = COMMANDS[words]
     try:
         parsed = CliApp.run(
@@ -51,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
             print(f"{_name(words)}: {field}: {problem['msg']}", file=sys.stderr)
         sys.exit(2)
     except SettingsError as error:
-        print(f"{_name(words)}: {error}", file=sys.stderr)
+        print(f"{_name(words)}: {str(error).removeprefix('error parsing CLI: ')}", file=sys.stderr)
         sys.exit(2)
     import_module(module).main(parsed)
 

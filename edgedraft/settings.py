@@ -6,16 +6,27 @@ where it is used.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from platformdirs import user_data_path
-from pydantic import AliasChoices, Field
-from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
+from pydantic import BeforeValidator, Field
+from pydantic_settings import BaseSettings, CliPositionalArg, NoDecode, SettingsConfigDict
 
 from edgedraft.demo_model import DEMO_MODEL
 
 Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+def _split(value: Any) -> Any:
+    """A list as a flag or a variable spells it: a,b or JSON."""
+    if not isinstance(value, str):
+        return value
+    return json.loads(value) if value.startswith("[") else [part.strip() for part in value.split(",")]
+
+
+_Listed = (NoDecode, BeforeValidator(_split))
 
 
 class Settings(BaseSettings):
@@ -28,6 +39,8 @@ class Settings(BaseSettings):
         cli_implicit_flags=True,
         cli_hide_none_type=True,
         cli_avoid_json=True,
+        cli_exit_on_error=False,
+        cli_shortcuts={"json-file": "json"},
     )
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged, to stderr")
@@ -60,7 +73,9 @@ class VerifierSettings(Settings):
 class GatewaySettings(Settings):
     """Serve the OpenAI API; pair sessions with agents; relay drafts to verifiers."""
 
-    verifier: list[str] = Field(["ws://127.0.0.1:9000"], description="a verifier's URL; may be repeated")
+    verifier: Annotated[list[str], *_Listed] = Field(
+        ["ws://127.0.0.1:9000"], description="a verifier's URL; may be repeated"
+    )
     verifier_token: str = Field("", description="what verifiers ask for, if they do")
     host: str = Field("127.0.0.1", description="address to listen on")
     port: Port = Field(8000, description="port to listen on; 0 takes a free one")
@@ -111,7 +126,7 @@ class KeysCreateSettings(Settings):
     database: str = GatewaySettings.model_fields["database"].default
     owner: str = Field("default", description="who owns it; an owner's chats use the agents of the same owner")
     tenant: str = Field("default", description="the organisation that the owner belongs to")
-    scopes: list[Literal["inference", "edge", "admin"]] = Field(
+    scopes: Annotated[list[Literal["inference", "edge", "admin"]], *_Listed] = Field(
         ["inference", "edge"], description="what it may do; may be repeated"
     )
     name: str = Field("", description="a note for people")
@@ -135,9 +150,7 @@ class BenchSettings(Settings):
 
     name: CliPositionalArg[str] = Field(description="which: quick")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="the target's weights and activations")
-    json_file: Path | None = Field(
-        None, validation_alias=AliasChoices("json", "json-file"), description="also write the result there"
-    )
+    json_file: Path | None = Field(None, description="also write the result there")
 
 
 class DemoSettings(Settings):
