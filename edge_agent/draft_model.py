@@ -10,9 +10,8 @@ This file does not make drafts (distill/ does) and does not draft.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +31,8 @@ SHIPPED = Path(__file__).parent / "drafts"
 
 
 class DraftSpec(msgspec.Struct, frozen=True):
-    """draft.json. `head` names the tensor with the target's token id of every row of the head."""
+    """draft.json. `head` names the tensor with the target's token id of every row of the head; `tokenizer` is the
+    target's fingerprint (edgedraft/tokenizer.py)."""
 
     target: str
     layers: tuple[int, ...]
@@ -41,12 +41,6 @@ class DraftSpec(msgspec.Struct, frozen=True):
     tokenizer: str
     training: dict[str, Any] = {}
     format: str = FORMAT
-
-
-def tokenizer_fingerprint(vocab: Mapping[str, int]) -> str:
-    """A hash of token -> id: two tokenizers with the same one can share token ids."""
-    text = json.dumps(sorted(vocab.items(), key=lambda item: item[1]), ensure_ascii=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def shipped_draft(target_name: str) -> Path | None:

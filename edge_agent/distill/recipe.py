@@ -16,8 +16,9 @@ from edge_agent.distill.samples import HELD_OUT, load_samples, shards
 from edge_agent.distill.settings import DistillSettings
 from edge_agent.distill.student import choose_head, default_layers, make_child
 from edge_agent.distill.train import Trainer
-from edge_agent.draft_model import HEAD_IDS, DraftSpec, load_draft, placed, tokenizer_fingerprint
+from edge_agent.draft_model import HEAD_IDS, DraftSpec, load_draft, placed
 from edgedraft.demo_model import resolve_model
+from edgedraft.tokenizer import fingerprint
 
 
 def distill(settings: DistillSettings) -> None:
@@ -47,7 +48,7 @@ def distill(settings: DistillSettings) -> None:
         layers=layers,
         head=HEAD_IDS,
         head_size=len(head_ids),
-        tokenizer=tokenizer_fingerprint(tokenizer.get_vocab()),
+        tokenizer=fingerprint(tokenizer.backend_tokenizer.to_str()),
         training={
             "samples": len(samples),
             "sampled_tokens": sum(len(sample.positions) for sample in samples),
