@@ -17,10 +17,8 @@ from urllib.parse import urlsplit
 from edge_agent.attachment import THREAD, Agent, stay_attached
 from edge_agent.counts import Tally
 from edge_agent.link import Refused, agent_url
-from edge_agent.loading import load
+from edge_agent.loading import CannotDraft, load
 from edgedraft import wire
-from edgedraft.demo_model import DemoModelError
-from edgedraft.paged import UnsupportedModel
 from edgedraft.settings import AgentSettings
 from edgedraft.telemetry import configure_logging
 
@@ -35,8 +33,8 @@ def main(settings: AgentSettings) -> None:
         asyncio.run(_until_told(agent, _announcer(settings.url)))
     except KeyboardInterrupt:
         sys.exit(130)
-    except Refused as refused:
-        sys.exit(f"edgedraft attach: {refused}")
+    except (CannotDraft, Refused) as error:
+        sys.exit(f"edgedraft attach: {error}")
     if any(thread.name == THREAD for thread in threading.enumerate()):
         # A step is still running, and an interpreter that goes down under it may abort.
         sys.stdout.flush()
@@ -45,12 +43,9 @@ def main(settings: AgentSettings) -> None:
 
 
 def _agent(settings: AgentSettings) -> Agent:
-    """The agent, its drafters loaded. Raises Refused."""
+    """The agent, its drafters loaded. Raises CannotDraft, or Refused for a wrong URL."""
     url = agent_url(settings.url)
-    try:
-        armoury = load(settings)
-    except (OSError, ValueError, UnsupportedModel, DemoModelError) as error:
-        raise Refused(f"cannot draft with {settings.draft_model}: {error}") from error
+    armoury = load(settings)
     if _in_the_clear(url):
         log.warning("%s is not encrypted: the key and your prompts can be read on the way", settings.url)
     name, description = (settings.name or platform.node())[:256], armoury.description[:256]

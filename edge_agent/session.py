@@ -45,7 +45,8 @@ class DraftSession:
         self._text.extend(message.tokens)
         self._window = min(message.window, MAX_WINDOW)
         if self.tree.surplus:
-            self._plant()
+            self.tree.plant()
+            self._expanded.clear()
         else:
             self._expanded &= {node.id for node in self.tree.live()}
 
@@ -108,11 +109,3 @@ class DraftSession:
         children = (self.tree.node(child) for child in node.children.values())
         covered = sum(confidence_probability(child.cost - root) for child in children)
         return confidence_probability(node.cost - root) - covered
-
-    def _plant(self) -> None:
-        # Peers refuse epochs that run far ahead of those they saw, so one in which nothing was sent is used again.
-        if self.tree.next_id > 1:
-            self.tree.plant()
-        else:
-            self.tree = DraftTree(MAX_WINDOW, self.tree.committed, self.tree.epoch)
-        self._expanded.clear()
