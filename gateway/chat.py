@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
@@ -34,6 +35,8 @@ async def chat_completions(http: Request) -> Response:
     services = services_of(http)
     principal = await authenticate(services.accounts, http.headers, "inference")
     request = parse_chat_request(await read_body(http))
+    if not len(services.verifiers.catalog):
+        await _first_verifier(http, services, principal)
     model = find_model(services, request.model)
     prompt = await _prompt(model, request)
     jobs = jobs_for(request, model, prompt, principal.owner)
@@ -60,6 +63,12 @@ def find_model(services: Services, name: str) -> ServedModel:
     if not len(services.verifiers.catalog):
         raise ApiError(503, "No verifier is connected yet.", kind=SERVER, code="no_verifier", retry_after=1)
     raise ApiError(404, f"The model {name!r} does not exist.", param="model", code="model_not_found")
+
+
+async def _first_verifier(http: Request, services: Services, principal: Principal) -> None:
+    """Hold a request that came before the first verifier, for as long as a running one would be held."""
+    with services.admission.hold(principal.key_id, 1), suppress(ClientGone):
+        await while_connected(http.receive, services.verifiers.joined(services.settings.open_timeout))
 
 
 async def _prompt(model: ServedModel, request: ChatRequest) -> list[int]:
