@@ -67,8 +67,8 @@ class PagedKV:
         if index not in self._layers:
             slots = self.blocks * BLOCK
             self._layers[index] = (
-                torch.zeros((slots, *key.shape[1:]), dtype=self.dtype, device=self.device),
-                torch.zeros((slots, *value.shape[1:]), dtype=self.dtype, device=self.device),
+                torch.empty((slots, *key.shape[1:]), dtype=self.dtype, device=self.device),
+                torch.empty((slots, *value.shape[1:]), dtype=self.dtype, device=self.device),
             )
         return self._layers[index]
 

@@ -9,9 +9,10 @@ import time
 import pytest
 
 from edgedraft.stack import Child
+from loadtest.quick import verifier_counters
 from tests.e2e.conftest import CASES, Answer, Case, Service
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 FEW = CASES[::6]
 
@@ -33,13 +34,16 @@ def test_an_agent_lost_in_mid_stream_changes_nothing(
 ) -> None:
     got: list[Answer] = []
     clients = threading.Thread(target=lambda: got.extend(service.ask_all(FEW)))
+    before = verifier_counters(service.verifier.address)["edgedraft_verifier_draft_accepted_total"]
     clients.start()
-    time.sleep(1.5)
+    while verifier_counters(service.verifier.address)["edgedraft_verifier_draft_accepted_total"] < before + 10:
+        assert clients.is_alive(), "the streams ended before the agent had drafted anything of use"
+        time.sleep(0.02)
     agent.process.send_signal(blow)
     clients.join(240)
     assert not clients.is_alive(), "no stream is stuck"
     assert [answer.text for answer in got] == [alone[case].text for case in FEW]
-    assert any(answer.accepted for answer in got), "it drafted until then"
+    assert "mixed" in {answer.mode for answer in got} or blow == signal.SIGSTOP
 
 
 def test_an_agent_that_comes_in_mid_stream_joins(service: Service, alone: dict[Case, Answer]) -> None:

@@ -19,7 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from edgedraft.stack import Stack
 from tests.e2e.conftest import KEY, Service
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 ATTACH = (sys.executable, "-m", "edgedraft.cli", "attach")
 
