@@ -54,7 +54,6 @@ async def agent(websocket: WebSocket) -> None:
         return
     await websocket.accept()
     try:
-        services.agents.check_room(principal.owner)
         hello = await _hello(websocket)
         model = await _model_of(hello, services.verifiers)
         await _serve(websocket, services, principal.owner, hello, model)

@@ -37,14 +37,10 @@ class AgentRegistry:
         self._agents: defaultdict[str, list[AgentLink]] = defaultdict(list)
         self._seekers: defaultdict[str, dict[Seeker, None]] = defaultdict(dict)
 
-    def check_room(self, owner: str) -> None:
-        """Raises WireError TOO_MANY when the owner has as many agents as are allowed."""
-        if len(self._agents.get(owner, ())) >= self._max_per_owner:
-            raise WireError(TOO_MANY, f"{self._max_per_owner} agents of this owner are attached already")
-
     def attach(self, agent: AgentLink) -> None:
-        """Raises WireError TOO_MANY."""
-        self.check_room(agent.owner)
+        """Raises WireError TOO_MANY when the owner has as many agents as are allowed."""
+        if len(self._agents.get(agent.owner, ())) >= self._max_per_owner:
+            raise WireError(TOO_MANY, f"{self._max_per_owner} agents of this owner are attached already")
         self._agents[agent.owner].append(agent)
         self._metrics.agents.inc()
         agent.when_room(lambda: self._match(agent.owner))

@@ -27,7 +27,5 @@ async def read_body(request: Request) -> bytes:
 
 
 def _too_large() -> ApiError:
-    # What is left of the body will not be read, so the connection is of no further use.
-    return ApiError(
-        413, f"The body has more than {MAX_BODY} bytes.", code="request_too_large", headers={"connection": "close"}
-    )
+    # The server goes on reading, and drops, what is left: a connection closed early would lose the client this answer.
+    return ApiError(413, f"The body has more than {MAX_BODY} bytes.", code="request_too_large")

@@ -90,8 +90,8 @@ class Session:
         self._lease: Lease | None = None
         self._given_up: VerifierLink | None = None
         self._seat: Seat | None = None
-        self._missed = False  # drafts came that the current or next verifier has not seen
-        self._known_epoch = 0  # drafts of this epoch and older hang from nodes that the verifier has not seen
+        self._missed = False  # drafts came that the next verifier will not have seen
+        self._known_epoch = 0  # drafts of this epoch and older are not relayed: the verifier lacks part of them
 
     @property
     def owner(self) -> str:
@@ -159,11 +159,7 @@ class Session:
         message = self._message(edge=self._seat is not None)
         self._lease = self._verifiers.open(self, self._job.model, message, avoid=self._given_up)
         if self._missed:
-            # What the agent drafts next would hang from nodes that this verifier has never seen.
-            self._known_epoch = self._tree.epoch
-            self._missed = False
-            if self._seat:
-                self._seat.begin_again(self._message())
+            self._replant()
 
     async def _next_commit(self) -> Commit:
         """Raises Refused or _VerifierLost, after which no lease is held."""
@@ -224,8 +220,15 @@ class Session:
         self._tree.add(draft.epoch, draft.at, draft.first, draft.tokens, draft.parents, draft.confidence)
         if self._lease is None:
             self._missed = True
-        elif draft.epoch > self._known_epoch:
-            self._lease.draft(draft)
+        elif draft.epoch > self._known_epoch and not self._lease.draft(draft):
+            self._replant()
+
+    def _replant(self) -> None:
+        """What the agent drafts next would hang from nodes that the verifier has never seen: have it plant anew."""
+        self._missed = False
+        self._known_epoch = self._tree.epoch
+        if self._seat:
+            self._seat.begin_again(self._message())
 
     def _message(self, edge: bool = False) -> Open:
         """The session as it stands, to verifier and agent alike; the link puts its number in."""

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
 
 from edgedraft.wire import Commit
 
@@ -13,6 +21,7 @@ class Metrics:
     """One app's metrics, in a registry of their own."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # tools that add up all that begins with a name would add times to counts
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)

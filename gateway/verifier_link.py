@@ -140,10 +140,12 @@ class VerifierLink:
             self._sessions.remove(message.session)
             listener.on_verifier_closed(message.code, message.reason)
 
-    def relay(self, draft: Draft) -> None:
-        """A draft may be lost without harm, so a verifier that falls behind does without."""
-        if not self._outbox.crowded:
-            self._outbox.put(draft)
+    def relay(self, draft: Draft) -> bool:
+        """A verifier that falls behind does without drafts, which cost no text; False then."""
+        if self._outbox.crowded:
+            return False
+        self._outbox.put(draft)
+        return True
 
     def tell(self, edge: Edge) -> None:
         self._outbox.put(edge)
@@ -161,8 +163,9 @@ class Lease:
         self.link = link
         self._number = number
 
-    def draft(self, draft: Draft) -> None:
-        self.link.relay(replace(draft, session=self._number))
+    def draft(self, draft: Draft) -> bool:
+        """Whether it is on its way."""
+        return self.link.relay(replace(draft, session=self._number))
 
     def edge(self, attached: bool) -> None:
         self.link.tell(Edge(self._number, attached))

@@ -1,0 +1,132 @@
+"""A gateway on a real socket, in the test's own event loop, with one scripted verifier."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+import uvicorn
+
+from edgedraft.settings import GatewaySettings
+from edgedraft.wire import MAX_AGENT_FRAME
+from gateway.accounts import Accounts
+from gateway.app import build_app
+from gateway.services import Services
+from tests.gateway.scripted_agent import ScriptedAgent
+from tests.gateway.scripted_verifier import ScriptedVerifier
+
+KEY = "ed-static-test-key"
+
+
+class _Server(uvicorn.Server):
+    """Leaves the process's signals to pytest, and ends without its polite pauses (test_process.py has those)."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def main_loop(self) -> None:
+        while not self.should_exit:
+            await asyncio.sleep(0.005)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        for task in list(self.server_state.tasks):
+            task.cancel()
+        await asyncio.gather(*self.server_state.tasks, return_exceptions=True)
+        await self.lifespan.shutdown()
+
+
+@dataclass
+class Gateway:
+    """A running gateway, and clients of it."""
+
+    url: str
+    services: Services
+
+    def http(self, key: str = KEY) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            base_url=self.url, headers={"authorization": f"Bearer {key}"} if key else {}, timeout=10, trust_env=False, verify=False
+        )
+
+    def openai(self, key: str = KEY) -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(
+            base_url=f"{self.url}/v1",
+            api_key=key,
+            max_retries=0,
+            http_client=httpx.AsyncClient(timeout=10, trust_env=False, verify=False),
+        )
+
+    def agent(self, key: str = KEY, **options: Any) -> ScriptedAgent:
+        return ScriptedAgent(self.url, key, **options)
+
+    @property
+    def accounts(self) -> Accounts:
+        return self.services.accounts
+
+
+async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
+    """Wait until `condition()` holds."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+@contextlib.asynccontextmanager
+async def running_gateway(
+    database: Path, *verifiers: ScriptedVerifier, small_buffers: bool = False, **options: Any
+) -> AsyncIterator[Gateway]:
+    """Serve with these verifiers; `options` are settings."""
+    settings = GatewaySettings(
+        verifier=options.pop("urls", None) or [verifier.url for verifier in verifiers],
+        key=KEY,
+        database=f"sqlite+aiosqlite:///{database / 'accounts' / 'gateway.db'}",
+        **{"open_timeout": 2.0, "silence_timeout": 2.0} | options,
+    )
+    app = build_app(settings)
+    listener = socket.create_server(("127.0.0.1", 0))
+    if small_buffers:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 14)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        ws="websockets-sansio",
+        ws_max_size=MAX_AGENT_FRAME,
+        ws_per_message_deflate=False,
+        timeout_graceful_shutdown=1,
+    )
+    server = _Server(config)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    services: Services = app.state.services
+    await until(lambda: server.started)
+    if verifiers:
+        await until(lambda: services.metrics.verifiers._value.get() == len(verifiers))
+    try:
+        yield Gateway(f"http://127.0.0.1:{listener.getsockname()[1]}", services)
+    finally:
+        server.should_exit = True
+        await serving
+
+
+@pytest.fixture
+async def verifier() -> AsyncIterator[ScriptedVerifier]:
+    async with ScriptedVerifier() as verifier:
+        yield verifier
+
+
+@pytest.fixture
+async def gateway(tmp_path: Path, verifier: ScriptedVerifier) -> AsyncIterator[Gateway]:
+    async with running_gateway(tmp_path, verifier) as gateway:
+        yield gateway
