@@ -108,6 +108,8 @@ async def _draft_for(socket: ClientConnection, agent: Agent, attached: Callable[
 def _run(drafting: DraftingLoop, event_loop: asyncio.AbstractEventLoop, left: asyncio.Event) -> None:
     try:
         drafting.run()
+    except Exception:
+        log.exception("the drafting thread failed")
     finally:
         with suppress(RuntimeError):  # the event loop did not wait for this thread
             event_loop.call_soon_threadsafe(left.set)

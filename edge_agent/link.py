@@ -8,6 +8,7 @@ twice.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from urllib.parse import urlsplit, urlunsplit
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -15,7 +16,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 
 from edge_agent.mailbox import Incoming, Mailbox
 from edgedraft import wire
-from edgedraft.wire import AgentWelcome, Hello, WireError
+from edgedraft.wire import AgentWelcome, Hello, ToAgent, WireError
 
 OPEN_SECONDS = 10.0
 WELCOME_SECONDS = 10.0
@@ -94,7 +95,7 @@ async def greet(socket: ClientConnection, hello: Hello) -> tuple[AgentWelcome, l
         raise ended(closed) from None
     match messages:
         case [AgentWelcome() as welcome, *rest] if welcome.protocol == wire.PROTOCOL:
-            return welcome, rest
+            return welcome, await _no_welcome(socket, rest)
         case [AgentWelcome(), *_]:
             raise Refused(FINAL[wire.VERSION])
     await socket.close(wire.VIOLATION, "the first message must be a welcome")
@@ -127,11 +128,7 @@ def ended(closed: ConnectionClosed) -> Refused | Lost:
 
 async def _receive(socket: ClientConnection, mailbox: Mailbox) -> None:
     while True:
-        messages = await _read(socket)
-        if any(isinstance(message, AgentWelcome) for message in messages):
-            await socket.close(wire.VIOLATION, "a second welcome")
-            raise Lost("it sent a second welcome")
-        await mailbox.deliver(messages)
+        await mailbox.deliver(await _no_welcome(socket, await _read(socket)))
 
 
 async def _send(socket: ClientConnection, mailbox: Mailbox) -> None:
@@ -139,7 +136,16 @@ async def _send(socket: ClientConnection, mailbox: Mailbox) -> None:
         await socket.send(wire.encode(await mailbox.collect()))
 
 
-async def _read(socket: ClientConnection) -> list[Incoming]:
+async def _no_welcome(socket: ClientConnection, messages: Sequence[ToAgent]) -> list[Incoming]:
+    """These messages, which must be about sessions. Raises Lost."""
+    incoming = [message for message in messages if not isinstance(message, AgentWelcome)]
+    if len(incoming) < len(messages):
+        await socket.close(wire.VIOLATION, "a second welcome")
+        raise Lost("it sent a second welcome")
+    return incoming
+
+
+async def _read(socket: ClientConnection) -> list[ToAgent]:
     """One frame's messages. A frame that breaks the protocol closes the link: raises Lost."""
     frame = await socket.recv()
     try:

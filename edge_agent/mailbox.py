@@ -12,9 +12,9 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 
-from edgedraft.wire import AgentWelcome, Close, Commit, Draft, Open
+from edgedraft.wire import Close, Commit, Draft, Open
 
-Incoming = AgentWelcome | Open | Commit | Close
+Incoming = Open | Commit | Close
 
 INBOX = 1024  # messages
 OUTBOX = 128  # drafts; also one frame's worth, at most 128 kB of the 256 kB that a frame may have

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+
+from tests.edge_agent.tiny import VOCAB, tiny_llama
 
 
 @pytest.fixture
@@ -15,3 +20,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny Llama and a tokenizer."""
+    folder = tmp_path_factory.mktemp("target")
+    tiny_llama().save_pretrained(folder)
+    Tokenizer(WordLevel({f"w{i}": i for i in range(VOCAB)}, "w0")).save(str(folder / "tokenizer.json"))
+    return folder

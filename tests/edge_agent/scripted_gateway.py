@@ -18,7 +18,7 @@ from edge_agent.counts import Tally
 from edge_agent.drafter import Drafter
 from edge_agent.link import agent_url
 from edgedraft import wire
-from edgedraft.tree import DraftTree
+from edgedraft.tree import DraftTree, Slice
 from edgedraft.wire import AgentWelcome, Commit, Draft, FinishReason, Hello, Open, Sampling
 
 GREEDY = Sampling(temperature=0.0)
@@ -36,6 +36,7 @@ class Seat:
         self.drafts: list[Draft] = []
         self.widest = 0
         self.accepted = 0
+        self.favoured = 0
         self.steps = 0
 
     def take(self, draft: Draft) -> None:
@@ -64,22 +65,30 @@ class Seat:
             if node < 0:
                 break
             right += 1
+        self.favoured += favourite_path(draft)
         self.steps += 1
         self.accepted += right
         await self.commit(self.text[at : at + right + 1], right)
         return right
 
-    async def finish(self, wait: float = 2.0) -> float:
-        """Verify to the end of the text, each time once there is a draft; returns accepted tokens a step."""
+    async def finish(self, wait: float = 2.0) -> None:
+        """Verify to the end of the text, each time once there is a draft."""
         while len(self.tree.committed) < len(self.text):
             with suppress(TimeoutError):
                 await until(lambda: len(self.tree) >= min(3, self.left), wait)
             await self.verify()
-        return self.accepted / self.steps
 
     @property
     def left(self) -> int:
         return len(self.text) - len(self.tree.committed)
+
+
+def favourite_path(draft: Slice) -> int:
+    """How many nodes there are on the path that always takes the most confident child."""
+    node, length = -1, 0
+    while below := [i for i, parent in enumerate(draft.parents) if parent == node]:
+        node, length = min(below, key=lambda i: draft.costs[i]), length + 1
+    return length
 
 
 class ScriptedGateway:
@@ -88,8 +97,11 @@ class ScriptedGateway:
     `status` refuses the handshake, `close_code` closes after the hello.
     """
 
-    def __init__(self, vocab_size: int, status: int = 0, close_code: int = 0, max_sessions: int = 64) -> None:
-        self.vocab_size, self.status, self.close_code, self.max_sessions = vocab_size, status, close_code, max_sessions
+    def __init__(
+        self, vocab_size: int, status: int = 0, close_code: int = 0, max_sessions: int = 64, protocol: int = 1
+    ) -> None:
+        self.status, self.close_code = status, close_code
+        self.welcome: Sequence[Struct] = [AgentWelcome(protocol, "agent-1", "tiny", vocab_size, max_sessions)]
         self.hellos: list[Hello] = []
         self.keys: list[str] = []
         self.connections: list[ServerConnection] = []
@@ -116,8 +128,14 @@ class ScriptedGateway:
     async def attached(self, times: int = 1) -> None:
         await until(lambda: len(self.connections) >= times)
 
+    async def greeted(self, connection: ServerConnection) -> None:
+        """What happens between hello and welcome."""
+
     async def send(self, *messages: Struct) -> None:
-        await self.connections[-1].send(wire.encode(messages))
+        await self.send_raw(wire.encode(messages))
+
+    async def send_raw(self, frame: bytes | str) -> None:
+        await self.connections[-1].send(frame)
 
     async def open(
         self,
@@ -157,7 +175,8 @@ class ScriptedGateway:
             if self.close_code:
                 await connection.close(self.close_code, "as scripted")
                 return
-            await connection.send(wire.encode([AgentWelcome(1, "agent-1", "tiny", self.vocab_size, self.max_sessions)]))
+            await self.greeted(connection)
+            await connection.send(wire.encode(self.welcome))
             self.connections.append(connection)
             async for frame in connection:
                 for message in wire.from_agent(frame):
