@@ -30,7 +30,6 @@ log = logging.getLogger(__name__)
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds, upper ends of what is drawn
 LASTING = 10.0  # seconds after which an attachment counts as a good one
-THREAD = "drafting"  # the name of the drafting thread
 LEAVE_SECONDS = 0.3  # what a drafting thread gets to finish its step when the agent goes
 
 
@@ -87,7 +86,7 @@ async def _draft_for(socket: ClientConnection, agent: Agent, attached: Callable[
     loop = DraftingLoop(mailbox, agent.drafter(welcome.vocab_size), limits, agent.tally)
     left = asyncio.Event()
     # A daemon, so that a step that takes long cannot hold up the end of the process.
-    threading.Thread(target=_run, args=(loop, asyncio.get_running_loop(), left), name=THREAD, daemon=True).start()
+    threading.Thread(target=_run, args=(loop, asyncio.get_running_loop(), left), name="drafting", daemon=True).start()
     attached(welcome.agent)
     patience = None  # the model is the thread's until it has left: the next attachment must not meet it there
     try:

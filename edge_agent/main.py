@@ -9,12 +9,11 @@ import os
 import platform
 import signal
 import sys
-import threading
 from collections.abc import Callable
 from types import FrameType
 from urllib.parse import urlsplit
 
-from edge_agent.attachment import THREAD, Agent, stay_attached
+from edge_agent.attachment import Agent, stay_attached
 from edge_agent.counts import Tally
 from edge_agent.link import Refused, agent_url
 from edge_agent.loading import CannotDraft, load
@@ -26,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def main(settings: AgentSettings) -> None:
-    """Runs until SIGINT or SIGTERM. Exits 1 with a line on stderr when the gateway will never take this agent."""
+    """Runs until SIGINT or SIGTERM, then ends the process. Exits 1 with a line on stderr when the gateway will never take this agent."""
     configure_logging(settings.log_level)
     try:
         agent = _agent(settings)
@@ -35,11 +34,10 @@ def main(settings: AgentSettings) -> None:
         sys.exit(130)
     except (CannotDraft, Refused) as error:
         sys.exit(f"edgedraft attach: {error}")
-    if any(thread.name == THREAD for thread in threading.enumerate()):
-        # A step is still running, and an interpreter that goes down under it may abort.
-        sys.stdout.flush()
-        logging.shutdown()
-        os._exit(0)
+    # Taking the interpreter down takes torch a second, and may abort under a step that is still running.
+    sys.stdout.flush()
+    logging.shutdown()
+    os._exit(0)
 
 
 def _agent(settings: AgentSettings) -> Agent:
