@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def main(settings: AgentSettings) -> None:
-    """Runs until SIGINT or SIGTERM, then ends the process. Exits 1 with a line on stderr when the gateway will never take this agent."""
+    """Until SIGINT or SIGTERM, then ends the process. Exits 1 with a line on stderr if this agent cannot attach."""
     configure_logging(settings.log_level)
     try:
         agent = _agent(settings)

@@ -1,0 +1,1 @@
+"""The desktop side: drafts with a small model for the chats of whoever runs it."""
