@@ -82,6 +82,7 @@ chain of {chain} guesses yields a verification, the target's own token included.
 
 - Measured at temperature 0, on English prompts of these kinds and conversations below {sample_length} tokens. Longer
   contexts, other languages and sampled text were not measured; expect less.
+- The checkpoint was chosen on the same held-out answers that the table shows.
 - Held-out prompts come from the same generator as the training prompts; other people's prompts will differ more.
 - A token outside the head is never guessed; the text then costs one verification more.
 - Guesses imitate the target, mistakes included; nothing was done about what it says.
