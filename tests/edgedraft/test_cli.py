@@ -64,6 +64,11 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 # Words
 
 
+def test_the_commands_that_the_documents_name_exist() -> None:
+    named = ["up", "verifier", "gateway", "attach", "keys create", "keys list", "keys revoke", "bench"]
+    assert set(named) <= set(NAMES)
+
+
 @pytest.mark.parametrize("argv", [[], ["-h"], ["--help"], ["keys", "--help"]])
 def test_help_lists_every_command(run: Run, argv: list[str]) -> None:
     assert run(*argv).code == 0

@@ -100,10 +100,10 @@ def test_an_added_token_that_the_vocabulary_holds_counts_once() -> None:
     assert changed(lambda d: d["added_tokens"].pop(0)) == fingerprint(json.dumps(BPE))
 
 
-def test_tokens_do_not_run_into_one_another() -> None:
-    assert changed(lambda d: d["model"].update(vocab={'a",1,"b': 0})) != changed(
-        lambda d: d["model"].update(vocab={"a": 0, "b": 1})
-    )
+@pytest.mark.parametrize("one", ['a",1,"b', 'a"],[1,"b', "a,1b", "a1b", "a\n1b", "a\x001b"])
+def test_tokens_do_not_run_into_one_another(one: str) -> None:
+    both = {"a": 0, "b": 1}
+    assert changed(lambda d: d["model"].update(vocab={one: 0})) != changed(lambda d: d["model"].update(vocab=both))
 
 
 @pytest.mark.parametrize(

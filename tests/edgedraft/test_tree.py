@@ -47,11 +47,11 @@ def test_a_commit_that_leaves_the_tree_drops_all_of_it() -> None:
 
 
 def test_a_commit_must_continue_the_text() -> None:
-    tree = grown((10, 0, 1))
-    for at in (1, 5):
-        with pytest.raises(ValueError, match=f"commit at {at}, but 0 tokens are committed"):
+    tree = grown((10, 0, 1), committed=(7, 8))
+    for at in (0, 1, 3, 5):
+        with pytest.raises(ValueError, match=f"commit at {at}, but 2 tokens are committed"):
             tree.commit(at, [10])
-    assert tree.committed == []
+    assert tree.committed == [7, 8]
     assert len(tree) == 1
 
 
@@ -94,6 +94,11 @@ def test_late_nodes_do_not_count_against_the_bound() -> None:
     tree.commit(0, [10, 11, 12])
     assert add(tree, (10, 0, 1), (11, 1, 1), (12, 2, 1), (13, 3, 1)) == 4
     assert len(tree) == 1
+
+    without_room = DraftTree(0)
+    without_room.commit(0, [10, 11])
+    assert add(without_room, (10, 0, 1), (11, 1, 1)) == 2
+    assert without_room.surplus == 0
 
 
 # Epochs
