@@ -18,6 +18,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
+from edgedraft.thin_linear import thin
+
 BLOCK = 16  # tokens in a block
 ATTENTION = "edgedraft_paged"
 
@@ -175,6 +177,7 @@ class PackedModel:
         self.device, self.dtype = model.device, model.dtype
         self.kv = PagedKV(kv_tokens, self.dtype, self.device)
         self._check()
+        thin(self.model)
 
     def sequence(self) -> KVSequence:
         return KVSequence(self.kv)

@@ -63,10 +63,10 @@ class VerifierSettings(Settings):
     kv_tokens: int = Field(32768, ge=256, description="tokens that the KV cache holds, all sessions together")
     context_length: int = Field(0, ge=0, description="longest prompt with output; 0 takes the model's own")
     step_tokens: int = Field(512, ge=16, description="tokens in one forward at most; long prompts take several")
-    cheap_rows: int = Field(
-        32, ge=1, description="tokens in a forward up to which drafted ones cost little; about 300 on a datacenter GPU"
+    verify_nodes: int = Field(16, ge=0, le=64, description="drafted nodes of one session checked in a forward at most")
+    prompt_delay: float = Field(
+        0.3, gt=0, description="seconds that prompts may add to a forward while other sessions are running"
     )
-    verify_nodes: int = Field(8, ge=0, le=64, description="drafted nodes of one session checked in a forward at most")
     draft_wait: float = Field(0.5, ge=0, description="seconds a session may wait for a draft at most")
 
 

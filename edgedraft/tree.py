@@ -56,6 +56,16 @@ class Slice:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def take(self, chosen: Sequence[int]) -> Slice:
+        """The part made of the nodes `chosen`, ascending, each with its parent. Raises KeyError without one."""
+        place = {-1: -1} | {old: new for new, old in enumerate(chosen)}
+        return Slice(
+            tokens=tuple(self.tokens[i] for i in chosen),
+            parents=tuple(place[self.parents[i]] for i in chosen),
+            costs=tuple(self.costs[i] for i in chosen),
+            depths=tuple(self.depths[i] for i in chosen),
+        )
+
 
 EMPTY = Slice()
 

@@ -16,12 +16,15 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from edgedraft.tree import Violation
-from edgedraft.wire import CLOSE_FAILED, CLOSE_OVERLOADED, CLOSE_REFUSED, Close, Commit, Draft, Edge, Open
-from verifier.engine import Engine, Overloaded, Refused, Work
+from edgedraft.wire import CLOSE_FAILED, CLOSE_OVERLOADED, CLOSE_REFUSED, Close, Commit, Draft, Edge, Open, Sampling
+from verifier.engine import Engine, Overloaded, Refused, Request, Work
 from verifier.metrics import Metrics
 from verifier.scheduler import Limits, Scheduler
 
 log = logging.getLogger(__name__)
+
+WARM_UP_ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 32, 64)
+WARM_UP_KEY = 0
 
 Address = tuple[int, int]  # link, and the session's number on it
 Deliver = Callable[[Sequence[tuple[int, Commit | Close]]], None]
@@ -64,7 +67,27 @@ class EngineLoop:
     def post(self, link: int, message: Open | Draft | Edge | Close | Gone) -> None:
         self._inbox.put(_Post(link, message, time.monotonic()))
 
+    def _warm_up(self) -> None:
+        """Run steps of a few sizes, so that their cost is known and nobody's first token waits for it."""
+        sizes = [rows for rows in WARM_UP_ROWS for _ in range(2)]  # the second of a size is the one that counts
+        prompt = (0,) * min(sum(sizes), self._engine.context_length - 1)
+        try:
+            left = self._engine.open(Request(WARM_UP_KEY, prompt, Sampling(temperature=0), 1, frozenset()))
+            for turn, rows in enumerate(sizes):
+                if rows > left:
+                    break
+                began = time.monotonic()
+                (made,) = self._engine.step([Work(WARM_UP_KEY, rows)])
+                left = made.unseen
+                if turn % 2:
+                    self._scheduler.costs.measured(rows, time.monotonic() - began)
+        except (Refused, Overloaded) as error:
+            log.warning("no warm-up: %s", error)
+        finally:
+            self._engine.close(WARM_UP_KEY)
+
     def _run(self) -> None:
+        self._warm_up()
         wait: float | None = None
         while True:
             answers: list[tuple[int, Commit | Close]] = []

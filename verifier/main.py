@@ -23,6 +23,6 @@ def main(settings: VerifierSettings) -> None:
     except (OSError, ValueError, UnsupportedModel) as error:
         sys.exit(f"edgedraft verifier: cannot serve {settings.model}: {error}")
     engine = TransformersEngine(model, card.vocab_size, card.context_length, settings.max_sessions)
-    limits = Limits(settings.step_tokens, settings.cheap_rows, settings.verify_nodes, settings.draft_wait)
+    limits = Limits(settings.step_tokens, settings.verify_nodes, settings.draft_wait, settings.prompt_delay)
     app = build_app(engine, limits, card, settings.max_sessions, settings.verifier_token)
     serve(app, settings.host, settings.port, lambda at: f"edgedraft verifier ready ws://{at}", MAX_FRAME)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from edgedraft.tree import Slice
-
 SMOOTHING = 0.2  # weight of the newest value in a running mean
+LEAST_PROMPT_ROWS = 16  # a prompt always gets on
 SAVED_STEPS_KEPT = 4.0  # steps won by drafting that may be spent on waiting later
 
 
@@ -60,13 +59,34 @@ def window(acceptance: float, widest: int) -> int:
     return max(8, min(widest, 2 * math.ceil(depth)))
 
 
-def share_nodes(drafts: Mapping[int, Slice], budget: int) -> dict[int, int]:
-    """How many nodes of each session's draft to check, `budget` in all: the most confident paths first.
+def prompt_rows(base: int, most: int, delay: float, seconds: Callable[[int], float]) -> int:
+    """How many rows of prompts, up to `most`, may join `base` running rows without adding more than `delay` seconds."""
+    fits, too_many = min(LEAST_PROMPT_ROWS, most), most + 1
+    while too_many - fits > 1:
+        middle = (fits + too_many) // 2
+        if seconds(base + middle) - seconds(base) <= delay:
+            fits = middle
+        else:
+            too_many = middle
+    return fits
 
-    A child's path costs no less than its parent's, so the most confident n of a session are connected.
+
+def worth_checking(
+    chances: Mapping[int, Sequence[float]], rows: int, tokens: float, most: int, seconds: Callable[[int], float]
+) -> dict[int, list[int]]:
+    """Which drafted nodes to check, `most` at most: those that make the step's committed tokens a second the most.
+
+    chances[session][i] is the probability that node i of the session's slice is committed, never above its parent's.
+    A step of `rows` rows would commit `tokens` tokens without any node; `seconds` tells what a step of so many rows
+    takes. Steps cost in stairs, so every number of nodes is tried, most probable first. Returns ascending indices.
     """
-    ranked = sorted((cost, session) for session, draft in drafts.items() for cost in draft.costs)
-    shares = dict.fromkeys(drafts, 0)
-    for _, session in ranked[:budget]:
-        shares[session] += 1
-    return shares
+    ranked = sorted((-chance, session, i) for session, row in chances.items() for i, chance in enumerate(row))
+    best, count, expected = tokens / seconds(rows), 0, tokens
+    for n, (chance, _, _) in enumerate(ranked[: max(0, most)], 1):
+        expected -= chance
+        if expected / seconds(rows + n) > best:
+            best, count = expected / seconds(rows + n), n
+    chosen: dict[int, list[int]] = {session: [] for session in chances}
+    for _, session, i in ranked[:count]:
+        chosen[session].append(i)
+    return {session: sorted(nodes) for session, nodes in chosen.items()}

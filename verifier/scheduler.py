@@ -9,20 +9,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from edgedraft.tree import EMPTY, DraftTree, Slice, Violation
+from edgedraft.tree import EMPTY, DraftTree, Violation
 from edgedraft.wire import MAX_WINDOW, Commit, Draft, Open
+from verifier.calibration import Calibration
+from verifier.costs import StepCosts
 from verifier.engine import Engine, Progress, Request, Work
-from verifier.policy import Pace, share_nodes, smoothed, window
+from verifier.policy import Pace, prompt_rows, smoothed, window, worth_checking
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of a step: rows in all, rows up to which more are cheap, nodes of one session; seconds to wait at most."""
+    """Bounds: rows of a step, nodes of one session in it, seconds to wait for a draft, seconds that prompts may add."""
 
     step_tokens: int
-    cheap_rows: int
     verify_nodes: int
     draft_wait: float
+    prompt_delay: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,8 @@ class Scheduler:
         self._engine = engine
         self._limits = limits
         self._sessions: dict[int, _Session] = {}
-        self._plain_seconds: float | None = None
+        self._calibration = Calibration()
+        self.costs = StepCosts()
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -112,29 +115,37 @@ class Scheduler:
 
     def plan(self, now: float) -> Plan:
         """Every session that decodes or has a draft; those that wait only while they may; prompts with what is left."""
-        limits = self._limits
+        limits, seconds = self._limits, self.costs.seconds
         ready = [key for key, session in self._sessions.items() if session.unseen <= 1]
-        drafts = {key: self._best(key, limits.verify_nodes) for key in ready}
-        waiting = {key: until for key in ready if not len(drafts[key]) and (until := self._waits(key, now)) > now}
-        going = [key for key in ready if key not in waiting][: limits.step_tokens]
-        cheap = max(0, min(limits.cheap_rows, limits.step_tokens) - len(going))
-        shares = share_nodes({key: drafts[key] for key in going}, cheap)
-        work = [Work(key, 1, self._best(key, shares[key])) for key in going]
-        left = limits.step_tokens - sum(1 + len(item.draft) for item in work)
+        waiting = {key: until for key in ready if (until := self._waits(key, now)) > now}
+        rows = {key: 1 for key in ready if key not in waiting}
+        running = len(rows)
+        # With nobody else running a prompt delays nobody.
+        delay = limits.prompt_delay if ready else float("inf")
+        left = prompt_rows(running, max(0, limits.step_tokens - running), delay, seconds)
         for key, session in self._sessions.items():
-            if session.unseen <= 1 or left <= 0:
-                continue
-            rows = min(session.unseen, left)
-            left -= rows
-            # The forward that ends a prompt checks what was drafted meanwhile.
-            draft = self._best(key, min(limits.verify_nodes, left)) if rows == session.unseen else EMPTY
-            left -= len(draft)
-            work.append(Work(key, rows, draft))
+            if session.unseen > 1 and left > 0:
+                rows[key] = min(session.unseen, left)
+                left -= rows[key]
+        # The forward that ends a prompt checks what was drafted meanwhile.
+        ends = [key for key, count in rows.items() if count >= self._sessions[key].unseen]
+        drafts = {key: self._sessions[key].tree.best(limits.verify_nodes) for key in ends if self._may_check(key)}
+        total = sum(rows.values())
+        chances = {key: self._calibration.chances(draft) for key, draft in drafts.items()}
+        nodes = worth_checking(chances, total, len(ends), limits.step_tokens - total, seconds)
+        work = [
+            Work(key, count, drafts[key].take(nodes[key]) if nodes.get(key) else EMPTY) for key, count in rows.items()
+        ]
         return Plan(work, min(waiting.values(), default=None))
 
     def apply(self, work: Sequence[Work], progress: Iterable[Progress], began: float, now: float) -> dict[int, Commit]:
         """Commit what a step made; returns a Commit a session, its session number left to the sender."""
-        extra = self._measure(work, now - began)
+        drafts = {item.session: item.draft for item in work}
+        rows = sum(item.rows for item in work)
+        nodes = sum(len(draft) for draft in drafts.values())
+        self.costs.measured(rows + nodes, now - began)
+        plain = self.costs.seconds(rows)
+        extra = max(0.0, self.costs.seconds(rows + nodes) - plain) / max(1, nodes)
         commits: dict[int, Commit] = {}
         for made in progress:
             session = self._sessions[made.session]
@@ -146,7 +157,8 @@ class Scheduler:
                 session.waiting_since = None
             if made.nodes:
                 session.acceptance = smoothed(session.acceptance, made.accepted / min(made.accepted + 1, made.depth))
-            session.pace = session.pace.after_step(made.accepted, extra * made.nodes, self._plain_seconds or 0.0)
+                self._calibration.observe(drafts[made.session], made.tokens)
+            session.pace = session.pace.after_step(made.accepted, extra * made.nodes, plain)
             at = len(session.tree.committed)
             session.tree.commit(at, made.tokens)
             if session.missed_at is None and not session.has_draft:
@@ -166,31 +178,24 @@ class Scheduler:
                 self.close(made.session)
         return commits
 
-    def _best(self, key: int, nodes: int) -> Slice:
-        session = self._sessions[key]
-        if not session.pace.may_check(self._plain_seconds or 1.0):
-            return EMPTY
-        return session.tree.best(nodes)
+    def _may_check(self, key: int) -> bool:
+        return self._sessions[key].pace.may_check(self._plain_seconds())
+
+    def _plain_seconds(self) -> float:
+        """Seconds of a step in which every session decodes plainly."""
+        return self.costs.seconds(max(1, len(self._sessions)))
 
     def _waits(self, key: int, now: float) -> float:
-        """Until when this session, which has nothing to check, waits for a draft."""
+        """Until when this session waits for a draft; `now` or earlier if it has one, or no reason to wait."""
         session = self._sessions[key]
-        if not session.edge or session.lapsed or self._plain_seconds is None:
+        if session.has_draft or not session.edge or session.lapsed or not self.costs.known:
             return now
         if session.waiting_since is None:
             session.waiting_since = now
-            session.patience = session.pace.patience(self._plain_seconds, session.draft_delay, self._limits.draft_wait)
+            session.patience = session.pace.patience(
+                self._plain_seconds(), session.draft_delay, self._limits.draft_wait
+            )
         until = session.waiting_since + session.patience
         if until <= now and session.patience > 0:
             session.lapsed = True
         return until
-
-    def _measure(self, work: Sequence[Work], elapsed: float) -> float:
-        """Learn what a plain step takes; returns the seconds that each drafted node added to this one."""
-        if any(item.rows > 1 for item in work):
-            return 0.0
-        nodes = sum(len(item.draft) for item in work)
-        plain = self._plain_seconds
-        # A step with drafts is never quicker than a plain one: it can only show that the estimate is too high.
-        self._plain_seconds = smoothed(plain, elapsed if not nodes or plain is None else min(plain, elapsed))
-        return max(0.0, elapsed - self._plain_seconds) / nodes if nodes else 0.0

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from edgedraft.tree import Slice
-from verifier.policy import Pace, share_nodes, window
+from verifier.policy import Pace, prompt_rows, window, worth_checking
 
 STEP = 0.04
 
@@ -44,9 +43,30 @@ def test_the_window_grows_with_acceptance_within_its_bounds() -> None:
     assert all(8 <= width <= 64 for width in widths)
 
 
-def test_the_budget_goes_to_the_most_confident_paths() -> None:
-    sure = Slice((1, 2, 3), (-1, 0, 1), (1, 2, 9), (1, 2, 3))
-    unsure = Slice((4, 5), (-1, -1), (5, 20), (1, 1))
-    assert share_nodes({1: sure, 2: unsure}, 3) == {1: 2, 2: 1}
-    assert share_nodes({1: sure, 2: unsure}, 0) == {1: 0, 2: 0}
-    assert share_nodes({1: sure, 2: unsure}, 99) == {1: 3, 2: 2}
+def stairs(rows: int) -> float:
+    """Cheap to four rows, then dear."""
+    return 0.03 if rows <= 4 else 0.01 * rows
+
+
+def test_nodes_are_checked_while_they_pay() -> None:
+    sure, unsure = [0.9, 0.8, 0.7], [0.3, 0.02]
+    assert worth_checking({1: sure, 2: unsure}, 2, 2, 99, stairs) == {1: [0, 1], 2: []}
+    assert worth_checking({1: sure, 2: unsure}, 2, 2, 1, stairs) == {1: [0], 2: []}
+    assert worth_checking({1: sure, 2: unsure}, 2, 2, 0, stairs) == {1: [], 2: []}
+    assert worth_checking({1: sure, 2: unsure}, 2, 2, 99, lambda _: 0.03) == {1: [0, 1, 2], 2: [0, 1]}
+    assert worth_checking({1: sure, 2: unsure}, 200, 2, 99, stairs) == {1: [0, 1, 2], 2: [0]}
+
+
+def test_a_stair_is_climbed_when_what_lies_beyond_pays() -> None:
+    def steep(rows: int) -> float:
+        return 0.03 if rows == 1 else 0.04
+
+    assert worth_checking({1: [0.3, 0.25, 0.2]}, 1, 1, 99, steep) == {1: [0, 1, 2]}
+
+
+def test_prompts_add_no_more_than_their_delay_but_always_get_on() -> None:
+    assert prompt_rows(1, 500, 0.4, lambda rows: 0.01 * rows) == 40
+    assert prompt_rows(1, 500, 0.01, lambda rows: 0.01 * rows) == 16
+    assert prompt_rows(1, 30, 9.0, lambda rows: 0.01 * rows) == 30
+    assert prompt_rows(0, 500, float("inf"), lambda rows: 0.01 * rows) == 500
+    assert prompt_rows(64, 0, 1.0, lambda rows: 0.01 * rows) == 0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -12,7 +13,7 @@ from verifier.engine import Capacity, Progress, Request, Work
 from verifier.scheduler import Limits, Scheduler
 
 STEP = 0.04
-LIMITS = Limits(step_tokens=64, cheap_rows=16, verify_nodes=8, draft_wait=0.5)
+LIMITS = Limits(step_tokens=64, verify_nodes=8, draft_wait=0.5, prompt_delay=0.3)
 
 
 class Counting:
@@ -59,11 +60,13 @@ class Counting:
 
 
 class World:
-    """A scheduler and the clock that it is told."""
+    """A scheduler that knows what steps cost (by default the same for any), and the clock that it is told."""
 
-    def __init__(self, limits: Limits = LIMITS) -> None:
+    def __init__(self, limits: Limits = LIMITS, costs: Callable[[int], float] = lambda _: STEP) -> None:
         self.now = 100.0
         self.scheduler = Scheduler(Counting(), limits)
+        for rows in range(1, 70):
+            self.scheduler.costs.measured(rows, costs(rows))
 
     def open(self, key: int, prompt: int = 1, tokens: int = 500, edge: bool = False) -> None:
         self.scheduler.open(key, Open(key, [0] * prompt, Sampling(temperature=0), tokens, edge=edge))
@@ -134,7 +137,7 @@ def test_waiting_for_one_does_not_stop_the_others() -> None:
 
 
 def test_long_prompts_go_in_by_chunks_beside_running_sessions() -> None:
-    world = World()
+    world = World(replace(LIMITS, prompt_delay=99.0))
     world.open(1)
     world.warm(1)
     world.open(2, prompt=150)
@@ -155,15 +158,25 @@ def test_what_was_drafted_during_the_prompt_is_checked_with_its_end() -> None:
     assert world.step()[1].tokens == [1, 2, 3]
 
 
-def test_drafts_share_the_cheap_rows() -> None:
-    world = World()
+def test_long_prompts_do_not_hold_up_a_running_session() -> None:
+    world = World(costs=lambda rows: STEP + 0.01 * rows)
+    world.open(1)
+    world.warm(1)
+    world.open(2, prompt=150)
+    (chunk,) = [item.rows for item in world.scheduler.plan(world.now).work if item.session == 2]
+    assert world.scheduler.costs.seconds(1 + chunk) - world.scheduler.costs.seconds(1) <= LIMITS.prompt_delay
+    assert chunk >= 16
+
+
+def test_what_costs_more_than_it_brings_is_not_checked() -> None:
+    world = World(costs=lambda rows: STEP if rows <= 16 else STEP + rows)
     for key in range(1, 6):
         world.open(key)
     world.step()
     for key in range(1, 6):
         world.draft(key, 1, 1, range(2, 10))
     plan = world.scheduler.plan(world.now)
-    assert sum(1 + len(item.draft) for item in plan.work) == LIMITS.cheap_rows
+    assert sum(1 + len(item.draft) for item in plan.work) == 16
 
 
 def test_an_agent_that_is_always_wrong_is_no_longer_checked() -> None:

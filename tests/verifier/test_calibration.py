@@ -1,0 +1,44 @@
+"""Confidence becomes probability, by what was seen of it."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from edgedraft.tree import Slice
+from edgedraft.wire import confidence_byte
+from verifier.calibration import Calibration
+
+
+def test_without_trials_the_drafters_word_is_taken() -> None:
+    assert Calibration().chance(confidence_byte(0.5)) == pytest.approx(0.5)
+
+
+def test_a_boastful_drafter_is_seen_through_and_forgiven() -> None:
+    calibration, byte, dice = Calibration(), confidence_byte(0.9), random.Random(1)
+    claim = Slice((7,), (-1,), (byte,), (1,))
+    for _ in range(500):
+        calibration.observe(claim, [7 if dice.random() < 0.3 else 8])
+    assert calibration.chance(byte) == pytest.approx(0.3, abs=0.1)
+    for _ in range(3000):
+        calibration.observe(claim, [7])
+    assert calibration.chance(byte) > 0.9
+
+
+def test_only_guesses_whose_parent_was_right_are_trials() -> None:
+    calibration = Calibration()
+    # 5 is right, its child 9 is wrong, 9's child was never put to the test, nor was 6's
+    draft = Slice((5, 9, 9, 6, 7), (-1, 0, 1, -1, 3), (0, 40, 80, 120, 160), (1, 2, 3, 1, 2))
+    calibration.observe(draft, [5, 4])
+    assert calibration._trials[0] == 1
+    assert calibration._trials[5] == 1
+    assert calibration._trials[15] == 1
+    assert sum(calibration._trials) == 3
+    assert sum(calibration._hits) == 1
+
+
+def test_a_paths_chance_is_the_product_of_its_guesses() -> None:
+    half = confidence_byte(0.5)
+    chances = Calibration().chances(Slice((1, 2, 3), (-1, 0, -1), (half, 2 * half, half), (1, 2, 1)))
+    assert chances == pytest.approx([0.5, 0.25, 0.5])

@@ -1,0 +1,56 @@
+"""What a drafter's confidence is worth: from the bytes that it sends to how often such guesses were right.
+
+A guess whose parent was committed is either the target's choice or not; those are the trials. Old ones fade, so that a
+drafter that changes is learnt anew. Until there are trials, the drafter's word is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgedraft.tree import Slice
+from edgedraft.wire import confidence_probability
+
+BUCKET = 8  # confidence bytes in a bucket: half a bit of probability
+PRIOR_TRIALS = 10.0
+FADING = 0.998  # weight left to a trial after the next one of its bucket
+
+
+class Calibration:
+    """Trials and hits by bucket of confidence."""
+
+    def __init__(self) -> None:
+        self._trials = [0.0] * (256 // BUCKET)
+        self._hits = [0.0] * (256 // BUCKET)
+
+    def chance(self, confidence: int) -> float:
+        """The probability that a guess of this confidence byte is right, its parent being so."""
+        bucket = min(confidence, 255) // BUCKET
+        prior = PRIOR_TRIALS * confidence_probability(confidence)
+        return min(1.0, (self._hits[bucket] + prior) / (self._trials[bucket] + PRIOR_TRIALS))
+
+    def chances(self, draft: Slice) -> list[float]:
+        """For each node the probability that it and all above it are right."""
+        path: list[float] = []
+        for i, parent in enumerate(draft.parents):
+            path.append(self.chance(_confidence(draft, i)) * (path[parent] if parent >= 0 else 1.0))
+        return path
+
+    def observe(self, draft: Slice, tokens: Sequence[int]) -> None:
+        """Learn from a checked draft and the tokens that were committed."""
+        at: dict[int, int] = {-1: 0}  # node on the committed path -> index of the token that follows it
+        for i, (token, parent) in enumerate(zip(draft.tokens, draft.parents, strict=True)):
+            index = at.get(parent)
+            if index is None or index >= len(tokens):
+                continue
+            hit = token == tokens[index]
+            if hit:
+                at[i] = index + 1
+            bucket = min(_confidence(draft, i), 255) // BUCKET
+            self._trials[bucket] = FADING * self._trials[bucket] + 1
+            self._hits[bucket] = FADING * self._hits[bucket] + hit
+
+
+def _confidence(draft: Slice, node: int) -> int:
+    parent = draft.parents[node]
+    return draft.costs[node] - (draft.costs[parent] if parent >= 0 else 0)
