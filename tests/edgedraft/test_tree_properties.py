@@ -310,7 +310,7 @@ def deliver_all(world: World) -> None:
             deliver(10**6)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=200)
 @given(schedules(HONEST, 100))
 def test_text_and_bounds_under_any_schedule(schedule: Schedule) -> None:
     world = World()
@@ -344,7 +344,7 @@ def test_drafts_are_used_again_after_any_schedule(schedule: Schedule, delay: int
     assert pace.run(20) > 2
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(
     delay=st.integers(1, 5),
     rate=st.integers(2, 6),

@@ -345,19 +345,19 @@ def has_nan(messages: list[Any]) -> bool:
     return any(isinstance(message, Commit) and math.isnan(message.seconds) for message in messages)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=200)
 @given(st.binary(max_size=300))
 def test_any_bytes(frame: bytes) -> None:
     harmless(frame)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=200)
 @given(st.lists(TREES, max_size=4))
 def test_any_messagepack(document: list[Any]) -> None:
     harmless(msgspec.msgpack.encode(document))
 
 
-@settings(deadline=None, max_examples=500)
+@settings(deadline=None, max_examples=300)
 @given(st.sampled_from([message for _, message in MESSAGES]), st.data())
 def test_messages_with_any_field_replaced(message: Struct, data: st.DataObject) -> None:
     array = fields(message)
@@ -366,7 +366,7 @@ def test_messages_with_any_field_replaced(message: Struct, data: st.DataObject) 
     harmless(raw(array))
 
 
-@settings(deadline=None, max_examples=500)
+@settings(deadline=None, max_examples=300)
 @given(
     st.lists(st.sampled_from([message for _, message in MESSAGES]), min_size=1, max_size=3),
     st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255), st.sampled_from("sidc")), min_size=1, max_size=4),
