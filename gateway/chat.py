@@ -16,7 +16,7 @@ from gateway.chat_request import ChatRequest, parse_chat_request, template_messa
 from gateway.chat_template import TemplateRefusal
 from gateway.choices import Event, follow, jobs_for, merged
 from gateway.completion import Completion
-from gateway.errors import SERVER, ApiError
+from gateway.errors import SERVER, ApiError, shutting_down
 from gateway.race import ClientGone, while_connected
 from gateway.request_body import read_body
 from gateway.served_model import ServedModel
@@ -49,7 +49,7 @@ async def chat_completions(http: Request) -> Response:
     except ClientGone:
         return Response(status_code=499)
     except asyncio.CancelledError:
-        raise ApiError(503, "The gateway is shutting down.", kind=SERVER, code="shutting_down", retry_after=1) from None
+        raise shutting_down() from None
     except (Refused, Unavailable) as error:
         raise _before_the_first_token(error) from error
     return JSONResponse(body, headers={"x-edgedraft-mode": body["edgedraft"]["mode"]})

@@ -53,6 +53,11 @@ def internal_error() -> ApiError:
     return ApiError(500, "The gateway failed on this request.", kind=SERVER, code="internal_error")
 
 
+def shutting_down() -> ApiError:
+    """What is told to those whose requests outlast the server's patience at its end."""
+    return ApiError(503, "The gateway is shutting down.", kind=SERVER, code="shutting_down", retry_after=1)
+
+
 def install(app: FastAPI) -> None:
     """Give every error that the framework raises the same shape."""
 

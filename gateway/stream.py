@@ -11,7 +11,7 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from gateway.errors import SERVER, error_body
+from gateway.errors import SERVER, error_body, shutting_down
 from gateway.race import ClientGone, while_connected
 
 DONE = b"data: [DONE]\n\n"
@@ -57,9 +57,9 @@ class EventStream(Response):
         except ClientGone:
             pass
         except asyncio.CancelledError:
-            if started:
-                await send_body(error_frame("The gateway is shutting down.", "shutting_down") + DONE, more=False)
-            raise
+            if not started:
+                raise shutting_down() from None
+            await send_body(frame(shutting_down().body) + DONE, more=False)
 
 
 def error_frame(message: str, code: str) -> bytes:

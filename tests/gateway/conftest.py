@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from gateway.app import build_app
 from gateway.services import Services
 from tests.gateway.scripted_agent import ScriptedAgent
 from tests.gateway.scripted_verifier import ScriptedVerifier
+from tests.gateway.waiting import until
 
 KEY = "ed-static-test-key"
 
@@ -34,8 +35,7 @@ class _Server(uvicorn.Server):
         yield
 
     async def main_loop(self) -> None:
-        while not self.should_exit:
-            await asyncio.sleep(0.005)
+        await until(lambda: self.should_exit, seconds=300)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:
@@ -57,7 +57,11 @@ class Gateway:
 
     def http(self, key: str = KEY) -> httpx.AsyncClient:
         return httpx.AsyncClient(
-            base_url=self.url, headers={"authorization": f"Bearer {key}"} if key else {}, timeout=10, trust_env=False, verify=False
+            base_url=self.url,
+            headers={"authorization": f"Bearer {key}"} if key else {},
+            timeout=10,
+            trust_env=False,
+            verify=False,
         )
 
     def openai(self, key: str = KEY) -> openai.AsyncOpenAI:
@@ -65,7 +69,6 @@ class Gateway:
             base_url=f"{self.url}/v1",
             api_key=key,
             max_retries=0,
-            http_client=httpx.AsyncClient(timeout=10, trust_env=False, verify=False),
         )
 
     def agent(self, key: str = KEY, **options: Any) -> ScriptedAgent:
@@ -76,24 +79,19 @@ class Gateway:
         return self.services.accounts
 
 
-async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
-    """Wait until `condition()` holds."""
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
 @contextlib.asynccontextmanager
 async def running_gateway(
     database: Path, *verifiers: ScriptedVerifier, small_buffers: bool = False, **options: Any
 ) -> AsyncIterator[Gateway]:
     """Serve with these verifiers; `options` are settings."""
-    settings = GatewaySettings(
-        verifier=options.pop("urls", None) or [verifier.url for verifier in verifiers],
-        key=KEY,
-        database=f"sqlite+aiosqlite:///{database / 'accounts' / 'gateway.db'}",
-        **{"open_timeout": 2.0, "silence_timeout": 2.0} | options,
-    )
+    values: dict[str, Any] = {
+        "verifier": [verifier.url for verifier in verifiers],
+        "key": KEY,
+        "database": f"sqlite+aiosqlite:///{database / 'accounts' / 'gateway.db'}",
+        "open_timeout": 2.0,
+        "silence_timeout": 2.0,
+    }
+    settings = GatewaySettings(**values | options)
     app = build_app(settings)
     listener = socket.create_server(("127.0.0.1", 0))
     if small_buffers:

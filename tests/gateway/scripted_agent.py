@@ -27,6 +27,7 @@ from edgedraft.wire import (
     to_agent,
 )
 from tests.gateway import toy_model
+from tests.gateway.waiting import until
 
 
 @dataclass
@@ -70,10 +71,8 @@ class ScriptedAgent:
     async def __aenter__(self) -> Self:
         await self.dial()
         await self.say([Hello(self.protocol, "test", self.fingerprint, "script", self.max_sessions)])
-        self._task = asyncio.create_task(self._run())
-        async with asyncio.timeout(5):
-            while self.welcome is None and not self._task.done():
-                await asyncio.sleep(0.002)
+        self._task = task = asyncio.create_task(self._run())
+        await until(lambda: self.welcome or task.done())
         return self
 
     async def __aexit__(self, *exc: object) -> None:

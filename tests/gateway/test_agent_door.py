@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -13,18 +13,19 @@ from websockets.exceptions import InvalidStatus
 
 from edgedraft import wire
 from edgedraft.wire import Draft, Hello, Open
-from tests.gateway.conftest import KEY, Gateway, running_gateway, until
+from tests.gateway.conftest import KEY, Gateway, running_gateway
 from tests.gateway.scripted_agent import ScriptedAgent
 from tests.gateway.scripted_verifier import ScriptedVerifier
 from tests.gateway.test_chat import user, whole
 from tests.gateway.toy_model import FINGERPRINT, VOCAB_SIZE, card
+from tests.gateway.waiting import until
 
-BABBLE: dict[str, Any] = {"messages": user("babble"), "max_tokens": 60, "seed": 3}
+BABBLE: dict[str, Any] = {"messages": user("babble"), "max_tokens": 40, "seed": 3}
 
 
 @pytest.fixture
-async def slow(gateway: Gateway, verifier: ScriptedVerifier) -> AsyncIterator[ScriptedVerifier]:
-    verifier.step, verifier.patience = 0.01, 0.01
+async def slow(gateway: Gateway, verifier: ScriptedVerifier) -> ScriptedVerifier:
+    verifier.step, verifier.patience = 0.005, 0.01
     return verifier
 
 
@@ -87,7 +88,7 @@ async def test_an_agent_that_does_not_greet_is_closed(gateway: Gateway, monkeypa
 
 async def test_without_a_verifier_it_is_told_to_come_again(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.agent_door.VERIFIER_SECONDS", 0.1)
-    async with running_gateway(tmp_path, urls=["ws://127.0.0.1:9"]) as gateway:
+    async with running_gateway(tmp_path, verifier=["ws://127.0.0.1:9"]) as gateway:
         agent = await gateway.agent().__aenter__()
         assert (await agent.closing())[0] == 1013
 
@@ -134,27 +135,26 @@ async def test_a_faulty_draft_closes_its_agent_and_disturbs_nothing_else(
 ) -> None:
     make, code, words = FAULTS[fault]
     ann = await gateway.accounts.create("ann", "default", ["inference", "edge"])
-    async with gateway.agent(ann) as bystander, gateway.agent(mute=True) as agent:
-        async with gateway.http(ann) as http:
-            hers = asyncio.create_task(http.post("/v1/chat/completions", json={"model": "toy"} | BABBLE))
-            await until(lambda: bystander.opened)
-            ours = asyncio.create_task(whole(gateway, **BABBLE))
-            opened = await session_of(agent)
-            faulty = [make(opened.session)]
-            if fault == "more than the window":
-                faulty.insert(0, draft(opened.session, list(range(64)), [0] * 64, at=len(agent.committed[1])))
-                faulty[1] = msgspec.structs.replace(faulty[1], at=faulty[0].at)
-            await agent.say(faulty)
-            closed, reason = await agent.closing()
-            assert closed == code
-            assert reason
-            assert words in reason
-            got = await ours
-            assert got["choices"][0]["finish_reason"] == "length"
-            assert got["usage"]["completion_tokens"] == 60
-            answer = (await hers).json()
-            assert answer["choices"][0]["message"]["content"] == got["choices"][0]["message"]["content"]
-            assert answer["edgedraft"]["mode"] == "edge"
+    async with gateway.agent(ann) as bystander, gateway.agent(mute=True) as agent, gateway.http(ann) as http:
+        hers = asyncio.create_task(http.post("/v1/chat/completions", json={"model": "toy"} | BABBLE))
+        await until(lambda: bystander.opened)
+        ours = asyncio.create_task(whole(gateway, **BABBLE))
+        opened = await session_of(agent)
+        faulty = [make(opened.session)]
+        if fault == "more than the window":
+            faulty.insert(0, draft(opened.session, list(range(64)), [0] * 64, at=len(agent.committed[1])))
+            faulty[1] = msgspec.structs.replace(faulty[1], at=faulty[0].at)
+        await agent.say(faulty)
+        closed, reason = await agent.closing()
+        assert closed == code
+        assert reason
+        assert words in reason
+        got = await ours
+        assert got["choices"][0]["finish_reason"] == "length"
+        assert got["usage"]["completion_tokens"] == 40
+        answer = (await hers).json()
+        assert answer["choices"][0]["message"]["content"] == got["choices"][0]["message"]["content"]
+        assert answer["edgedraft"]["mode"] == "edge"
     assert not slow.violations
 
 
@@ -181,7 +181,7 @@ async def test_a_frame_too_large_in_mid_session(gateway: Gateway, slow: Scripted
         await session_of(agent)
         await agent.connection.send(bytes(wire.MAX_AGENT_FRAME + 1))
         assert (await agent.closing())[0] == wire.TOO_LARGE
-        assert (await task)["usage"]["completion_tokens"] == 60
+        assert (await task)["usage"]["completion_tokens"] == 40
 
 
 async def test_other_models_agents_get_no_sessions(tmp_path, verifier: ScriptedVerifier) -> None:

@@ -170,7 +170,7 @@ async def test_more_tokens_than_the_context_has_left_are_cut_to_that(gateway: Ga
 @pytest.mark.parametrize("key", ["", "ed-wrong", "ed-" + "é"])
 async def test_a_wrong_key_is_a_401(gateway: Gateway, key: str) -> None:
     async with httpx.AsyncClient(trust_env=False, verify=False) as http:
-        headers = {"authorization": f"Bearer {key}".encode()} if key else {}
+        headers = {b"authorization": f"Bearer {key}".encode()} if key else {}
         for method, path in (("POST", "/v1/chat/completions"), ("GET", "/v1/models"), ("GET", "/v1/models/toy")):
             response = await http.request(method, gateway.url + path, headers=headers)
             assert response.status_code == 401

@@ -228,25 +228,29 @@ async def test_messages_reach_the_template_as_it_wants_them(gateway: Gateway, ve
 
 
 async def test_models_and_health(tmp_path, verifier: ScriptedVerifier) -> None:
-    async with ScriptedVerifier(card=toy_model.card(name="other/one")) as other:
-        async with running_gateway(tmp_path, verifier, other) as gateway, gateway.http() as http:
-            models = (await http.get("/v1/models")).json()
-            assert models["object"] == "list"
-            assert {model["id"] for model in models["data"]} == {"toy", "other/one"}
-            one = (await http.get("/v1/models/other/one")).json()
-            assert one["object"] == "model"
-            assert one["root"] == "other/one"
-            assert one["max_model_len"] == 2048
-            assert isinstance(one["created"], int)
-            assert isinstance(one["owned_by"], str)
-            assert (await http.get("/v1/models/none")).status_code == 404
-            assert [model.id async for model in gateway.openai().models.list()]
-            for path in ("/health", "/healthz", "/readyz"):
-                assert (await http.get(path)).status_code == 200
+    async with (
+        ScriptedVerifier(card=toy_model.card(name="other/one")) as other,
+        running_gateway(tmp_path, verifier, other) as gateway,
+        gateway.http() as http,
+    ):
+        models = (await http.get("/v1/models")).json()
+        assert models["object"] == "list"
+        assert {model["id"] for model in models["data"]} == {"toy", "other/one"}
+        one = (await http.get("/v1/models/other/one")).json()
+        assert one["object"] == "model"
+        assert one["root"] == "other/one"
+        assert one["max_model_len"] == 2048
+        assert isinstance(one["created"], int)
+        assert isinstance(one["owned_by"], str)
+        assert (await http.get("/v1/models/none")).status_code == 404
+        assert [model.id async for model in gateway.openai().models.list()]
+        for path in ("/health", "/healthz", "/readyz"):
+            assert (await http.get(path)).status_code == 200
 
 
 async def test_without_a_verifier_it_is_alive_but_not_ready(tmp_path) -> None:
-    async with running_gateway(tmp_path, urls=["ws://127.0.0.1:9"]) as gateway, gateway.http() as http:
+    nobody = ["ws://127.0.0.1:9"]
+    async with running_gateway(tmp_path, verifier=nobody, open_timeout=0.1) as gateway, gateway.http() as http:
         assert (await http.get("/health")).status_code == 200
         assert (await http.get("/readyz")).status_code == 503
         response = await http.post("/v1/chat/completions", json={"model": "toy", "messages": user("hi")})

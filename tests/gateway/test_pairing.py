@@ -1,4 +1,4 @@
-"""Agents and sessions: who drafts for whom, and what the death or the arrival of an agent changes (speed, never text)."""
+"""Agents and sessions: who drafts for whom, and what an agent's death or arrival changes (speed, never text)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from tests.gateway.conftest import KEY, Gateway, running_gateway, until
+from tests.gateway.conftest import KEY, Gateway, running_gateway
 from tests.gateway.scripted_verifier import ScriptedVerifier
 from tests.gateway.test_chat import chunks, user, whole
 from tests.gateway.toy_model import card
+from tests.gateway.waiting import until
 
 BABBLE: dict[str, Any] = {"messages": user("babble"), "max_tokens": 120, "seed": 3}
 
@@ -156,7 +157,7 @@ async def test_sessions_spread_over_agents_with_room(gateway: Gateway, verifier:
 async def test_a_verifier_that_joins_later_lets_the_agent_in(tmp_path) -> None:
     async with ScriptedVerifier() as probe:
         port = probe.port
-    async with running_gateway(tmp_path, urls=[f"ws://127.0.0.1:{port}"]) as gateway:
+    async with running_gateway(tmp_path, verifier=[f"ws://127.0.0.1:{port}"]) as gateway:
         attaching = asyncio.create_task(gateway.agent().__aenter__())
         await asyncio.sleep(0.2)
         async with ScriptedVerifier(port=port, card=card()):

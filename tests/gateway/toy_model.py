@@ -37,7 +37,7 @@ def _build() -> Tokenizer:
 
 
 TOKENIZER = _build()
-EOS = TOKENIZER.token_to_id(END)
+EOS: int = TOKENIZER.encode(END, add_special_tokens=False).ids[0]
 VOCAB_SIZE = TOKENIZER.get_vocab_size()
 FINGERPRINT = fingerprint(TOKENIZER.to_str())
 _LETTERS = TOKENIZER.encode("abcdefghijklmnopqrstuvwxyz      ", add_special_tokens=False).ids

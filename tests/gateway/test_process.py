@@ -1,0 +1,80 @@
+"""The gateway as a process: what it prints, what it weighs, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.gateway.conftest import KEY
+from tests.gateway.scripted_verifier import ScriptedVerifier
+from tests.gateway.test_chat import user
+
+
+async def test_a_process_from_start_to_end(tmp_path: Path, verifier: ScriptedVerifier) -> None:
+    verifier.step = 0.02
+    began = time.monotonic()
+    command = ["-m", "edgedraft.cli", "gateway", "--port", "0", "--verifier", verifier.url, "--key", KEY]
+    command += ["--database", f"sqlite+aiosqlite:///{tmp_path / 'gateway.db'}"]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    assert process.stdout
+    try:
+        line = (await process.stdout.readline()).decode()
+        assert line.startswith("edgedraft gateway ready http://127.0.0.1:")
+        assert time.monotonic() - began < 15  # about one second on an idle machine
+        async with httpx.AsyncClient(
+            base_url=line.split()[-1], headers={"authorization": f"Bearer {KEY}"}, trust_env=False, verify=False
+        ) as http:
+            body = {"model": "toy", "messages": user("say a secret word"), "stream": True}
+            text = (await http.post("/v1/chat/completions", json=body)).text
+            assert text.endswith("data: [DONE]\n\n")
+            assert psutil.Process(process.pid).memory_info().rss < 300 << 20
+            endless = body | {"messages": user("babble"), "max_tokens": 1500}
+            async with http.stream("POST", "/v1/chat/completions", json=endless) as response:
+                lines = response.aiter_lines()
+                await anext(lines)
+                process.send_signal(signal.SIGTERM)
+                last = [line async for line in lines if line]
+        assert last[-1] == "data: [DONE]"
+        assert json.loads(last[-2].removeprefix("data: "))["error"]["code"] == "shutting_down"
+        assert len(last) > 50  # it had some seconds of grace
+        async with asyncio.timeout(5):
+            rest, log = await process.communicate()
+        assert process.returncode in (0, -signal.SIGTERM)
+        assert rest == b""
+        assert b"chat finished" in log
+        assert b"chat cancelled" in log
+        assert b"secret" not in log
+        assert b"Traceback" not in log
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+def test_it_imports_neither_torch_nor_transformers() -> None:
+    code = (
+        "import sys, gateway.main, gateway.keys_cli; print([m for m in sys.modules if m in ('torch', 'transformers')])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("port", ["-1", "70000", "x"])
+def test_a_bad_setting_is_one_line_and_a_2(port: str) -> None:
+    out = subprocess.run(
+        [sys.executable, "-m", "edgedraft.cli", "gateway", "--port", port], capture_output=True, text=True, check=False
+    )
+    assert out.returncode == 2
+    assert out.stdout == ""
+    assert len(out.stderr.strip().splitlines()) == 1

@@ -1,0 +1,46 @@
+"""The account of a generation, in both shapes."""
+
+from __future__ import annotations
+
+from edgedraft.wire import Commit
+from gateway.speculation_stats import SpeculationStats, edgedraft_field
+
+
+def commit(nodes: int, depth: int, accepted: int, seconds: float = 0.5) -> Commit:
+    return Commit(1, 0, [1] * (accepted + 1), 16, nodes, depth, accepted, seconds)
+
+
+def stats_of(*commits: Commit, paired: bool = True) -> SpeculationStats:
+    stats = SpeculationStats()
+    for entry in commits:
+        stats.add(entry, paired)
+    return stats
+
+
+def test_vllms_shape() -> None:
+    stats = stats_of(commit(4, 3, 3), commit(4, 3, 0), commit(8, 5, 2), commit(0, 0, 0))
+    assert stats.speculative_decoding() == {
+        "mean_acceptance_length": 1 + 5 / 3,
+        "draft_acceptance_rate": 5 / 16,
+        "acceptance_histogram": [1, 0, 1, 1, 0, 0],
+        "acceptance_histogram_by_draft_length": {"3": [1, 0, 0, 1], "5": [0, 0, 1, 0, 0, 0]},
+        "num_spec_steps": 3,
+        "num_accepted_draft_tokens": 5,
+        "num_draft_tokens": 16,
+        "num_spec_tokens": 5,
+    }
+
+
+def test_modes() -> None:
+    edge, alone = stats_of(commit(1, 1, 1)), stats_of(commit(0, 0, 0), paired=False)
+    late = stats_of(commit(0, 0, 0), paired=False)
+    late.add(commit(2, 2, 1), paired=True)
+    assert (edge.mode, alone.mode, late.mode, SpeculationStats().mode) == ("edge", "datacenter", "mixed", "datacenter")
+    assert edgedraft_field([edge, alone]) == {
+        "mode": "mixed",
+        "verifier_steps": 2,
+        "verifier_seconds": 1.0,
+        "drafted": 1,
+        "accepted": 1,
+    }
+    assert edgedraft_field([edge, edge])["mode"] == "edge"
