@@ -2,8 +2,8 @@
 
 A frame is one binary WebSocket message: a MessagePack array of messages. The same Open, Draft, Commit and Close
 travel on both hops (agent-gateway and gateway-verifier); only the greeting differs. Session numbers belong to one
-link: the side that opens sessions (the gateway) counts them up from 1 and never uses one twice, so a number above the
-highest opened is foreign and one below it that is no longer open is merely late.
+link: the side that opens sessions (the gateway) counts them up from 1 and gives none to a second session, so a number
+above the highest opened is foreign and one below it that is no longer open is merely late.
 
 Messages travel as arrays, tag first, to which fields may only be appended; unknown trailing fields pass, an unknown
 protocol version is closed with VERSION. This file knows shapes and bounds of single messages only; whether a draft fits
@@ -99,11 +99,11 @@ class AgentWelcome(Struct, frozen=True, tag="welcome", array_like=True):
 
 
 class Open(Struct, frozen=True, tag="open", array_like=True):
-    """Begin a session; towards an agent also: begin it again, with what was committed so far.
+    """Begin a session; towards an agent also: begin the one of that number again, with what was committed so far.
 
     `committed` are output tokens that exist already: on a verifier that takes over from a lost one, or on an agent that
     joins late. `max_tokens` counts all output tokens, those included. `edge` tells a verifier to expect drafts;
-    `epoch` tells either the last one used: an agent's own begin above it, a verifier counts on from it.
+    `epoch` tells either the last one used: an agent's begin above it and above its own, a verifier counts on from it.
     """
 
     session: SessionId

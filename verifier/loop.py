@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -54,7 +55,7 @@ class EngineLoop:
         self._keys: dict[Address, int] = {}
         self._addresses: dict[int, Address] = {}
         self._last_key = 0
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -66,6 +67,15 @@ class EngineLoop:
 
     def post(self, link: int, message: Open | Draft | Edge | Close | Gone) -> None:
         self._inbox.put(_Post(link, message, time.monotonic()))
+
+    def _main(self) -> None:
+        try:
+            self._warm_up()
+            self._run()
+        except Exception:
+            # Better a verifier that is gone, whose sessions open elsewhere, than one that is silent.
+            log.critical("the engine's thread broke; this verifier ends", exc_info=True)
+            signal.raise_signal(signal.SIGTERM)
 
     def _warm_up(self) -> None:
         """Run steps of a few sizes, so that their cost is known and nobody's first token waits for it."""
@@ -87,7 +97,6 @@ class EngineLoop:
             self._engine.close(WARM_UP_KEY)
 
     def _run(self) -> None:
-        self._warm_up()
         wait: float | None = None
         while True:
             answers: list[tuple[int, Commit | Close]] = []
