@@ -17,7 +17,7 @@ from edge_agent.counts import Counts, Tally
 from edge_agent.drafter import Drafter, Guesses, Point
 from edge_agent.mailbox import Incoming, Mailbox, MailboxClosed
 from edge_agent.session import DraftSession
-from edgedraft.wire import Close, Commit, Open
+from edgedraft.wire import Close, Commit, Draft, Open
 
 log = logging.getLogger(__name__)
 
@@ -89,11 +89,12 @@ class DraftingLoop:
             self._end(message.session, f"ended: {UNACCEPTABLE}")
             return
         try:
-            session.commit(message)
+            drafts = session.commit(message)
         except ValueError as error:
             self._end(message.session, f"ended: {error}")
             return
         self._tally.add(message.session, Counts(accepted=message.accepted, committed=len(message.tokens)))
+        self._post(drafts)
         if message.finish is not None:
             self._end(message.session, f"finished ({message.finish})")
 
@@ -117,9 +118,13 @@ class DraftingLoop:
             draft = session.grow(node, guesses) if guesses is not None else None
             if draft is not None:
                 drafts.append(draft)
-                self._tally.add(session.number, Counts(drafted=len(draft.tokens)))
-        self._mailbox.post(drafts)
+        self._post(drafts)
         return True
+
+    def _post(self, drafts: Sequence[Draft]) -> None:
+        for draft in drafts:
+            self._tally.add(draft.session, Counts(drafted=len(draft.tokens)))
+        self._mailbox.post(drafts)
 
     def _expand(self, points: Sequence[Point]) -> list[Guesses | None]:
         """The drafter's answers. When it breaks each point is tried alone, and who breaks it again is ended (None)."""

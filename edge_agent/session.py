@@ -30,16 +30,18 @@ class DraftSession:
         self._eos = frozenset(opened.eos)
         self._window = opened.window
         self._expanded: set[int] = set()
+        self._held: dict[int, Guesses] = {}  # answers below these nodes that were not sent whole
 
     @property
     def length(self) -> int:
         """Tokens of prompt and committed text."""
         return len(self._text)
 
-    def commit(self, message: Commit) -> None:
-        """Take committed tokens in; after a true mismatch drafting begins anew behind them.
+    def commit(self, message: Commit) -> list[Draft]:
+        """Take committed tokens in; returns guesses that were held back and have become worth sending.
 
-        Raises ValueError when they do not follow on what is committed here.
+        After a true mismatch drafting begins anew behind the text. Raises ValueError when the tokens do not follow on
+        what is committed here.
         """
         self.tree.commit(message.at, message.tokens)
         self._text.extend(message.tokens)
@@ -47,8 +49,13 @@ class DraftSession:
         if self.tree.surplus:
             self.tree.plant()
             self._expanded.clear()
-        else:
-            self._expanded &= {node.id for node in self.tree.live()}
+            self._held.clear()
+            return []
+        live = {node.id: node.cost for node in self.tree.live()}
+        self._expanded &= live.keys()
+        self._held = {node: guesses for node, guesses in self._held.items() if node in live}
+        drafts = [self.grow(node, self._held[node]) for node in sorted(self._held, key=live.__getitem__)]
+        return [draft for draft in drafts if draft is not None]
 
     def point(self) -> tuple[int, Point] | None:
         """The node to expand next and what its drafter must know; None when there is nothing worth drafting."""
@@ -65,27 +72,35 @@ class DraftSession:
     def grow(self, node_id: int, guesses: Guesses) -> Draft | None:
         """Hang a drafter's answer below the node that `point` named; returns what is news to the verifier.
 
-        The most confident guesses come in while the window has room; a node that was sent already is not sent again.
+        The most confident guesses come in while the window has room, and the best one behind the committed text in any
+        case. What is left out is held back for later, and a node that was sent already is not sent again.
         """
         if guesses.complete:
             self._expanded.add(node_id)
+        self._held.pop(node_id, None)
         tree = self.tree
-        most = tree.node(tree.cursor).cost + confidence_byte(LEAST_PATH)
         above = tree.node(node_id)
         ids: dict[int, int | None] = {-1: node_id}  # of each guess, None while it has none
-        cost: dict[int, float] = {-1: above.cost}
-        left = {-1: 0 if above.token in self._eos else self._max_tokens - self._index(above)}
+        cost: dict[int, int] = {-1: above.cost}
+        left = {-1: 0 if self._is_last(above) else self._max_tokens - self._index(above)}
         confidence = [confidence_byte(p) for p in guesses.probabilities]
-        candidates: list[tuple[float, int]] = []
+        news: list[tuple[int, int]] = []
         for i, (token, parent) in enumerate(zip(guesses.tokens, guesses.parents, strict=True)):
             hangs_from = ids[parent]
             ids[i] = known = None if hangs_from is None else tree.node(hangs_from).children.get(token)
             cost[i] = cost[parent] + confidence[i] if known is None else tree.node(known).cost
             left[i] = 0 if token in self._eos else left[parent] - 1
-            if known is None and left[parent] > 0 and cost[i] <= most:
-                candidates.append((cost[i], i))
+            if known is None and left[parent] > 0:
+                news.append((cost[i], i))
+        news.sort()
+        most = tree.node(tree.cursor).cost + confidence_byte(LEAST_PATH)
+        if news and not len(tree):
+            most = max(most, news[0][0])
         # A child costs no less than its parent and stands behind it, so what is chosen hangs together.
-        chosen = sorted(i for _, i in sorted(candidates)[: self._window - len(tree)])
+        room = max(0, self._window - len(tree))
+        chosen = sorted(i for path, i in news[:room] if path <= most)
+        if len(chosen) < len(news):
+            self._held[node_id] = guesses
         if not chosen:
             return None
         first = tree.next_id

@@ -111,13 +111,41 @@ def test_a_commit_opens_the_window_again_and_may_close_it() -> None:
     assert drafting.point() is None
 
 
-def test_improbable_nodes_are_neither_sent_nor_expanded() -> None:
-    drafting = session()
-    assert expand(drafting, fan((10, 0.01))) is None
+def test_improbable_nodes_are_neither_sent_nor_expanded_until_a_commit_makes_them_probable() -> None:
     drafting = session(window=64)
     while drafting.point() is not None:
         expand(drafting, fan((10, 0.3)))
     assert len(drafting.tree) == 3, "0.3 ** 4 is below the least path"
+    [draft] = drafting.commit(Commit(7, 0, [10], window=64))
+    assert (draft.first, draft.tokens, draft.parents) == (4, [10], [3]), "known already, so no drafter is asked"
+    assert context(drafting) == [*PROMPT, 10, 10, 10, 10]
+
+
+def test_behind_the_committed_text_the_best_guess_is_sent_however_improbable() -> None:
+    draft = expand(session(), fan((10, 0.003), (11, 0.002)))
+    assert draft is not None
+    assert draft.tokens == [10]
+
+
+def test_what_the_window_left_out_comes_when_it_opens() -> None:
+    drafting = session(window=2)
+    draft = expand(drafting, Guesses((10, 11, 12, 13), (-1, -1, 0, 2), (0.6, 0.3, 0.9, 0.9)))
+    assert draft is not None
+    assert draft.tokens == [10, 12]
+    drafts = drafting.commit(Commit(7, 0, [], window=3))
+    assert [(draft.tokens, draft.parents) for draft in drafts] == [([13], [2])]
+    drafts = drafting.commit(Commit(7, 0, [], window=8))
+    assert [(draft.tokens, draft.parents) for draft in drafts] == [([11], [0])]
+    assert drafting.commit(Commit(7, 0, [], window=9)) == []
+
+
+def test_what_was_held_back_is_forgotten_with_its_place() -> None:
+    drafting = session(window=1)
+    expand(drafting, fan((10, 0.6), (11, 0.3)))
+    assert drafting.commit(Commit(7, 0, [10], window=8)) == []
+    drafting = session(window=1)
+    expand(drafting, fan((10, 0.6), (11, 0.3)))
+    assert drafting.commit(Commit(7, 0, [12], window=8)) == []
 
 
 def test_nothing_is_drafted_past_max_tokens_or_the_end_of_the_text() -> None:
