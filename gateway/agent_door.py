@@ -99,8 +99,7 @@ async def _hello(websocket: WebSocket) -> Hello:
 
 async def _model_of(hello: Hello, verifiers: VerifierPool) -> ServedModel:
     """The model that the agent can draft for. Raises WireError when there is none."""
-    if not len(verifiers.catalog):
-        await verifiers.joined(VERIFIER_SECONDS)
+    await verifiers.first_model(VERIFIER_SECONDS)
     if not len(verifiers.catalog):
         raise WireError(TRY_AGAIN_LATER, "no verifier is connected yet; try again")
     if not hello.fingerprint:  # no tokenizer of its own: it repeats what is there, whatever the ids mean

@@ -39,7 +39,7 @@ async def chat_completions(http: Request) -> Response:
         await _first_verifier(http, services, principal)
     model = find_model(services, request.model)
     prompt = await _prompt(model, request)
-    jobs = jobs_for(request, model, prompt, principal.owner)
+    jobs = jobs_for(request, model, prompt, principal)
     completion = Completion(model.name, len(jobs), len(prompt))
     events = _run(http, services, principal, jobs, request.stops, completion)
     if request.stream:
@@ -68,7 +68,7 @@ def find_model(services: Services, name: str) -> ServedModel:
 async def _first_verifier(http: Request, services: Services, principal: Principal) -> None:
     """Hold a request that came before the first verifier, for as long as a running one would be held."""
     with services.admission.hold(principal.key_id, 1), suppress(ClientGone):
-        await while_connected(http.receive, services.verifiers.joined(services.settings.open_timeout))
+        await while_connected(http.receive, services.verifiers.first_model(services.settings.open_timeout))
 
 
 async def _prompt(model: ServedModel, request: ChatRequest) -> list[int]:

@@ -10,6 +10,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from edgedraft.wire import FinishReason, Sampling
+from gateway.accounts import Principal
 from gateway.chat_request import ChatRequest
 from gateway.errors import ApiError
 from gateway.served_model import ServedModel
@@ -42,7 +43,7 @@ class Finished:
 Event = Delta | Finished
 
 
-def jobs_for(request: ChatRequest, model: ServedModel, prompt: list[int], owner: str) -> list[Job]:
+def jobs_for(request: ChatRequest, model: ServedModel, prompt: list[int], principal: Principal) -> list[Job]:
     """One job a choice. Raises ApiError 400 when the prompt leaves no room in the context."""
     room = model.context_length - len(prompt)
     if room < 1:
@@ -62,7 +63,8 @@ def jobs_for(request: ChatRequest, model: ServedModel, prompt: list[int], owner:
             sampling=_sampling(request, choice_seed(seed, choice)),
             max_tokens=min(asked, room),
             eos=() if request.ignore_eos else model.eos,
-            owner=owner,
+            owner=principal.owner,
+            tenant=principal.tenant,
             edge=request.edgedraft is None or request.edgedraft.edge,
         )
         for choice in range(request.n or 1)

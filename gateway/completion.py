@@ -101,7 +101,7 @@ class Completion:
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.output_tokens,
             "total_tokens": self.prompt_tokens + self.output_tokens,
-            "prompt_tokens_details": {"cached_tokens": 0},
+            "prompt_tokens_details": {"cached_tokens": max((stats.cached for stats in self.stats), default=0)},
             "completion_tokens_details": {"reasoning_tokens": 0},
         }
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
+from msgspec.structs import replace
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from edgedraft.tree import DraftTree, Violation
@@ -43,6 +44,7 @@ class Job:
     max_tokens: int
     eos: tuple[int, ...]
     owner: str
+    tenant: str
     edge: bool
 
 
@@ -156,7 +158,7 @@ class Session:
 
     def _open(self) -> None:
         """Raises NoVerifier."""
-        message = self._message(edge=self._seat is not None)
+        message = replace(self._message(), edge=self._seat is not None, salt=self._job.tenant)
         self._lease = self._verifiers.open(self, self._job.model, message, avoid=self._given_up)
         if self._missed:
             self._replant()
@@ -230,7 +232,7 @@ class Session:
         if self._seat:
             self._seat.begin_again(self._message())
 
-    def _message(self, edge: bool = False) -> Open:
+    def _message(self) -> Open:
         """The session as it stands, to verifier and agent alike; the link puts its number in."""
         return Open(
             session=1,
@@ -241,5 +243,4 @@ class Session:
             window=FIRST_WINDOW,
             epoch=self._tree.epoch,
             eos=self._job.eos,
-            edge=edge,
         )

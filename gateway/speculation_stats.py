@@ -23,12 +23,14 @@ class SpeculationStats:
         self.seconds = 0.0
         self.drafted = 0
         self.accepted = 0
+        self.cached = 0  # tokens of the prompt that the first verifier had computed before
         self._outcomes: Counter[tuple[int, int]] = Counter()  # (depth, accepted) of each verify that had a draft
         self._commits: Counter[bool] = Counter()  # by whether an agent was paired
 
     def add(self, commit: Commit, paired: bool) -> None:
         """Count one commit, received while an agent was paired or none was."""
         self.steps += 1
+        self.cached = self.cached if self.steps > 1 else commit.cached
         self.seconds += commit.seconds
         self._commits[paired] += 1
         if commit.nodes > 0:

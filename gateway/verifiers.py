@@ -62,6 +62,16 @@ class VerifierPool:
         link = min(free, key=lambda link: (link is avoid, link.running))
         return link.open(listener, message)
 
+    async def first_model(self, seconds: float) -> None:
+        """Wait until some verifier has been heard of, for `seconds` at most."""
+        try:
+            async with asyncio.timeout(seconds):
+                # Looked at here, not by the caller: a verifier may join while this is being scheduled.
+                while not len(self.catalog):
+                    await self._joined.wait()
+        except TimeoutError:
+            pass
+
     async def joined(self, seconds: float) -> None:
         """Wait for `seconds`, or for a verifier to join if that is sooner."""
         try:

@@ -170,3 +170,8 @@ async def test_a_card_that_unpacks_to_too_much_is_not_used(
         await asyncio.sleep(0.2)
         assert pool.catalog.get("bomb") is None
         assert await whole(gateway, **BABBLE)
+
+
+async def test_a_verifier_that_joined_a_moment_ago_is_not_waited_for(gateway: Gateway) -> None:
+    async with asyncio.timeout(0.5):
+        await gateway.services.verifiers.first_model(60)
