@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 import torch
 
 from edge_agent.drafter import NOT_YET, NOTHING, Guesses, Point
-from edgedraft.paged import BLOCK, KVSequence, OutOfBlocks, PackedModel, Rows
+from edgedraft.kv import BLOCK, KVSequence, OutOfBlocks
+from edgedraft.paged import PackedModel, Rows
 from edgedraft.sampling import guess
 
 WIDTH = 3  # guesses a point

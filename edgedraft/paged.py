@@ -2,8 +2,8 @@
 
 Attention enters through transformers' AttentionInterface, so the model's own code runs unchanged: the forward is a
 batch of one whose rows belong to different sequences, and only the attention knows which rows see which. Verifier and
-agent both stand on this file. It decides nothing: what goes into a forward, which rows stay and what their logits mean
-is the caller's.
+agent both stand on this file; the cache's books are kv.py's. It decides nothing: what goes into a forward, which rows
+stay and what their logits mean is the caller's.
 
 The first forward of each layer tells the shapes of its keys and values, so no model's config is guessed at.
 """
@@ -18,107 +18,14 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
+from edgedraft.kv import KVSequence, PagedKV
 from edgedraft.thin_linear import thin
 
-BLOCK = 16  # tokens in a block
 ATTENTION = "edgedraft_paged"
-
-
-class OutOfBlocks(Exception):
-    """The KV cache has no free block left for this."""
 
 
 class UnsupportedModel(Exception):
     """The model keeps state or wants an attention that a paged cache of keys and values cannot give it."""
-
-
-class PagedKV:
-    """Keys and values of every layer for `tokens` tokens, in blocks of BLOCK, and the free blocks' list."""
-
-    def __init__(self, tokens: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.blocks = -(-tokens // BLOCK)
-        self.dtype, self.device = dtype, device
-        self._free = list(range(self.blocks - 1, -1, -1))
-        self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-
-    @property
-    def tokens(self) -> int:
-        """How many tokens it holds in all."""
-        return self.blocks * BLOCK
-
-    @property
-    def free_tokens(self) -> int:
-        return len(self._free) * BLOCK
-
-    @property
-    def layers(self) -> int:
-        """How many layers have brought keys so far."""
-        return len(self._layers)
-
-    def take(self, count: int) -> list[int]:
-        """`count` free blocks. Raises OutOfBlocks, taking none."""
-        if count > len(self._free):
-            raise OutOfBlocks(f"{count} blocks wanted, {len(self._free)} free")
-        return [self._free.pop() for _ in range(count)]
-
-    def give_back(self, blocks: Sequence[int]) -> None:
-        self._free.extend(blocks)
-
-    def layer(self, index: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """This layer's stores, [slots, heads, dim] each; made at first sight of its [rows, heads, dim]."""
-        if index not in self._layers:
-            slots = self.blocks * BLOCK
-            self._layers[index] = (
-                torch.empty((slots, *key.shape[1:]), dtype=self.dtype, device=self.device),
-                torch.empty((slots, *value.shape[1:]), dtype=self.dtype, device=self.device),
-            )
-        return self._layers[index]
-
-    @torch.inference_mode()
-    def move(self, source: torch.Tensor, destination: torch.Tensor) -> None:
-        """Copy slots within every layer; both are int64 [n] and may overlap."""
-        for keys, values in self._layers.values():
-            keys[destination] = keys[source]
-            values[destination] = values[source]
-
-
-class KVSequence:
-    """One sequence's place in the cache: `length` tokens are in it for good, rows of a forward lie beyond."""
-
-    def __init__(self, kv: PagedKV) -> None:
-        self._kv = kv
-        self._blocks: list[int] = []
-        self.length = 0
-
-    @property
-    def holds_blocks(self) -> bool:
-        return bool(self._blocks)
-
-    def reserve(self, rows: int) -> None:
-        """Make room for `rows` beyond the length. Raises OutOfBlocks, changing nothing."""
-        missing = -(-(self.length + rows) // BLOCK) - len(self._blocks)
-        if missing > 0:
-            self._blocks.extend(self._kv.take(missing))
-
-    def slots(self, start: int, stop: int) -> torch.Tensor:
-        """Slots of positions start to stop, int64 on the cache's device."""
-        blocks = torch.tensor(self._blocks[start // BLOCK : -(-stop // BLOCK)], dtype=torch.int64)
-        every = (blocks[:, None] * BLOCK + torch.arange(BLOCK)).reshape(-1)
-        return every[start % BLOCK :][: stop - start].to(self._kv.device)
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Make `rows` of the last forward (ascending, each the next one's parent) part of the sequence."""
-        if list(rows) != list(range(len(rows))):
-            slots = self.slots(self.length, self.length + rows[-1] + 1)
-            self._kv.move(slots[torch.tensor(rows, device=slots.device)], slots[: len(rows)])
-        self.truncate(self.length + len(rows))
-
-    def truncate(self, length: int) -> None:
-        """Forget what lies beyond `length` tokens and free its blocks."""
-        self.length = length
-        needed = -(-length // BLOCK)
-        self._kv.give_back(self._blocks[needed:])
-        del self._blocks[needed:]
 
 
 @dataclass(frozen=True)
@@ -179,8 +86,8 @@ class PackedModel:
         self._check()
         thin(self.model)
 
-    def sequence(self) -> KVSequence:
-        return KVSequence(self.kv)
+    def sequence(self, salt: str = "") -> KVSequence:
+        return KVSequence(self.kv, salt)
 
     @torch.inference_mode()
     def forward(self, jobs: Sequence[Rows]) -> torch.Tensor:

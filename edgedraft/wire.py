@@ -104,6 +104,7 @@ class Open(Struct, frozen=True, tag="open", array_like=True):
     `committed` are output tokens that exist already: on a verifier that takes over from a lost one, or on an agent that
     joins late. `max_tokens` counts all output tokens, those included. `edge` tells a verifier to expect drafts;
     `epoch` tells either the last one used: an agent's begin above it and above its own, a verifier counts on from it.
+    A verifier may reuse what it computed for one session in others of the same `salt`; agents are not told it.
     """
 
     session: SessionId
@@ -115,6 +116,7 @@ class Open(Struct, frozen=True, tag="open", array_like=True):
     epoch: NodeId = 0
     eos: tuple[int, ...] = ()
     edge: bool = False
+    salt: Name = ""
 
 
 class Draft(Struct, frozen=True, tag="draft", array_like=True):
@@ -139,7 +141,7 @@ class Commit(Struct, frozen=True, tag="commit", array_like=True):
 
     `depth` counts the drafted tokens on the longest path that this verify looked at, `nodes` all drafted nodes in it,
     `accepted` those that were right; all 0 after a plain decode. `seconds` is the session's share of the verifier's
-    compute time. `finish` is set on the last commit.
+    compute time. `finish` is set on the last commit, `cached` on the first: prompt tokens found computed.
     """
 
     session: SessionId
@@ -151,6 +153,7 @@ class Commit(Struct, frozen=True, tag="commit", array_like=True):
     accepted: int = 0
     seconds: float = 0.0
     finish: FinishReason | None = None
+    cached: int = 0
 
 
 class Edge(Struct, frozen=True, tag="edge", array_like=True):

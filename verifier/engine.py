@@ -24,7 +24,10 @@ class Overloaded(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One session to open. `committed` are output tokens that exist already; `max_tokens` counts those too."""
+    """One session to open. `committed` are output tokens that exist already; `max_tokens` counts those too.
+
+    What is computed for one session may be reused for another of the same `salt`, and for no other.
+    """
 
     session: int
     prompt: tuple[int, ...]
@@ -32,6 +35,7 @@ class Request:
     max_tokens: int
     eos: frozenset[int]
     committed: tuple[int, ...] = ()
+    salt: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ class Plan:
 class _Session:
     tree: DraftTree
     unseen: int
+    cached: int
     edge: bool
     pace: Pace = field(default_factory=Pace)
     acceptance: float = 0.5  # of the best guess, a running mean
@@ -75,9 +76,12 @@ class Scheduler:
             max_tokens=message.max_tokens,
             eos=frozenset(message.eos),
             committed=tuple(message.committed),
+            salt=message.salt,
         )
         unseen = self._engine.open(request)
-        self._sessions[key] = _Session(DraftTree(MAX_WINDOW, message.committed, message.epoch), unseen, message.edge)
+        cached = len(message.prompt) + len(message.committed) - unseen
+        tree = DraftTree(MAX_WINDOW, message.committed, message.epoch)
+        self._sessions[key] = _Session(tree, unseen, cached, message.edge)
 
     def draft(self, key: int, message: Draft, now: float) -> None:
         """Take drafted nodes in, which came at `now`.
@@ -173,7 +177,9 @@ class Scheduler:
                 accepted=made.accepted,
                 seconds=made.seconds,
                 finish=made.finish,
+                cached=session.cached,
             )
+            session.cached = 0
             if made.finish:
                 self.close(made.session)
         return commits

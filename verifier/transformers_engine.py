@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from edgedraft.paged import KVSequence, OutOfBlocks, PackedModel, Rows
+from edgedraft.kv import KVSequence, OutOfBlocks
+from edgedraft.paged import PackedModel, Rows
 from edgedraft.sampling import choose
 from edgedraft.tree import EMPTY, Slice
 from edgedraft.wire import FinishReason
@@ -67,7 +68,8 @@ class TransformersEngine:
             raise Refused(f"a token id is outside the vocabulary of {self.vocab_size}")
         if len(self._sessions) >= self._max_sessions:
             raise Overloaded(f"{self._max_sessions} sessions are running")
-        session = _Session(request, self._model.sequence(), [*request.prompt, *request.committed])
+        session = _Session(request, self._model.sequence(request.salt), [*request.prompt, *request.committed])
+        session.kv.adopt(session.text)
         self._sessions[request.session] = session
         return session.unseen
 
@@ -111,13 +113,16 @@ class TransformersEngine:
         for item in work:
             if item.session in evicted:
                 continue
-            job = _job(self._sessions[item.session], item)
+            session = self._sessions[item.session]
+            if not session.kv.holds_blocks:  # new, or evicted: perhaps not all of it is lost
+                session.kv.adopt(session.text)
+            job = _job(session, item)
             while not (fits := _reserved(job)) and (victim := self._youngest(item.session)) is not None:
                 self._sessions[victim].kv.truncate(0)
                 jobs.pop(victim, None)
                 evicted.append(victim)
             if not fits and len(job.draft):
-                job = _job(self._sessions[item.session], replace(item, draft=EMPTY))
+                job = _job(session, replace(item, draft=EMPTY))
                 fits = _reserved(job)
             if fits:  # else older sessions hold all blocks, and this one waits for them
                 jobs[item.session] = job
@@ -137,6 +142,7 @@ class TransformersEngine:
         session, request, draft = job.session, job.session.request, job.draft
         if not job.rows.wanted:
             session.kv.keep(range(job.context))
+            session.kv.publish(session.text)
             return (), 0, None
         first = session.output
         choices = choose(logits, request.sampling, [first, *(first + depth for depth in draft.depths)])
@@ -161,6 +167,7 @@ class TransformersEngine:
             path.append(child)
         session.kv.keep([*range(job.context), *(job.context + i for i in path)])
         session.text.extend(tokens)
+        session.kv.publish(session.text)
         return tuple(tokens), len(path), finish
 
 

@@ -20,7 +20,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from edgedraft.paged import BLOCK, OutOfBlocks, PackedModel, PagedKV, Rows, UnsupportedModel
+from edgedraft.kv import BLOCK, KVSequence, OutOfBlocks, PagedKV
+from edgedraft.paged import PackedModel, Rows, UnsupportedModel
 
 SHAPE = {
     "vocab_size": 61,
@@ -107,8 +108,6 @@ def test_without_room_nothing_is_computed_and_nothing_taken() -> None:
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 40), st.integers(0, 40)), max_size=60))
 @settings(deadline=None, max_examples=100)
 def test_no_block_is_lost_or_held_twice(moves: list[tuple[int, int, int]]) -> None:
-    from edgedraft.paged import KVSequence
-
     kv = PagedKV(8 * BLOCK, torch.float32, torch.device("cpu"))
     sequences = [KVSequence(kv) for _ in range(4)]
     for which, rows, keep in moves:

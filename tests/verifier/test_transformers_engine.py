@@ -216,3 +216,19 @@ def test_rows_of_a_prefix_are_computed_once(
     engine.open(request(1, prompt_of(1, 50), tokens=10))
     run(engine, {1: []}, lambda key, _: Work(key, 64))
     assert rows == [50] + [1] * 9
+
+
+def test_a_second_turn_starts_from_the_first_ones_blocks_within_its_salt(tiny: Callable[[int], PackedModel]) -> None:
+    engine = engine_over(tiny(1024))
+    prompt = prompt_of(4, 50)
+    engine.open(request(1, prompt, salt="a"))
+    texts: dict[int, list[int]] = {1: []}
+    run(engine, texts, lambda key, _: Work(key, 64))
+    second = [*prompt, *texts[1], 5, 6, 7]
+    assert engine.open(request(2, second, salt="b")) == len(second)
+    unseen = engine.open(request(3, second, salt="a"))
+    assert unseen == len(second) - 80, "five full blocks of the 89 tokens that were computed"
+    right = {2: reference(second, GREEDY, 40), 3: reference(second, GREEDY, 40)}
+    texts = {2: [], 3: []}
+    run(engine, texts, lambda key, _: Work(key, 16))
+    assert texts == right
