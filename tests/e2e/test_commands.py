@@ -1,0 +1,63 @@
+"""`edgedraft up` and the quick comparison, as a user runs them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from openai import OpenAI
+
+from edgedraft.stack import Child
+from loadtest.quick import compare
+from tests.e2e.conftest import Service
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
+
+
+def test_up_brings_everything_up_and_down_again(tmp_path: Path) -> None:
+    up = subprocess.Popen(
+        [sys.executable, "-m", "edgedraft.cli", "up", "--port", "0", "--key", "up-key"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "EDGEDRAFT_DATABASE": f"sqlite+aiosqlite:///{tmp_path}/up.db"},
+    )
+    try:
+        assert up.stdout is not None
+        url = ""
+        for line in up.stdout:
+            if line.strip().startswith("base URL"):
+                url = line.split()[-1]
+            if "Ctrl-C" in line:
+                break
+        client = OpenAI(base_url=url, api_key="up-key", max_retries=0, timeout=120)
+        model = client.models.list().data[0].id
+        answer = client.chat.completions.create(
+            model=model, messages=[{"role": "user", "content": "Say hello."}], max_tokens=8, temperature=0
+        )
+        assert answer.choices[0].message.content
+        assert (answer.model_extra or {})["edgedraft"]["mode"] == "edge"
+        children = _children(up.pid)
+        assert len(children) == 3
+    finally:
+        up.send_signal(signal.SIGINT)
+        assert up.wait(60) == 0
+    assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+
+
+def test_the_quick_comparison_shows_both_sides_of_one_run(service: Service, agent: Child) -> None:
+    result = compare(service.stack, service.verifier.address, "float32", prompts=2)
+    assert [row["mode"] for row in result.rows] == ["datacenter", "edge"]
+    assert all(row["same_text"] for row in result.rows)
+    datacenter, edge = result.rows
+    assert datacenter["acceptance"] is None
+    assert edge["acceptance"] > 0
+    assert datacenter["output_tokens"] == edge["output_tokens"]
+    assert result.ratios["edge_over_datacenter_verifier_forwards_per_token"] < 1
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
