@@ -58,11 +58,11 @@ def _facts(spec: DraftSpec, figures: dict[str, Figures], folder: Path) -> dict[s
 
 CARD = """# Draft model for {target}
 
-A small model that guesses the next tokens of {target}, made with `edgedraft distill`. It writes no text by itself:
-the target checks every guess, so a draft changes speed and never output.
+A small model that guesses the next tokens of {target}, made with `edgedraft distill`.
+It writes no text by itself: the target checks every guess, so a draft changes speed and never output.
 
-- Form: {count} layers that started as the target's layers {layers}; the target's embeddings (not stored here);
-  an output head of {head_size} tokens, the most probable ones. {megabytes} MB, int8 with a scale a row.
+- Form: {count} layers that started as the target's layers {layers}; the target's embeddings (not
+  stored here); an output head of {head_size} tokens, the most probable ones. {megabytes} MB, int8 with a scale a row.
 - Data: {samples:,} conversations with {labelled} labelled tokens, all written by the target itself. Prompts come from
   templates (chat, summary, code, maths, translation, retrieval), and from user turns that the target wrote. Labels are
   its {top_k} most probable tokens at every position. No data set was used.
@@ -72,7 +72,8 @@ the target checks every guess, so a draft changes speed and never output.
 
 ## Acceptance
 
-Measured on {held_out} greedy answers to held-out prompts, whose templates and subjects do not occur in training.
+Measured on {held_out} greedy answers to {held_out_prompts} held-out prompts. Their templates, subjects and names were
+kept out of the training prompts; user turns that the target wrote may touch the same subjects.
 "top-k": share of tokens among the draft's k best guesses after the true prefix. "tokens per verify": what a plain
 chain of {chain} guesses yields a verification, the target's own token included. Measured with the weights as stored.
 

@@ -61,6 +61,7 @@ def distill(settings: DistillSettings) -> None:
             "rate": settings.rate,
             "top_k": settings.top_k,
             "held_out": len(held_out),
+            "held_out_prompts": len({tuple(s.ids[: s.positions[0]].tolist()) for s in held_out}),
             "sample_length": settings.sample_length,
             "device": device_words(device),
         },

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from edge_agent import draft_model
 from edge_agent.distill import DistillSettings, run
@@ -18,6 +19,7 @@ from edge_agent.distill.evaluate import chain_yield
 from edge_agent.distill.prompts import KINDS, PromptMaker, part
 from edge_agent.distill.samples import HELD_OUT, load_samples, shards
 from edge_agent.distill.train import distillation_loss, pack
+from edgedraft.demo_model import DEMO_MODEL, ensure_demo_model
 from edgedraft.tokenizer import fingerprint
 
 CHATML = (
@@ -233,5 +235,26 @@ def test_every_setting_has_a_flag() -> None:
     assert set(flags) == {field.name for field in dataclasses.fields(DistillSettings)}
 
 
-def test_the_shipped_draft_is_found_by_its_targets_name() -> None:
+def test_the_shipped_draft_fits_the_demo_model() -> None:
+    folder = draft_model.shipped_draft(DEMO_MODEL)
+    assert folder is not None
     assert draft_model.shipped_draft("no-such-model") is None
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 40_000_000
+    demo = ensure_demo_model()
+    spec = draft_model.read_spec(folder)
+    assert spec.tokenizer == fingerprint((demo / "tokenizer.json").read_bytes())
+    draft, head_ids = draft_model.load_draft(folder, demo)
+    assert head_ids is not None
+    target: Any = AutoModelForCausalLM.from_pretrained(demo)
+    tokenizer = AutoTokenizer.from_pretrained(demo)
+    hits = total = 0
+    for question in ("What is photosynthesis?", "Write a Python function that reverses a string."):
+        chat = [{"role": "user", "content": question}]
+        prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        text = target.generate(**prompt, max_new_tokens=64, do_sample=False)
+        start = prompt["input_ids"].shape[1]
+        with torch.inference_mode():
+            guesses = head_ids[draft(text[:, :-1]).logits[0, start - 1 :].argmax(-1)]
+        hits += int((guesses == text[0, start:]).sum())
+        total += len(guesses)
+    assert hits / total > 0.3
