@@ -27,6 +27,10 @@ CACHE_ENTRIES = 4096
 SCOPES = frozenset({"inference", "edge", "admin"})
 
 
+# Tenant and owner: an owner's name means nothing outside the tenant.
+Owner = tuple[str, str]
+
+
 @dataclass(frozen=True, slots=True)
 class Principal:
     """Who asks: `owner` has agents, `tenant` pays, `scopes` say what is allowed."""
@@ -35,6 +39,11 @@ class Principal:
     owner: str
     tenant: str
     scopes: frozenset[str]
+
+    @property
+    def agents_owner(self) -> Owner:
+        """Whose agents may see this principal's prompts."""
+        return self.tenant, self.owner
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from edgedraft.wire import (
     from_agent,
     greet,
 )
-from gateway.accounts import Accounts
+from gateway.accounts import Accounts, Principal
 from gateway.agent_link import AgentLink
 from gateway.authentication import authenticate, bearer_key
 from gateway.errors import ApiError
@@ -56,7 +56,7 @@ async def agent(websocket: WebSocket) -> None:
     try:
         hello = await _hello(websocket)
         model = await _model_of(hello, services.verifiers)
-        await _serve(websocket, services, principal.owner, hello, model)
+        await _serve(websocket, services, principal, hello, model)
     except WireError as error:
         log.warning("agent closed owner=%s code=%d reason=%s", principal.owner, error.code, error.reason)
         await _close(websocket, error.code, error.reason)
@@ -67,11 +67,15 @@ async def agent(websocket: WebSocket) -> None:
         pass
 
 
-async def _serve(websocket: WebSocket, services: Services, owner: str, hello: Hello, model: ServedModel) -> None:
-    link = AgentLink(f"agent-{uuid.uuid4().hex[:12]}", owner, model.fingerprint, hello.max_sessions)
+async def _serve(
+    websocket: WebSocket, services: Services, principal: Principal, hello: Hello, model: ServedModel
+) -> None:
+    link = AgentLink(f"agent-{uuid.uuid4().hex[:12]}", principal.agents_owner, model.fingerprint, hello.max_sessions)
     link.put(AgentWelcome(PROTOCOL, link.agent, model.name, model.vocab_size, link.max_sessions))
     services.agents.attach(link)
-    log.info("agent attached owner=%s agent=%s name=%s drafter=%s", owner, link.agent, hello.name, hello.drafter)
+    log.info(
+        "agent attached owner=%s agent=%s name=%s drafter=%s", principal.owner, link.agent, hello.name, hello.drafter
+    )
     try:
         await race(
             _read(websocket, link),
@@ -81,7 +85,7 @@ async def _serve(websocket: WebSocket, services: Services, owner: str, hello: He
         )
     finally:
         services.agents.detach(link)
-        log.info("agent detached owner=%s agent=%s", owner, link.agent)
+        log.info("agent detached owner=%s agent=%s", principal.owner, link.agent)
 
 
 async def _read(websocket: WebSocket, link: AgentLink) -> None:

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from edgedraft.tree import Violation
 from edgedraft.wire import BAD_FRAME, FORBIDDEN, VIOLATION, Close, Commit, Draft, Hello, Open, WireError
+from gateway.accounts import Owner
 from gateway.link import OUTBOX_MESSAGES, Outbox, SessionTable
 
 
@@ -31,7 +32,7 @@ class AgentLink:
     """`owner` is whose sessions it may see; `max_sessions` how many it takes at once."""
 
     def __init__(
-        self, agent: str, owner: str, fingerprint: str, max_sessions: int, outbox_limit: int = OUTBOX_MESSAGES
+        self, agent: str, owner: Owner, fingerprint: str, max_sessions: int, outbox_limit: int = OUTBOX_MESSAGES
     ) -> None:
         self.agent = agent
         self.owner = owner

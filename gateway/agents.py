@@ -10,6 +10,7 @@ from collections import defaultdict
 from typing import Protocol
 
 from edgedraft.wire import TOO_MANY, WireError
+from gateway.accounts import Owner
 from gateway.agent_link import AgentLink
 from gateway.telemetry import Metrics
 
@@ -18,7 +19,7 @@ class Seeker(Protocol):
     """A session that wants an agent of its owner with its model's tokenizer."""
 
     @property
-    def owner(self) -> str: ...
+    def owner(self) -> Owner: ...
 
     @property
     def fingerprint(self) -> str: ...
@@ -34,8 +35,8 @@ class AgentRegistry:
     def __init__(self, max_per_owner: int, metrics: Metrics) -> None:
         self._max_per_owner = max_per_owner
         self._metrics = metrics
-        self._agents: defaultdict[str, list[AgentLink]] = defaultdict(list)
-        self._seekers: defaultdict[str, dict[Seeker, None]] = defaultdict(dict)
+        self._agents: defaultdict[Owner, list[AgentLink]] = defaultdict(list)
+        self._seekers: defaultdict[Owner, dict[Seeker, None]] = defaultdict(dict)
 
     def attach(self, agent: AgentLink) -> None:
         """Raises WireError TOO_MANY when the owner has as many agents as are allowed."""
@@ -67,7 +68,7 @@ class AgentRegistry:
         if not seekers:
             del self._seekers[seeker.owner]
 
-    def _match(self, owner: str) -> None:
+    def _match(self, owner: Owner) -> None:
         for seeker in list(self._seekers.get(owner, ())):
             fitting = [
                 agent

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
@@ -34,16 +34,25 @@ router = APIRouter()
 async def chat_completions(http: Request) -> Response:
     services = services_of(http)
     principal = await authenticate(services.accounts, http.headers, "inference")
-    request = parse_chat_request(await read_body(http))
-    if not len(services.verifiers.catalog):
-        await _first_verifier(http, services, principal)
-    model = find_model(services, request.model)
-    prompt = await _prompt(model, request)
-    jobs = jobs_for(request, model, prompt, principal)
-    completion = Completion(model.name, len(jobs), len(prompt))
-    events = _run(http, services, principal, jobs, request.stops, completion)
-    if request.stream:
-        return EventStream(_frames(completion.chunks(events, request.include_usage)))
+    with ExitStack() as admitted:
+        # One place before the body is read, for bodies and their tokenizing are bounded too; the rest once n is known.
+        admitted.enter_context(services.admission.hold(principal.key_id, 1))
+        request = parse_chat_request(await read_body(http))
+        admitted.enter_context(services.admission.hold(principal.key_id, (request.n or 1) - 1))
+        if not len(services.verifiers.catalog):
+            await _first_verifier(http, services)
+        model = find_model(services, request.model)
+        prompt = await _prompt(model, request)
+        jobs = jobs_for(request, model, prompt, principal)
+        completion = Completion(model.name, len(jobs), len(prompt))
+        events = _run(http, services, principal, jobs, request.stops, completion)
+        if request.stream:
+            frames = _frames(completion.chunks(events, request.include_usage))
+            return EventStream(frames, ended=admitted.pop_all().close)
+        return await _whole(http, completion, events)
+
+
+async def _whole(http: Request, completion: Completion, events: AsyncGenerator[Event]) -> Response:
     try:
         body = await while_connected(http.receive, completion.body(events))
     except ClientGone:
@@ -65,9 +74,9 @@ def find_model(services: Services, name: str) -> ServedModel:
     raise ApiError(404, f"The model {name!r} does not exist.", param="model", code="model_not_found")
 
 
-async def _first_verifier(http: Request, services: Services, principal: Principal) -> None:
+async def _first_verifier(http: Request, services: Services) -> None:
     """Hold a request that came before the first verifier, for as long as a running one would be held."""
-    with services.admission.hold(principal.key_id, 1), suppress(ClientGone):
+    with suppress(ClientGone):
         await while_connected(http.receive, services.verifiers.first_model(services.settings.open_timeout))
 
 
@@ -91,30 +100,23 @@ async def _run(
     """All choices' events; afterwards, however it ends, the books."""
     settings = services.settings
     outcome = "cancelled"
-    with services.admission.hold(principal.key_id, len(jobs)):
-        sessions = [
-            Session(
-                job,
-                services.verifiers,
-                services.agents,
-                services.metrics,
-                settings.open_timeout,
-                settings.silence_timeout,
-            )
-            for job in jobs
-        ]
-        sources = [follow(session, k, jobs[k].model, stops) for k, session in enumerate(sessions)]
-        events = merged(sources)
-        try:
-            async for event in events:
-                yield event
-            outcome = "finished"
-        except Exception:
-            outcome = "failed"
-            raise
-        finally:
-            await events.aclose()
-            _account(http, services, principal, jobs[0].model.name, completion, sessions, outcome)
+    sessions = [
+        Session(
+            job, services.verifiers, services.agents, services.metrics, settings.open_timeout, settings.silence_timeout
+        )
+        for job in jobs
+    ]
+    events = merged([follow(session, k, jobs[k].model, stops) for k, session in enumerate(sessions)])
+    try:
+        async for event in events:
+            yield event
+        outcome = "finished"
+    except Exception:
+        outcome = "failed"
+        raise
+    finally:
+        await events.aclose()
+        _account(http, services, principal, jobs[0].model.name, completion, sessions, outcome)
 
 
 def _account(

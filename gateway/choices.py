@@ -63,7 +63,7 @@ def jobs_for(request: ChatRequest, model: ServedModel, prompt: list[int], princi
             sampling=_sampling(request, choice_seed(seed, choice)),
             max_tokens=min(asked, room),
             eos=() if request.ignore_eos else model.eos,
-            owner=principal.owner,
+            owner=principal.agents_owner,
             tenant=principal.tenant,
             edge=request.edgedraft is None or request.edgedraft.edge,
         )

@@ -19,6 +19,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 
 from edgedraft.tree import DraftTree, Violation
 from edgedraft.wire import CLOSE_FAILED, CLOSE_REFUSED, MAX_WINDOW, Commit, Draft, FinishReason, Open, Sampling
+from gateway.accounts import Owner
 from gateway.agent_link import AgentLink, Seat
 from gateway.agents import AgentRegistry
 from gateway.served_model import ServedModel
@@ -43,7 +44,7 @@ class Job:
     sampling: Sampling
     max_tokens: int
     eos: tuple[int, ...]
-    owner: str
+    owner: Owner
     tenant: str
     edge: bool
 
@@ -96,7 +97,7 @@ class Session:
         self._known_epoch = 0  # drafts of this epoch and older are not relayed: the verifier lacks part of them
 
     @property
-    def owner(self) -> str:
+    def owner(self) -> Owner:
         return self._job.owner
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -31,10 +31,12 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, frames: AsyncGenerator[bytes]) -> None:
+    def __init__(self, frames: AsyncGenerator[bytes], ended: Callable[[], None]) -> None:
+        """`ended` is called when the stream is over, however it ends."""
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
         del self.headers["content-length"]
         self._frames = frames
+        self._ended = ended
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
@@ -60,6 +62,8 @@ class EventStream(Response):
             if not started:
                 raise shutting_down() from None
             await send_body(frame(shutting_down().body) + DONE, more=False)
+        finally:
+            self._ended()
 
 
 def error_frame(message: str, code: str) -> bytes:

@@ -42,9 +42,11 @@ class _Server(uvicorn.Server):
             server.close()
         for connection in list(self.server_state.connections):
             connection.shutdown()
-        for task in list(self.server_state.tasks):
+        if tasks := list(self.server_state.tasks):
+            await asyncio.wait(tasks, timeout=0.2)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self.server_state.tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self.lifespan.shutdown()
 
 

@@ -12,6 +12,7 @@ from websockets.exceptions import ConnectionClosed
 
 from edgedraft.tree import DraftTree
 from edgedraft.wire import (
+    CLOSE_OVERLOADED,
     MAX_FRAME,
     MAX_WINDOW,
     PROTOCOL,
@@ -116,6 +117,12 @@ class ScriptedVerifier:
                 self.opened.append(message)
                 if self.refuse:
                     await connection.send(encode([Close(message.session, self.refuse, "as told")]))
+                    return
+                if (
+                    sum(1 for session in sessions.values() if session.task and not session.task.done())
+                    >= self.max_sessions
+                ):
+                    await connection.send(encode([Close(message.session, CLOSE_OVERLOADED, "full")]))
                     return
                 tree = DraftTree(MAX_WINDOW, message.committed, message.epoch)
                 session = sessions[message.session] = OpenSession(message, tree, message.edge)

@@ -59,12 +59,16 @@ async def test_another_verifier_goes_on_where_the_first_stopped(
     assert len(verifier.opened) == len(spare.opened) == 1
     assert len(spare.opened[0].committed) >= at
     assert spare.opened[0].edge == edge
+    assert all(draft.epoch > spare.opened[0].epoch for draft in spare.drafts)
     assert not verifier.violations
     assert not spare.violations
 
 
 async def test_the_same_verifier_come_back_will_do(tmp_path) -> None:
-    async with ScriptedVerifier(die_at=30) as verifier, running_gateway(tmp_path, verifier) as gateway:
+    async with (
+        ScriptedVerifier(die_at=30) as verifier,
+        running_gateway(tmp_path, verifier, silence_timeout=60) as gateway,
+    ):
         task = asyncio.create_task(chunks(gateway, **BABBLE))
         await until(lambda: not verifier.connections and verifier.opened)
         async with ScriptedVerifier(port=verifier.port) as again:

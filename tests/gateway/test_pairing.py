@@ -55,13 +55,14 @@ async def test_the_stats_have_vllms_shape(gateway: Gateway) -> None:
 
 async def test_nobody_elses_agent_ever_sees_a_prompt(gateway: Gateway) -> None:
     ann = await gateway.accounts.create("ann", "default", ["inference", "edge"])
-    async with gateway.agent(ann) as hers, gateway.agent(KEY) as ours:
+    namesake = await gateway.accounts.create("default", "acme", ["inference", "edge"])
+    async with gateway.agent(ann) as hers, gateway.agent(namesake) as theirs, gateway.agent(KEY) as ours:
         assert (await whole(gateway, **BABBLE))["edgedraft"]["mode"] == "edge"
         assert not hers.opened
         await ours.die()
-        await until(lambda: gateway.services.metrics.agents._value.get() == 1)
+        await until(lambda: gateway.services.metrics.agents._value.get() == 2)
         assert (await whole(gateway, **BABBLE))["edgedraft"]["mode"] == "datacenter"
-        assert not hers.opened
+        assert not hers.opened + theirs.opened
 
 
 async def test_a_request_can_opt_out(gateway: Gateway, verifier: ScriptedVerifier) -> None:
