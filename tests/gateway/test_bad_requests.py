@@ -222,10 +222,18 @@ async def test_a_fault_of_ours_is_a_500_with_a_body(gateway: Gateway, monkeypatc
     assert "secret" not in response.text
 
 
-async def test_more_generations_than_a_key_may_run_are_a_429(tmp_path, verifier: ScriptedVerifier) -> None:
+@pytest.mark.parametrize("stream", [False, True])
+async def test_more_generations_than_a_key_may_run_are_a_429(
+    tmp_path, verifier: ScriptedVerifier, stream: bool
+) -> None:
     verifier.step = 0.05
     async with running_gateway(tmp_path, verifier, max_sessions_per_key=2) as gateway:
-        babble = CHAT | {"messages": [{"role": "user", "content": "babble"}], "max_tokens": 10, "n": 2}
+        babble = CHAT | {
+            "messages": [{"role": "user", "content": "babble"}],
+            "max_tokens": 10,
+            "n": 2,
+            "stream": stream,
+        }
         first = asyncio.create_task(post(gateway, babble))
         await asyncio.sleep(0.15)
         response = await post(gateway, CHAT)

@@ -153,6 +153,9 @@ async def test_sessions_spread_over_agents_with_room(gateway: Gateway, verifier:
         # The fifth found no room, and got a place when another ended.
         assert len(first.opened) + len(second.opened) == 5
         assert got["edgedraft"]["mode"] == "mixed"
+    async with gateway.agent() as first, gateway.agent() as second:
+        await whole(gateway, **BABBLE | {"max_tokens": 5}, n=4)
+        assert len(first.opened) == len(second.opened) == 2
 
 
 async def test_a_verifier_that_joins_later_lets_the_agent_in(tmp_path) -> None:
