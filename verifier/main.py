@@ -23,6 +23,12 @@ def main(settings: VerifierSettings) -> None:
     except (OSError, ValueError, UnsupportedModel) as error:
         sys.exit(f"edgedraft verifier: cannot serve {settings.model}: {error}")
     engine = TransformersEngine(model, card.vocab_size, card.context_length, settings.max_sessions)
-    limits = Limits(settings.step_tokens, settings.verify_nodes, settings.draft_wait, settings.prompt_delay)
+    limits = Limits(
+        step_tokens=settings.step_tokens,
+        verify_nodes=settings.verify_nodes,
+        prompt_delay=settings.prompt_delay,
+        draft_wait=settings.draft_wait,
+        wait_share=settings.wait_share,
+    )
     app = build_app(engine, limits, card, settings.max_sessions, settings.verifier_token)
     serve(app, settings.host, settings.port, lambda at: f"edgedraft verifier ready ws://{at}", MAX_FRAME)

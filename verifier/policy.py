@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 SMOOTHING = 0.2  # weight of the newest value in a running mean
 LEAST_PROMPT_ROWS = 16  # a prompt always gets on
@@ -20,18 +20,22 @@ def smoothed(mean: float | None, value: float) -> float:
 class Pace:
     """How a session fares against datacenter-only decoding, in seconds; invariant 3 keeps `lead` above minus one step.
 
-    Accepted tokens are steps saved; waiting for drafts and checking them is time spent.
+    Accepted tokens are steps saved, of which `share` may be spent on waiting for drafts; the rest is the client's.
+    Waiting, and checking drafts, is time spent.
     """
+
+    share: float
 
     lead: float = 0.0
 
     def after_wait(self, seconds: float) -> Pace:
-        return Pace(self.lead - seconds)
+        return replace(self, lead=self.lead - seconds)
 
     def after_step(self, accepted: int, extra_seconds: float, plain_seconds: float) -> Pace:
         """After a step that its draft made longer by `extra_seconds` than a plain decode's `plain_seconds`."""
-        lead = self.lead + accepted * plain_seconds - extra_seconds
-        return Pace(min(lead, SAVED_STEPS_KEPT * plain_seconds))
+        won = accepted * plain_seconds - extra_seconds
+        lead = self.lead + (self.share * won if won > 0 else won)
+        return replace(self, lead=min(lead, SAVED_STEPS_KEPT * plain_seconds))
 
     def may_check(self, plain_seconds: float) -> bool:
         """Whether drafts may still cost this session time: an agent whose guesses are wrong loses that right."""

@@ -7,7 +7,7 @@ The judgements are policy.py's.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from edgedraft.tree import EMPTY, DraftTree, Violation
 from edgedraft.wire import MAX_WINDOW, Commit, Draft, Open
@@ -19,12 +19,16 @@ from verifier.policy import Pace, prompt_rows, smoothed, window, worth_checking
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds: rows of a step, nodes of one session in it, seconds to wait for a draft, seconds that prompts may add."""
+    """Bounds: rows of a step, nodes of one session in it, seconds that prompts may add, seconds to wait for a draft.
+
+    `wait_share` is how much of the time that drafting saves may be spent on waiting (policy.Pace).
+    """
 
     step_tokens: int
     verify_nodes: int
-    draft_wait: float
     prompt_delay: float
+    draft_wait: float
+    wait_share: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,7 @@ class _Session:
     unseen: int
     cached: int
     edge: bool
-    pace: Pace = field(default_factory=Pace)
+    pace: Pace
     acceptance: float = 0.5  # of the best guess, a running mean
     missed_at: float | None = None  # since when there has been nothing to check
     draft_delay: float | None = None  # from a miss to the next draft, a running mean
@@ -81,7 +85,7 @@ class Scheduler:
         unseen = self._engine.open(request)
         cached = len(message.prompt) + len(message.committed) - unseen
         tree = DraftTree(MAX_WINDOW, message.committed, message.epoch)
-        self._sessions[key] = _Session(tree, unseen, cached, message.edge)
+        self._sessions[key] = _Session(tree, unseen, cached, message.edge, Pace(self._limits.wait_share))
 
     def draft(self, key: int, message: Draft, now: float) -> None:
         """Take drafted nodes in, which came at `now`.

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import pytest
+
 from verifier.policy import Pace, prompt_rows, window, worth_checking
 
 STEP = 0.04
 
 
 def test_a_fresh_session_waits_one_step_at_most_and_a_proven_one_longer() -> None:
-    assert Pace().patience(STEP, None, longest=1.0) == STEP
-    proven = Pace().after_step(accepted=3, extra_seconds=0.0, plain_seconds=STEP)
+    assert Pace(1.0).patience(STEP, None, longest=1.0) == STEP
+    proven = Pace(1.0).after_step(accepted=3, extra_seconds=0.0, plain_seconds=STEP)
     assert proven.patience(STEP, None, longest=1.0) == 4 * STEP
     assert proven.patience(STEP, None, longest=0.05) == 0.05
 
 
+def test_only_a_share_of_what_was_saved_is_spent_on_waiting() -> None:
+    proven = Pace(0.5).after_step(accepted=3, extra_seconds=STEP, plain_seconds=STEP)
+    assert proven.patience(STEP, None, longest=1.0) == pytest.approx(2 * STEP)
+    assert Pace(0.5).after_step(0, STEP / 2, STEP).lead == pytest.approx(-STEP / 2), "a loss counts whole"
+
+
 def test_it_does_not_wait_for_drafts_that_come_too_late() -> None:
-    assert Pace().patience(STEP, draft_delay=0.03, longest=1.0) == STEP
-    assert Pace().patience(STEP, draft_delay=0.05, longest=1.0) == 0.0
+    assert Pace(1.0).patience(STEP, draft_delay=0.03, longest=1.0) == STEP
+    assert Pace(1.0).patience(STEP, draft_delay=0.05, longest=1.0) == 0.0
 
 
 def test_waiting_and_wrong_drafts_cost_one_step_in_all() -> None:
-    pace, spent = Pace(), 0.0
+    pace, spent = Pace(1.0), 0.0
     for _ in range(100):
         if pace.may_check(STEP):
             pace, spent = pace.after_step(0, 0.01, STEP), spent + 0.01
@@ -30,7 +38,7 @@ def test_waiting_and_wrong_drafts_cost_one_step_in_all() -> None:
 
 
 def test_what_was_won_is_not_hoarded() -> None:
-    pace = Pace()
+    pace = Pace(1.0)
     for _ in range(100):
         pace = pace.after_step(5, 0.0, STEP)
     assert pace.patience(STEP, None, longest=10.0) <= 5 * STEP + 1e-9

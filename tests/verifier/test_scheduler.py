@@ -13,7 +13,7 @@ from verifier.engine import Capacity, Progress, Request, Work
 from verifier.scheduler import Limits, Scheduler
 
 STEP = 0.04
-LIMITS = Limits(step_tokens=64, verify_nodes=8, draft_wait=0.5, prompt_delay=0.3)
+LIMITS = Limits(step_tokens=64, verify_nodes=8, prompt_delay=0.3, draft_wait=0.5, wait_share=0.5)
 
 
 class Counting:
