@@ -10,7 +10,7 @@ This file talks to no drafter and no link.
 
 from __future__ import annotations
 
-from edge_agent.drafter import Guesses, Point
+from edge_agent.drafter import NOTHING, Guesses, Point, merge
 from edgedraft.tree import DraftTree, Node
 from edgedraft.wire import MAX_WINDOW, Commit, Draft, Open, confidence_byte, confidence_probability
 
@@ -30,7 +30,7 @@ class DraftSession:
         self._eos = frozenset(opened.eos)
         self._window = opened.window
         self._expanded: set[int] = set()
-        self._held: dict[int, Guesses] = {}  # answers below these nodes that were not sent whole
+        self._held: dict[int, Guesses] = {}  # below these nodes, what was not worth sending or had no room
 
     @property
     def length(self) -> int:
@@ -51,10 +51,11 @@ class DraftSession:
             self._expanded.clear()
             self._held.clear()
             return []
-        live = {node.id: node.cost for node in self.tree.live()}
-        self._expanded &= live.keys()
-        self._held = {node: guesses for node, guesses in self._held.items() if node in live}
-        drafts = [self.grow(node, self._held[node]) for node in sorted(self._held, key=live.__getitem__)]
+        costs = {node.id: node.cost for node in self.tree.live()}
+        self._expanded &= costs.keys()
+        held, self._held = self._held, {}
+        best = {n: costs[n] + confidence_byte(max(held[n].probabilities)) for n in held.keys() & costs.keys()}
+        drafts = [self._hang(node, held[node]) for node in sorted(best, key=best.__getitem__)]
         return [draft for draft in drafts if draft is not None]
 
     def point(self) -> tuple[int, Point] | None:
@@ -70,46 +71,71 @@ class DraftSession:
         return best.id, Point(self.number, context, len(self._text), self._index(best), self._sampling)
 
     def grow(self, node_id: int, guesses: Guesses) -> Draft | None:
-        """Hang a drafter's answer below the node that `point` named; returns what is news to the verifier.
-
-        The most confident guesses come in while the window has room, and the best one behind the committed text in any
-        case. What is left out is held back for later, and a node that was sent already is not sent again.
-        """
+        """Hang a drafter's answer below the node that `point` named; returns what is news to the verifier."""
         if guesses.complete:
             self._expanded.add(node_id)
-        self._held.pop(node_id, None)
-        tree = self.tree
-        above = tree.node(node_id)
-        ids: dict[int, int | None] = {-1: node_id}  # of each guess, None while it has none
-        cost: dict[int, int] = {-1: above.cost}
-        left = {-1: 0 if self._is_last(above) else self._max_tokens - self._index(above)}
-        confidence = [confidence_byte(p) for p in guesses.probabilities]
-        news: list[tuple[int, int]] = []
-        for i, (token, parent) in enumerate(zip(guesses.tokens, guesses.parents, strict=True)):
-            hangs_from = ids[parent]
-            ids[i] = known = None if hangs_from is None else tree.node(hangs_from).children.get(token)
-            cost[i] = cost[parent] + confidence[i] if known is None else tree.node(known).cost
-            left[i] = 0 if token in self._eos else left[parent] - 1
-            if known is None and left[parent] > 0:
-                news.append((cost[i], i))
-        news.sort()
+        return self._hang(node_id, guesses)
+
+    def _hang(self, node_id: int, guesses: Guesses) -> Draft | None:
+        """Add guesses below a live node: the most probable ones, as many as the window has room for.
+
+        Behind the committed text the best one is added however improbable it is. A node that is there already is not
+        sent again. What is left out is held back.
+        """
+        tree, room = self.tree, max(0, self._window - len(self.tree))
+        ids, news = self._news(node_id, guesses)
         most = tree.node(tree.cursor).cost + confidence_byte(LEAST_PATH)
         if news and not len(tree):
-            most = max(most, news[0][0])
+            most = max(most, min(news)[0])
         # A child costs no less than its parent and stands behind it, so what is chosen hangs together.
-        room = max(0, self._window - len(tree))
-        chosen = sorted(i for path, i in news[:room] if path <= most)
-        if len(chosen) < len(news):
-            self._held[node_id] = guesses
-        if not chosen:
-            return None
+        chosen = sorted(i for cost, i in sorted(news)[:room] if cost <= most)
         first = tree.next_id
         ids.update(zip(chosen, range(first, first + len(chosen)), strict=True))
+        self._hold(guesses, ids, [i for _, i in news if i not in ids])
+        if not chosen:
+            return None
         tokens = [guesses.tokens[i] for i in chosen]
-        parents = [ids[guesses.parents[i]] or 0 for i in chosen]
-        costs = bytes(confidence[i] for i in chosen)
-        tree.add(tree.epoch, tree.at, first, tokens, parents, costs)
-        return Draft(self.number, tree.epoch, tree.at, first, tokens, parents, costs)
+        parents = [ids[guesses.parents[i]] for i in chosen]
+        confidence = bytes(confidence_byte(guesses.probabilities[i]) for i in chosen)
+        tree.add(tree.epoch, tree.at, first, tokens, parents, confidence)
+        return Draft(self.number, tree.epoch, tree.at, first, tokens, parents, confidence)
+
+    def _news(self, node_id: int, guesses: Guesses) -> tuple[dict[int, int], list[tuple[int, int]]]:
+        """The nodes that are there already, by place among the guesses; and (path cost, place) of those that are not.
+
+        What would lie behind the end of the text or max_tokens is neither.
+        """
+        node = self.tree.node(node_id)
+        ids = {-1: node_id}
+        cost = {-1: node.cost}
+        left = {-1: 0 if self._is_last(node) else self._max_tokens - self._index(node)}
+        news: list[tuple[int, int]] = []
+        for i, (token, parent) in enumerate(zip(guesses.tokens, guesses.parents, strict=True)):
+            known = self.tree.node(ids[parent]).children.get(token) if parent in ids else None
+            left[i] = 0 if token in self._eos else left[parent] - 1
+            if known is not None:
+                ids[i], cost[i] = known, self.tree.node(known).cost
+            else:
+                cost[i] = cost[parent] + confidence_byte(guesses.probabilities[i])
+                if left[parent] > 0:
+                    news.append((cost[i], i))
+        return ids, news
+
+    def _hold(self, guesses: Guesses, ids: dict[int, int], out: list[int]) -> None:
+        """Keep the guesses `out`, each below the last node above it that has an id."""
+        home: dict[int, int] = {}
+        for i in out:
+            parent = guesses.parents[i]
+            home[i] = ids[parent] if parent in ids else home[parent]
+        for node_id in set(home.values()):
+            own = [i for i in out if home[i] == node_id]
+            place = {i: n for n, i in enumerate(own)}
+            left_out = Guesses(
+                tuple(guesses.tokens[i] for i in own),
+                tuple(place.get(guesses.parents[i], -1) for i in own),
+                tuple(guesses.probabilities[i] for i in own),
+            )
+            self._held[node_id] = merge([self._held.get(node_id, NOTHING), left_out])
 
     def _index(self, node: Node) -> int:
         """The output index of the token that follows a live node."""

@@ -27,14 +27,16 @@ def model(vocab_size: int) -> Drafter:
 
 
 class Counting(Together):
-    """Guesses that the next token is the last one plus one; keeps what it was asked."""
+    """Guesses that the next token is the last one plus one."""
 
     def __init__(self, vocab_size: int = VOCAB) -> None:
         super().__init__([])
-        self.asked: list[list[Point]] = []
+        self.opened: list[int] = []
+
+    def open(self, session: int) -> None:
+        self.opened.append(session)
 
     def expand(self, points: Sequence[Point]) -> list[Guesses]:
-        self.asked.append(list(points))
         return [self.guess(point) for point in points]
 
     def guess(self, point: Point) -> Guesses:
@@ -93,6 +95,21 @@ async def test_the_window_holds_while_it_changes() -> None:
             await seat.verify(64)
 
 
+async def test_what_was_held_back_goes_out_with_the_commit_that_makes_room() -> None:
+    class Once(Counting):
+        def guess(self, point: Point) -> Guesses:
+            return Guesses((10, 11, 12), (-1, 0, 1), (0.9, 0.9, 0.9)) if point.context == PROMPT else Guesses()
+
+    async with ScriptedGateway(VOCAB) as gateway, attached(gateway, Once) as agent:
+        seat = await gateway.open(PROMPT, [10, 11, 12, 13], window=1)
+        await seat.nodes(1)
+        seat.window = 8
+        await seat.commit([10])
+        await seat.nodes(2)
+        assert agent.tally.snapshot().total.drafted == 3
+    assert [draft.tokens for draft in seat.drafts] == [[10], [11, 12]]
+
+
 async def test_several_sessions_are_drafted_in_one_forward() -> None:
     drafters: list[Asked] = []
 
@@ -125,8 +142,8 @@ async def test_it_joins_late_with_what_is_committed() -> None:
 
 
 async def test_a_session_opened_again_begins_anew_above_every_epoch() -> None:
-    text = counting_text(PROMPT, 60)
-    async with ScriptedGateway(VOCAB) as gateway, attached(gateway, Counting):
+    text, drafter = counting_text(PROMPT, 60), Counting()
+    async with ScriptedGateway(VOCAB) as gateway, attached(gateway, lambda _: drafter):
         first = await gateway.open(PROMPT, text)
         await first.nodes(5)
         again = await gateway.open(PROMPT, text, number=first.number, committed=10, epoch=40)
@@ -134,6 +151,7 @@ async def test_a_session_opened_again_begins_anew_above_every_epoch() -> None:
         third = await gateway.open(PROMPT, text, number=first.number, committed=20, epoch=2)
         await until(lambda: third.tree.epoch == 42)
         await third.finish()
+    assert drafter.opened == [1, 1, 1], "the drafter forgets the earlier text as well"
     assert third.accepted == third.favoured > 20
 
 
@@ -158,10 +176,10 @@ async def test_the_gateways_bound_holds_as_well() -> None:
 
 @pytest.mark.parametrize(("prompt", "committed"), [([5, VOCAB], 0), ([5, 2**31 - 1], 0), (PROMPT, 1)])
 async def test_tokens_outside_the_vocabulary_are_not_drafted_for(prompt: list[int], committed: int) -> None:
-    async with ScriptedGateway(VOCAB) as gateway, attached(gateway, model):
+    async with ScriptedGateway(VOCAB) as gateway, attached(gateway, Counting):
         foreign = await gateway.open(prompt, [VOCAB] * 40, committed=committed)
         await silence(foreign)
-        good = await gateway.open(PROMPT, greedy_text(PROMPT, 20))
+        good = await gateway.open(PROMPT, counting_text(PROMPT, 20))
         await good.finish()
     assert not foreign.drafts
 

@@ -30,7 +30,9 @@ def _threads_put_back() -> Iterator[None]:
 
 
 def settings(**values: Any) -> AgentSettings:
-    return AgentSettings(**{"url": "http://127.0.0.1", "key": "k", "device": "cpu", "kv_tokens": 512, **values})
+    return AgentSettings(
+        **{"url": "http://127.0.0.1", "key": "k", "device": "cpu", "dtype": "float32", "kv_tokens": 512, **values}
+    )
 
 
 def first_guess(armoury: loading.Armoury) -> int:

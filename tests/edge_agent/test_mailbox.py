@@ -44,7 +44,7 @@ async def test_while_the_outbox_is_full_the_thread_waits() -> None:
         mailbox.receive(wait=False)
         went_on.set()
 
-    thread = threading.Thread(target=drafting)
+    thread = threading.Thread(target=drafting, daemon=True)
     thread.start()
     await asyncio.sleep(0.05)
     assert not went_on.is_set()
@@ -72,7 +72,7 @@ async def test_closing_wakes_both_sides() -> None:
             mailbox.receive(wait=True)
         woken.set()
 
-    thread = threading.Thread(target=drafting)
+    thread = threading.Thread(target=drafting, daemon=True)
     thread.start()
     link = asyncio.ensure_future(mailbox.collect())
     await asyncio.sleep(0.02)

@@ -164,14 +164,17 @@ def test_a_full_cache_drops_who_was_drafted_longest_ago_and_runs_it_anew(monkeyp
     assert forwards.rows[-1] == [1]
 
 
-def test_sessions_that_do_not_fit_together_take_turns() -> None:
+def test_sessions_that_do_not_fit_together_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     drafter = tiny_drafter(kv_tokens=96)
+    drafter._rows = 256
+    forwards = Forwards(drafter, monkeypatch)
     prompts = {session: [(session * 31 + i) % VOCAB for i in range(60)] for session in (1, 2)}
     points = [point(prompt, session=session) for session, prompt in prompts.items()]
     for session in prompts:
         drafter.open(session)
     answers = drafter.expand(points)
     assert [guesses.complete for guesses in answers].count(True) == 1
+    assert forwards.rows == [[60]]
     for session, prompt in prompts.items():
         assert_fresh(drafter, prompt, [], session)
     assert drafter._model.kv.free_tokens <= 96 - 60

@@ -57,10 +57,11 @@ def test_a_drafted_path_is_looked_up_but_not_learnt() -> None:
     lookup = PromptLookup()
     lookup.open(1)
     settled = [*LINE, 1, 2]
-    drafted = Point(1, [*settled, *LINE[:4]], len(settled), 4, Sampling())
+    drafted = Point(1, [*settled, 90, *LINE[:4]], len(settled), 5, Sampling())
     assert lookup.expand([drafted])[0].tokens[0] == 15
-    # The text went on otherwise: "2, 11", which only the path said, must not be found.
-    assert ask([*settled, 2, 11], lookup=lookup) == NOTHING
+    # The text went on otherwise, and what only the path said must not be found: neither "2, 90" nor in its place.
+    assert ask([*settled, 2, 90], lookup=lookup) == NOTHING
+    assert ask([*settled, 2, 90, 3, 2, 90], lookup=lookup).tokens[0] == 3
 
 
 def test_trust_follows_what_was_right() -> None:
@@ -80,6 +81,7 @@ def test_memory_is_bounded_and_a_look_is_quick_whatever_the_length() -> None:
     ask(text, lookup=lookup)
     known = lookup._texts[1]
     assert [len(known.tables[n]) for n in GRAMS] == [SLOTS] * 3
+    assert ask([*text, 40001, 40002], lookup=lookup) == NOTHING, "a slot that another n-gram fills is no match"
     began = time.perf_counter()
     for _ in range(100):
         known.find(text, len(text))

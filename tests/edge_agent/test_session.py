@@ -139,6 +139,16 @@ def test_what_the_window_left_out_comes_when_it_opens() -> None:
     assert drafting.commit(Commit(7, 0, [], window=9)) == []
 
 
+def test_what_was_held_back_below_a_committed_path_still_comes() -> None:
+    drafting = session(window=1)
+    expand(drafting, chain(10, 11, 12, 13))
+    [draft] = drafting.commit(Commit(7, 0, [10], window=2))
+    assert (draft.tokens, draft.parents) == ([11, 12], [1, 2])
+    assert context(drafting) is None
+    [draft] = drafting.commit(Commit(7, 1, [11], window=2))
+    assert (draft.tokens, draft.parents) == ([13], [3])
+
+
 def test_what_was_held_back_is_forgotten_with_its_place() -> None:
     drafting = session(window=1)
     expand(drafting, fan((10, 0.6), (11, 0.3)))
@@ -146,6 +156,7 @@ def test_what_was_held_back_is_forgotten_with_its_place() -> None:
     drafting = session(window=1)
     expand(drafting, fan((10, 0.6), (11, 0.3)))
     assert drafting.commit(Commit(7, 0, [12], window=8)) == []
+    assert drafting.commit(Commit(7, 1, [], window=8)) == []
 
 
 def test_nothing_is_drafted_past_max_tokens_or_the_end_of_the_text() -> None:
