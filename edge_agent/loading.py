@@ -96,7 +96,7 @@ def _load_model(path: str, settings: AgentSettings) -> LoadedModel:
     model, head_ids = load_draft(path, target, dtype, device)
     context_length = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or settings.kv_tokens)
     try:
-        packed = PackedModel(model, settings.kv_tokens)
+        packed = PackedModel(model, settings.kv_tokens, exact=False)
     except UnsupportedModel as error:
         raise ValueError(str(error)) from error
     return LoadedModel(

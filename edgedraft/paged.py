@@ -75,8 +75,10 @@ class _Batch:
 class PackedModel:
     """A causal LM whose forwards are packed. Not safe for use from two threads at once."""
 
-    def __init__(self, model: PreTrainedModel, kv_tokens: int) -> None:
+    def __init__(self, model: PreTrainedModel, kv_tokens: int, exact: bool = True) -> None:
         """Takes over `model`, which must be loaded with attention `sdpa` or `eager`.
+
+        One that need not be `exact`, a draft, may be rounded where that is faster (thin_linear.py).
 
         Raises UnsupportedModel when its packed logits differ from its own.
         """
@@ -84,7 +86,7 @@ class PackedModel:
         self.device, self.dtype = model.device, model.dtype
         self.kv = PagedKV(kv_tokens, self.dtype, self.device)
         self._check()
-        thin(self.model)
+        thin(self.model, exact)
 
     def sequence(self, salt: str = "") -> KVSequence:
         return KVSequence(self.kv, salt)
