@@ -68,11 +68,11 @@ class VerifierSettings(Settings):
         0.3, gt=0, description="seconds that prompts may add to a forward while other sessions are running"
     )
     wait_share: float = Field(
-        0.5,
+        1.0,
         ge=0,
         le=1,
         description="share of the time that drafting saves which may be spent waiting for drafts: "
-        "0 is best for latency, 1 for the verifier's cost",
+        "less favours latency where drafts are slow, more the verifier's cost",
     )
     draft_wait: float = Field(0.5, ge=0, description="seconds a session may wait for a draft at most")
 
