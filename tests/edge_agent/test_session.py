@@ -149,6 +149,26 @@ def test_what_was_held_back_below_a_committed_path_still_comes() -> None:
     assert (draft.tokens, draft.parents) == ([13], [3])
 
 
+def test_all_that_was_held_back_below_a_node_comes() -> None:
+    drafting = session()
+    expand(drafting, fan((10, 0.05)))
+    expand(drafting, Guesses((20,), (-1,), (0.3,), complete=False))
+    expand(drafting, fan((21, 0.35)))
+    [draft] = drafting.commit(Commit(7, 0, [10], window=8))
+    assert sorted(draft.tokens) == [20, 21]
+
+
+def test_what_is_remembered_of_nodes_that_are_gone_is_nothing() -> None:
+    drafting = session(max_tokens=1000)
+    for at in range(300):
+        while drafting.point() is not None:
+            expand(drafting, fan((10, 0.5), (11, 0.3), (12, 0.1)))
+        drafting.commit(Commit(7, at, [10], window=8))
+    assert drafting.tree.epoch == 1
+    assert len(drafting._expanded) <= MAX_WINDOW
+    assert len(drafting._held) <= MAX_WINDOW
+
+
 def test_what_was_held_back_is_forgotten_with_its_place() -> None:
     drafting = session(window=1)
     expand(drafting, fan((10, 0.6), (11, 0.3)))
