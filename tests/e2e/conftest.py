@@ -50,8 +50,8 @@ class Service:
     client: OpenAI
     model: str
 
-    def ask(self, case: Case, edge: bool = True, tokens: int = TOKENS) -> Answer:
-        """One streamed request; raises if the stream ends without a finish."""
+    def ask(self, case: Case, edge: bool = True, tokens: int = TOKENS, endless: bool = False) -> Answer:
+        """One streamed request, `endless` to go on past an end of text; raises if it ends without a finish."""
         stream = self.client.chat.completions.create(
             model=self.model,
             messages=[{"role": "user", "content": case.prompt}],
@@ -60,7 +60,7 @@ class Service:
             max_tokens=tokens,
             stream=True,
             stream_options={"include_usage": True},
-            extra_body={"edgedraft": {"edge": edge}},
+            extra_body={"edgedraft": {"edge": edge}, "ignore_eos": endless},
         )
         text, finish, made, how = "", None, 0, {}
         for chunk in stream:
@@ -73,9 +73,9 @@ class Service:
         assert finish, "the stream ended as it should"
         return Answer(text, finish, made, how["mode"], how["accepted"])
 
-    def ask_all(self, cases: Sequence[Case], edge: bool = True) -> list[Answer]:
+    def ask_all(self, cases: Sequence[Case], edge: bool = True, streams: int = STREAMS) -> list[Answer]:
         """All of them, several streams at once."""
-        with ThreadPoolExecutor(STREAMS) as pool:
+        with ThreadPoolExecutor(streams) as pool:
             return list(pool.map(lambda case: self.ask(case, edge), cases))
 
 
