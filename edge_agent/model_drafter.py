@@ -21,8 +21,8 @@ from edgedraft.kv import BLOCK, KVSequence, OutOfBlocks
 from edgedraft.paged import PackedModel, Rows
 from edgedraft.sampling import guess
 
-WIDTH = 3  # guesses a point
-LEAST_SIBLING = 0.05  # the second and third guess are left out below this probability
+WIDTH = 6  # guesses a point
+LEAST_SIBLING = 0.03  # guesses but the first are left out below this probability
 FEWEST_ROWS, MOST_ROWS = 16, 1024  # bounds of what one forward runs
 STEP_SECONDS = 0.06  # what a forward that is full may take
 

@@ -35,8 +35,10 @@ PROMPT = [5, 17, 80, 3, 44, 21, 9]
 
 @torch.inference_mode()
 def fresh(text: Sequence[int], sampling: Sampling = GREEDY, index: int = 0) -> tuple[list[int], list[float]]:
-    """The three best guesses after `text` by one plain forward."""
-    tokens, probabilities = guess(plain_tiny()(torch.tensor([text])).logits[0, -1:], sampling, [index], 3)
+    """The best guesses after `text` by one plain forward."""
+    tokens, probabilities = guess(
+        plain_tiny()(torch.tensor([text])).logits[0, -1:], sampling, [index], model_drafter.WIDTH
+    )
     return tokens[0].tolist(), probabilities[0].tolist()
 
 
