@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -23,8 +24,8 @@ from edge_agent.counts import Tally
 from edge_agent.drafter import Drafter
 from edge_agent.drafting import DraftingLoop, Limits
 from edge_agent.link import Lost, dial, greet, pump
-from edge_agent.mailbox import Mailbox, MailboxClosed
-from edgedraft.wire import Hello
+from edge_agent.mailbox import Incoming, Mailbox, MailboxClosed
+from edgedraft.wire import AgentWelcome, Hello
 
 log = logging.getLogger(__name__)
 
@@ -66,11 +67,13 @@ async def stay_attached(agent: Agent, attached: Callable[[str], None]) -> None:
 
 async def _attach(agent: Agent, attached: Callable[[str], None]) -> None:
     """One attachment, from dialling until it ends. Raises Refused, Lost or LostSoon."""
-    began = time.monotonic()
+    began = math.inf
     try:
         socket = await dial(agent.url, agent.key)
         try:
-            await _draft_for(socket, agent, attached)
+            welcome, messages = await greet(socket, agent.hello)
+            began = time.monotonic()
+            await _draft_for(socket, welcome, messages, agent, attached)
         finally:
             await socket.close(1000, "detached")
     except Lost as lost:
@@ -79,8 +82,14 @@ async def _attach(agent: Agent, attached: Callable[[str], None]) -> None:
         raise
 
 
-async def _draft_for(socket: ClientConnection, agent: Agent, attached: Callable[[str], None]) -> None:
-    welcome, messages = await greet(socket, agent.hello)
+async def _draft_for(
+    socket: ClientConnection,
+    welcome: AgentWelcome,
+    messages: Sequence[Incoming],
+    agent: Agent,
+    attached: Callable[[str], None],
+) -> None:
+    """Draft in a thread of its own while messages pass. Raises Refused or Lost, when the thread has ended."""
     mailbox = Mailbox()
     limits = Limits(welcome.vocab_size, min(agent.hello.max_sessions, welcome.max_sessions))
     loop = DraftingLoop(mailbox, agent.drafter(welcome.vocab_size), limits, agent.tally)

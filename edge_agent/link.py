@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from urllib.parse import urlsplit, urlunsplit
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from edge_agent.mailbox import Incoming, Mailbox
 from edgedraft import wire
@@ -79,8 +79,10 @@ async def dial(url: str, key: str) -> ClientConnection:
         if status in FINAL:
             raise Refused(FINAL[status]) from None
         raise Lost(f"it answers HTTP {status}") from None
-    except (OSError, TimeoutError, InvalidHandshake, EOFError) as error:
+    except (OSError, TimeoutError, EOFError, WebSocketException) as error:
         raise Lost(str(error) or type(error).__name__) from None
+    except ImportError as error:  # a SOCKS proxy is configured, and what it takes is not installed
+        raise Refused(str(error)) from None
 
 
 async def greet(socket: ClientConnection, hello: Hello) -> tuple[AgentWelcome, list[Incoming]]:

@@ -95,6 +95,7 @@ async def test_waits_between_tries_grow(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("tenacity.wait.random.uniform", lambda low, high: waits.append(high) or 0.0)
     async with ScriptedGateway(VOCAB, status=503) as gateway:
         monkeypatch.setattr(attachment, "FIRST_WAIT", 0.5)
+        monkeypatch.setattr(attachment, "LASTING", -1.0)
         agent = Attached(gateway, lookup)
         await until(lambda: len(waits) >= 9)
         agent.task.cancel()
