@@ -1,7 +1,8 @@
 """`bench quick`: datacenter-only against edge, on one verifier, prompt by prompt in turn.
 
 What it claims is the verifier's work per output token. The agent's own time is not counted: it is another machine's.
-Texts must agree; a run in which one differs says so in its table.
+Texts agree in float32. In lower precision another batch shape may flip a near tie: the table counts the texts that
+are the same.
 """
 
 from __future__ import annotations
@@ -40,10 +41,10 @@ class Side:
     first: list[float] = field(default_factory=list)  # seconds to the first token
     texts: list[str] = field(default_factory=list)
 
-    def row(self, mode: str, same: bool) -> dict[str, Any]:
+    def row(self, mode: str, same: int) -> dict[str, Any]:
         return {
             "mode": mode,
-            "same_text": same,
+            "same_text": f"{same}/{len(self.texts)}",
             "output_tokens": self.tokens,
             "tokens_per_verify": self.tokens / self.forwards,
             "acceptance": self.accepted / self.drafted if self.drafted else None,
@@ -76,7 +77,7 @@ def compare(stack: Stack, verifier_url: str, dtype: str, prompts: int = 24) -> R
         for mode in MODES if number % 2 else reversed(MODES):
             _run(client, model, prompt, temperature, mode, verifier_url, sides[mode])
     datacenter, edge = sides["datacenter"], sides["edge"]
-    same = datacenter.texts == edge.texts
+    same = sum(a == b for a, b in zip(datacenter.texts, edge.texts, strict=True))
     rows = [side.row(mode, same) for mode, side in sides.items()]
     ratios = {
         "edge_over_datacenter_verifier_forwards_per_token": _over(rows, "verifier_forwards_per_token"),
