@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 
@@ -58,6 +59,12 @@ def choose(logits: torch.Tensor, sampling: Sampling, indices: Sequence[int]) -> 
     return z.argmax(dim=-1).tolist()
 
 
+@lru_cache(maxsize=64)
+def _row(seed: int, index: int, vocab_size: int, device: torch.device) -> torch.Tensor:
+    """The noise of one output index [1, vocab]. A drafter asks for it at every branch of its tree."""
+    return noise(Sampling(seed=seed), [index], vocab_size, device)
+
+
 def guess(
     logits: torch.Tensor,
     sampling: Sampling,
@@ -78,7 +85,7 @@ def guess(
     if sampling.temperature > 0:
         z = processed(logits, sampling)
         if coupled:
-            g = noise(sampling, indices, vocab_size or logits.shape[-1], logits.device)
+            g = torch.cat([_row(sampling.seed, i, vocab_size or logits.shape[-1], logits.device) for i in indices])
             z = z + (g if ids is None else g[:, ids])
         z = z * sampling.temperature
     top = z.softmax(dim=-1).topk(min(width, z.shape[-1]), dim=-1)
