@@ -23,6 +23,7 @@ COMMANDS: dict[tuple[str, ...], tuple[type[s.Settings], str]] = {
     ("keys", "create"): (s.KeysCreateSettings, "gateway.keys_cli"),
     ("keys", "list"): (s.KeysListSettings, "gateway.keys_cli"),
     ("keys", "revoke"): (s.KeysRevokeSettings, "gateway.keys_cli"),
+    ("distill",): (s.DistillSettings, "edge_agent.distill"),
     ("demo",): (s.DemoSettings, "loadtest.demo"),
     ("bench",): (s.BenchSettings, "loadtest.main"),
 }

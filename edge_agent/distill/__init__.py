@@ -9,13 +9,14 @@ Every stage goes on where it stopped, as long as settings and work folder stay t
 
 from __future__ import annotations
 
-from edge_agent.distill.settings import DistillSettings
+from edgedraft.settings import DistillSettings
+from edgedraft.telemetry import configure_logging
 
-__all__ = ["DistillSettings", "run"]
 
-
-def run(settings: DistillSettings) -> None:
-    """The whole recipe; the finished draft is in settings.out."""
+def main(settings: DistillSettings) -> None:
+    """`edgedraft distill`: the whole recipe; the finished draft is in settings.out."""
     from edge_agent.distill.recipe import distill
+
+    configure_logging(settings.log_level)
 
     distill(settings)

@@ -13,11 +13,11 @@ from edge_agent.distill.collect import collect
 from edge_agent.distill.evaluate import evaluate, table
 from edge_agent.distill.export import write_card, write_spec, write_weights
 from edge_agent.distill.samples import HELD_OUT, load_samples, shards
-from edge_agent.distill.settings import DistillSettings
 from edge_agent.distill.student import choose_head, default_layers, make_child
 from edge_agent.distill.train import Trainer
 from edge_agent.draft_model import HEAD_IDS, DraftSpec, load_draft, placed
 from edgedraft.demo_model import resolve_model
+from edgedraft.settings import DistillSettings
 from edgedraft.tokenizer import fingerprint
 
 

@@ -22,10 +22,10 @@ from transformers import PreTrainedModel
 
 from edge_agent.distill.evaluate import Figures, evaluate
 from edge_agent.distill.samples import Sample
-from edge_agent.distill.settings import DistillSettings
 from edge_agent.distill.student import learned_state
 from edge_agent.draft_model import placed
 from edgedraft.progress import progress
+from edgedraft.settings import DistillSettings
 
 HARD_SHARE = 0.3
 WARM_UP = 0.04

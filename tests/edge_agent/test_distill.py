@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from edge_agent import draft_model
-from edge_agent.distill import DistillSettings, run
-from edge_agent.distill.__main__ import parser
+from edge_agent.distill import main
 from edge_agent.distill.evaluate import chain_yield
 from edge_agent.distill.prompts import KINDS, PromptMaker, part
 from edge_agent.distill.samples import HELD_OUT, load_samples, shards
 from edge_agent.distill.train import distillation_loss, pack
 from edgedraft.demo_model import DEMO_MODEL, ensure_demo_model
+from edgedraft.settings import DistillSettings
 from edgedraft.tokenizer import fingerprint
 
 CHATML = (
@@ -63,29 +62,31 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def settings(target: Path, tmp_path_factory: pytest.TempPathFactory) -> DistillSettings:
     folder = tmp_path_factory.mktemp("distill")
-    return DistillSettings(
-        target=str(target),
-        out=folder / "draft",
-        work=folder / "work",
-        layers=(0, 2),
-        head_size=200,
-        tokens=4000,
-        slots=32,
-        sample_length=900,
-        answer_tokens=24,
-        top_k=8,
-        held_out=2,
-        passes=3.0,
-        row_tokens=512,
-        rows=2,
-        rate=3e-3,
-        device="cpu",
+    return DistillSettings.model_validate(
+        {
+            "target": str(target),
+            "out": folder / "draft",
+            "work": folder / "work",
+            "layers": (0, 2),
+            "head_size": 200,
+            "tokens": 4000,
+            "slots": 32,
+            "sample_length": 900,
+            "answer_tokens": 24,
+            "top_k": 8,
+            "held_out": 2,
+            "passes": 3.0,
+            "row_tokens": 512,
+            "rows": 2,
+            "rate": 3e-3,
+            "device": "cpu",
+        }
     )
 
 
 @pytest.fixture(scope="module")
 def draft(settings: DistillSettings) -> Path:
-    run(settings)
+    main(settings)
     return settings.out
 
 
@@ -149,8 +150,8 @@ def test_a_draft_without_its_target_or_for_another_format_is_refused(draft: Path
 def test_an_interrupted_run_goes_on(draft: Path, settings: DistillSettings, tmp_path: Path) -> None:
     before = draft_model.read_spec(draft).training
     marks = {path: path.stat().st_mtime_ns for path in shards(settings.work / "samples")}
-    longer = dataclasses.replace(settings, out=tmp_path / "again", passes=4.0)
-    run(longer)
+    longer = settings.model_copy(update={"out": tmp_path / "again", "passes": 4.0})
+    main(longer)
     after = draft_model.read_spec(tmp_path / "again").training
     assert after["steps"] > before["steps"]
     assert after["first_loss"] == before["first_loss"]
@@ -226,13 +227,6 @@ def test_int8_rows_come_back_within_half_a_step() -> None:
     error = (draft_model.dequantise(values, scale) - matrix).abs()
     # Rows below float16's reach lose their bits; the others are off by half a step, and a little at the clipped end.
     assert (error <= 0.6 * scale.float()[:, None] + 1e-9).all()
-
-
-def test_every_setting_has_a_flag() -> None:
-    flags = vars(parser().parse_args(["--layers", "0,1,5", "--tokens", "9"]))
-    settings = DistillSettings(**flags)
-    assert (settings.layers, settings.tokens) == ((0, 1, 5), 9)
-    assert set(flags) == {field.name for field in dataclasses.fields(DistillSettings)}
 
 
 def test_the_shipped_draft_fits_the_demo_model() -> None:
