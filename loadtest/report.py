@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+SIDE_BY_SIDE = 3
+
 
 @dataclass(frozen=True)
 class Result:
@@ -21,14 +23,17 @@ class Result:
 
 
 def show(result: Result) -> None:
-    """Print the table, the ratios and the notes on stdout."""
+    """Print the table, the ratios and the notes on stdout: a few sides stand side by side, many below each other."""
     console = Console()
     table = Table(title=result.title)
-    columns = list(result.rows[0])
-    for i, column in enumerate(columns):
-        table.add_column(column.replace("_", " "), justify="left" if i == 0 else "right")
-    for row in result.rows:
-        table.add_row(*(_cell(row[column]) for column in columns))
+    lines = [[_cell(value) for value in row.values()] for row in result.rows]
+    heads = [name.replace("_", " ") for name in result.rows[0]]
+    if len(lines) <= SIDE_BY_SIDE:
+        heads, *lines = [[head, *values] for head, values in zip(heads, zip(*lines, strict=True), strict=True)]
+    for i, head in enumerate(heads):
+        table.add_column(head, justify="left" if i == 0 else "right")
+    for line in lines:
+        table.add_row(*line)
     console.print(table)
     for name, ratio in result.ratios.items():
         console.print(f"  {name.replace('_', ' ')}: [bold]{ratio:.3f}[/bold]")
