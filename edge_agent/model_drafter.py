@@ -65,7 +65,7 @@ class ModelDrafter:
         self._longest = min(context_length, model.kv.tokens)
         self._vocab_size = vocab_size
         self._embedded = int(model.model.get_input_embeddings().weight.shape[0])  # type: ignore[arg-type]
-        columns = int(model.model.get_output_embeddings().weight.shape[0])  # type: ignore[union-attr,arg-type]
+        columns = int(model.model.get_output_embeddings().out_features)  # type: ignore[union-attr,arg-type]
         ids = torch.arange(columns, device=model.device) if head_ids is None else head_ids
         shared = ids < vocab_size
         self._columns = None if bool(shared.all()) else shared.nonzero()[:, 0]

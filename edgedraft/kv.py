@@ -89,20 +89,23 @@ class PagedKV:
         return block
 
     def layer(self, index: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """This layer's stores, [slots, heads, dim] each; made at first sight of its [rows, heads, dim]."""
+        """This layer's stores, [blocks, BLOCK, heads, dim] each; made at first sight of its [rows, heads, dim]."""
         if index not in self._layers:
             self._layers[index] = (
-                torch.empty((self.tokens, *key.shape[1:]), dtype=self.dtype, device=self.device),
-                torch.empty((self.tokens, *value.shape[1:]), dtype=self.dtype, device=self.device),
+                torch.zeros((self.blocks, BLOCK, *key.shape[1:]), dtype=self.dtype, device=self.device),
+                torch.zeros((self.blocks, BLOCK, *value.shape[1:]), dtype=self.dtype, device=self.device),
             )
         return self._layers[index]
 
     @torch.inference_mode()
-    def move(self, source: torch.Tensor, destination: torch.Tensor) -> None:
-        """Copy slots within every layer; both are int64 [n] and may overlap."""
-        for keys, values in self._layers.values():
-            keys[destination] = keys[source]
-            values[destination] = values[source]
+    def move(self, source: Sequence[int], destination: Sequence[int]) -> None:
+        """Copy slots within every layer; the two may overlap."""
+        sources = torch.tensor(source, device=self.device)
+        destinations = torch.tensor(destination, device=self.device)
+        for stores in self._layers.values():
+            for store in stores:
+                slots = store.flatten(0, 1)
+                slots.index_copy_(0, destinations, slots.index_select(0, sources))
 
 
 class KVSequence:
@@ -144,17 +147,19 @@ class KVSequence:
         if missing > 0:
             self._blocks.extend(self._kv.take(missing))
 
-    def slots(self, start: int, stop: int) -> torch.Tensor:
-        """Slots of positions start to stop, int64 on the cache's device."""
-        blocks = torch.tensor(self._blocks[start // BLOCK : -(-stop // BLOCK)], dtype=torch.int64)
-        every = (blocks[:, None] * BLOCK + torch.arange(BLOCK)).reshape(-1)
-        return every[start % BLOCK :][: stop - start].to(self._kv.device)
+    def blocks(self, rows: int) -> list[int]:
+        """The blocks that hold the sequence and `rows` reserved rows behind it, in order."""
+        return self._blocks[: -(-(self.length + rows) // BLOCK)]
+
+    def slots(self, start: int, stop: int) -> list[int]:
+        """Slots of positions start to stop: block * BLOCK + place in the block."""
+        return [self._blocks[at // BLOCK] * BLOCK + at % BLOCK for at in range(start, stop)]
 
     def keep(self, rows: Sequence[int]) -> None:
         """Make `rows` of the last forward (ascending, each the next one's parent) part of the sequence."""
         if list(rows) != list(range(len(rows))):
             slots = self.slots(self.length, self.length + rows[-1] + 1)
-            self._kv.move(slots[torch.tensor(rows, device=slots.device)], slots[: len(rows)])
+            self._kv.move([slots[row] for row in rows], slots[: len(rows)])
         self.truncate(self.length + len(rows))
 
     def truncate(self, length: int) -> None:

@@ -31,7 +31,7 @@ def test_a_text_is_found_by_its_full_blocks_short_of_its_last_token() -> None:
         second = KVSequence(kv)
         second.adopt([*text, 7][:length])
         assert second.length == adopted * BLOCK
-        assert second.slots(0, second.length).tolist() == first.slots(0, second.length).tolist()
+        assert second.slots(0, second.length) == first.slots(0, second.length)
         second.truncate(0)
 
 
@@ -93,7 +93,7 @@ def test_random_traffic_never_shares_a_slot_between_different_texts() -> None:
         sequence = KVSequence(kv)
         sequence.adopt(text)
         found, rows = sequence.length, len(text) - sequence.length
-        for place, slot in enumerate(sequence.slots(0, found).tolist()):
+        for place, slot in enumerate(sequence.slots(0, found)):
             assert held[slot] == tuple(text[: place + 1]), "adopted what another text wrote"
         try:
             sequence.reserve(rows)
@@ -101,8 +101,8 @@ def test_random_traffic_never_shares_a_slot_between_different_texts() -> None:
             sequence.truncate(0)
             continue
         sequence.keep(range(rows))
-        busy = {slot for other_text, other in live for slot in other.slots(0, len(other_text)).tolist()}
-        for place, slot in enumerate(sequence.slots(found, len(text)).tolist(), found):
+        busy = {slot for other_text, other in live for slot in other.slots(0, len(other_text))}
+        for place, slot in enumerate(sequence.slots(found, len(text)), found):
             assert slot not in busy, "wrote where another reads"
             held[slot] = tuple(text[: place + 1])
         sequence.publish(text)

@@ -56,9 +56,10 @@ def close(a: torch.Tensor, b: torch.Tensor) -> None:
     torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("together", [False, True], ids=["alone", "together"])
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "gpt-neox", "mistral"])
-def test_chunks_trees_and_neighbours_leave_every_row_as_the_plain_model_has_it(kind: str) -> None:
-    model = PackedModel(make(kind), 256)
+def test_chunks_trees_and_neighbours_leave_every_row_as_the_plain_model_has_it(kind: str, together: bool) -> None:
+    model = PackedModel(make(kind), 256, together=together)
     text, other = [(7 * i + 2) % 61 for i in range(30)], [(5 * i + 1) % 61 for i in range(21)]
     truth, other_truth = plain(kind, text), plain(kind, other)
     mine, theirs = model.sequence(), model.sequence()
@@ -118,7 +119,7 @@ def test_no_block_is_lost_or_held_twice(moves: list[tuple[int, int, int]]) -> No
             sequence.truncate(0)
         else:
             sequence.truncate(max(0, sequence.length + min(keep, rows) - keep // 3))
-        held = [slot for other in sequences for slot in other.slots(0, other.length).tolist()]
+        held = [slot for other in sequences for slot in other.slots(0, other.length)]
         assert len(held) == len(set(held)), "two tokens in one slot"
     for sequence in sequences:
         sequence.truncate(0)
