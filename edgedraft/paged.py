@@ -38,19 +38,16 @@ class Rows:
 class PackedModel:
     """A causal LM whose forwards are packed. Not safe for use from two threads at once."""
 
-    def __init__(
-        self, model: PreTrainedModel, kv_tokens: int, exact: bool = True, together: bool | None = None
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, kv_tokens: int, exact: bool = True) -> None:
         """Takes over `model`, which must be loaded with attention `sdpa` or `eager`.
 
         On a CPU its linear layers are packed, and one that need not be `exact`, a draft, may be rounded
-        (packed_linear.py). Whether sequences attend `together` is left to the device (paged_attention.py).
+        (packed_linear.py).
 
         Raises UnsupportedModel when its packed logits differ from its own.
         """
         self.model = model.eval()
         self.device, self.dtype = model.device, model.dtype
-        self._together = self.device.type == "cuda" if together is None else together
         self.kv = PagedKV(kv_tokens, self.dtype, self.device)
         self._check()
         pack_linears(self.model, exact)
@@ -82,7 +79,7 @@ class PackedModel:
             position_ids=positions[None].to(self.device),
             use_cache=False,
             logits_to_keep=torch.tensor(wanted, dtype=torch.int64, device=self.device),
-            packed=batch_of(self.kv, slots, spans, self._together),
+            packed=batch_of(self.kv, slots, spans),
         ).logits[0]
 
     def _check(self) -> None:

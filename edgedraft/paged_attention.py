@@ -3,8 +3,9 @@
 It enters the model's own code through transformers' AttentionInterface. A Batch tells, for one forward, where the rows'
 keys and values go and which rows look where; what is in the batch, and what becomes of it, is paged.py's.
 
-Sequences attend one by one on a CPU, where nothing is lost by a call each and no sequence waits for the longest. On an
-accelerator, where each call costs more than what it does, those with few rows attend together, padded to the longest.
+A call costs something whatever it does, so sequences with few rows attend together, padded to the longest. On a CPU
+that is for those of like size, and no more of them than its cache holds; on an accelerator, where a call costs more
+than what it does, for all.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from transformers import AttentionInterface
 from edgedraft.kv import BLOCK, PagedKV
 
 ATTENTION = "edgedraft_paged"
-FEW_ROWS = 64  # sequences with more rows, prompts, attend on their own everywhere
+FEW_ROWS = 64  # sequences with more rows, prompts, attend on their own
+CPU_KEYS = 2048  # of one call, padding included
+CPU_PADDING = 1.3  # work of a padded call over that of its sequences, at most
 
 
 class UnsupportedModel(Exception):
@@ -93,13 +96,31 @@ class _Heads:
     out: torch.Tensor
 
 
-def batch_of(kv: PagedKV, slots: Sequence[int], spans: Sequence[Span], together: bool) -> Batch:
-    """Spans in the order of their rows; whether those with few rows attend `together`."""
-    few = [span for span in spans if span.rows <= FEW_ROWS] if together else []
-    parts: list[Part] = [_Alone(span, kv.device, kv.dtype) for span in spans if span not in few]
-    if few:
-        parts.append(_Together(few, kv.device, kv.dtype))
+def batch_of(kv: PagedKV, slots: Sequence[int], spans: Sequence[Span]) -> Batch:
+    """Spans in the order of their rows."""
+    groups = grouped(spans, bounded=kv.device.type == "cpu")
+    parts = [
+        _Alone(group[0], kv.device, kv.dtype) if len(group) == 1 else _Together(group, kv.device, kv.dtype)
+        for group in groups
+    ]
     return Batch(kv, torch.tensor(slots, device=kv.device), parts)
+
+
+def grouped(spans: Sequence[Span], bounded: bool) -> list[list[Span]]:
+    """Who attends with whom; `bounded` by CPU_KEYS and CPU_PADDING."""
+    groups = [[span] for span in spans if span.rows > FEW_ROWS]
+    few = sorted((span for span in spans if span.rows <= FEW_ROWS), key=lambda span: (span.rows, span.keys))
+    group: list[Span] = []
+    work = 0
+    for span in few:
+        rows, keys = span.rows, max(span.keys, *(other.keys for other in group)) if group else span.keys
+        padded = (len(group) + 1) * keys
+        if group and bounded and (padded > CPU_KEYS or padded * rows > CPU_PADDING * (work + span.rows * span.keys)):
+            groups.append(group)
+            group, work = [], 0
+        group.append(span)
+        work += span.rows * span.keys
+    return [*groups, group] if group else groups
 
 
 class _Alone:

@@ -20,6 +20,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from edgedraft import paged_attention
 from edgedraft.kv import BLOCK, KVSequence, OutOfBlocks, PagedKV
 from edgedraft.paged import PackedModel, Rows, UnsupportedModel
 
@@ -56,10 +57,13 @@ def close(a: torch.Tensor, b: torch.Tensor) -> None:
     torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("together", [False, True], ids=["alone", "together"])
+@pytest.mark.parametrize("padding", [0.0, 99.0], ids=["alone", "together"])
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "gpt-neox", "mistral"])
-def test_chunks_trees_and_neighbours_leave_every_row_as_the_plain_model_has_it(kind: str, together: bool) -> None:
-    model = PackedModel(make(kind), 256, together=together)
+def test_chunks_trees_and_neighbours_leave_every_row_as_the_plain_model_has_it(
+    kind: str, padding: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paged_attention, "CPU_PADDING", padding)
+    model = PackedModel(make(kind), 256)
     text, other = [(7 * i + 2) % 61 for i in range(30)], [(5 * i + 1) % 61 for i in range(21)]
     truth, other_truth = plain(kind, text), plain(kind, other)
     mine, theirs = model.sequence(), model.sequence()
