@@ -5,7 +5,7 @@ them into Gumbel noise takes two logarithms, whose last bits differ between libr
 table over the leading bits of a float32, and every draw is a table look-up with integer interpolation. From the
 seed to the noise there is no operation that two IEEE machines could round differently.
 
-One code path serves both libraries: an int64 ndarray and an int64 tensor share the operators it is made of.
+One code path serves both libraries: an ndarray and a tensor share the operators it is made of.
 This file does not choose tokens (sampling.py does) and does not import torch unless it is handed a device.
 """
 
@@ -47,14 +47,20 @@ def philox(counters: Sequence[Any], keys: Sequence[Any]) -> tuple[Any, Any, Any,
     for _ in range(_ROUNDS):
         # A 32x32-bit product overflows int64's sign; its 64 bits are right all the same.
         p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0, c1, c2, c3 = (
-            ((p1 >> 32) & _MASK) ^ c1 ^ k0,
-            p1 & _MASK,
-            ((p0 >> 32) & _MASK) ^ c3 ^ k1,
-            p0 & _MASK,
-        )
+        c0, c2 = _high(p1) ^ c1, _high(p0) ^ c3
+        c0 ^= k0
+        c2 ^= k1
+        p1 &= _MASK
+        p0 &= _MASK
+        c1, c3 = p1, p0
         k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
     return c0, c1, c2, c3
+
+
+def _high(product: Any) -> Any:
+    word = product >> 32
+    word &= _MASK
+    return word
 
 
 def exact_gumbel(x: np.ndarray) -> np.ndarray:
@@ -64,10 +70,13 @@ def exact_gumbel(x: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def gumbel_table() -> np.ndarray:
-    """The int64 look-up table, shape [32770]: noise at float32 bit patterns from 1.0 to 2**32, in 2**-18."""
+    """The int32 look-up table, shape [32770]: noise at float32 bit patterns from 1.0 to 2**32, in 2**-18.
+
+    No step from entry to entry times a 13-bit fraction overflows.
+    """
     bits = (np.arange(_ENTRIES, dtype=np.int64) + _FIRST_ENTRY) << _INTERPOLATED_BITS
     x = bits.astype(np.int32).view(np.float32).astype(np.float64)
-    return np.rint(exact_gumbel(x) * 2.0**_FRACTION_BITS).astype(np.int64)
+    return np.rint(exact_gumbel(x) * 2.0**_FRACTION_BITS).astype(np.int32)
 
 
 def gumbel_rows(
@@ -79,31 +88,59 @@ def gumbel_rows(
     depends on (seeds[r] mod 2**64, indices[r], v) alone.
     """
     xp: Any = _NumPy() if device is None else _Torch(device)
-    low = xp.words([seed & _MASK for seed in seeds]).reshape(-1, 1)
-    high = xp.words([(seed >> 32) & _MASK for seed in seeds]).reshape(-1, 1)
-    rows = xp.words([index & _MASK for index in indices]).reshape(-1, 1)
-    blocks, zero = xp.words(range((vocab_size + 3) // 4)), xp.words(0)
-    lanes = philox((blocks[None, :] + zero * rows, rows, zero, zero), (low, high))
+    blocks = (vocab_size + 3) // 4
+    rows = [
+        xp.join(
+            [_drawn(xp, seed, index, xp.span(i, min(blocks, i + xp.chunk))) for i in range(0, max(1, blocks), xp.chunk)]
+        )
+        for seed, index in zip(seeds, indices, strict=True)
+    ]
+    return xp.stack([row.reshape(-1)[:vocab_size] for row in rows], 0) if rows else xp.empty((0, vocab_size))
+
+
+def gumbel_at(seed: int, index: int, tokens: np.ndarray) -> np.ndarray:
+    """The noise of those `tokens` (int64 [n]) alone, float32 [n]: gumbel_rows' row at these columns."""
+    return _drawn(_NumPy(), seed, index, tokens >> 2)[np.arange(len(tokens)), tokens & 3]
+
+
+def _drawn(xp: Any, seed: int, index: int, blocks: Any) -> Any:
+    """Noise of the four tokens of each block, float32 [blocks, 4]."""
+    zero = blocks * 0
+    key = xp.word(seed & _MASK), xp.word((seed >> 32) & _MASK)
     # `| 1` keeps the draw away from 0, where the noise is infinite.
-    bits = xp.float_bits(xp.stack(lanes).reshape(len(seeds), 4 * len(blocks))[:, :vocab_size] | 1)
+    bits = xp.float_bits(xp.stack(philox((blocks, zero + (index & _MASK), zero, zero), key), -1) | 1)
     table = xp.table()
     entry = (bits >> _INTERPOLATED_BITS) - _FIRST_ENTRY
-    fraction = bits & ((1 << _INTERPOLATED_BITS) - 1)
     left = table[entry]
-    return xp.scaled(left + (((table[entry + 1] - left) * fraction) >> _INTERPOLATED_BITS))
+    rise = table[entry + 1] - left
+    rise *= bits & ((1 << _INTERPOLATED_BITS) - 1)
+    rise >>= _INTERPOLATED_BITS
+    left += rise
+    return xp.scaled(left)
 
 
 class _NumPy:
     """What NumPy and torch spell differently."""
 
-    def words(self, values: Any) -> np.ndarray:
-        return np.asarray(values, dtype=np.int64)
+    chunk = 4096  # blocks whose arrays stay in a processor's cache
 
-    def stack(self, lanes: Sequence[np.ndarray]) -> np.ndarray:
-        return np.stack(lanes, axis=-1)
+    def word(self, value: int) -> np.ndarray:
+        return np.asarray(value, dtype=np.int64)
+
+    def span(self, start: int, stop: int) -> np.ndarray:
+        return np.arange(start, stop, dtype=np.int64)
+
+    def join(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+        return np.concatenate(parts)
+
+    def empty(self, shape: tuple[int, int]) -> np.ndarray:
+        return np.empty(shape, dtype=np.float32)
+
+    def stack(self, parts: Sequence[np.ndarray], axis: int) -> np.ndarray:
+        return np.stack(parts, axis=axis)
 
     def float_bits(self, x: np.ndarray) -> np.ndarray:
-        return x.astype(np.float32).view(np.int32).astype(np.int64)
+        return x.astype(np.float32).view(np.int32)
 
     def table(self) -> np.ndarray:
         return gumbel_table()
@@ -115,20 +152,30 @@ class _NumPy:
 class _Torch:
     """The same on a torch device."""
 
+    chunk = 1 << 30
+
     def __init__(self, device: torch.device | str) -> None:
         import torch
 
         self._torch, self._device = torch, device
 
-    def words(self, values: Any) -> torch.Tensor:
-        values = list(values) if isinstance(values, range) else values
-        return self._torch.tensor(values, dtype=self._torch.int64, device=self._device)
+    def word(self, value: int) -> torch.Tensor:
+        return self._torch.tensor(value, dtype=self._torch.int64, device=self._device)
 
-    def stack(self, lanes: Sequence[torch.Tensor]) -> torch.Tensor:
-        return self._torch.stack(tuple(lanes), dim=-1)
+    def span(self, start: int, stop: int) -> torch.Tensor:
+        return self._torch.arange(start, stop, device=self._device)
+
+    def join(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+        return self._torch.cat(tuple(parts))
+
+    def empty(self, shape: tuple[int, int]) -> torch.Tensor:
+        return self._torch.empty(shape, device=self._device)
+
+    def stack(self, parts: Sequence[torch.Tensor], axis: int) -> torch.Tensor:
+        return self._torch.stack(tuple(parts), dim=axis)
 
     def float_bits(self, x: torch.Tensor) -> torch.Tensor:
-        return x.to(self._torch.float32).view(self._torch.int32).to(self._torch.int64)
+        return x.to(self._torch.float32).view(self._torch.int32)
 
     def table(self) -> torch.Tensor:
         return _table_on(str(self._device))

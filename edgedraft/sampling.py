@@ -13,10 +13,13 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 
+import numpy as np
 import torch
 
-from edgedraft.noise import gumbel_rows
+from edgedraft.noise import gumbel_at, gumbel_rows
 from edgedraft.wire import Sampling
+
+NUCLEUS = 256  # tokens looked at first when top_p cuts
 
 
 def processed(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
@@ -28,13 +31,25 @@ def processed(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     if 0 < sampling.top_k < z.shape[-1]:
         z = z.masked_fill(z < z.topk(sampling.top_k, dim=-1).values[:, -1:], -torch.inf)
     if sampling.top_p < 1:
-        ordered = z.sort(dim=-1, descending=True).values
-        p = ordered.softmax(dim=-1)
-        inside = (p.cumsum(dim=-1) - p) < sampling.top_p  # mass before the token; the first is always inside
-        z = z.masked_fill(z < ordered.masked_fill(~inside, torch.inf).amin(dim=-1, keepdim=True), -torch.inf)
+        z = z.masked_fill(z < _least_inside(z, sampling.top_p), -torch.inf)
     if sampling.min_p > 0:
         z = z.masked_fill(z < z.amax(dim=-1, keepdim=True) + math.log(sampling.min_p), -torch.inf)
     return z
+
+
+def _least_inside(z: torch.Tensor, top_p: float) -> torch.Tensor:
+    """The smallest value [rows, 1] of the most probable tokens that together reach top_p.
+
+    Few tokens usually do, so that the row need not be sorted whole.
+    """
+    p = z.softmax(dim=-1)
+    for count in (min(NUCLEUS, p.shape[-1]), p.shape[-1]):
+        top = z.topk(count, dim=-1)
+        mass = p.gather(-1, top.indices)
+        inside = (mass.cumsum(dim=-1) - mass) < top_p  # mass before the token; the first is always inside
+        if not bool(inside[:, -1].any()):
+            break
+    return top.values.masked_fill(~inside, torch.inf).amin(dim=-1, keepdim=True)
 
 
 def noise(sampling: Sampling, indices: Sequence[int], vocab_size: int, device: torch.device) -> torch.Tensor:
@@ -55,7 +70,16 @@ def choose(logits: torch.Tensor, sampling: Sampling, indices: Sequence[int]) -> 
     """The target's tokens: row r of logits [rows, vocab] decides output index indices[r] of one session."""
     if sampling.temperature == 0:
         return best(logits)
-    return best(processed(logits, sampling) + noise(sampling, indices, logits.shape[-1], logits.device))
+    z = processed(logits, sampling)
+    if logits.device.type == "cpu" and (sampling.top_k or sampling.top_p < 1 or sampling.min_p):
+        return [_best_of_few(row, sampling.seed, index) for row, index in zip(z.numpy(), indices, strict=True)]
+    return best(z + noise(sampling, indices, logits.shape[-1], logits.device))
+
+
+def _best_of_few(z: np.ndarray, seed: int, index: int) -> int:
+    """The choice of one row [vocab] of which most is -inf: noise is drawn for the rest alone."""
+    tokens = np.flatnonzero(z > -np.inf)
+    return int(tokens[(z[tokens] + gumbel_at(seed, index, tokens)).argmax()])
 
 
 def best(scores: torch.Tensor) -> list[int]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgedraft.noise import exact_gumbel, gumbel_rows, gumbel_table, philox
+from edgedraft.noise import exact_gumbel, gumbel_at, gumbel_rows, gumbel_table, philox
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "noise.md").read_text()
 VECTORS = [
@@ -91,7 +91,7 @@ def test_the_published_vectors(vector: tuple[int, int, int, float, str]) -> None
 
 def test_the_published_table() -> None:
     table = gumbel_table()
-    assert table.dtype == np.int64
+    assert table.dtype == np.int32
     (digest,) = re.findall(r"`([0-9a-f]{64})`", DOCUMENT)
     assert hashlib.sha256(table.astype("<i4").tobytes()).hexdigest() == digest
     assert [int(table[k]) for k in (0, 1, 16384, 32767, 32768)] == [5814540, 5814284, 2907268, -532515, -591882]
@@ -129,6 +129,13 @@ def test_a_draw_depends_on_seed_index_and_token_alone() -> None:
         np.testing.assert_array_equal(gumbel_rows([3], [7], vocab_size)[0], whole[0, :vocab_size])
     np.testing.assert_array_equal(gumbel_rows([4, 3], [7, 8], 1000), whole[[2, 1]])
     assert len({row.tobytes() for row in whole}) == 3
+
+
+def test_single_tokens_have_the_noise_of_the_whole_row() -> None:
+    tokens = np.array([0, 1, 6, 7, 16384, 40001, 49151])
+    whole = gumbel_rows([12], [3], 49152)[0]
+    np.testing.assert_array_equal(gumbel_at(12, 3, tokens), whole[tokens])
+    np.testing.assert_array_equal(gumbel_rows([12], [3], 5)[0], whole[:5])
 
 
 def test_seeds_are_taken_modulo_2_to_the_64() -> None:

@@ -8,7 +8,7 @@ import torch
 from scipy.stats import chisquare
 
 from edgedraft.noise import gumbel_rows
-from edgedraft.sampling import choose, guess, processed
+from edgedraft.sampling import NUCLEUS, choose, guess, processed
 from edgedraft.wire import Sampling
 
 
@@ -43,6 +43,14 @@ def test_choices_are_those_of_the_definition(sampling: Sampling) -> None:
     logits = torch.randn((50, 300), generator=torch.Generator().manual_seed(0)) * 3
     expected = [reference_choice(row.numpy(), sampling, index) for index, row in enumerate(logits)]
     assert choose(logits, sampling, range(50)) == expected
+
+
+def test_a_flat_distribution_is_cut_where_the_definition_cuts_it() -> None:
+    logits = torch.randn((8, 3000), generator=torch.Generator().manual_seed(2)) / 2
+    sampling = Sampling(temperature=1.0, top_p=0.9, seed=6)
+    assert (processed(logits, sampling) > -torch.inf).sum(dim=-1).min() > NUCLEUS
+    expected = [reference_choice(row.numpy(), sampling, index) for index, row in enumerate(logits)]
+    assert choose(logits, sampling, range(8)) == expected
 
 
 def test_a_choice_depends_on_its_own_row_and_index_alone() -> None:
