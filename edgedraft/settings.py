@@ -26,6 +26,14 @@ def _split(value: Any) -> Any:
     return json.loads(value) if value.startswith("[") else [part.strip() for part in value.split(",")]
 
 
+def _cpus(value: Any) -> Any:
+    """Numbers and ranges as taskset spells them: 0-7,16."""
+    if not isinstance(value, str):
+        return value
+    ranges = [part.partition("-") for part in value.split(",") if part.strip()]
+    return tuple(cpu for first, _, last in ranges for cpu in range(int(first), int(last or first) + 1))
+
+
 _Listed = (NoDecode, BeforeValidator(_split))
 
 
@@ -59,6 +67,9 @@ class VerifierSettings(Settings):
         "auto", description="weights and activations; auto is float32 on a CPU and bfloat16 elsewhere"
     )
     threads: int = Field(0, ge=0, description="CPU threads of the model; 0 leaves it to torch")
+    cpus: Annotated[tuple[int, ...], NoDecode, BeforeValidator(_cpus)] = Field(
+        (), description="CPUs to stay on, such as 0-7,16; one thread on each unless --threads says otherwise"
+    )
     max_sessions: int = Field(64, ge=1, le=4096, description="sessions at once; more are refused as overloaded")
     kv_tokens: int = Field(32768, ge=256, description="tokens that the KV cache holds, all sessions together")
     context_length: int = Field(0, ge=0, description="longest prompt with output; 0 takes the model's own")

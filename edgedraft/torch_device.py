@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def use_cores(threads: int, cpus: tuple[int, ...]) -> None:
+    """Keep this process, and every thread that it starts from now on, on `cpus` (Linux), one torch thread on each.
+
+    No cpus: wherever the system likes. `threads` other than 0 says how many there are instead.
+
+    Raises ValueError for cpus that this process may not use, or where the system cannot do it.
+    """
+    if cpus:
+        if not hasattr(os, "sched_setaffinity"):
+            raise ValueError("this system does not let a process choose its cpus")
+        allowed = os.sched_getaffinity(0)
+        if not allowed.issuperset(cpus):
+            raise ValueError(f"cpus {sorted({*cpus} - allowed)} cannot be used here, only {sorted(allowed)}")
+        os.sched_setaffinity(0, cpus)
+    if threads or cpus:
+        torch.set_num_threads(threads or len(set(cpus)))
 
 
 def pick_device(name: str) -> torch.device:

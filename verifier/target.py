@@ -5,7 +5,6 @@ from __future__ import annotations
 import zlib
 from pathlib import Path
 
-import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
@@ -13,14 +12,16 @@ from edgedraft.demo_model import resolve_model
 from edgedraft.paged import PackedModel
 from edgedraft.settings import VerifierSettings
 from edgedraft.tokenizer import fingerprint
-from edgedraft.torch_device import pick_device, pick_dtype
+from edgedraft.torch_device import pick_device, pick_dtype, use_cores
 from edgedraft.wire import ModelCard
 
 
 def load_target(settings: VerifierSettings) -> tuple[PackedModel, ModelCard]:
-    """Weights onto the device, checked to run packed. Raises OSError for a model that is not there."""
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
+    """Weights onto the device, checked to run packed.
+
+    Raises OSError for a model that is not there, ValueError for cpus that are not.
+    """
+    use_cores(settings.threads, settings.cpus)
     device = pick_device(settings.device)
     path = resolve_model(settings.model)
     model = AutoModelForCausalLM.from_pretrained(
