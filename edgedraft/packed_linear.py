@@ -3,14 +3,14 @@
 A plain torch layer hands its matrix over row by row and the library rearranges it in every product, or takes a kernel
 for older processors: for the few rows of a decoding step that is most of the time. A draft, whose numbers need not be
 exact, may also be rounded to int8, half as much to read. What wins differs between processors, so it is measured once,
-when a model is loaded, on the model's own layers.
+when a model is loaded, on its own layers. Layers that multiply the same input, known by their names, are one product.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from itertools import accumulate
+from itertools import accumulate, product
 
 import torch
 from torch import nn
@@ -22,23 +22,50 @@ FEW_ROWS = 8  # above that int8 is no less work
 SAMPLE_BYTES = 1 << 28  # of weights: enough that they do not stay in the processor's cache, as a whole model does not
 REPEATS = 5
 
+SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 Rounded = tuple[torch.Tensor, torch.Tensor]  # int8 [out, in] and the scale of each row
 
 
+class _Product:
+    """A weight laid out for oneDNN, and perhaps a rounded one for up to `few` rows."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, few: int) -> None:
+        self._packed = _pack(weight)
+        self._bias = bias
+        self._rounded = _round(weight) if few and bias is None else None
+        self._few = few
+
+    def __call__(self, input: torch.Tensor) -> torch.Tensor:
+        if self._rounded is not None and input.dim() == 3 and input.shape[0] == 1 and input.shape[1] <= self._few:
+            return _by_int8(input[0], self._rounded)[None]
+        return _by_packed(input, self._packed, self._bias)
+
+
+class _Family:
+    """Layers that are called one after the other with the same tensor: the first call makes everybody's product."""
+
+    def __init__(self, product: _Product, sizes: Sequence[int]) -> None:
+        self._product, self._sizes = product, list(sizes)
+        self._input: torch.Tensor | None = None
+        self._parts: Sequence[torch.Tensor] = ()
+
+    def part(self, input: torch.Tensor, place: int) -> torch.Tensor:
+        if input is not self._input:
+            self._input, self._parts = input, self._product(input).split(self._sizes, dim=-1)
+        part = self._parts[place]
+        if place == len(self._sizes) - 1:
+            self._input, self._parts = None, ()
+        return part
+
+
 class PackedLinear(nn.Linear):
-    """An nn.Linear whose numbers lie in `packed`; its own weight is an empty one that only tells the shape.
+    """An nn.Linear whose numbers lie in its family's product; its own weight is an empty one that tells the shape."""
 
-    Up to `few` rows go through the `rounded` weight, if there is one.
-    """
-
-    packed: torch.Tensor
-    rounded: Rounded | None
-    few: int
+    family: _Family
+    place: int
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        if self.rounded is not None and input.dim() == 3 and input.shape[0] == 1 and input.shape[1] <= self.few:
-            return _by_int8(input[0], self.rounded)[None]
-        return _by_packed(input, self.packed, self.bias)
+        return self.family.part(input, self.place)
 
 
 def pack_linears(model: nn.Module, exact: bool = True) -> int:
@@ -54,14 +81,37 @@ def pack_linears(model: nn.Module, exact: bool = True) -> int:
         return 0
     rounds = not exact and layers[0].weight.dtype == torch.bfloat16
     few = _rows_that_int8_wins(weights) if rounds else 0
-    for layer in layers:
-        weight = layer.weight.detach()
-        layer.__class__ = PackedLinear
-        layer.packed = _pack(weight)
-        layer.rounded = _round(weight) if few and layer.bias is None else None  # type: ignore[assignment]
-        layer.few = few  # type: ignore[assignment]
-        layer.weight = nn.Parameter(weight.to("meta"), requires_grad=False)
+    for family in _families(model, layers):
+        _join(family, few)
     return len(layers)
+
+
+def _families(model: nn.Module, layers: Sequence[nn.Linear]) -> list[list[nn.Linear]]:
+    """`layers`, those with a common input in one list."""
+    left = dict.fromkeys(layers)
+    families: list[list[nn.Linear]] = []
+    for parent, names in product(model.modules(), SIBLINGS):
+        children = [getattr(parent, name, None) for name in names]
+        family = [child for child in children if isinstance(child, nn.Linear) and child in left]
+        alike = {(child.in_features, child.bias is None, child.weight.dtype) for child in family}
+        if len(family) == len(names) and len(alike) == 1:
+            families.append(family)
+            for child in family:
+                del left[child]
+    return [*families, *([layer] for layer in left)]
+
+
+def _join(family: Sequence[nn.Linear], few: int) -> None:
+    weights = [layer.weight.detach() for layer in family]
+    biases = [layer.bias.detach() for layer in family if layer.bias is not None]
+    joined = _Family(
+        _Product(torch.cat(weights) if len(weights) > 1 else weights[0], torch.cat(biases) if biases else None, few),
+        [len(weight) for weight in weights],
+    )
+    for place, layer in enumerate(family):
+        layer.weight = nn.Parameter(layer.weight.detach().to("meta"), requires_grad=False)
+        layer.__class__ = PackedLinear
+        layer.family, layer.place = joined, place  # type: ignore[assignment]
 
 
 def _can_pack(weight: torch.Tensor) -> bool:

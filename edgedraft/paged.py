@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from transformers import PreTrainedModel
 
 from edgedraft.kv import KVSequence, PagedKV
 from edgedraft.packed_linear import pack_linears
-from edgedraft.paged_attention import ATTENTION, Span, UnsupportedModel, batch_of
+from edgedraft.paged_attention import ATTENTION, Batch, Span, UnsupportedModel, grouped, part_of
 
 
 @dataclass(frozen=True)
@@ -63,23 +64,25 @@ class PackedModel:
         """
         for job in jobs:
             job.sequence.reserve(len(job.tokens))
+        sizes = [(len(job.tokens), job.sequence.length + len(job.tokens)) for job in jobs]
+        groups = grouped(sizes, bounded=self.device.type == "cpu")
+        spans: dict[int, Span] = {}
         tokens: list[int] = []
         slots: list[int] = []
-        wanted: list[int] = []
-        spans: list[Span] = []
-        for job in jobs:
-            start, length = len(tokens), job.sequence.length
-            spans.append(_span(job, start))
-            slots.extend(job.sequence.slots(length, length + len(job.tokens)))
-            wanted.extend(start + row for row in job.wanted)
+        for i in chain.from_iterable(groups):
+            job = jobs[i]
+            spans[i] = _span(job, start=len(tokens))
+            slots.extend(job.sequence.slots(job.sequence.length, job.sequence.length + len(job.tokens)))
             tokens.extend(job.tokens)
-        positions = torch.cat([span.length + span.depth for span in spans])
+        wanted = [spans[i].start + row for i, job in enumerate(jobs) for row in job.wanted]
+        positions = torch.cat([span.length + span.depth for span in spans.values()])
+        parts = [part_of(self.kv, [spans[i] for i in group]) for group in groups]
         return self.model(
             input_ids=torch.tensor([tokens], device=self.device),
             position_ids=positions[None].to(self.device),
             use_cache=False,
             logits_to_keep=torch.tensor(wanted, dtype=torch.int64, device=self.device),
-            packed=batch_of(self.kv, slots, spans),
+            packed=Batch(self.kv, torch.tensor(slots, device=self.device), parts),
         ).logits[0]
 
     def _check(self) -> None:

@@ -23,6 +23,8 @@ from edgedraft.kv import BLOCK, PagedKV
 ATTENTION = "edgedraft_paged"
 FEW_ROWS = 64  # sequences with more rows, prompts, attend on their own
 CPU_KEYS = 2048  # of one call, padding included
+MOST_PRODUCT_HEADS = 4  # key heads, and
+FEWEST_PRODUCT_KEYS = 512  # keys of all sequences, for which _by_products is the faster way
 CPU_PADDING = 1.3  # work of a padded call over that of its sequences, at most
 
 
@@ -96,31 +98,26 @@ class _Heads:
     out: torch.Tensor
 
 
-def batch_of(kv: PagedKV, slots: Sequence[int], spans: Sequence[Span]) -> Batch:
-    """Spans in the order of their rows."""
-    groups = grouped(spans, bounded=kv.device.type == "cpu")
-    parts = [
-        _Alone(group[0], kv.device, kv.dtype) if len(group) == 1 else _Together(group, kv.device, kv.dtype)
-        for group in groups
-    ]
-    return Batch(kv, torch.tensor(slots, device=kv.device), parts)
-
-
-def grouped(spans: Sequence[Span], bounded: bool) -> list[list[Span]]:
-    """Who attends with whom; `bounded` by CPU_KEYS and CPU_PADDING."""
-    groups = [[span] for span in spans if span.rows > FEW_ROWS]
-    few = sorted((span for span in spans if span.rows <= FEW_ROWS), key=lambda span: (span.rows, span.keys))
-    group: list[Span] = []
-    work = 0
-    for span in few:
-        rows, keys = span.rows, max(span.keys, *(other.keys for other in group)) if group else span.keys
-        padded = (len(group) + 1) * keys
-        if group and bounded and (padded > CPU_KEYS or padded * rows > CPU_PADDING * (work + span.rows * span.keys)):
+def grouped(sizes: Sequence[tuple[int, int]], bounded: bool) -> list[list[int]]:
+    """Who attends with whom: indices into `sizes`, which are (rows, keys); `bounded` by CPU_KEYS and CPU_PADDING."""
+    groups = [[i] for i, (rows, _) in enumerate(sizes) if rows > FEW_ROWS]
+    few = sorted((rows, keys, i) for i, (rows, keys) in enumerate(sizes) if rows <= FEW_ROWS)
+    group: list[int] = []
+    work = most_keys = 0
+    for rows, keys, i in few:
+        most_keys = max(most_keys, keys)
+        padded = (len(group) + 1) * most_keys
+        if group and bounded and (padded > CPU_KEYS or padded * rows > CPU_PADDING * (work + rows * keys)):
             groups.append(group)
-            group, work = [], 0
-        group.append(span)
-        work += span.rows * span.keys
+            group, work, most_keys = [], 0, keys
+        group.append(i)
+        work += rows * keys
     return [*groups, group] if group else groups
+
+
+def part_of(kv: PagedKV, spans: Sequence[Span]) -> Part:
+    """The spans of one group, whose rows lie one behind the other."""
+    return _Alone(spans[0], kv.device, kv.dtype) if len(spans) == 1 else _Together(spans, kv.device, kv.dtype)
 
 
 class _Alone:
@@ -135,20 +132,18 @@ class _Alone:
     def attend(self, heads: _Heads, window: int | None, scale: float | None) -> None:
         span = self._span
         kv_heads, group, _, dim = heads.query.shape
-        attended = scaled_dot_product_attention(
+        attended = _sdpa(
             heads.query[:, :, span.start : span.stop].reshape(1, kv_heads, group * span.rows, dim),
             self._held(heads.keys),
             self._held(heads.values),
-            attn_mask=self._mask(group, window),
-            scale=scale,
+            self._mask(group, window),
+            scale,
         )
-        attended = attended.view(kv_heads * group, span.rows, -1)
-        heads.out[span.start : span.stop] = attended.transpose(0, 1)
+        heads.out[span.start : span.stop] = attended.view(kv_heads * group, span.rows, -1).transpose(0, 1)
 
     def _held(self, store: torch.Tensor) -> torch.Tensor:
-        """[1, kv heads, keys, dim]. Copied block by block: faster than attending to them where they lie."""
-        held = store.index_select(0, self._blocks).flatten(0, 1)
-        return held[: self._span.keys].transpose(0, 1)[None]
+        """[1, keys, kv heads, dim]. Copied block by block: faster than attending to them where they lie."""
+        return store.index_select(0, self._blocks).flatten(0, 1)[None, : self._span.keys]
 
     def _mask(self, group: int, window: int | None) -> torch.Tensor | None:
         if (group, window) not in self._masks:
@@ -165,36 +160,48 @@ class _Together:
     def __init__(self, spans: Sequence[Span], device: torch.device, dtype: torch.dtype) -> None:
         self._spans = spans
         self._device, self._dtype = device, dtype
+        self._start, self._stop = spans[0].start, spans[-1].stop
         self._rows = max(span.rows for span in spans)
         self._blocks = max(len(span.blocks) for span in spans)
         padded = [[*span.blocks, *[0] * (self._blocks - len(span.blocks))] for span in spans]
-        places = [list(range(span.start, span.stop)) + [span.start] * (self._rows - span.rows) for span in spans]
-        real = [i * self._rows + row for i, span in enumerate(spans) for row in range(span.rows)]
         self._table = torch.tensor(padded, device=device).flatten()
-        self._places = torch.tensor(places, device=device).flatten()
-        self._real = torch.tensor(real, device=device)
-        self._targets = torch.tensor([row for span in spans for row in range(span.start, span.stop)], device=device)
+        self._places: torch.Tensor | None = None  # the row at each padded place
+        self._real: torch.Tensor | None = None  # the padded place of each row
+        if self._stop - self._start < len(spans) * self._rows:
+            places = [list(range(span.start, span.stop)) + [span.start] * (self._rows - span.rows) for span in spans]
+            real = [i * self._rows + row for i, span in enumerate(spans) for row in range(span.rows)]
+            self._places = torch.tensor(places, device=device).flatten()
+            self._real = torch.tensor(real, device=device)
+        keys = len(spans) * self._blocks * BLOCK
+        self._by_products = device.type == "cpu" and dtype == torch.bfloat16 and keys >= FEWEST_PRODUCT_KEYS
         self._masks: dict[tuple[int, int | None], torch.Tensor] = {}
 
     def attend(self, heads: _Heads, window: int | None, scale: float | None) -> None:
         kv_heads, group, _, dim = heads.query.shape
         count, rows = len(self._spans), self._rows
-        query = heads.query.index_select(2, self._places).view(kv_heads, group, count, rows, dim)
-        attended = scaled_dot_product_attention(
-            query.permute(2, 0, 1, 3, 4).reshape(count, kv_heads, group * rows, dim),
+        if self._places is None:
+            query = heads.query[:, :, self._start : self._stop]
+        else:
+            query = heads.query.index_select(2, self._places)
+        query = query.reshape(kv_heads, group, count, rows, dim).permute(2, 0, 1, 3, 4)
+        attend = _by_products if self._by_products and kv_heads <= MOST_PRODUCT_HEADS else _sdpa
+        attended = attend(
+            query.reshape(count, kv_heads, group * rows, dim),
             self._held(heads.keys),
             self._held(heads.values),
-            attn_mask=self._mask(group, window),
-            scale=scale,
+            self._mask(group, window),
+            scale,
         )
         attended = attended.view(count, kv_heads, group, rows, -1).permute(0, 3, 1, 2, 4)
         attended = attended.reshape(count * rows, kv_heads * group, -1)
-        heads.out.index_copy_(0, self._targets, attended.index_select(0, self._real))
+        if self._real is not None:
+            attended = attended.index_select(0, self._real)
+        heads.out[self._start : self._stop] = attended
 
     def _held(self, store: torch.Tensor) -> torch.Tensor:
-        """[sequences, kv heads, keys, dim]"""
+        """[sequences, keys, kv heads, dim]"""
         held = store.index_select(0, self._table)
-        return held.view(len(self._spans), self._blocks * BLOCK, *store.shape[2:]).transpose(1, 2)
+        return held.view(len(self._spans), self._blocks * BLOCK, *store.shape[2:])
 
     def _mask(self, group: int, window: int | None) -> torch.Tensor:
         if (group, window) not in self._masks:
@@ -202,13 +209,51 @@ class _Together:
             sees[:, :, 0] = True  # rows that are padding look somewhere
             for i, span in enumerate(self._spans):
                 sees[i, : span.rows, : span.keys] = span.mask(window)
-            made = _additive(sees, self._dtype).repeat(1, group, 1)[:, None]
+            made = _additive(sees, torch.float32 if self._by_products else self._dtype).repeat(1, group, 1)[:, None]
             self._masks[group, window] = made.to(self._device)
         return self._masks[group, window]
 
 
+def _sdpa(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, scale: float | None
+) -> torch.Tensor:
+    """query [n, kv heads, rows, dim]; keys, values [n, keys, kv heads, dim]; mask [rows, keys] or [n, 1, rows, keys].
+
+    A single row in bfloat16 is slower on a CPU than two.
+    """
+    double = query.shape[2] == 1 and query.dtype == torch.bfloat16 and query.device.type == "cpu"
+    if double:
+        query = query.expand(-1, -1, 2, -1)
+        mask = mask if mask is None else mask.expand(*mask.shape[:-2], 2, -1)
+    attended = scaled_dot_product_attention(
+        query, keys.transpose(1, 2), values.transpose(1, 2), attn_mask=mask, scale=scale
+    )
+    return attended[:, :, :1].contiguous() if double else attended
+
+
+def _by_products(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, scale: float | None
+) -> torch.Tensor:
+    """Attention as two products of all sequences, each over all key heads at once; bfloat16.
+
+    Shapes are _sdpa's; the mask is float32. A query row is zero outside its own head, so that most of the arithmetic
+    is for nothing; it is still half the time of SDPA, whose products are one a head and a sequence. Scores are rounded
+    to bfloat16, as in transformers' eager attention.
+    """
+    count, kv_heads, rows, dim = query.shape
+    spread = query.new_zeros((count, kv_heads, rows, kv_heads, dim))
+    spread.diagonal(dim1=1, dim2=3).copy_(query.mul(dim**-0.5 if scale is None else scale).permute(0, 2, 3, 1))
+    scores = torch.bmm(spread.view(count, kv_heads * rows, kv_heads * dim), keys.flatten(2).transpose(1, 2))
+    scores = scores.view(count, kv_heads, rows, -1)
+    if mask is not None:
+        scores = scores + mask
+    p = scores.softmax(dim=-1).to(query.dtype)
+    mixed = torch.bmm(p.view(count, kv_heads * rows, -1), values.flatten(2)).view(count, kv_heads, rows, kv_heads, -1)
+    return mixed.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2).contiguous()
+
+
 def _additive(sees: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Made once for all layers: a bool mask would be turned into this in each."""
+    """0 where `sees`, else -inf. Made once for all layers: SDPA turns a bool mask into this in each."""
     return torch.zeros(sees.shape, dtype=dtype).masked_fill_(~sees, float("-inf"))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -62,6 +64,26 @@ def test_a_shared_embedding_is_left_alone_and_the_packed_weight_is_held_once() -
     assert torch.equal(tied.embed.weight, before)
     assert tied.head.weight.device.type == "meta"
     assert tied.head.weight.shape == (64, 96)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_siblings_are_one_product_whatever_the_order_of_calls(bias: bool) -> None:
+    torch.manual_seed(0)
+
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate_proj, self.up_proj = nn.Linear(96, 128, bias=bias), nn.Linear(96, 160, bias=bias)
+
+    packed = Gated()
+    plain = copy.deepcopy(packed)
+    assert pack_linears(packed) == 2
+    assert packed.gate_proj.family is packed.up_proj.family
+    with torch.inference_mode():
+        for rows in (1, 9):
+            x, y = torch.randn((1, rows, 96)), torch.randn((1, rows, 96))
+            for name, input in (("gate_proj", x), ("up_proj", x), ("up_proj", y), ("gate_proj", y), ("gate_proj", x)):
+                torch.testing.assert_close(getattr(packed, name)(input), getattr(plain, name)(input))
 
 
 def test_what_cannot_be_packed_is_left_as_it_is() -> None:
