@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 
 from edgedraft.paged import UnsupportedModel
 from edgedraft.serving import serve
@@ -12,6 +13,7 @@ from edgedraft.wire import MAX_FRAME
 from verifier.scheduler import Limits
 from verifier.server import build_app
 from verifier.target import load_target
+from verifier.tensor_parallel import join
 from verifier.transformers_engine import TransformersEngine
 
 
@@ -19,9 +21,13 @@ def main(settings: VerifierSettings) -> None:
     """Runs until SIGINT or SIGTERM. Exits 1 with a line on stderr when the model cannot be served."""
     configure_logging(settings.log_level)
     try:
-        model, card = load_target(settings)
+        ranks = join(settings.device)
+        model, card = load_target(settings, ranks)
     except (OSError, ValueError, UnsupportedModel) as error:
         sys.exit(f"edgedraft verifier: cannot serve {settings.model}: {error}")
+    if ranks and not ranks.leads:
+        ranks.follow(model)
+        return
     engine = TransformersEngine(model, card.vocab_size, card.context_length, settings.max_sessions)
     limits = Limits(
         step_tokens=settings.step_tokens,
@@ -31,4 +37,5 @@ def main(settings: VerifierSettings) -> None:
         wait_share=settings.wait_share,
     )
     app = build_app(engine, limits, card, settings.max_sessions, settings.verifier_token)
-    serve(app, settings.host, settings.port, lambda at: f"edgedraft verifier ready ws://{at}", MAX_FRAME)
+    with ranks.leading() if ranks else nullcontext():
+        serve(app, settings.host, settings.port, lambda at: f"edgedraft verifier ready ws://{at}", MAX_FRAME)

@@ -14,20 +14,26 @@ from edgedraft.settings import VerifierSettings
 from edgedraft.tokenizer import fingerprint
 from edgedraft.torch_device import pick_device, pick_dtype, use_cores
 from edgedraft.wire import ModelCard
+from verifier.tensor_parallel import LeadingModel, Ranks, sharding
 
 
-def load_target(settings: VerifierSettings) -> tuple[PackedModel, ModelCard]:
-    """Weights onto the device, checked to run packed.
+def load_target(settings: VerifierSettings, ranks: Ranks | None = None) -> tuple[PackedModel, ModelCard]:
+    """Weights onto the device, or this one of several `ranks`' slices of them; checked to run packed.
 
-    Raises OSError for a model that is not there, ValueError for cpus that are not.
+    Raises OSError for a model that is not there, ValueError for cpus that are not, or a model that cannot be cut.
     """
     use_cores(settings.threads, settings.cpus)
-    device = pick_device(settings.device)
+    device = ranks.device if ranks else pick_device(settings.device)
     path = resolve_model(settings.model)
+    place = {"distributed_config": sharding(path, ranks.size)} if ranks else {"device_map": {"": device}}
     model = AutoModelForCausalLM.from_pretrained(
-        path, dtype=pick_dtype(settings.dtype, device), attn_implementation="sdpa", device_map={"": device}
+        path, dtype=pick_dtype(settings.dtype, device), attn_implementation="sdpa", **place
     )
-    return PackedModel(model, settings.kv_tokens), _card(settings, path, model.generation_config.eos_token_id)
+    if ranks:
+        ranks.meet()
+    packed = PackedModel(model, settings.kv_tokens)
+    card = _card(settings, path, model.generation_config.eos_token_id)
+    return LeadingModel(packed, ranks) if ranks and ranks.leads else packed, card
 
 
 def _card(settings: VerifierSettings, path: str, generation_eos: int | list[int] | None) -> ModelCard:
