@@ -1,7 +1,7 @@
 """What a drafter is: asked at points of several sessions' texts at once, it answers each with a small tree of guesses.
 
 Drafters know token ids and sampling parameters, nothing of draft trees, epochs or links. This file holds the
-vocabulary and the combination of several drafters into one; the drafters are model_drafter.py and prompt_lookup.py.
+vocabulary and the combination of several drafters into one; the drafters are model_drafter.py and lookup_drafter.py.
 """
 
 from __future__ import annotations

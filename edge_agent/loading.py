@@ -13,7 +13,7 @@ from pathlib import Path
 
 from edge_agent.draft_model import SPEC_FILE, load_draft, read_spec, shipped_draft
 from edge_agent.drafter import Drafter, Together
-from edge_agent.prompt_lookup import PromptLookup
+from edge_agent.lookup_drafter import LookupDrafter
 from edgedraft.demo_model import DEMO_MODEL, DemoModelError, resolve_model
 from edgedraft.settings import AgentSettings
 from edgedraft.tokenizer import fingerprint
@@ -53,7 +53,7 @@ class Armoury:
 
     def drafter(self, vocab_size: int) -> Drafter:
         """A fresh drafter for one attachment to a gateway whose target has that many tokens."""
-        lookup: list[Drafter] = [PromptLookup()] if self.prompt_lookup else []
+        lookup: list[Drafter] = [LookupDrafter()] if self.prompt_lookup else []
         return Together([*lookup, self.model.drafter(vocab_size)] if self.model else lookup)
 
 

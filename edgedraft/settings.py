@@ -86,6 +86,9 @@ class VerifierSettings(Settings):
         "less favours latency where drafts are slow, more the verifier's cost",
     )
     draft_wait: float = Field(0.5, ge=0, description="seconds a session may wait for a draft at most")
+    prompt_lookup: bool = Field(
+        True, description="draft for sessions without an agent by repeating what their text said before"
+    )
 
 
 class GatewaySettings(Settings):

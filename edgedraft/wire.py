@@ -19,7 +19,7 @@ from typing import Annotated, Generic, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
-PROTOCOL = 1
+PROTOCOL = 2
 
 # Bounds of the protocol. A peer that passes one is closed; none of them is reached by a well-behaved one.
 MAX_AGENT_FRAME = 1 << 18  # bytes from an agent in one frame
@@ -102,7 +102,8 @@ class Open(Struct, frozen=True, tag="open", array_like=True):
     """Begin a session; towards an agent also: begin the one of that number again, with what was committed so far.
 
     `committed` are output tokens that exist already: on a verifier that takes over from a lost one, or on an agent that
-    joins late. `max_tokens` counts all output tokens, those included. `edge` tells a verifier to expect drafts;
+    joins late. `max_tokens` counts all output tokens, those included. `agent` tells a verifier whose drafts to
+    expect, by a name that is the same in all of that agent's sessions and means nothing else; empty is nobody's.
     `epoch` tells either the last one used: an agent's begin above it and above its own, a verifier counts on from it.
     A verifier may reuse what it computed for one session in others of the same `salt`; agents are not told it.
     """
@@ -115,7 +116,7 @@ class Open(Struct, frozen=True, tag="open", array_like=True):
     window: Annotated[int, Meta(ge=0, le=MAX_WINDOW)] = 0
     epoch: NodeId = 0
     eos: tuple[int, ...] = ()
-    edge: bool = False
+    agent: Name = ""
     salt: Name = ""
 
 
@@ -141,7 +142,8 @@ class Commit(Struct, frozen=True, tag="commit", array_like=True):
 
     `depth` counts the drafted tokens on the longest path that this verify looked at, `nodes` all drafted nodes in it,
     `accepted` those that were right; all 0 after a plain decode. `seconds` is the session's share of the verifier's
-    compute time. `finish` is set on the last commit, `cached` on the first: prompt tokens found computed.
+    compute time. `finish` is set on the last commit, `cached` on the first: prompt tokens found computed. `own` nodes
+    were not an agent's but guessed by the verifier, from what the text said before.
     """
 
     session: SessionId
@@ -154,13 +156,14 @@ class Commit(Struct, frozen=True, tag="commit", array_like=True):
     seconds: float = 0.0
     finish: FinishReason | None = None
     cached: int = 0
+    own: bool = False
 
 
 class Edge(Struct, frozen=True, tag="edge", array_like=True):
-    """Gateway to verifier: from now on this session has an agent, or has none any more."""
+    """Gateway to verifier: from now on this session has an agent, named as in Open, or has none any more."""
 
     session: SessionId
-    attached: bool
+    agent: Name = ""
 
 
 class Close(Struct, frozen=True, tag="close", array_like=True):

@@ -6,6 +6,7 @@ A wrong key is answered in HTTP, before there is a WebSocket; everything later w
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import uuid
 
@@ -70,7 +71,13 @@ async def agent(websocket: WebSocket) -> None:
 async def _serve(
     websocket: WebSocket, services: Services, principal: Principal, hello: Hello, model: ServedModel
 ) -> None:
-    link = AgentLink(f"agent-{uuid.uuid4().hex[:12]}", principal.agents_owner, model.fingerprint, hello.max_sessions)
+    link = AgentLink(
+        agent=f"agent-{uuid.uuid4().hex[:12]}",
+        identity=_identity(principal, hello),
+        owner=principal.agents_owner,
+        fingerprint=model.fingerprint,
+        max_sessions=hello.max_sessions,
+    )
     link.put(AgentWelcome(PROTOCOL, link.agent, model.name, model.vocab_size, link.max_sessions))
     services.agents.attach(link)
     log.info(
@@ -91,6 +98,12 @@ async def _serve(
 async def _read(websocket: WebSocket, link: AgentLink) -> None:
     while True:
         link.deliver(from_agent(await receive_frame(websocket)))
+
+
+def _identity(principal: Principal, hello: Hello) -> str:
+    """What verifiers know an agent by, to remember what its guesses were worth; it tells them nobody's name."""
+    who = "\0".join((*principal.agents_owner, hello.name, hello.drafter))
+    return hashlib.sha256(who.encode()).hexdigest()[:16]
 
 
 async def _hello(websocket: WebSocket) -> Hello:

@@ -29,12 +29,22 @@ class AgentListener(Protocol):
 
 
 class AgentLink:
-    """`owner` is whose sessions it may see; `max_sessions` how many it takes at once."""
+    """`owner` is whose sessions it may see; `max_sessions` how many it takes at once.
+
+    `identity` names it to verifiers, the same whenever this agent attaches.
+    """
 
     def __init__(
-        self, agent: str, owner: Owner, fingerprint: str, max_sessions: int, outbox_limit: int = OUTBOX_MESSAGES
+        self,
+        agent: str,
+        identity: str,
+        owner: Owner,
+        fingerprint: str,
+        max_sessions: int,
+        outbox_limit: int = OUTBOX_MESSAGES,
     ) -> None:
         self.agent = agent
+        self.identity = identity
         self.owner = owner
         self.fingerprint = fingerprint
         self.max_sessions = max_sessions
@@ -96,6 +106,7 @@ class Seat:
     """One session's place at an agent."""
 
     def __init__(self, link: AgentLink, number: int) -> None:
+        self.agent = link.identity
         self._link = link
         self._number = number
 

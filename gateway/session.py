@@ -159,7 +159,7 @@ class Session:
 
     def _open(self) -> None:
         """Raises NoVerifier."""
-        message = replace(self._message(), edge=self._seat is not None, salt=self._job.tenant)
+        message = replace(self._message(), agent=self._seat.agent if self._seat else "", salt=self._job.tenant)
         self._lease = self._verifiers.open(self, self._job.model, message, avoid=self._given_up)
         if self._missed:
             self._replant()
@@ -194,7 +194,7 @@ class Session:
         self.stats.add(commit, paired=self._seat is not None)
         self._metrics.committed(commit)
         if self._seat:
-            self._seat.commit(commit)
+            self._seat.commit(replace(commit, nodes=0, depth=0, accepted=0) if commit.own else commit)
         self._inbox.put_nowait(commit)
 
     def on_verifier_closed(self, code: str, reason: str) -> None:
@@ -206,13 +206,13 @@ class Session:
     def on_agent(self, agent: AgentLink) -> None:
         self._seat = agent.open(self, self._message())
         if self._lease:
-            self._lease.edge(True)
+            self._lease.edge(agent.identity)
 
     def on_agent_lost(self) -> None:
         self._metrics.agents_lost.inc()
         self._seat = None
         if self._lease:
-            self._lease.edge(False)
+            self._lease.edge("")
         self._agents.seek(self)
 
     def on_draft(self, draft: Draft) -> None:

@@ -1,7 +1,8 @@
 """How a generation was made: what was drafted, what was right, and what it cost the verifier.
 
 Told in two shapes: the root field `edgedraft` of a response, and vLLM's `metrics.speculative_decoding`, which outside
-tools read. In the latter only verifies that had a draft are steps, and a draft's length is the depth of its tree.
+tools read. The former keeps what an agent drafted apart from what the verifier guessed by itself; the latter knows no
+such difference. In it only verifies that had a draft are steps, and a draft's length is the depth of its tree.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ class SpeculationStats:
         self.seconds = 0.0
         self.drafted = 0
         self.accepted = 0
+        self.own_accepted = 0  # of the verifier's own guesses
         self.cached = 0  # tokens of the prompt that the first verifier had computed before
+        self._nodes = 0
         self._outcomes: Counter[tuple[int, int]] = Counter()  # (depth, accepted) of each verify that had a draft
         self._commits: Counter[bool] = Counter()  # by whether an agent was paired
 
@@ -36,9 +39,13 @@ class SpeculationStats:
         if commit.nodes > 0:
             depth = min(commit.depth, commit.nodes)
             accepted = min(commit.accepted, depth)
-            self.drafted += commit.nodes
-            self.accepted += accepted
+            self._nodes += commit.nodes
             self._outcomes[depth, accepted] += 1
+            if commit.own:
+                self.own_accepted += accepted
+            else:
+                self.drafted += commit.nodes
+                self.accepted += accepted
 
     @property
     def mode(self) -> Mode:
@@ -55,20 +62,24 @@ class SpeculationStats:
             by_depth[depth][accepted] += count
             histogram[accepted] += count
         steps = sum(histogram)
+        accepted_in_all = self.accepted + self.own_accepted
         return {
-            "mean_acceptance_length": 1 + self.accepted / steps if steps else 1.0,
-            "draft_acceptance_rate": self.accepted / self.drafted if self.drafted else 0.0,
+            "mean_acceptance_length": 1 + accepted_in_all / steps if steps else 1.0,
+            "draft_acceptance_rate": accepted_in_all / self._nodes if self._nodes else 0.0,
             "acceptance_histogram": histogram,
             "acceptance_histogram_by_draft_length": {str(depth): row for depth, row in by_depth.items()},
             "num_spec_steps": steps,
-            "num_accepted_draft_tokens": self.accepted,
-            "num_draft_tokens": self.drafted,
+            "num_accepted_draft_tokens": accepted_in_all,
+            "num_draft_tokens": self._nodes,
             "num_spec_tokens": longest,
         }
 
 
 def edgedraft_field(choices: Sequence[SpeculationStats]) -> dict[str, Any]:
-    """The root field `edgedraft` of a response: one choice, or several together. verifier_seconds is compute time."""
+    """The root field `edgedraft` of a response: one choice, or several together. verifier_seconds is compute time.
+
+    verifier_accepted counts what the verifier itself guessed right, from what the text said before.
+    """
     modes: set[Mode] = {stats.mode for stats in choices}
     return {
         "mode": modes.pop() if len(modes) == 1 else "mixed",
@@ -76,4 +87,5 @@ def edgedraft_field(choices: Sequence[SpeculationStats]) -> dict[str, Any]:
         "verifier_seconds": round(sum(stats.seconds for stats in choices), 6),
         "drafted": sum(stats.drafted for stats in choices),
         "accepted": sum(stats.accepted for stats in choices),
+        "verifier_accepted": sum(stats.own_accepted for stats in choices),
     }

@@ -167,8 +167,9 @@ class Lease:
         """Whether it is on its way."""
         return self.link.relay(replace(draft, session=self._number))
 
-    def edge(self, attached: bool) -> None:
-        self.link.tell(Edge(self._number, attached))
+    def edge(self, agent: str) -> None:
+        """Name the agent that drafts from now on, "" for none."""
+        self.link.tell(Edge(self._number, agent))
 
     def close(self) -> None:
         self.link.end(self._number)

@@ -1,32 +1,36 @@
 """What a drafter's confidence is worth: from the bytes that it sends to how often such guesses were right.
 
 A guess whose parent was committed is either the target's choice or not; those are the trials. Old ones fade, so that a
-drafter that changes is learnt anew. Until there are trials, the drafter's word is taken.
+drafter that changes is learnt anew. Each agent has a record of its own, so that nobody pays for another's boasting;
+until it has trials, what everybody's confidence has been worth speaks for it, and before that the drafter's own word.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 
 from edgedraft.tree import Slice
 from edgedraft.wire import confidence_probability
 
 BUCKET = 8  # confidence bytes in a bucket: half a bit of probability
 PRIOR_TRIALS = 10.0
+KEPT = 1024  # drafters remembered
 FADING = 0.998  # weight left to a trial after the next one of its bucket
 
 
 class Calibration:
-    """Trials and hits by bucket of confidence."""
+    """One drafter's trials and hits by bucket of confidence; `prior` tells a byte's worth while they are few."""
 
-    def __init__(self) -> None:
+    def __init__(self, prior: Callable[[int], float] = confidence_probability) -> None:
+        self._prior = prior
         self._trials = [0.0] * (256 // BUCKET)
         self._hits = [0.0] * (256 // BUCKET)
 
     def chance(self, confidence: int) -> float:
         """The probability that a guess of this confidence byte is right, its parent being so."""
         bucket = min(confidence, 255) // BUCKET
-        prior = PRIOR_TRIALS * confidence_probability(confidence)
+        prior = PRIOR_TRIALS * self._prior(confidence)
         return min(1.0, (self._hits[bucket] + prior) / (self._trials[bucket] + PRIOR_TRIALS))
 
     def chances(self, draft: Slice) -> list[float]:
@@ -49,6 +53,26 @@ class Calibration:
             bucket = min(_confidence(draft, i), 255) // BUCKET
             self._trials[bucket] = FADING * self._trials[bucket] + 1
             self._hits[bucket] = FADING * self._hits[bucket] + hit
+
+
+class Calibrations:
+    """The drafters' records, those of the KEPT that were asked for last."""
+
+    def __init__(self) -> None:
+        self._everybody = Calibration()
+        self._agents: OrderedDict[str, Calibration] = OrderedDict()
+
+    def of(self, agent: str) -> Calibration:
+        record = self._agents.setdefault(agent, Calibration(self._everybody.chance))
+        self._agents.move_to_end(agent)
+        if len(self._agents) > KEPT:
+            self._agents.popitem(last=False)
+        return record
+
+    def observe(self, agent: str, draft: Slice, tokens: Sequence[int]) -> None:
+        """Learn from a checked draft of that agent's."""
+        self.of(agent).observe(draft, tokens)
+        self._everybody.observe(draft, tokens)
 
 
 def _confidence(draft: Slice, node: int) -> int:

@@ -139,7 +139,7 @@ class EngineLoop:
                 except Violation as violation:
                     log.warning("link %d session %d: drafts are no longer taken: %s", *address, violation)
             case Edge() as message if key := self._keys.get(address):
-                self._scheduler.edge(key, message.attached)
+                self._scheduler.edge(key, message.agent)
             case Close():
                 self._close(address)
             case _:

@@ -1,27 +1,34 @@
 """The scheduler: which sessions go into the next step, with which part of their drafts, and who waits until when.
 
-It holds each session's draft tree and its pace. Plain synchronous code, told the time; it neither computes nor sends.
-The judgements are policy.py's.
+It holds each session's draft tree and its pace. A session that has no agent is drafted for from its own text, where
+that repeats itself. Plain synchronous code, told the time; it neither computes nor sends. The judgements are
+policy.py's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import accumulate
 
-from edgedraft.tree import EMPTY, DraftTree, Violation
-from edgedraft.wire import MAX_WINDOW, Commit, Draft, Open
-from verifier.calibration import Calibration
+from edgedraft.prompt_lookup import TextIndex
+from edgedraft.tree import EMPTY, DraftTree, Slice, Violation
+from edgedraft.wire import MAX_WINDOW, Commit, Draft, Open, confidence_byte
+from verifier.calibration import Calibrations
 from verifier.costs import StepCosts
 from verifier.engine import Engine, Progress, Request, Work
 from verifier.policy import Pace, prompt_rows, smoothed, window, worth_checking
+
+LOOKUP = "the verifier's own"  # no agent's name: those are hexadecimal
+LEARNT_AT_ONCE = 256  # tokens of a text that a step takes in for looking up
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Bounds: rows of a step, nodes of one session in it, seconds that prompts may add, seconds to wait for a draft.
 
-    `wait_share` is how much of the time that drafting saves may be spent on waiting (policy.Pace).
+    `wait_share` is how much of the time that drafting saves may be spent on waiting (policy.Pace). `prompt_lookup`
+    tells whether sessions without an agent are drafted for here.
     """
 
     step_tokens: int
@@ -29,6 +36,7 @@ class Limits:
     prompt_delay: float
     draft_wait: float
     wait_share: float
+    prompt_lookup: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +50,15 @@ class Plan:
 @dataclass(slots=True)
 class _Session:
     tree: DraftTree
+    text: list[int]  # prompt and output
+    prompt: int
     unseen: int
     cached: int
-    edge: bool
+    agent: str  # whose drafts are expected; "" is nobody's
     pace: Pace
+    index: TextIndex | None
+    author: str = field(init=False)  # whose nodes the tree holds, also after that agent has left
+    checked: str = ""  # whose nodes are in the step that runs
     acceptance: float = 0.5  # of the best guess, a running mean
     missed_at: float | None = None  # since when there has been nothing to check
     draft_delay: float | None = None  # from a miss to the next draft, a running mean
@@ -57,6 +70,9 @@ class _Session:
     def has_draft(self) -> bool:
         return len(self.tree) > 0 and not self.tree.surplus
 
+    def __post_init__(self) -> None:
+        self.author = self.agent
+
 
 class Scheduler:
     """Sessions by the engine's keys, in the order in which they were opened."""
@@ -65,7 +81,7 @@ class Scheduler:
         self._engine = engine
         self._limits = limits
         self._sessions: dict[int, _Session] = {}
-        self._calibration = Calibration()
+        self._calibrations = Calibrations()
         self.costs = StepCosts()
 
     def __len__(self) -> int:
@@ -84,8 +100,16 @@ class Scheduler:
         )
         unseen = self._engine.open(request)
         cached = len(message.prompt) + len(message.committed) - unseen
-        tree = DraftTree(MAX_WINDOW, message.committed, message.epoch)
-        self._sessions[key] = _Session(tree, unseen, cached, message.edge, Pace(self._limits.wait_share))
+        self._sessions[key] = _Session(
+            tree=DraftTree(MAX_WINDOW, message.committed, message.epoch),
+            text=[*message.prompt, *message.committed],
+            prompt=len(message.prompt),
+            unseen=unseen,
+            cached=cached,
+            agent=message.agent,
+            pace=Pace(self._limits.wait_share),
+            index=TextIndex() if self._limits.prompt_lookup else None,
+        )
 
     def draft(self, key: int, message: Draft, now: float) -> None:
         """Take drafted nodes in, which came at `now`.
@@ -102,7 +126,7 @@ class Scheduler:
                 message.epoch, message.at, message.first, message.tokens, message.parents, message.confidence
             )
         except Violation:
-            self.edge(key, False)
+            self.edge(key, "")
             raise
         if session.has_draft:
             session.lapsed = False
@@ -110,10 +134,11 @@ class Scheduler:
                 session.draft_delay = smoothed(session.draft_delay, max(0.0, now - session.missed_at))
                 session.missed_at = None
 
-    def edge(self, key: int, attached: bool) -> None:
-        """An agent joined or left the session."""
+    def edge(self, key: int, agent: str) -> None:
+        """An agent joined the session, or with "" left it."""
         if session := self._sessions.get(key):
-            session.edge = attached
+            session.agent = agent
+            session.author = agent or session.author
             session.draft_delay = None
             session.lapsed = False
 
@@ -137,9 +162,11 @@ class Scheduler:
                 left -= rows[key]
         # The forward that ends a prompt checks what was drafted meanwhile.
         ends = [key for key, count in rows.items() if count >= self._sessions[key].unseen]
-        drafts = {key: self._sessions[key].tree.best(limits.verify_nodes) for key in ends if self._may_check(key)}
+        drafts = {key: draft for key in ends if self._may_check(key) and len(draft := self._draft_of(key))}
         total = sum(rows.values())
-        chances = {key: self._calibration.chances(draft) for key, draft in drafts.items()}
+        chances = {
+            key: self._calibrations.of(self._sessions[key].checked).chances(draft) for key, draft in drafts.items()
+        }
         nodes = worth_checking(chances, total, len(ends), limits.step_tokens - total, seconds)
         work = [
             Work(key, count, drafts[key].take(nodes[key]) if nodes.get(key) else EMPTY) for key, count in rows.items()
@@ -163,9 +190,11 @@ class Scheduler:
             if session.waiting_since is not None:
                 session.pace = session.pace.after_wait(max(0.0, began - session.waiting_since))
                 session.waiting_since = None
+            session.text.extend(made.tokens)
             if made.nodes:
+                self._calibrations.observe(session.checked, drafts[made.session], made.tokens)
+            if made.nodes and session.checked != LOOKUP:
                 session.acceptance = smoothed(session.acceptance, made.accepted / min(made.accepted + 1, made.depth))
-                self._calibration.observe(drafts[made.session], made.tokens)
             session.pace = session.pace.after_step(made.accepted, extra * made.nodes, plain)
             at = len(session.tree.committed)
             session.tree.commit(at, made.tokens)
@@ -182,11 +211,24 @@ class Scheduler:
                 seconds=made.seconds,
                 finish=made.finish,
                 cached=session.cached,
+                own=made.nodes > 0 and session.checked == LOOKUP,
             )
             session.cached = 0
             if made.finish:
                 self.close(made.session)
         return commits
+
+    def _draft_of(self, key: int) -> Slice:
+        session = self._sessions[key]
+        if session.agent or session.has_draft or session.index is None:
+            session.checked = session.author
+            return session.tree.best(self._limits.verify_nodes)
+        session.checked = LOOKUP
+        session.index.learn(session.text, min(len(session.text), session.index.learnt + LEARNT_AT_ONCE), session.prompt)
+        tokens, probabilities = session.index.continuation(session.text)
+        count = min(len(tokens), self._limits.verify_nodes)
+        costs = tuple(accumulate(confidence_byte(probability) for probability in probabilities[:count]))
+        return Slice(tuple(tokens[:count]), tuple(range(-1, count - 1)), costs, tuple(range(1, count + 1)))
 
     def _may_check(self, key: int) -> bool:
         return self._sessions[key].pace.may_check(self._plain_seconds())
@@ -198,7 +240,7 @@ class Scheduler:
     def _waits(self, key: int, now: float) -> float:
         """Until when this session waits for a draft; `now` or earlier if it has one, or no reason to wait."""
         session = self._sessions[key]
-        if session.has_draft or not session.edge or session.lapsed or not self.costs.known:
+        if session.has_draft or not session.agent or session.lapsed or not self.costs.known:
             return now
         if session.waiting_since is None:
             session.waiting_since = now

@@ -98,7 +98,12 @@ class ScriptedGateway:
     """
 
     def __init__(
-        self, vocab_size: int, status: int = 0, close_code: int = 0, max_sessions: int = 64, protocol: int = 1
+        self,
+        vocab_size: int,
+        status: int = 0,
+        close_code: int = 0,
+        max_sessions: int = 64,
+        protocol: int = wire.PROTOCOL,
     ) -> None:
         self.status, self.close_code = status, close_code
         self.welcome: Sequence[Struct] = [AgentWelcome(protocol, "agent-1", "tiny", vocab_size, max_sessions)]

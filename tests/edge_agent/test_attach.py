@@ -16,7 +16,7 @@ from websockets.asyncio.server import ServerConnection
 from edge_agent import attachment, link
 from edge_agent.drafter import NOT_YET, Guesses, Point, Together
 from edge_agent.link import Refused, agent_url
-from edge_agent.prompt_lookup import PromptLookup
+from edge_agent.lookup_drafter import LookupDrafter
 from edgedraft import wire
 from edgedraft.wire import AgentWelcome, Open
 from tests.edge_agent.scripted_gateway import GREEDY, Attached, ScriptedGateway, Seat, attached, until
@@ -26,8 +26,8 @@ SAID = [11, 12, 13, 14, 15, 16, 17, 18, 19]
 SOON = 5.0
 
 
-def lookup(vocab_size: int) -> PromptLookup:
-    return PromptLookup()
+def lookup(vocab_size: int) -> LookupDrafter:
+    return LookupDrafter()
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +48,7 @@ async def test_it_says_who_it_is_with_its_key_in_the_header() -> None:
         assert await drafts(gateway)
         assert agent.names == ["agent-1"]
     assert gateway.keys == ["Bearer secret"]
-    assert gateway.hellos == [wire.Hello(1, "test", "f1", "drafter", 8)]
+    assert gateway.hellos == [wire.Hello(wire.PROTOCOL, "test", "f1", "drafter", 8)]
     assert gateway.closes == [(1000, "detached")]
 
 
@@ -108,8 +108,8 @@ async def test_waits_between_tries_grow(monkeypatch: pytest.MonkeyPatch) -> None
     [
         (b"\xc1", wire.BAD_FRAME),
         ("hello", wire.BAD_FRAME),
-        (wire.encode([wire.Hello(1)]), wire.BAD_FRAME),
-        (wire.encode([AgentWelcome(1, "a", "m", 5, 5)]), wire.VIOLATION),
+        (wire.encode([wire.Hello(wire.PROTOCOL)]), wire.BAD_FRAME),
+        (wire.encode([AgentWelcome(wire.PROTOCOL, "a", "m", 5, 5)]), wire.VIOLATION),
     ],
 )
 async def test_a_frame_that_breaks_the_protocol_costs_the_link_and_not_the_process(
@@ -122,7 +122,7 @@ async def test_a_frame_that_breaks_the_protocol_costs_the_link_and_not_the_proce
         assert gateway.closes[0][0] == code
 
 
-@pytest.mark.parametrize("welcome", [[], [Open(1, [1], GREEDY, 5)], [AgentWelcome(1, "a", "m", 5, 5)] * 2])
+@pytest.mark.parametrize("welcome", [[], [Open(1, [1], GREEDY, 5)], [AgentWelcome(wire.PROTOCOL, "a", "m", 5, 5)] * 2])
 async def test_a_wrong_welcome_costs_the_link(welcome: list[AgentWelcome | Open]) -> None:
     async with ScriptedGateway(VOCAB) as gateway:
         good, gateway.welcome = gateway.welcome, welcome
@@ -154,11 +154,11 @@ async def test_silence_instead_of_a_welcome_costs_the_link(monkeypatch: pytest.M
     [
         (401, 0, 1, "keys create"),
         (403, 0, 1, "--scopes edge"),
-        (0, wire.UNAUTHORIZED, 1, "keys create"),
-        (0, wire.FORBIDDEN, 1, "--scopes edge"),
-        (0, wire.TOKENIZER_MISMATCH, 1, "--draft-model"),
-        (0, wire.VERSION, 1, "install the version"),
-        (0, 0, 2, "install the version"),
+        (0, wire.UNAUTHORIZED, wire.PROTOCOL, "keys create"),
+        (0, wire.FORBIDDEN, wire.PROTOCOL, "--scopes edge"),
+        (0, wire.TOKENIZER_MISMATCH, wire.PROTOCOL, "--draft-model"),
+        (0, wire.VERSION, wire.PROTOCOL, "install the version"),
+        (0, 0, wire.PROTOCOL + 1, "install the version"),
     ],
 )
 async def test_what_will_not_change_is_not_tried_again(

@@ -11,7 +11,7 @@ import pytest
 
 from edge_agent.counts import Counts
 from edge_agent.drafter import Drafter, Guesses, Point, Together
-from edge_agent.prompt_lookup import PromptLookup
+from edge_agent.lookup_drafter import LookupDrafter
 from edgedraft.wire import Close, Commit, Sampling
 from tests.edge_agent.scripted_gateway import ScriptedGateway, Seat, attached, until
 from tests.edge_agent.tiny import GREEDY, VOCAB, WARM, greedy_text, sampled_text, tiny_drafter
@@ -224,7 +224,7 @@ async def test_what_breaks_in_one_session_ends_that_session_alone(caplog: pytest
 async def test_prompt_lookup_alone_drafts_repeated_text() -> None:
     said = [11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22]
     text = [30, *said, 31, 32, *said, 33, *said]
-    async with ScriptedGateway(VOCAB) as gateway, attached(gateway, lambda _: PromptLookup()):
+    async with ScriptedGateway(VOCAB) as gateway, attached(gateway, lambda _: LookupDrafter()):
         seat = await gateway.open([*said, 1, 2], text)
         await seat.finish(wait=0.1)
     assert seat.accepted > 20
@@ -241,7 +241,7 @@ async def test_lookup_and_model_together_accept_more_than_the_model() -> None:
             await seat.finish(wait=0.1)
         return seat.steps
 
-    assert await steps(lambda n: Together([PromptLookup(), model(n)])) < await steps(model) - 10
+    assert await steps(lambda n: Together([LookupDrafter(), model(n)])) < await steps(model) - 10
 
 
 async def test_counts_tell_what_was_drafted_and_accepted_and_the_log_says_no_more(

@@ -55,7 +55,7 @@ MESSAGES: list[tuple[FrameDecoder[Any], Struct]] = [
             window=wire.MAX_WINDOW,
             epoch=7,
             eos=(0, 2),
-            edge=True,
+            agent="desk",
         ),
     ),
     (wire.to_agent, Open(session=1, prompt=[], sampling=Sampling(), max_tokens=1)),
@@ -67,7 +67,7 @@ MESSAGES: list[tuple[FrameDecoder[Any], Struct]] = [
     (wire.to_verifier, Hello(protocol=1)),
     (wire.to_verifier, Open(session=1, prompt=[0, 2**31 - 1], sampling=SAMPLING, max_tokens=1)),
     (wire.to_verifier, DRAFT),
-    (wire.to_verifier, Edge(session=1, attached=True)),
+    (wire.to_verifier, Edge(session=1, agent="desk")),
     (wire.to_verifier, Close(session=1)),
 ]
 EVERY = [wire.from_agent, wire.to_agent, wire.from_verifier, wire.to_verifier]
@@ -108,7 +108,7 @@ def test_every_message_of_every_way_is_tried() -> None:
 
 
 def test_a_frame_keeps_its_order() -> None:
-    messages = [Close(session=1), DRAFT, Edge(session=1, attached=False), DRAFT]
+    messages = [Close(session=1), DRAFT, Edge(session=1), DRAFT]
     assert wire.to_verifier(wire.encode(messages)) == messages
     assert wire.to_verifier(wire.encode([])) == []
 
@@ -167,7 +167,7 @@ def test_greet_gives_the_hello() -> None:
     assert wire.greet([hello]) is hello
 
 
-@pytest.mark.parametrize("protocol", [0, 2, -1, 2**40])
+@pytest.mark.parametrize("protocol", [0, wire.PROTOCOL + 1, -1, 2**40])
 def test_an_unknown_protocol_is_told_so(protocol: int) -> None:
     with pytest.raises(WireError) as raised:
         wire.greet(wire.from_agent(raw(["hello", protocol, "desk"])))

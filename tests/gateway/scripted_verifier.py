@@ -125,7 +125,7 @@ class ScriptedVerifier:
                     await connection.send(encode([Close(message.session, CLOSE_OVERLOADED, "full")]))
                     return
                 tree = DraftTree(MAX_WINDOW, message.committed, message.epoch)
-                session = sessions[message.session] = OpenSession(message, tree, message.edge)
+                session = sessions[message.session] = OpenSession(message, tree, bool(message.agent))
                 session.task = asyncio.create_task(self._generate(connection, session))
             case Draft() if session := sessions.get(message.session):
                 self.drafts.append(message)
@@ -137,8 +137,8 @@ class ScriptedVerifier:
                     self.violations.append(str(error))
                 session.fed.set()
             case Edge() if session := sessions.get(message.session):
-                self.edges.append(message.attached)
-                session.edge = message.attached
+                self.edges.append(bool(message.agent))
+                session.edge = bool(message.agent)
                 session.fed.set()
             case Close() if session := sessions.pop(message.session, None):
                 self.cancelled.append(message.session)

@@ -70,7 +70,7 @@ async def test_a_request_can_opt_out(gateway: Gateway, verifier: ScriptedVerifie
         got = await whole(gateway, **BABBLE, edgedraft={"edge": False})
         assert got["edgedraft"]["mode"] == "datacenter"
         assert not agent.opened
-        assert not verifier.opened[0].edge
+        assert not verifier.opened[0].agent
 
 
 async def test_an_agent_lost_in_mid_stream_changes_no_token(

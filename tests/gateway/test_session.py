@@ -33,8 +33,8 @@ class Lease:
             self.drafts.append(draft)
         return self.takes_drafts
 
-    def edge(self, attached: bool) -> None:
-        self.edges.append(attached)
+    def edge(self, agent: str) -> None:
+        self.edges.append(bool(agent))
 
     def close(self) -> None:
         pass
@@ -47,6 +47,8 @@ class Surroundings:
     leases: list[Lease] = field(default_factory=list)
     opened: list[Open] = field(default_factory=list)
     committed: list[int] = field(default_factory=list)
+    agent: str = "desk"
+    identity: str = "desk"
 
     def open(self, listener: Any, message: Any, *rest: Any, **_: Any) -> Any:
         if isinstance(message, Open):
@@ -108,7 +110,7 @@ async def around():
 
 async def test_a_new_verifier_gets_no_drafts_that_hang_from_what_it_never_saw(around) -> None:
     session, surroundings, emitted = around
-    assert surroundings.leases[0].opened.edge
+    assert surroundings.leases[0].opened.agent
     session.on_draft(draft(1, 0, 1, 5, 6))
     session.on_commit(Commit(1, 0, [5]))
     assert surroundings.committed == [5]

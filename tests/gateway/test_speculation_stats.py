@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from edgedraft.wire import Commit
 from gateway.speculation_stats import SpeculationStats, edgedraft_field
 
@@ -42,5 +44,21 @@ def test_modes() -> None:
         "verifier_seconds": 1.0,
         "drafted": 1,
         "accepted": 1,
+        "verifier_accepted": 0,
     }
     assert edgedraft_field([edge, edge])["mode"] == "edge"
+
+
+def test_what_the_verifier_guessed_itself_is_nobody_elses_merit() -> None:
+    own = replace(commit(6, 6, 4), own=True)
+    stats = stats_of(own, commit(0, 0, 0), paired=False)
+    assert edgedraft_field([stats]) == {
+        "mode": "datacenter",
+        "verifier_steps": 2,
+        "verifier_seconds": 1.0,
+        "drafted": 0,
+        "accepted": 0,
+        "verifier_accepted": 4,
+    }
+    assert stats.speculative_decoding()["num_accepted_draft_tokens"] == 4
+    assert stats.speculative_decoding()["draft_acceptance_rate"] == 4 / 6

@@ -8,7 +8,7 @@ import pytest
 
 from edgedraft.tree import Slice
 from edgedraft.wire import confidence_byte
-from verifier.calibration import Calibration
+from verifier.calibration import KEPT, Calibration, Calibrations
 
 
 def test_without_trials_the_drafters_word_is_taken() -> None:
@@ -42,3 +42,25 @@ def test_a_paths_chance_is_the_product_of_its_guesses() -> None:
     half = confidence_byte(0.5)
     chances = Calibration().chances(Slice((1, 2, 3), (-1, 0, -1), (half, 2 * half, half), (1, 2, 1)))
     assert chances == pytest.approx([0.5, 0.25, 0.5])
+
+
+def test_one_agents_boasting_costs_the_others_nothing_once_they_are_known() -> None:
+    calibrations, byte = Calibrations(), confidence_byte(0.9)
+    claim = Slice((7,), (-1,), (byte,), (1,))
+    for _ in range(300):
+        calibrations.observe("boaster", claim, [8])
+        calibrations.observe("honest", claim, [7])
+    assert calibrations.of("boaster").chance(byte) < 0.1
+    assert calibrations.of("honest").chance(byte) > 0.9
+    assert calibrations.of("new").chance(byte) == pytest.approx(0.5, abs=0.05), "as all together have been"
+
+
+def test_records_are_bounded_and_the_least_used_go_first() -> None:
+    calibrations, byte = Calibrations(), confidence_byte(0.9)
+    for _ in range(50):
+        calibrations.observe("regular", Slice((7,), (-1,), (byte,), (1,)), [8])
+    for i in range(KEPT + 10):
+        calibrations.of(f"visitor {i}")
+        calibrations.of("regular")
+    assert calibrations.of("regular").chance(byte) < 0.3
+    assert len(calibrations._agents) == KEPT

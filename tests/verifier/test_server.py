@@ -118,7 +118,7 @@ def test_a_cancelled_session_ends_and_makes_room(link: ClientConnection, url: st
         refusals = [m for m in wire.from_verifier(link.recv(60)) if isinstance(m, Close)]
     (refusal,) = refusals
     assert (refusal.session, refusal.code) == (4, wire.CLOSE_OVERLOADED)
-    link.send(encode([Close(2), Close(2), Close(77), Edge(78, True), Open(5, [504, 253], GREEDY, 4)]))
+    link.send(encode([Close(2), Close(2), Close(77), Edge(78, "desk"), Open(5, [504, 253], GREEDY, 4)]))
     fifth: list[Commit] = []
     while not fifth or not fifth[-1].finish:
         fifth += [m for m in wire.from_verifier(link.recv(60)) if isinstance(m, Commit) and m.session == 5]
@@ -187,7 +187,7 @@ def test_drafts_that_break_the_rules_disturb_nobody(link: ClientConnection) -> N
     link.send(
         encode(
             [
-                Open(1, [504, 253, 260], GREEDY, 12, edge=True),
+                Open(1, [504, 253, 260], GREEDY, 12, agent="desk"),
                 Draft(1, 1, 0, 1, [49152], [0], b"\0"),  # outside the vocabulary
                 Draft(1, 1, 0, 1, [5], [7], b"\0"),  # a parent that does not exist
                 Draft(1, 1, 9, 1, [5], [0], b"\0"),  # planted past the text

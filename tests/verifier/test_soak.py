@@ -118,7 +118,7 @@ def test_a_hundred_prompts_in_any_mix_give_generates_text(demo_target: PackedMod
     sessions = {}
     for key, prompt in enumerate(ids, 1):
         with torch.inference_mode():
-            made = plain.generate(
+            made = plain.generate(  # type: ignore[operator]
                 torch.tensor([prompt]), max_new_tokens=tokens, do_sample=False, eos_token_id=None, pad_token_id=0
             )
         sessions[key] = Session(made[0, len(prompt) :].tolist())

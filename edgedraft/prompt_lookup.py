@@ -4,6 +4,8 @@ The longest of the last 4, 3 or 2 tokens that occurred before is found through h
 copied from there may run on into itself, so a period is continued for ever. How far a copy is trusted depends on how
 long the match is, and on how often matches of that length were right in this session: every committed token is
 predicted before it is learnt.
+
+Agents and verifiers look things up in the same way; whose turn it is, and what becomes of the guesses, is theirs.
 """
 
 from __future__ import annotations
@@ -11,8 +13,6 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-
-from edge_agent.drafter import NOTHING, Guesses, Point
 
 GRAMS = (4, 3, 2)  # tokens looked for, longest first
 SLOTS = 1 << 15  # entries of one table; of two n-grams in one slot the later stays
@@ -25,11 +25,11 @@ PRIOR_WEIGHT = 6.0
 
 
 @dataclass(slots=True)
-class _Text:
+class TextIndex:
     """What is remembered of one session: where n-grams last occurred, and how matches of each length did."""
 
     learnt: int = 0  # how many tokens of the settled text are in the tables
-    tables: dict[int, array[int]] = field(default_factory=lambda: {n: array("q", [0]) * SLOTS for n in GRAMS})
+    tables: dict[int, array[int]] = field(default_factory=lambda: {n: array("i", [0]) * SLOTS for n in GRAMS})
     tried: list[int] = field(default_factory=lambda: [0] * (LONGEST_MATCH + 1))
     right: list[int] = field(default_factory=lambda: [0] * (LONGEST_MATCH + 1))
 
@@ -65,37 +65,18 @@ class _Text:
         length = min(length, LONGEST_MATCH)
         return (self.right[length] + PRIOR[length] * PRIOR_WEIGHT) / (self.tried[length] + PRIOR_WEIGHT)
 
-
-class PromptLookup:
-    """The drafter over the sessions' own texts."""
-
-    def __init__(self) -> None:
-        self._texts: dict[int, _Text] = {}
-
-    def open(self, session: int) -> None:
-        self._texts[session] = _Text()
-
-    def expand(self, points: Sequence[Point]) -> list[Guesses]:
-        return [self._copy(point) for point in points]
-
-    def close(self, session: int) -> None:
-        self._texts.pop(session, None)
-
-    def _copy(self, point: Point) -> Guesses:
-        text, known = point.context, self._texts[point.session]
-        known.learn(text, point.settled, output_begins=len(text) - point.index)
-        place, length = known.find(text, len(text))
-        if not place:
-            return NOTHING
+    def continuation(self, text: Sequence[int]) -> tuple[list[int], list[float]]:
+        """A guessed continuation, a chain: its tokens, and the chance of each once those before it are right."""
+        place, length = self.find(text, len(text))
         chain: list[int] = []
         probabilities: list[float] = []
         path = 1.0
-        for step in range(CHAIN):
-            probability = known.trust(length + step)
+        for step in range(CHAIN if place else 0):
+            probability = self.trust(length + step)
             path *= probability
             if path < LEAST_PATH:
                 break
             source = place + step
             chain.append(text[source] if source < len(text) else chain[source - len(text)])
             probabilities.append(probability)
-        return Guesses(tuple(chain), tuple(range(-1, len(chain) - 1)), tuple(probabilities))
+        return chain, probabilities

@@ -5,16 +5,17 @@ from __future__ import annotations
 import time
 
 from edge_agent.drafter import NOTHING, Guesses, Point
-from edge_agent.prompt_lookup import CHAIN, GRAMS, SLOTS, PromptLookup
+from edge_agent.lookup_drafter import LookupDrafter
+from edgedraft.prompt_lookup import CHAIN, GRAMS, SLOTS
 from edgedraft.wire import Sampling
 from tests.edge_agent.tiny import point
 
 LINE = [11, 12, 13, 14, 15, 16, 17, 18, 19]
 
 
-def ask(prompt: list[int], output: list[int] | None = None, lookup: PromptLookup | None = None) -> Guesses:
+def ask(prompt: list[int], output: list[int] | None = None, lookup: LookupDrafter | None = None) -> Guesses:
     if lookup is None:
-        lookup = PromptLookup()
+        lookup = LookupDrafter()
         lookup.open(1)
     return lookup.expand([point(prompt, output or [])])[0]
 
@@ -54,7 +55,7 @@ def test_nothing_is_guessed_where_nothing_was_repeated() -> None:
 
 
 def test_a_drafted_path_is_looked_up_but_not_learnt() -> None:
-    lookup = PromptLookup()
+    lookup = LookupDrafter()
     lookup.open(1)
     settled = [*LINE, 1, 2]
     drafted = Point(1, [*settled, 90, *LINE[:4]], len(settled), 5, Sampling())
@@ -75,7 +76,7 @@ def test_trust_follows_what_was_right() -> None:
 
 
 def test_memory_is_bounded_and_a_look_is_quick_whatever_the_length() -> None:
-    lookup = PromptLookup()
+    lookup = LookupDrafter()
     lookup.open(1)
     text = [(i * 7919 + i // 97) % 30011 for i in range(120_000)]
     ask(text, lookup=lookup)
@@ -89,7 +90,7 @@ def test_memory_is_bounded_and_a_look_is_quick_whatever_the_length() -> None:
 
 
 def test_a_closed_session_is_forgotten_and_an_opened_one_begins_empty() -> None:
-    lookup = PromptLookup()
+    lookup = LookupDrafter()
     lookup.open(1)
     ask([*LINE, 1, 2, *LINE[:4]], lookup=lookup)
     lookup.open(1)
