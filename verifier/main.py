@@ -35,6 +35,7 @@ def main(settings: VerifierSettings) -> None:
         prompt_delay=settings.prompt_delay,
         draft_wait=settings.draft_wait,
         wait_share=settings.wait_share,
+        prompt_lookup=settings.prompt_lookup,
     )
     app = build_app(engine, limits, card, settings.max_sessions, settings.verifier_token)
     with ranks.leading() if ranks else nullcontext():
