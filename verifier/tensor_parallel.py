@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 MEET_SECONDS = 3600.0  # until all have loaded: slices come from disks and networks of different speed
 ALIVE_SECONDS = 5.0  # rank 0 is heard this often, also when it has nothing to do
 SILENCE_SECONDS = 60.0  # a rank that is not heard for so long is lost
-FORWARD_SECONDS = 180.0  # a forward that takes so long is stuck
+STUCK_SECONDS = 180.0  # a forward that takes so long will not end
 HEAD_BYTES = 4096  # of a call; one that is longer takes a second broadcast
 SIZE_BYTES = 4
 MAX_CALL = 1 << 28  # bytes
@@ -101,7 +101,7 @@ class Ranks:
     @contextmanager
     def calling(self, call: Forward) -> Iterator[None]:
         """Rank 0: the others do `call` while this one does what is inside."""
-        with self._lock, together(FORWARD_SECONDS):
+        with self._lock, together():
             self._tell(call)
             yield
 
@@ -128,23 +128,23 @@ class Ranks:
             signal.signal(number, signal.SIG_IGN)  # torchrun sends them to all, and rank 0 may be in a forward
         log.info("rank %d of %d follows", self.rank, self.size)
         while True:
-            with together(SILENCE_SECONDS):
+            with together():
                 call = self._told()
             match call:
                 case Forward(moves, jobs):
-                    with together(FORWARD_SECONDS):
+                    with together():
                         for source, destination in moves:
                             model.kv.move(source, destination)
                         computed(model, [_rows(model.kv, job) for job in jobs])
                 case End():
-                    with together(SILENCE_SECONDS):
+                    with together():
                         dist.destroy_process_group()
                     return
 
     def _end(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)  # it is ending already
-        with self._lock, together(SILENCE_SECONDS):
+        with self._lock, together():
             self._ended.set()
             self._tell(End())
             dist.destroy_process_group()
@@ -153,7 +153,7 @@ class Ranks:
         while not self._ended.wait(ALIVE_SECONDS):
             with self._lock:
                 if not self._ended.is_set():
-                    with together(SILENCE_SECONDS):
+                    with together():
                         self._tell(Alive())
 
     def _tell(self, call: Call) -> None:
@@ -284,25 +284,28 @@ def sharding(path: str, size: int) -> DistributedConfig:
 def check_shardable(config: PreTrainedConfig, size: int) -> None:
     """Raises ValueError where a model cannot be cut into `size` slices, saying why."""
     text = config.get_text_config()
-    if not text.base_model_tp_plan:
+    plan: dict[str, str] | None = text.base_model_tp_plan
+    if not plan:
         raise ValueError(f"transformers has no tensor-parallel plan for {text.model_type}: it runs on one device")
+    if not any("att" in layer and style == "colwise" for layer, style in plan.items()):
+        return  # each rank attends with all heads
     heads = int(text.num_attention_heads)
     key_heads = int(getattr(text, "num_key_value_heads", None) or heads)
     if heads % size or key_heads % size:
         able = [str(n) for n in range(1, key_heads + 1) if heads % n == key_heads % n == 0]
         raise ValueError(
-            f"{size} ranks cannot share {heads} attention heads and {key_heads} key heads; {' or '.join(able)} could"
+            f"{heads} attention and {key_heads} key heads do not divide by {size} ranks: it runs on {' or '.join(able)}"
         )
 
 
 @contextmanager
-def together(seconds: float) -> Iterator[None]:
+def together(seconds: float = STUCK_SECONDS) -> Iterator[None]:
     """Around what takes all ranks: where it fails or takes longer, this process ends, and says where it stood."""
     faulthandler.dump_traceback_later(seconds, exit=True)
     try:
         yield
     except Exception:
-        log.critical("a rank is lost; this one ends", exc_info=True)
+        log.critical("the ranks cannot go on together; this one ends", exc_info=True)
         os._exit(1)
     finally:
         faulthandler.cancel_dump_traceback_later()
