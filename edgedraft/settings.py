@@ -70,7 +70,8 @@ class VerifierSettings(Settings):
     cpus: Annotated[tuple[int, ...], NoDecode, BeforeValidator(_cpus)] = Field(
         (), description="CPUs to stay on, such as 0-7,16; one thread on each unless --threads says otherwise"
     )
-    max_sessions: int = Field(64, ge=1, le=4096, description="sessions at once; more are refused as overloaded")
+    max_sessions: int = Field(64, ge=1, le=4096, description="sessions at once; more wait")
+    max_waiting: int = Field(64, ge=0, le=4096, description="sessions that wait for room; more are turned away")
     kv_tokens: int = Field(32768, ge=256, description="tokens that the KV cache holds, all sessions together")
     context_length: int = Field(0, ge=0, description="longest prompt with output; 0 takes the model's own")
     step_tokens: int = Field(512, ge=16, description="tokens in one forward at most; long prompts take several")

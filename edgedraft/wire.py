@@ -159,6 +159,13 @@ class Commit(Struct, frozen=True, tag="commit", array_like=True):
     own: bool = False
 
 
+class Queued(Struct, frozen=True, tag="queued", array_like=True):
+    """Verifier to gateway: there is no room for this session yet, and `ahead` others came before it."""
+
+    session: SessionId
+    ahead: int
+
+
 class Edge(Struct, frozen=True, tag="edge", array_like=True):
     """Gateway to verifier: from now on this session has an agent, named as in Open, or has none any more."""
 
@@ -169,12 +176,13 @@ class Edge(Struct, frozen=True, tag="edge", array_like=True):
 class Close(Struct, frozen=True, tag="close", array_like=True):
     """The session is over or was never begun. Towards a verifier it cancels; from a verifier it reports a failure.
 
-    code is one of the CLOSE_* names below.
+    code is one of the CLOSE_* names below; for an overloaded verifier `retry_after` is when to try again, in seconds.
     """
 
     session: SessionId
     code: Name = ""
     reason: Annotated[str, Meta(max_length=1024)] = ""
+    retry_after: float = 0.0
 
 
 CLOSE_OVERLOADED = "overloaded"  # no room now; another verifier or a later try may do
@@ -183,7 +191,7 @@ CLOSE_FAILED = "failed"  # the verifier's own fault
 
 FromAgent = Hello | Draft
 ToAgent = AgentWelcome | Open | Commit | Close
-FromVerifier = VerifierWelcome | Commit | Close
+FromVerifier = VerifierWelcome | Commit | Queued | Close
 ToVerifier = Hello | Open | Draft | Edge | Close
 
 # WebSocket close codes (RFC 6455 section 7.4.2: 4000-4999 are an application's own).

@@ -21,7 +21,7 @@ from gateway.race import ClientGone, while_connected
 from gateway.request_body import read_body
 from gateway.served_model import ServedModel
 from gateway.services import Services, services_of
-from gateway.session import Job, Refused, Session, Unavailable
+from gateway.session import Crowded, Job, Refused, Session, Unavailable
 from gateway.speculation_stats import edgedraft_field
 from gateway.stream import DONE, EventStream, error_frame
 
@@ -177,4 +177,6 @@ async def _frames(chunks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
 def _before_the_first_token(error: Refused | Unavailable) -> ApiError:
     if isinstance(error, Refused):
         return ApiError(400, f"The model refused this request: {error}", code="refused")
-    return ApiError(503, f"No verifier took this request: {error}", kind=SERVER, code="unavailable", retry_after=1)
+    code = "overloaded" if isinstance(error, Crowded) else "unavailable"
+    message = f"No verifier took this request: {error}"
+    return ApiError(503, message, kind=SERVER, code=code, retry_after=error.retry_after)

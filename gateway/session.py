@@ -18,7 +18,18 @@ from msgspec.structs import replace
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from edgedraft.tree import DraftTree, Violation
-from edgedraft.wire import CLOSE_FAILED, CLOSE_REFUSED, MAX_WINDOW, Commit, Draft, FinishReason, Open, Sampling
+from edgedraft.wire import (
+    CLOSE_FAILED,
+    CLOSE_OVERLOADED,
+    CLOSE_REFUSED,
+    MAX_WINDOW,
+    Commit,
+    Draft,
+    FinishReason,
+    Open,
+    Queued,
+    Sampling,
+)
 from gateway.accounts import Owner
 from gateway.agent_link import AgentLink, Seat
 from gateway.agents import AgentRegistry
@@ -26,7 +37,7 @@ from gateway.served_model import ServedModel
 from gateway.speculation_stats import SpeculationStats
 from gateway.telemetry import Metrics
 from gateway.verifier_link import Lease, VerifierLink
-from gateway.verifiers import NoVerifier, VerifierPool
+from gateway.verifiers import NoRoom, NoVerifier, VerifierPool
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +73,15 @@ class Refused(Exception):
 
 
 class Unavailable(Exception):
-    """No verifier served this in time."""
+    """No verifier served this in time; it may be worth trying again after `retry_after` seconds."""
+
+    def __init__(self, message: str, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Crowded(Unavailable):
+    """All verifiers have as much to do as they take."""
 
 
 class _VerifierLost(Exception):
@@ -89,9 +108,10 @@ class Session:
         self._open_timeout = open_timeout
         self._silence_timeout = silence_timeout
         self._tree = DraftTree(MAX_WINDOW)
-        self._inbox: asyncio.Queue[Commit | _VerifierLost | Refused] = asyncio.Queue()
+        self._inbox: asyncio.Queue[Commit | Queued | _VerifierLost | Refused] = asyncio.Queue()
         self._lease: Lease | None = None
         self._given_up: VerifierLink | None = None
+        self._full: dict[VerifierLink, float] = {}  # those that turned it away before its first token, and until when
         self._seat: Seat | None = None
         self._missed = False  # drafts came that the next verifier will not have seen
         self._known_epoch = 0  # drafts of this epoch and older are not relayed: the verifier lacks part of them
@@ -133,7 +153,10 @@ class Session:
                 self._lease.close()
 
     async def _first_commit(self) -> Commit:
-        """Open at a verifier, at another if that fails, until one commits. Raises Refused or Unavailable."""
+        """Open at a verifier, at another if that fails, until one commits. Raises Refused or Unavailable.
+
+        A request that is new is turned away when all are full; one that has begun is tried until patience ends.
+        """
         failing_since: float | None = None
 
         def out_of_patience(state: RetryCallState) -> bool:
@@ -144,7 +167,7 @@ class Session:
         attempts = AsyncRetrying(
             stop=out_of_patience,
             wait=_BACKOFF,
-            retry=retry_if_exception_type((_VerifierLost, NoVerifier)),
+            retry=retry_if_exception_type((_VerifierLost, NoVerifier, NoRoom)),
             sleep=self._verifiers.joined,
             reraise=True,
         )
@@ -155,27 +178,43 @@ class Session:
                     return await self._next_commit()
         except (_VerifierLost, NoVerifier) as error:
             raise Unavailable(str(error)) from error
+        except NoRoom as error:
+            raise Crowded(str(error)) from error
         raise AssertionError("retrying ends with a result or an exception")
 
     def _open(self) -> None:
-        """Raises NoVerifier."""
+        """Raises NoVerifier, NoRoom or Crowded."""
         message = replace(self._message(), agent=self._seat.agent if self._seat else "", salt=self._job.tenant)
-        self._lease = self._verifiers.open(self, self._job.model, message, avoid=self._given_up)
+        try:
+            self._lease = self._verifiers.open(self, self._job.model, message, self._given_up, self._full)
+        except NoRoom as error:
+            if self._tree.committed:
+                raise
+            raise Crowded(str(error), min(self._full.values(), default=1.0)) from error
         if self._missed:
             self._replant()
 
     async def _next_commit(self) -> Commit:
-        """Raises Refused or _VerifierLost, after which no lease is held."""
+        """Raises Refused, Crowded or _VerifierLost, after which no lease is held."""
+        event = await self._next_event(self._silence_timeout)
+        if isinstance(event, Queued):
+            event = await self._next_event(self._open_timeout)
+            if event is None:
+                raise Crowded(str(self._give_up(f"no room in {self._open_timeout:g} seconds")))
+        if event is None:
+            raise self._give_up(f"no commit in {self._silence_timeout:g} seconds")
+        if isinstance(event, Exception):
+            raise event
+        assert isinstance(event, Commit), "nobody is put into a queue twice"
+        return event
+
+    async def _next_event(self, seconds: float) -> Commit | Queued | _VerifierLost | Refused | None:
+        """None when there is none for so long."""
         try:
-            async with asyncio.timeout(self._silence_timeout):
-                event = await self._inbox.get()
+            async with asyncio.timeout(seconds):
+                return await self._inbox.get()
         except TimeoutError:
-            if self._inbox.empty():
-                raise self._give_up(f"no commit in {self._silence_timeout:g} seconds") from None
-            event = self._inbox.get_nowait()
-        if isinstance(event, Commit):
-            return event
-        raise event
+            return None if self._inbox.empty() else self._inbox.get_nowait()
 
     def _give_up(self, reason: str) -> _VerifierLost:
         if self._lease:
@@ -197,7 +236,12 @@ class Session:
             self._seat.commit(replace(commit, nodes=0, depth=0, accepted=0) if commit.own else commit)
         self._inbox.put_nowait(commit)
 
-    def on_verifier_closed(self, code: str, reason: str) -> None:
+    def on_queued(self, ahead: int) -> None:
+        self._inbox.put_nowait(Queued(1, ahead))
+
+    def on_verifier_closed(self, code: str, reason: str, retry_after: float = 0.0) -> None:
+        if self._lease and code == CLOSE_OVERLOADED and not self._tree.committed:
+            self._full[self._lease.link] = retry_after or 1.0
         lost = self._give_up(f"{code or CLOSE_FAILED}: {reason}")
         # One that joins later may be smaller than the first; then others may still do.
         final = code == CLOSE_REFUSED and not self._tree.committed

@@ -22,8 +22,10 @@ from edgedraft.wire import (
     Commit,
     Draft,
     Edge,
+    FromVerifier,
     Hello,
     Open,
+    Queued,
     VerifierWelcome,
     WireError,
     encode,
@@ -45,8 +47,15 @@ class VerifierListener(Protocol):
 
     def on_commit(self, commit: Commit) -> None: ...
 
-    def on_verifier_closed(self, code: str, reason: str) -> None:
-        """The session is over at this verifier: refused, failed, or lost with the link. `code` is a wire.CLOSE_*."""
+    def on_queued(self, ahead: int) -> None:
+        """The session waits there for room, with `ahead` others before it."""
+        ...
+
+    def on_verifier_closed(self, code: str, reason: str, retry_after: float = 0.0) -> None:
+        """The session is over at this verifier: refused, failed, or lost with the link. `code` is a wire.CLOSE_*.
+
+        An overloaded one tells when to try it again, in seconds.
+        """
         ...
 
 
@@ -123,7 +132,7 @@ class VerifierLink:
             for message in from_verifier(await self._connection.recv()):
                 self._deliver(message)
 
-    def _deliver(self, message: VerifierWelcome | Commit | Close) -> None:
+    def _deliver(self, message: FromVerifier) -> None:
         if isinstance(message, VerifierWelcome):
             raise WireError(BAD_FRAME, "a second welcome")
         try:
@@ -136,9 +145,11 @@ class VerifierLink:
             if message.finish:
                 self._sessions.remove(message.session)
             listener.on_commit(message)
+        elif isinstance(message, Queued):
+            listener.on_queued(message.ahead)
         else:
             self._sessions.remove(message.session)
-            listener.on_verifier_closed(message.code, message.reason)
+            listener.on_verifier_closed(message.code, message.reason, message.retry_after)
 
     def relay(self, draft: Draft) -> bool:
         """A verifier that falls behind does without drafts, which cost no text; False then."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from tenacity import AsyncRetrying, RetryCallState, wait_random_exponential
 from websockets.exceptions import ConnectionClosed, WebSocketException
@@ -22,7 +22,11 @@ _NOT_REACHED = (OSError, TimeoutError, WebSocketException, WireError, UnusableCa
 
 
 class NoVerifier(Exception):
-    """No connected verifier of this model has room; the text says which of the two it is."""
+    """No verifier of this model is connected."""
+
+
+class NoRoom(Exception):
+    """All verifiers of this model that are connected are full."""
 
 
 class VerifierPool:
@@ -51,14 +55,24 @@ class VerifierPool:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def open(self, listener: VerifierListener, model: ServedModel, message: Open, avoid: VerifierLink | None) -> Lease:
-        """Open a session where fewest are running; at `avoid` only if nobody else has room. Raises NoVerifier."""
+    def open(
+        self,
+        listener: VerifierListener,
+        model: ServedModel,
+        message: Open,
+        avoid: VerifierLink | None,
+        full: Collection[VerifierLink] = (),
+    ) -> Lease:
+        """Open a session where fewest are running; at `avoid` only if nobody else has room, never at those `full`.
+
+        Raises NoVerifier or NoRoom.
+        """
         links = [link for link in self._links if link.model is model]
         if not links:
             raise NoVerifier(f"no verifier of {model.name} is connected")
-        free = [link for link in links if link.has_room]
+        free = [link for link in links if link.has_room and link not in full]
         if not free:
-            raise NoVerifier(f"all verifiers of {model.name} are full")
+            raise NoRoom(f"all verifiers of {model.name} are full")
         link = min(free, key=lambda link: (link is avoid, link.running))
         return link.open(listener, message)
 

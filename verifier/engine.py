@@ -19,7 +19,11 @@ class Refused(Exception):
 
 
 class Overloaded(Exception):
-    """This session could be served, but not now."""
+    """This session could be served, but not now; perhaps in `retry_after` seconds."""
+
+    def __init__(self, message: str, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +88,15 @@ class Engine(Protocol):
     vocab_size: int
     context_length: int
 
+    def check(self, request: Request) -> None:
+        """Raises Refused for a request that can never be served."""
+        ...
+
     def open(self, request: Request) -> int:
-        """Begin a session; returns how many tokens are unseen. Raises Refused or Overloaded."""
+        """Begin a session; returns how many tokens are unseen. Raises Refused or Overloaded.
+
+        A session that could only be begun by taking another one's place in the KV cache finds it overloaded.
+        """
         ...
 
     def step(self, work: Sequence[Work]) -> list[Progress]:

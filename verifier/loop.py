@@ -17,7 +17,18 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from edgedraft.tree import Violation
-from edgedraft.wire import CLOSE_FAILED, CLOSE_OVERLOADED, CLOSE_REFUSED, Close, Commit, Draft, Edge, Open, Sampling
+from edgedraft.wire import (
+    CLOSE_FAILED,
+    CLOSE_OVERLOADED,
+    CLOSE_REFUSED,
+    Close,
+    Commit,
+    Draft,
+    Edge,
+    Open,
+    Queued,
+    Sampling,
+)
 from verifier.engine import Engine, Overloaded, Refused, Request, Work
 from verifier.metrics import Metrics
 from verifier.scheduler import Limits, Scheduler
@@ -28,7 +39,7 @@ WARM_UP_ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 32, 64)
 WARM_UP_KEY = 0
 
 Address = tuple[int, int]  # link, and the session's number on it
-Deliver = Callable[[Sequence[tuple[int, Commit | Close]]], None]
+Deliver = Callable[[Sequence[tuple[int, Commit | Queued | Close]]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +110,7 @@ class EngineLoop:
     def _run(self) -> None:
         wait: float | None = None
         while True:
-            answers: list[tuple[int, Commit | Close]] = []
+            answers: list[tuple[int, Commit | Queued | Close]] = []
             if not self._take(wait, answers):
                 return
             plan = self._scheduler.plan(time.monotonic())
@@ -111,7 +122,7 @@ class EngineLoop:
             if answers:
                 self._deliver(answers)
 
-    def _take(self, wait: float | None, answers: list[tuple[int, Commit | Close]]) -> bool:
+    def _take(self, wait: float | None, answers: list[tuple[int, Commit | Queued | Close]]) -> bool:
         """Everything posted so far, after waiting `wait` seconds for a first; False when told to stop."""
         try:
             post = self._inbox.get(timeout=wait) if wait != 0.0 else self._inbox.get_nowait()
@@ -120,10 +131,11 @@ class EngineLoop:
                 post = self._inbox.get_nowait()
         except queue.Empty:
             self._metrics.sessions.set(len(self._scheduler))
+            self._metrics.waiting.set(self._scheduler.waiting)
             return True
         return False
 
-    def _handle(self, post: _Post, answers: list[tuple[int, Commit | Close]]) -> None:
+    def _handle(self, post: _Post, answers: list[tuple[int, Commit | Queued | Close]]) -> None:
         if isinstance(post.message, Gone):
             for address in [address for address in self._keys if address[0] == post.link]:
                 self._close(address)
@@ -131,8 +143,8 @@ class EngineLoop:
         address = (post.link, post.message.session)
         match post.message:
             case Open() as message:
-                if close := self._open(address, message):
-                    answers.append((post.link, close))
+                if answer := self._open(address, message):
+                    answers.append((post.link, answer))
             case Draft() as message if key := self._keys.get(address):
                 try:
                     self._scheduler.draft(key, message, post.at)
@@ -145,26 +157,26 @@ class EngineLoop:
             case _:
                 pass  # late: the session has ended
 
-    def _open(self, address: Address, message: Open) -> Close | None:
+    def _open(self, address: Address, message: Open) -> Queued | Close | None:
         if address in self._keys:
             return Close(message.session, CLOSE_REFUSED, "this session is open already")
         self._last_key += 1
         try:
-            self._scheduler.open(self._last_key, message)
+            ahead = self._scheduler.open(self._last_key, message)
         except Refused as refused:
             return Close(message.session, CLOSE_REFUSED, str(refused))
         except Overloaded as overloaded:
-            return Close(message.session, CLOSE_OVERLOADED, str(overloaded))
+            return Close(message.session, CLOSE_OVERLOADED, str(overloaded), overloaded.retry_after)
         self._keys[address] = self._last_key
         self._addresses[self._last_key] = address
-        return None
+        return None if ahead is None else Queued(message.session, ahead)
 
     def _close(self, address: Address) -> None:
         if key := self._keys.pop(address, None):
             del self._addresses[key]
-            self._scheduler.close(key)
+            self._scheduler.close(key, time.monotonic())
 
-    def _step(self, work: Sequence[Work]) -> list[tuple[int, Commit | Close]]:
+    def _step(self, work: Sequence[Work]) -> list[tuple[int, Commit | Queued | Close]]:
         began = time.monotonic()
         try:
             progress = self._engine.step(work)
@@ -178,13 +190,13 @@ class EngineLoop:
         commits = self._scheduler.apply(work, progress, began, now)
         return [self._addressed(key, commit) for key, commit in commits.items()]
 
-    def _addressed(self, key: int, commit: Commit) -> tuple[int, Commit | Close]:
+    def _addressed(self, key: int, commit: Commit) -> tuple[int, Commit | Queued | Close]:
         link, session = self._addresses[key]
         if commit.finish:
             del self._addresses[key], self._keys[link, session]
         return link, replace(commit, session=session)
 
-    def _fail(self, item: Work) -> tuple[int, Commit | Close]:
+    def _fail(self, item: Work) -> tuple[int, Commit | Queued | Close]:
         link, session = self._addresses[item.session]
         self._close((link, session))
         return link, Close(session, CLOSE_FAILED, "the verifier failed in this session's step")

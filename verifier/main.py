@@ -36,7 +36,8 @@ def main(settings: VerifierSettings) -> None:
         draft_wait=settings.draft_wait,
         wait_share=settings.wait_share,
         prompt_lookup=settings.prompt_lookup,
+        max_waiting=settings.max_waiting,
     )
-    app = build_app(engine, limits, card, settings.max_sessions, settings.verifier_token)
+    app = build_app(engine, limits, card, settings.max_sessions + settings.max_waiting, settings.verifier_token)
     with ranks.leading() if ranks else nullcontext():
         serve(app, settings.host, settings.port, lambda at: f"edgedraft verifier ready ws://{at}", MAX_FRAME)

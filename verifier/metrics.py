@@ -25,6 +25,7 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         name = "edgedraft_verifier_"
         self.sessions = Gauge(name + "sessions", "Open sessions", registry=self.registry)
+        self.waiting = Gauge(name + "waiting", "Sessions that wait for room", registry=self.registry)
         self._kv_free = Gauge(name + "kv_free_tokens", "Tokens of KV cache free", registry=self.registry)
         self._steps = Counter(name + "steps", "Forwards", registry=self.registry)
         self._session_steps = Counter(

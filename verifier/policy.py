@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 SMOOTHING = 0.2  # weight of the newest value in a running mean
+LEAST_RETRY, LONGEST_RETRY = 1.0, 60.0  # seconds
 LEAST_PROMPT_ROWS = 16  # a prompt always gets on
 SAVED_STEPS_KEPT = 4.0  # steps won by drafting that may be spent on waiting later
 
@@ -61,6 +62,13 @@ def window(acceptance: float, widest: int) -> int:
         return widest
     depth = math.log(0.02) / math.log(max(acceptance, 0.05))
     return max(8, min(widest, 2 * math.ceil(depth)))
+
+
+def retry_after(waiting: int, interval: float | None) -> float:
+    """Seconds after which one more may find a place behind `waiting` others, `interval` apart as far as is known."""
+    if interval is None:
+        return LEAST_RETRY
+    return min(LONGEST_RETRY, max(LEAST_RETRY, (waiting + 1) * interval))
 
 
 def prompt_rows(base: int, most: int, delay: float, seconds: Callable[[int], float]) -> int:

@@ -14,9 +14,10 @@ from itertools import accumulate
 from edgedraft.prompt_lookup import TextIndex
 from edgedraft.tree import EMPTY, DraftTree, Slice, Violation
 from edgedraft.wire import MAX_WINDOW, Commit, Draft, Open, confidence_byte
+from verifier.admission import WaitingRoom
 from verifier.calibration import Calibrations
 from verifier.costs import StepCosts
-from verifier.engine import Engine, Progress, Request, Work
+from verifier.engine import Engine, Overloaded, Progress, Request, Work
 from verifier.policy import Pace, prompt_rows, smoothed, window, worth_checking
 
 LOOKUP = "the verifier's own"  # no agent's name: those are hexadecimal
@@ -28,7 +29,7 @@ class Limits:
     """Bounds: rows of a step, nodes of one session in it, seconds that prompts may add, seconds to wait for a draft.
 
     `wait_share` is how much of the time that drafting saves may be spent on waiting (policy.Pace). `prompt_lookup`
-    tells whether sessions without an agent are drafted for here.
+    tells whether sessions without an agent are drafted for here. At most `max_waiting` sessions wait for room.
     """
 
     step_tokens: int
@@ -37,6 +38,7 @@ class Limits:
     draft_wait: float
     wait_share: float
     prompt_lookup: bool = True
+    max_waiting: int = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +51,16 @@ class Plan:
 
 @dataclass(slots=True)
 class _Session:
+    request: Request
     tree: DraftTree
     text: list[int]  # prompt and output
     prompt: int
-    unseen: int
-    cached: int
     agent: str  # whose drafts are expected; "" is nobody's
     pace: Pace
     index: TextIndex | None
     author: str = field(init=False)  # whose nodes the tree holds, also after that agent has left
+    unseen: int = 0
+    cached: int = 0
     checked: str = ""  # whose nodes are in the step that runs
     acceptance: float = 0.5  # of the best guess, a running mean
     missed_at: float | None = None  # since when there has been nothing to check
@@ -81,14 +84,22 @@ class Scheduler:
         self._engine = engine
         self._limits = limits
         self._sessions: dict[int, _Session] = {}
+        self._waiting: WaitingRoom[_Session] = WaitingRoom(limits.max_waiting)
+        self._room = False  # something ended since the first in line was turned away
         self._calibrations = Calibrations()
         self.costs = StepCosts()
 
     def __len__(self) -> int:
+        """Sessions that run."""
         return len(self._sessions)
 
-    def open(self, key: int, message: Open) -> None:
-        """Raises Refused or Overloaded (engine.py)."""
+    @property
+    def waiting(self) -> int:
+        """Sessions that found no room yet."""
+        return len(self._waiting)
+
+    def open(self, key: int, message: Open) -> int | None:
+        """Begin a session, or have it wait; then how many are before it. Raises Refused or Overloaded (engine.py)."""
         request = Request(
             session=key,
             prompt=tuple(message.prompt),
@@ -98,25 +109,28 @@ class Scheduler:
             committed=tuple(message.committed),
             salt=message.salt,
         )
-        unseen = self._engine.open(request)
-        cached = len(message.prompt) + len(message.committed) - unseen
-        self._sessions[key] = _Session(
+        self._engine.check(request)
+        session = _Session(
+            request=request,
             tree=DraftTree(MAX_WINDOW, message.committed, message.epoch),
             text=[*message.prompt, *message.committed],
             prompt=len(message.prompt),
-            unseen=unseen,
-            cached=cached,
             agent=message.agent,
             pace=Pace(self._limits.wait_share),
             index=TextIndex() if self._limits.prompt_lookup else None,
         )
+        if not self._waiting and self._begun(key, session):
+            return None
+        ahead = len(self._waiting)
+        self._waiting.enter(key, session)
+        return ahead
 
     def draft(self, key: int, message: Draft, now: float) -> None:
         """Take drafted nodes in, which came at `now`.
 
         Raises Violation, after which the session goes on without its agent.
         """
-        session = self._sessions.get(key)
+        session = self._known(key)
         if session is None:
             return
         try:
@@ -136,18 +150,24 @@ class Scheduler:
 
     def edge(self, key: int, agent: str) -> None:
         """An agent joined the session, or with "" left it."""
-        if session := self._sessions.get(key):
+        if session := self._known(key):
             session.agent = agent
             session.author = agent or session.author
             session.draft_delay = None
             session.lapsed = False
 
-    def close(self, key: int) -> None:
+    def close(self, key: int, now: float) -> None:
+        """End a session that runs or waits; unknown ones are ignored."""
+        if self._waiting.leave(key):
+            self._room = True  # it may have been the first, and the next may need less
         if self._sessions.pop(key, None):
             self._engine.close(key)
+            self._waiting.session_ended(now)
+            self._room = True
 
     def plan(self, now: float) -> Plan:
         """Every session that decodes or has a draft; those that wait only while they may; prompts with what is left."""
+        self._admit()
         limits, seconds = self._limits, self.costs.seconds
         ready = [key for key, session in self._sessions.items() if session.unseen <= 1]
         waiting = {key: until for key in ready if (until := self._waits(key, now)) > now}
@@ -215,8 +235,27 @@ class Scheduler:
             )
             session.cached = 0
             if made.finish:
-                self.close(made.session)
+                self.close(made.session, now)
         return commits
+
+    def _admit(self) -> None:
+        while self._room and (first := self._waiting.first()):
+            self._room = self._begun(*first)
+            if self._room:
+                self._waiting.leave(first[0])
+
+    def _begun(self, key: int, session: _Session) -> bool:
+        """Whether the engine has room for it, which then runs."""
+        try:
+            session.unseen = self._engine.open(session.request)
+        except Overloaded:
+            return False
+        session.cached = len(session.text) - session.unseen
+        self._sessions[key] = session
+        return True
+
+    def _known(self, key: int) -> _Session | None:
+        return self._sessions.get(key) or self._waiting.get(key)
 
     def _draft_of(self, key: int) -> Slice:
         session = self._sessions[key]

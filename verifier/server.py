@@ -26,6 +26,7 @@ from edgedraft.wire import (
     Commit,
     Hello,
     ModelCard,
+    Queued,
     VerifierWelcome,
     WireError,
     encode,
@@ -47,10 +48,10 @@ class _Link:
 
     def __init__(self, socket: WebSocket) -> None:
         self._socket = socket
-        self._outbox: list[Commit | Close] = []
+        self._outbox: list[Commit | Queued | Close] = []
         self._filled = asyncio.Event()
 
-    def send(self, messages: Sequence[Commit | Close]) -> None:
+    def send(self, messages: Sequence[Commit | Queued | Close]) -> None:
         self._outbox.extend(messages)
         self._filled.set()
 
@@ -64,7 +65,10 @@ class _Link:
 
 
 def build_app(engine: Engine, limits: Limits, card: ModelCard, max_sessions: int, token: str) -> FastAPI:
-    """The verifier's ASGI app. With a `token`, gateways must present it as their bearer token."""
+    """The verifier's ASGI app; at most `max_sessions` run or wait.
+
+    With a `token`, gateways must present it as their bearer token.
+    """
     links: dict[int, _Link] = {}
     numbers = count(1)
     metrics = Metrics()
@@ -73,7 +77,7 @@ def build_app(engine: Engine, limits: Limits, card: ModelCard, max_sessions: int
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         loop = asyncio.get_running_loop()
 
-        def deliver(answers: Sequence[tuple[int, Commit | Close]]) -> None:
+        def deliver(answers: Sequence[tuple[int, Commit | Queued | Close]]) -> None:
             loop.call_soon_threadsafe(spread, answers)
 
         app.state.engine_loop = engine_loop = EngineLoop(engine, limits, deliver, metrics)
@@ -81,8 +85,8 @@ def build_app(engine: Engine, limits: Limits, card: ModelCard, max_sessions: int
         yield
         await asyncio.to_thread(engine_loop.stop)
 
-    def spread(answers: Sequence[tuple[int, Commit | Close]]) -> None:
-        batches: dict[int, list[Commit | Close]] = defaultdict(list)
+    def spread(answers: Sequence[tuple[int, Commit | Queued | Close]]) -> None:
+        batches: dict[int, list[Commit | Queued | Close]] = defaultdict(list)
         for number, message in answers:
             batches[number].append(message)
         for number, messages in batches.items():

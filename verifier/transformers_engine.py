@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from edgedraft.kv import KVSequence, OutOfBlocks
+from edgedraft.kv import BLOCK, KVSequence, OutOfBlocks
 from edgedraft.paged import PackedModel, Rows
 from edgedraft.sampling import choose
 from edgedraft.tree import EMPTY, Slice
@@ -58,7 +58,7 @@ class TransformersEngine:
         self._max_sessions = max_sessions
         self._sessions: dict[int, _Session] = {}  # oldest first
 
-    def open(self, request: Request) -> int:
+    def check(self, request: Request) -> None:
         longest = min(self.context_length, self._model.kv.tokens)
         if len(request.prompt) + request.max_tokens > longest:
             raise Refused(f"{len(request.prompt)} prompt and {request.max_tokens} output tokens exceed {longest}")
@@ -66,10 +66,17 @@ class TransformersEngine:
             raise Refused("a session needs a prompt and a token left to make")
         if not all(0 <= token < self.vocab_size for token in (*request.prompt, *request.committed)):
             raise Refused(f"a token id is outside the vocabulary of {self.vocab_size}")
+
+    def open(self, request: Request) -> int:
+        self.check(request)
         if len(self._sessions) >= self._max_sessions:
             raise Overloaded(f"{self._max_sessions} sessions are running")
         session = _Session(request, self._model.sequence(request.salt), [*request.prompt, *request.committed])
         session.kv.adopt(session.text)
+        promised = sum(other.unseen for other in self._sessions.values())
+        if self._sessions and promised + session.unseen + BLOCK > self._model.kv.free_tokens:
+            session.kv.truncate(0)
+            raise Overloaded("others need all of the KV cache")
         self._sessions[request.session] = session
         return session.unseen
 

@@ -22,6 +22,7 @@ from edgedraft.wire import (
     Draft,
     Edge,
     Open,
+    Queued,
     VerifierWelcome,
     encode,
     greet,
@@ -48,10 +49,12 @@ class ScriptedVerifier:
     step: float = 0.002
     patience: float = 0.5
     max_sessions: int = 64
+    max_waiting: int = 0
     card: toy_model.ModelCard = field(default_factory=toy_model.card)
     protocol: int = PROTOCOL
     token: str = ""
     refuse: str = ""  # a CLOSE_* code for every Open
+    retry_after: float = 0.0
     die_at: int | None = None  # output tokens after which the process is gone
     silent_at: int | None = None  # output tokens after which it says nothing more
     fail_at: int | None = None  # output tokens after which the session fails
@@ -66,6 +69,7 @@ class ScriptedVerifier:
     connections: set[ServerConnection] = field(default_factory=set)
     port: int = 0
     _server: Server | None = None
+    _slots: asyncio.Semaphore | None = None
 
     @property
     def url(self) -> str:
@@ -99,7 +103,9 @@ class ScriptedVerifier:
         sessions: dict[int, OpenSession] = {}
         try:
             greet(to_verifier(await connection.recv()))
-            await connection.send(encode([VerifierWelcome(self.protocol, self.card, self.max_sessions)]))
+            await connection.send(
+                encode([VerifierWelcome(self.protocol, self.card, self.max_sessions + self.max_waiting)])
+            )
             async for frame in connection:
                 for message in to_verifier(frame):
                     await self._handle(connection, sessions, message)
@@ -116,14 +122,14 @@ class ScriptedVerifier:
             case Open():
                 self.opened.append(message)
                 if self.refuse:
-                    await connection.send(encode([Close(message.session, self.refuse, "as told")]))
+                    await connection.send(encode([Close(message.session, self.refuse, "as told", self.retry_after)]))
                     return
-                if (
-                    sum(1 for session in sessions.values() if session.task and not session.task.done())
-                    >= self.max_sessions
-                ):
-                    await connection.send(encode([Close(message.session, CLOSE_OVERLOADED, "full")]))
+                alive = sum(1 for session in sessions.values() if session.task and not session.task.done())
+                if alive >= self.max_sessions + self.max_waiting:
+                    await connection.send(encode([Close(message.session, CLOSE_OVERLOADED, "full", self.retry_after)]))
                     return
+                if alive >= self.max_sessions:
+                    await connection.send(encode([Queued(message.session, alive - self.max_sessions)]))
                 tree = DraftTree(MAX_WINDOW, message.committed, message.epoch)
                 session = sessions[message.session] = OpenSession(message, tree, bool(message.agent))
                 session.task = asyncio.create_task(self._generate(connection, session))
@@ -147,32 +153,37 @@ class ScriptedVerifier:
 
     async def _generate(self, connection: ServerConnection, session: OpenSession) -> None:
         opened, tree = session.message, session.tree
-        with contextlib.suppress(ConnectionClosed):
-            while True:
-                await asyncio.sleep(self.step)
-                done = len(tree.committed)
-                if self.die_at is not None and done >= self.die_at:
-                    self.die_at = None
-                    await self.stop()
-                    return
-                if self.silent_at is not None and done >= self.silent_at:
-                    return
-                if self.fail_at is not None and done >= self.fail_at:
-                    self.fail_at = None
-                    await connection.send(encode([Close(opened.session, "failed", "as told")]))
-                    return
-                if session.edge and (tree.surplus or not len(tree)):
-                    session.fed.clear()
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(session.fed.wait(), self.patience)
-                commit = self._verify(session)
-                if self.garble_at is not None and done >= self.garble_at:
-                    self.garble_at = None
-                    commit = Commit(commit.session, commit.at + 1, commit.tokens)
-                self.commits.append(commit)
-                await connection.send(encode([commit]))
-                if commit.finish:
-                    return
+        self._slots = self._slots or asyncio.Semaphore(self.max_sessions)
+        async with self._slots:
+            with contextlib.suppress(ConnectionClosed):
+                await self._steps(connection, session, opened, tree)
+
+    async def _steps(self, connection: ServerConnection, session: OpenSession, opened: Open, tree: DraftTree) -> None:
+        while True:
+            await asyncio.sleep(self.step)
+            done = len(tree.committed)
+            if self.die_at is not None and done >= self.die_at:
+                self.die_at = None
+                await self.stop()
+                return
+            if self.silent_at is not None and done >= self.silent_at:
+                return
+            if self.fail_at is not None and done >= self.fail_at:
+                self.fail_at = None
+                await connection.send(encode([Close(opened.session, "failed", "as told")]))
+                return
+            if session.edge and (tree.surplus or not len(tree)):
+                session.fed.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(session.fed.wait(), self.patience)
+            commit = self._verify(session)
+            if self.garble_at is not None and done >= self.garble_at:
+                self.garble_at = None
+                commit = Commit(commit.session, commit.at + 1, commit.tokens)
+            self.commits.append(commit)
+            await connection.send(encode([commit]))
+            if commit.finish:
+                return
 
     def _verify(self, session: OpenSession) -> Commit:
         """One forward: walk down the tree while the child is right, and one token more."""

@@ -103,10 +103,39 @@ async def test_an_overloaded_verifier_is_left_for_one_with_room(tmp_path, spare:
         assert len(full.opened) <= 1
 
 
+async def test_a_request_is_turned_away_at_once_when_all_are_full_and_told_when_to_come_again(tmp_path) -> None:
+    async with (
+        ScriptedVerifier(refuse="overloaded", retry_after=7.4) as one,
+        ScriptedVerifier(refuse="overloaded", retry_after=20) as other,
+        running_gateway(tmp_path, one, other) as gateway,
+        gateway.http() as http,
+    ):
+        for stream in (False, True):
+            response = await http.post("/v1/chat/completions", json={"model": "toy", "stream": stream} | BABBLE)
+            assert response.status_code == 503
+            assert response.json()["error"]["code"] == "overloaded"
+            assert response.headers["retry-after"] == "7"
+        assert len(one.opened) == len(other.opened) == 2
+
+
+async def test_who_waits_longer_than_the_gateway_lets_them_is_turned_away(tmp_path) -> None:
+    async with (
+        ScriptedVerifier(max_sessions=1, max_waiting=3, step=30) as verifier,
+        running_gateway(tmp_path, verifier, open_timeout=0.5, silence_timeout=30) as gateway,
+        gateway.http() as http,
+    ):
+        first = asyncio.create_task(http.post("/v1/chat/completions", json={"model": "toy"} | BABBLE))
+        await until(lambda: verifier.opened)
+        response = await http.post("/v1/chat/completions", json={"model": "toy"} | BABBLE)
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "overloaded")
+        await until(lambda: verifier.cancelled)
+        first.cancel()
+
+
 async def test_a_full_verifier_is_waited_for(tmp_path) -> None:
     async with (
-        ScriptedVerifier(max_sessions=2) as verifier,
-        running_gateway(tmp_path, verifier, open_timeout=5) as gateway,
+        ScriptedVerifier(max_sessions=2, max_waiting=3) as verifier,
+        running_gateway(tmp_path, verifier, open_timeout=5, silence_timeout=0.2) as gateway,
     ):
         got = await asyncio.gather(*(whole(gateway, **BABBLE) for _ in range(5)))
         assert {answer["choices"][0]["message"]["content"] for answer in got} == {ALONE}

@@ -9,7 +9,7 @@ import pytest
 
 from edgedraft.tree import Violation
 from edgedraft.wire import Commit, Draft, Open, Sampling
-from verifier.engine import Capacity, Progress, Request, Work
+from verifier.engine import Capacity, Overloaded, Progress, Refused, Request, Work
 from verifier.scheduler import Limits, Scheduler
 
 STEP = 0.04
@@ -22,12 +22,19 @@ class Counting:
     vocab_size = 1000
     context_length = 1000
 
-    def __init__(self) -> None:
+    def __init__(self, room: int) -> None:
+        self.room = room
         self.unseen: dict[int, int] = {}
         self.made: dict[int, int] = {}
         self.ends: dict[int, int] = {}
 
+    def check(self, request: Request) -> None:
+        if len(request.prompt) > self.context_length:
+            raise Refused("too long")
+
     def open(self, request: Request) -> int:
+        if len(self.unseen) >= self.room:
+            raise Overloaded("full")
         self.unseen[request.session] = len(request.prompt)
         self.made[request.session] = 0
         self.ends[request.session] = request.max_tokens
@@ -62,9 +69,9 @@ class Counting:
 class World:
     """A scheduler that knows what steps cost (by default the same for any), and the clock that it is told."""
 
-    def __init__(self, limits: Limits = LIMITS, costs: Callable[[int], float] = lambda _: STEP) -> None:
+    def __init__(self, limits: Limits = LIMITS, costs: Callable[[int], float] = lambda _: STEP, room: int = 64) -> None:
         self.now = 100.0
-        self.scheduler = Scheduler(Counting(), limits)
+        self.scheduler = Scheduler(Counting(room), limits)
         for rows in range(1, 70):
             self.scheduler.costs.measured(rows, costs(rows))
 
@@ -219,7 +226,43 @@ def test_a_finished_session_is_gone_and_late_messages_are_ignored() -> None:
     assert len(world.scheduler) == 0
     world.draft(1, 0, 1, [1])
     world.scheduler.edge(1, "desk")
-    world.scheduler.close(1)
+    world.scheduler.close(1, world.now)
+
+
+def test_who_finds_no_room_waits_in_line_and_one_more_is_turned_away() -> None:
+    world = World(replace(LIMITS, max_waiting=2), room=2)
+    for key in (1, 2):
+        world.open(key, tokens=4)
+    assert [world.scheduler.open(key, Open(key, [0], Sampling(temperature=0), 4)) for key in (3, 4)] == [0, 1]
+    with pytest.raises(Overloaded) as turned_away:
+        world.open(5)
+    assert turned_away.value.retry_after >= 1
+    with pytest.raises(Refused):
+        world.open(6, prompt=2000)
+    ended = []
+    for _ in range(12):
+        if len(world.scheduler) or world.scheduler.waiting:
+            ended += [key for key, commit in world.step().items() if commit.finish]
+    assert ended == [1, 2, 3, 4]
+    assert world.scheduler.waiting == 0
+
+
+def test_a_waiting_session_can_be_drafted_for_cancelled_and_is_not_overtaken() -> None:
+    world = World(room=1)
+    world.open(1, tokens=2)
+    for key in (2, 3, 4):
+        world.open(key, tokens=6, edge=True)
+    world.draft(2, 0, 1, [1, 2, 3])
+    with pytest.raises(Violation):
+        world.draft(4, 0, 1, [5000])
+    world.scheduler.close(3, world.now)
+    world.step()
+    assert world.step()[1].finish
+    commit = world.step()[2]
+    assert commit.accepted == 3, "it was drafted for while it waited"
+    assert world.scheduler.waiting == 1
+    world.scheduler.close(2, world.now)
+    assert 4 in world.step()
 
 
 def test_without_an_agent_what_the_text_said_before_is_the_draft_and_it_is_named_the_verifiers_own() -> None:

@@ -16,16 +16,19 @@ from websockets.sync.client import ClientConnection, connect
 from edgedraft import wire
 from edgedraft.stack import Child
 from edgedraft.tokenizer import fingerprint
-from edgedraft.wire import Close, Commit, Draft, Edge, Hello, ModelCard, Open, Sampling, VerifierWelcome, encode
+from edgedraft.wire import Close, Commit, Draft, Edge, Hello, ModelCard, Open, Queued, Sampling, VerifierWelcome, encode
 from loadtest.quick import verifier_counters
 
 GREEDY = Sampling(temperature=0)
 TOKEN = "a-token"
+SMALL = ("--step-tokens", "64")
 
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    child = Child("verifier", "--port", "0", "--verifier-token", TOKEN, "--max-sessions", "3", "--step-tokens", "64")
+    child = Child(
+        "verifier", "--port", "0", "--verifier-token", TOKEN, "--max-sessions", "3", "--max-waiting", "1", *SMALL
+    )
     yield child.wait_ready(120)
     assert child.stop() == -signal.SIGTERM, "it ends when told to, not by being killed"
 
@@ -112,17 +115,18 @@ def test_sessions_run_side_by_side_and_drafts_change_only_the_steps(link: Client
 def test_a_cancelled_session_ends_and_makes_room(link: ClientConnection, url: str) -> None:
     link.send(encode([Open(n, [504, 253], GREEDY, 2000) for n in (1, 2, 3)]))
     link.recv(60)
-    link.send(encode([Open(4, [504, 253], GREEDY, 4)]))
-    refusals: list[Close] = []
-    while not refusals:
-        refusals = [m for m in wire.from_verifier(link.recv(60)) if isinstance(m, Close)]
-    (refusal,) = refusals
-    assert (refusal.session, refusal.code) == (4, wire.CLOSE_OVERLOADED)
-    link.send(encode([Close(2), Close(2), Close(77), Edge(78, "desk"), Open(5, [504, 253], GREEDY, 4)]))
-    fifth: list[Commit] = []
-    while not fifth or not fifth[-1].finish:
-        fifth += [m for m in wire.from_verifier(link.recv(60)) if isinstance(m, Commit) and m.session == 5]
-    assert len(tokens_of(fifth)) == 4
+    link.send(encode([Open(4, [504, 253], GREEDY, 4), Open(5, [504, 253], GREEDY, 4)]))
+    answers: list[Any] = []
+    while len(answers) < 2:
+        answers += [m for m in wire.from_verifier(link.recv(60)) if isinstance(m, Close | Queued)]
+    assert answers[0] == Queued(4, 0)
+    assert (answers[1].session, answers[1].code) == (5, wire.CLOSE_OVERLOADED)
+    assert 1 <= answers[1].retry_after <= 60
+    link.send(encode([Close(2), Close(2), Close(77), Edge(78, "desk")]))
+    fourth: list[Commit] = []
+    while not fourth or not fourth[-1].finish:
+        fourth += [m for m in wire.from_verifier(link.recv(60)) if isinstance(m, Commit) and m.session == 4]
+    assert len(tokens_of(fourth)) == 4
 
 
 def test_what_can_never_be_served_is_refused_with_the_reason(link: ClientConnection) -> None:

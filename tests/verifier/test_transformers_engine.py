@@ -200,6 +200,19 @@ def test_beyond_its_sessions_it_is_overloaded(tiny: Callable[[int], PackedModel]
         engine.open(request(2, [1, 2]))
 
 
+def test_a_session_that_would_take_anothers_place_in_the_cache_is_not_begun(tiny: Callable[[int], PackedModel]) -> None:
+    engine = engine_over(tiny(512))
+    engine.open(request(1, prompt_of(1, 300)))
+    with pytest.raises(Overloaded, match="KV"):  # though nothing of the first one's prompt is in the cache yet
+        engine.open(request(2, prompt_of(2, 300)))
+    engine.step([Work(1, 300)])
+    with pytest.raises(Overloaded, match="KV"):
+        engine.open(request(2, prompt_of(2, 300)))
+    assert engine.open(request(3, prompt_of(3, 100))) == 100
+    engine.close(1)
+    assert engine.open(request(2, prompt_of(2, 300))) == 300
+
+
 def test_rows_of_a_prefix_are_computed_once(
     tiny: Callable[[int], PackedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
