@@ -73,7 +73,7 @@ def pack_linears(model: nn.Module, exact: bool = True) -> int:
 
     Their weights cannot be read, trained or saved any more. Where the model need not be `exact`, they may be rounded.
     """
-    layers = [module for module in model.modules() if type(module) is nn.Linear]
+    layers = [module for module in model.modules() if type(module) is nn.Linear and _is_plain(module)]
     if not layers or not _can_pack(layers[0].weight):
         return 0
     weights = _sample([layer.weight.detach() for layer in layers])
@@ -114,9 +114,14 @@ def _join(family: Sequence[nn.Linear], few: int) -> None:
         layer.family, layer.place = joined, place  # type: ignore[assignment]
 
 
+def _is_plain(layer: nn.Linear) -> bool:
+    """Whether it is a whole layer whose forward nobody has wrapped, as tensor parallelism does."""
+    return type(layer.weight.data) is torch.Tensor and "forward" not in vars(layer)
+
+
 def _can_pack(weight: torch.Tensor) -> bool:
     known = hasattr(torch.ops.mkldnn, "_linear_pointwise") and torch.backends.mkldnn.is_available()
-    return known and type(weight.data) is torch.Tensor and weight.device.type == "cpu" and weight.dtype in DTYPES
+    return known and weight.device.type == "cpu" and weight.dtype in DTYPES
 
 
 def _sample(weights: Sequence[torch.Tensor]) -> list[torch.Tensor]:

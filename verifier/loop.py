@@ -29,6 +29,7 @@ from edgedraft.wire import (
     Queued,
     Sampling,
 )
+from verifier.costs import StepCosts
 from verifier.engine import Engine, Overloaded, Refused, Request, Work
 from verifier.metrics import Metrics
 from verifier.scheduler import Limits, Scheduler
@@ -52,6 +53,26 @@ class _Post:
     link: int
     message: Open | Draft | Edge | Close | Gone
     at: float
+
+
+def warm_up(engine: Engine, costs: StepCosts) -> None:
+    """Run steps of a few sizes, so that their cost is known and nobody's first token waits for it."""
+    sizes = [rows for rows in WARM_UP_ROWS for _ in range(2)]  # the second of a size is the one that counts
+    prompt = (0,) * min(sum(sizes), engine.context_length - 1)
+    try:
+        left = engine.open(Request(WARM_UP_KEY, prompt, Sampling(temperature=0), 1, frozenset()))
+        for turn, rows in enumerate(sizes):
+            if rows > left:
+                break
+            began = time.monotonic()
+            (made,) = engine.step([Work(WARM_UP_KEY, rows)])
+            left = made.unseen
+            if turn % 2:
+                costs.measured(rows, time.monotonic() - began)
+    except (Refused, Overloaded) as error:
+        log.warning("no warm-up: %s", error)
+    finally:
+        engine.close(WARM_UP_KEY)
 
 
 class EngineLoop:
@@ -81,31 +102,12 @@ class EngineLoop:
 
     def _main(self) -> None:
         try:
-            self._warm_up()
+            warm_up(self._engine, self._scheduler.costs)
             self._run()
         except Exception:
             # Better a verifier that is gone, whose sessions open elsewhere, than one that is silent.
             log.critical("the engine's thread broke; this verifier ends", exc_info=True)
             signal.raise_signal(signal.SIGTERM)
-
-    def _warm_up(self) -> None:
-        """Run steps of a few sizes, so that their cost is known and nobody's first token waits for it."""
-        sizes = [rows for rows in WARM_UP_ROWS for _ in range(2)]  # the second of a size is the one that counts
-        prompt = (0,) * min(sum(sizes), self._engine.context_length - 1)
-        try:
-            left = self._engine.open(Request(WARM_UP_KEY, prompt, Sampling(temperature=0), 1, frozenset()))
-            for turn, rows in enumerate(sizes):
-                if rows > left:
-                    break
-                began = time.monotonic()
-                (made,) = self._engine.step([Work(WARM_UP_KEY, rows)])
-                left = made.unseen
-                if turn % 2:
-                    self._scheduler.costs.measured(rows, time.monotonic() - began)
-        except (Refused, Overloaded) as error:
-            log.warning("no warm-up: %s", error)
-        finally:
-            self._engine.close(WARM_UP_KEY)
 
     def _run(self) -> None:
         wait: float | None = None

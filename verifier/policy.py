@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
+
+from edgedraft.tree import Slice
 
 SMOOTHING = 0.2  # weight of the newest value in a running mean
 LEAST_RETRY, LONGEST_RETRY = 1.0, 60.0  # seconds
@@ -81,6 +84,32 @@ def prompt_rows(base: int, most: int, delay: float, seconds: Callable[[int], flo
         else:
             too_many = middle
     return fits
+
+
+class Choose(Protocol):
+    """Which nodes of the sessions' drafts go into a step; parameters are those of worth_checking."""
+
+    def __call__(
+        self,
+        drafts: Mapping[int, Slice],
+        chances: Mapping[int, Sequence[float]],
+        rows: int,
+        tokens: float,
+        most: int,
+        seconds: Callable[[int], float],
+    ) -> dict[int, list[int]]: ...
+
+
+def goodput(
+    drafts: Mapping[int, Slice],
+    chances: Mapping[int, Sequence[float]],
+    rows: int,
+    tokens: float,
+    most: int,
+    seconds: Callable[[int], float],
+) -> dict[int, list[int]]:
+    """The policy that verifiers run with."""
+    return worth_checking(chances, rows, tokens, most, seconds)
 
 
 def worth_checking(

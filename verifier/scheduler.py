@@ -18,7 +18,7 @@ from verifier.admission import WaitingRoom
 from verifier.calibration import Calibrations
 from verifier.costs import StepCosts
 from verifier.engine import Engine, Overloaded, Progress, Request, Work
-from verifier.policy import Pace, prompt_rows, smoothed, window, worth_checking
+from verifier.policy import Choose, Pace, goodput, prompt_rows, smoothed, window
 
 LOOKUP = "the verifier's own"  # no agent's name: those are hexadecimal
 LEARNT_AT_ONCE = 256  # tokens of a text that a step takes in for looking up
@@ -80,9 +80,10 @@ class _Session:
 class Scheduler:
     """Sessions by the engine's keys, in the order in which they were opened."""
 
-    def __init__(self, engine: Engine, limits: Limits) -> None:
+    def __init__(self, engine: Engine, limits: Limits, choose: Choose = goodput) -> None:
         self._engine = engine
         self._limits = limits
+        self._choose = choose
         self._sessions: dict[int, _Session] = {}
         self._waiting: WaitingRoom[_Session] = WaitingRoom(limits.max_waiting)
         self._room = False  # something ended since the first in line was turned away
@@ -187,7 +188,7 @@ class Scheduler:
         chances = {
             key: self._calibrations.of(self._sessions[key].checked).chances(draft) for key, draft in drafts.items()
         }
-        nodes = worth_checking(chances, total, len(ends), limits.step_tokens - total, seconds)
+        nodes = self._choose(drafts, chances, total, len(ends), limits.step_tokens - total, seconds)
         work = [
             Work(key, count, drafts[key].take(nodes[key]) if nodes.get(key) else EMPTY) for key, count in rows.items()
         ]
