@@ -11,7 +11,13 @@ from edgedraft.telemetry import configure_logging
 from loadtest.report import Result, show
 
 # name -> the module that has a function of that name; imported when it is asked for, since some of them load torch
-BENCHMARKS = {"quick": "loadtest.quick", "verify": "loadtest.verify", "engine": "loadtest.engine"}
+BENCHMARKS = {
+    "quick": "loadtest.quick",
+    "verify": "loadtest.verify",
+    "engine": "loadtest.engine",
+    "prefix": "loadtest.prefix",
+    "schedule": "loadtest.schedule",
+}
 
 
 def main(settings: BenchSettings) -> None:

@@ -58,7 +58,8 @@ class Side:
 def quick(settings: BenchSettings) -> Result:
     """24 prompts, greedy and at temperature 0.8, up to 96 tokens each, one at a time."""
     with tempfile.TemporaryDirectory() as folder, Stack("bench-key", Path(folder)) as stack:
-        verifier = stack.verifier("--threads", "1", "--dtype", settings.dtype)
+        # Datacenter-only is plain decoding here, without the verifier's own guesses.
+        verifier = stack.verifier("--threads", "1", "--dtype", settings.dtype, "--no-prompt-lookup")
         stack.gateway(verifier.address)
         stack.wait_served()
         stack.agent("--threads", "1")

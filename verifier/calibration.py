@@ -15,6 +15,7 @@ from edgedraft.wire import confidence_probability
 
 BUCKET = 8  # confidence bytes in a bucket: half a bit of probability
 PRIOR_TRIALS = 10.0
+FIRST_NODES = 8  # of a drafter that nothing is known of
 KEPT = 1024  # drafters remembered
 FADING = 0.998  # weight left to a trial after the next one of its bucket
 
@@ -26,6 +27,11 @@ class Calibration:
         self._prior = prior
         self._trials = [0.0] * (256 // BUCKET)
         self._hits = [0.0] * (256 // BUCKET)
+
+    @property
+    def trust(self) -> int:
+        """How many of its nodes to check at once, by how many were put to the test: a slow start."""
+        return FIRST_NODES + int(sum(self._trials))
 
     def chance(self, confidence: int) -> float:
         """The probability that a guess of this confidence byte is right, its parent being so."""

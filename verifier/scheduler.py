@@ -262,7 +262,7 @@ class Scheduler:
         session = self._sessions[key]
         if session.agent or session.has_draft or session.index is None:
             session.checked = session.author
-            return session.tree.best(self._limits.verify_nodes)
+            return session.tree.best(min(self._limits.verify_nodes, self._calibrations.of(session.author).trust))
         session.checked = LOOKUP
         session.index.learn(session.text, min(len(session.text), session.index.learnt + LEARNT_AT_ONCE), session.prompt)
         tokens, probabilities = session.index.continuation(session.text)
