@@ -26,7 +26,7 @@ def main(settings: DemoSettings) -> None:
     try:
         with Stack("demo-key", folder) as stack:
             print("starting verifier, gateway and agent ...", flush=True)
-            verifier = stack.verifier("--threads", "1")
+            verifier = stack.verifier("--threads", "1", "--no-prompt-lookup")  # datacenter-only is plain decoding
             stack.gateway(verifier.address)
             stack.wait_served()
             stack.agent("--threads", "1")

@@ -36,6 +36,8 @@ class Answer:
     completion_tokens: int
     mode: str
     accepted: int
+    verifier_steps: int
+    verifier_accepted: int
 
 
 CASES = [Case(prompt.text, t, 100 + i) for t in (0.0, 0.8) for i, prompt in enumerate(mixed())]
@@ -71,7 +73,7 @@ class Service:
             if chunk.usage:
                 made = chunk.usage.completion_tokens
         assert finish, "the stream ended as it should"
-        return Answer(text, finish, made, how["mode"], how["accepted"])
+        return Answer(text, finish, made, how["mode"], how["accepted"], how["verifier_steps"], how["verifier_accepted"])
 
     def ask_all(self, cases: Sequence[Case], edge: bool = True, streams: int = STREAMS) -> list[Answer]:
         """All of them, several streams at once."""
@@ -83,7 +85,7 @@ class Service:
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder: Path = tmp_path_factory.mktemp("e2e-logs")
     with Stack(KEY, folder) as stack:
-        verifier = stack.verifier("--threads", "1", "--dtype", "float32")
+        verifier = stack.verifier("--threads", "1", "--dtype", "float32", "--no-prompt-lookup")
         stack.gateway(verifier.address, flags=("--port", "0", "--database", f"sqlite+aiosqlite:///{folder}/gateway.db"))
         stack.wait_served()
         client = OpenAI(base_url=f"{stack.url}/v1", api_key=KEY, max_retries=0, timeout=300)

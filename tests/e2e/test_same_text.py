@@ -5,12 +5,14 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
+from openai import OpenAI
 
-from edgedraft.stack import Child
+from edgedraft.stack import Child, Stack
 from loadtest.quick import verifier_counters
-from tests.e2e.conftest import CASES, Answer, Case, Service
+from tests.e2e.conftest import CASES, KEY, Answer, Case, Service
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
@@ -66,3 +68,21 @@ def test_an_agent_that_comes_in_mid_stream_joins(service: Service, alone: dict[C
 def test_without_any_agent_the_datacenter_answers(service: Service, alone: dict[Case, Answer]) -> None:
     answer = service.ask(CASES[0])
     assert (answer.text, answer.mode) == (alone[CASES[0]].text, "datacenter")
+
+
+def test_the_verifiers_own_guesses_change_the_steps_and_no_token(service: Service, tmp_path: Path) -> None:
+    cases = CASES[:10]
+    plain = service.ask_all(cases, edge=False)
+    with Stack(KEY, tmp_path) as stack:
+        verifier = stack.verifier("--threads", "1", "--dtype", "float32")
+        stack.gateway(
+            verifier.address, flags=("--port", "0", "--database", f"sqlite+aiosqlite:///{tmp_path}/gateway.db")
+        )
+        stack.wait_served()
+        client = OpenAI(base_url=f"{stack.url}/v1", api_key=KEY, max_retries=0, timeout=300)
+        guessed = Service(stack, verifier, client, service.model).ask_all(cases)
+    assert [answer.text for answer in guessed] == [answer.text for answer in plain]
+    assert {answer.mode for answer in guessed} == {"datacenter"}
+    assert not any(answer.accepted for answer in guessed)
+    assert sum(answer.verifier_accepted for answer in guessed) > 10
+    assert sum(answer.verifier_steps for answer in guessed) < sum(answer.verifier_steps for answer in plain) - 10
