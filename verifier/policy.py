@@ -10,6 +10,7 @@ from typing import Protocol
 from edgedraft.tree import Slice
 
 SMOOTHING = 0.2  # weight of the newest value in a running mean
+LEAST_GAIN = 1.05
 LEAST_RETRY, LONGEST_RETRY = 1.0, 60.0  # seconds
 LEAST_PROMPT_ROWS = 16  # a prompt always gets on
 SAVED_STEPS_KEPT = 4.0  # steps won by drafting that may be spent on waiting later
@@ -119,10 +120,12 @@ def worth_checking(
 
     chances[session][i] is the probability that node i of the session's slice is committed, never above its parent's.
     A step of `rows` rows would commit `tokens` tokens without any node; `seconds` tells what a step of so many rows
-    takes. Steps cost in stairs, so every number of nodes is tried, most probable first. Returns ascending indices.
+    takes. Steps cost in stairs, so every number of nodes is tried, most probable first. Chances and costs are
+    estimates, and the best of many is mostly one that was estimated too well: so nodes must promise LEAST_GAIN over
+    none at all. Returns ascending indices.
     """
     ranked = sorted((-chance, session, i) for session, row in chances.items() for i, chance in enumerate(row))
-    best, count, expected = tokens / seconds(rows), 0, tokens
+    best, count, expected = LEAST_GAIN * tokens / seconds(rows), 0, tokens
     for n, (chance, _, _) in enumerate(ranked[: max(0, most)], 1):
         expected -= chance
         if expected / seconds(rows + n) > best:
