@@ -19,11 +19,11 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 
 def test_up_brings_everything_up_and_down_again(tmp_path: Path) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits it ignored
     up = subprocess.Popen(
         [sys.executable, "-m", "edgedraft.cli", "up", "--port", "0", "--key", "up-key"],
         stdout=subprocess.PIPE,
         text=True,
-        preexec_fn=_obeys_ctrl_c,
         env={**os.environ, "EDGEDRAFT_DATABASE": f"sqlite+aiosqlite:///{tmp_path}/up.db"},
     )
     try:
@@ -58,11 +58,6 @@ def test_the_quick_comparison_shows_both_sides_of_one_run(service: Service, agen
     assert edge["acceptance"] > 0
     assert datacenter["output_tokens"] == edge["output_tokens"]
     assert result.ratios["edge_over_datacenter_verifier_forwards_per_token"] < 1
-
-
-def _obeys_ctrl_c() -> None:
-    """Also where the tests run in the background, with SIGINT ignored."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _children(pid: int) -> list[int]:
