@@ -175,6 +175,7 @@ class DistillSettings(Settings):
     target: str = Field(DEMO_MODEL, description="name, folder or hub name of the model to imitate")
     out: Path = Field(Path("draft"), description="folder for the finished draft")
     work: Path = Field(Path("distill-work"), description="folder for samples and checkpoints")
+    start: str = Field("", description="a draft of the same target to go on from, by folder, or the shipped one's name")
     layers: Annotated[tuple[int, ...], *_Listed] = Field(
         (), description="the target's layers to start from; empty: the first five, a middle one, the last two"
     )

@@ -96,13 +96,14 @@ def collect(target: PreTrainedModel, tokenizer: Any, stop: set[int], settings: D
     folder = settings.work / "samples"
     folder.mkdir(parents=True, exist_ok=True)
     length, top_k = settings.sample_length, settings.top_k
+    old = shards(folder)
+    generator = Generator(target, stop, settings.slots, length, top_k, settings.seed + len(old))
     held_out = folder / HELD_OUT
     if not held_out.exists():
         maker = PromptMaker(settings.seed, held_out=True)
         writer = Writer(tokenizer, maker, settings.answer_tokens, f"{settings.seed}/held-out")
         prompts = [maker.make(kind) for _ in range(settings.held_out) for kind in KINDS]
         done: list[Sample] = []
-        generator = Generator(target, stop, min(settings.slots, len(prompts)), length, top_k, settings.seed)
         with progress("held-out answers", len(prompts), "answers") as advance:
 
             def keep(job: Job) -> None:
@@ -112,11 +113,9 @@ def collect(target: PreTrainedModel, tokenizer: Any, stop: set[int], settings: D
             generator.run((writer.job(prompt, 0.0) for prompt in prompts), keep, lambda: False)
         save_samples(held_out, done)
 
-    old = shards(folder)
     tokens = sum(len(s.positions) for path in old for s in load_samples(path))
     seed = f"{settings.seed}/{len(old)}"
     writer = Writer(tokenizer, PromptMaker(seed), settings.answer_tokens, seed)
-    generator = Generator(target, stop, settings.slots, length, top_k, settings.seed + len(old))
     batch: list[Sample] = []
     number = len(old)
     until = time.monotonic() + settings.sample_seconds

@@ -16,6 +16,7 @@ from transformers import Cache, PreTrainedModel
 
 from edge_agent.distill.prompts import Message
 from edge_agent.distill.samples import Sample
+from edgedraft.packed_linear import pack_linears
 
 SAMPLED_FROM = 64
 
@@ -70,19 +71,21 @@ class SlotCache(Cache):
 
 
 class Generator:
-    """Runs jobs through the target. Conversations end before `length` tokens, answers included."""
+    """Runs jobs through the target, whose linear layers it packs (edgedraft/packed_linear.py). Conversations end before
+    `length` tokens, answers included."""
 
     def __init__(self, target: PreTrainedModel, stop: set[int], slots: int, length: int, top_k: int, seed: int) -> None:
         self._target, self._stop, self._slots, self._length, self._top_k = target, stop, slots, length, top_k
         head = target.get_output_embeddings()
         assert isinstance(head, torch.nn.Linear)
-        self._head = head
+        self._head, self._head_weight = head, head.weight.detach()
         self._device = target.device
         self._noise = torch.Generator(self._device).manual_seed(seed)
         self._rows: list[Job | None] = [None] * slots
         self._waiting: deque[Job] = deque()
         self._cache = SlotCache(slots, length)
         self._check()
+        pack_linears(target)
 
     @torch.inference_mode()
     def _check(self) -> None:
@@ -157,7 +160,7 @@ class Generator:
         tokens = logits.topk(min(SAMPLED_FROM, logits.shape[1]), dim=1).indices
         total = logits.float().logsumexp(1, keepdim=True)
         # bfloat16 rounds logits to steps of an eighth, which makes ties; the short list is scored again without it.
-        values = torch.einsum("nd,nkd->nk", hidden.float(), self._head.weight[tokens].float())
+        values = torch.einsum("nd,nkd->nk", hidden.float(), self._head_weight[tokens].float())
         values, order = values.sort(dim=1, descending=True)
         return tokens.gather(1, order), values - total
 

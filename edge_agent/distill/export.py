@@ -50,10 +50,19 @@ def _facts(spec: DraftSpec, figures: dict[str, Figures], folder: Path) -> dict[s
         "megabytes": f"{(folder / WEIGHTS_FILE).stat().st_size / 1e6:.1f}",
         "table": table(figures),
         "chain": CHAIN,
+        "before": _before(training.get("before") or {}),
         "labelled": f"{training['sampled_tokens']:,}",
         "seen": f"{training['trained_tokens']:,}",
         "minutes": f"{training['seconds'] / 60:.0f}",
     }
+
+
+def _before(training: dict[str, Any]) -> str:
+    """A sentence for each training that this one went on from, the last one first."""
+    if not training:
+        return ""
+    told = f" Before that: {training['trained_tokens']:,} labelled tokens of {training['sampled_tokens']:,} others."
+    return told + _before(training.get("before") or {})
 
 
 CARD = """# Draft model for {target}
@@ -67,7 +76,7 @@ It writes no text by itself: the target checks every guess, so a draft changes s
   templates (chat, summary, code, maths, translation, retrieval), and from user turns that the target wrote. Labels are
   its {top_k} most probable tokens at every position. No data set was used.
 - Training: {steps:,} steps, {passes:.1f} passes, {seen} labelled tokens, {minutes} minutes on {device}; AdamW at
-  {rate}, cross entropy against the target's distribution, embeddings frozen.
+  {rate}, cross entropy against the target's distribution, embeddings frozen.{before}
 - Licence: that of the target, whose weights it was made from.
 
 ## Acceptance

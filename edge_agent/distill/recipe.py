@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,7 +16,15 @@ from edge_agent.distill.export import write_card, write_spec, write_weights
 from edge_agent.distill.samples import HELD_OUT, load_samples, shards
 from edge_agent.distill.student import choose_head, default_layers, make_child
 from edge_agent.distill.train import Trainer
-from edge_agent.draft_model import HEAD_IDS, DraftSpec, load_draft, placed
+from edge_agent.draft_model import (
+    HEAD_IDS,
+    DraftSpec,
+    embedding_name,
+    load_draft,
+    placed,
+    read_spec,
+    shipped_draft,
+)
 from edgedraft.demo_model import resolve_model
 from edgedraft.settings import DistillSettings
 from edgedraft.tokenizer import fingerprint
@@ -33,10 +42,16 @@ def distill(settings: DistillSettings) -> None:
     samples = [sample for shard in shards(settings.work / "samples") for sample in load_samples(shard)]
     held_out = load_samples(settings.work / "samples" / HELD_OUT)
 
-    layers = settings.layers or default_layers(target.config.num_hidden_layers)
     vocab_size = vocabulary(target)
-    head_ids = choose_head(samples, vocab_size, settings.head_size, {*stop, *tokenizer.all_special_ids})
-    child = make_child(_load(path, torch.float32, "cpu"), layers, head_ids)
+    before: dict[str, Any] = {}
+    if settings.start:
+        earlier, child, head_ids = continued(settings.start, path)
+        layers = earlier.layers
+        before = {name: value for name, value in earlier.training.items() if name != "acceptance"}
+    else:
+        layers = settings.layers or default_layers(target.config.num_hidden_layers)
+        head_ids = choose_head(samples, vocab_size, settings.head_size, {*stop, *tokenizer.all_special_ids})
+        child = make_child(_load(path, torch.float32, "cpu"), layers, head_ids)
     del target
     trainer = Trainer(child, head_ids, vocab_size, settings, device)
     report = trainer.train(samples, held_out)
@@ -53,6 +68,7 @@ def distill(settings: DistillSettings) -> None:
             "samples": len(samples),
             "sampled_tokens": sum(len(sample.positions) for sample in samples),
             "trained_tokens": report.labelled_tokens,
+            "before": before,
             "steps": report.steps,
             "passes": round(report.passes, 2),
             "seconds": round(report.seconds),
@@ -75,6 +91,15 @@ def distill(settings: DistillSettings) -> None:
     write_spec(spec, settings.out)
     write_card(spec, figures, settings.out)
     print(f"{settings.out}\n{table(figures)}", file=sys.stderr)
+
+
+def continued(start: str, target: str) -> tuple[DraftSpec, PreTrainedModel, torch.Tensor]:
+    """Spec, model and head ids of a draft to train further. Raises OSError where there is none."""
+    folder = shipped_draft(start) or Path(start)
+    child, head_ids = load_draft(folder, target, torch.float32)
+    assert head_ids is not None
+    child.get_parameter(embedding_name(child)).requires_grad_(False)
+    return read_spec(folder), child, head_ids
 
 
 def stop_tokens(target: PreTrainedModel, tokenizer: Any) -> set[int]:
