@@ -1,7 +1,7 @@
 """From settings to loaded drafters: which draft model, its tokenizer's fingerprint, and what to call it all.
 
 Done once a process. What a draft on disk looks like is draft_model.py's, drafting is the drafters'. Without a draft
-model neither torch nor transformers is imported.
+model, or with one in a GGUF file, neither torch nor transformers is imported.
 """
 
 from __future__ import annotations
@@ -61,9 +61,12 @@ def load(settings: AgentSettings) -> Armoury:
     """Raises CannotDraft."""
     try:
         path = _draft_path(settings.draft_model)
-        model = None if path is None else _load_model(path, settings)
+        load_one = _load_gguf if path is not None and path.endswith(".gguf") else _load_model
+        model = None if path is None else load_one(path, settings)
     except (OSError, ValueError, DemoModelError) as error:
         raise CannotDraft(f"cannot draft with {settings.draft_model}: {error}") from error
+    except ImportError as error:
+        raise CannotDraft(f"a draft model needs more packages: pip install 'edgedraft[agent]' ({error})") from error
     if model is None and not settings.prompt_lookup:
         raise CannotDraft("with no draft model and without prompt lookup there is nothing to draft with")
     return Armoury(model, settings.prompt_lookup)
@@ -103,6 +106,25 @@ def _load_model(path: str, settings: AgentSettings) -> LoadedModel:
         drafter=lambda vocab_size: ModelDrafter(packed, context_length, vocab_size, head_ids),
         fingerprint=fingerprint(_tokenizer(target or path)),
         description=f"{Path(path).name} on {device.type} in {str(dtype).removeprefix('torch.')}",
+    )
+
+
+def _load_gguf(path: str, settings: AgentSettings) -> LoadedModel:
+    if not Path(path).is_file():
+        raise OSError("there is no such file")
+    try:
+        from edge_agent.gguf_drafter import GgufDrafter, LlamaCpp, gguf_fingerprint
+
+        known = gguf_fingerprint(Path(path))
+        model = LlamaCpp(
+            Path(path), settings.max_sessions, settings.kv_tokens, settings.threads, settings.device == "cpu"
+        )
+    except ImportError as error:
+        raise ValueError(f"GGUF files need another package: pip install 'edgedraft[gguf]' ({error})") from error
+    return LoadedModel(
+        drafter=lambda vocab_size: GgufDrafter(model, vocab_size),
+        fingerprint=known,
+        description=f"{Path(path).name} by llama.cpp",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -25,5 +26,10 @@ def fingerprint(tokenizer_json: str | bytes) -> str:
         pairs |= {int(entry["id"]): entry["content"] for entry in added}
     except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"not a tokenizer.json: {error}") from error
-    canonical = json.dumps(sorted(pairs.items()), ensure_ascii=True, separators=(",", ":"))
+    return fingerprint_of(pairs)
+
+
+def fingerprint_of(vocabulary: Mapping[int, str]) -> str:
+    """The same for a vocabulary in hand: what every id stands for."""
+    canonical = json.dumps(sorted(vocabulary.items()), ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
