@@ -40,12 +40,12 @@ class LostSoon(Lost):
 
 @dataclass(frozen=True)
 class Agent:
-    """Who attaches where, and with what. `drafter(vocab_size)` makes a fresh drafter over the loaded model."""
+    """Who attaches where, and with what. `drafter(vocab_size, tokenizer)` makes a fresh drafter over what is loaded."""
 
     url: str
     key: str
     hello: Hello
-    drafter: Callable[[int], Drafter]
+    drafter: Callable[[int, str], Drafter]
     tally: Tally
 
 
@@ -92,7 +92,7 @@ async def _draft_for(
     """Draft in a thread of its own while messages pass. Raises Refused or Lost, when the thread has ended."""
     mailbox = Mailbox()
     limits = Limits(welcome.vocab_size, min(agent.hello.max_sessions, welcome.max_sessions))
-    loop = DraftingLoop(mailbox, agent.drafter(welcome.vocab_size), limits, agent.tally)
+    loop = DraftingLoop(mailbox, agent.drafter(welcome.vocab_size, welcome.fingerprint), limits, agent.tally)
     left = asyncio.Event()
     # A daemon, so that a step that takes long cannot hold up the end of the process.
     threading.Thread(target=_run, args=(loop, asyncio.get_running_loop(), left), name="drafting", daemon=True).start()

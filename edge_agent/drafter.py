@@ -58,8 +58,8 @@ class Drafter(Protocol):
         """One answer a point, in order; at most one point a session."""
         ...
 
-    def close(self, session: int) -> None:
-        """Free what the session holds; one that is not open is no error."""
+    def close(self, session: int, output: Sequence[int] = ()) -> None:
+        """Free what the session holds; one that is not open is no error. `output` is what was written in it."""
         ...
 
 
@@ -77,9 +77,9 @@ class Together:
         answers = [drafter.expand(points) for drafter in self._drafters]
         return [merge(parts) for parts in zip(*answers, strict=True)]
 
-    def close(self, session: int) -> None:
+    def close(self, session: int, output: Sequence[int] = ()) -> None:
         for drafter in self._drafters:
-            drafter.close(session)
+            drafter.close(session, output)
 
 
 def merge(parts: Sequence[Guesses]) -> Guesses:

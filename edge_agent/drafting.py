@@ -138,9 +138,10 @@ class DraftingLoop:
             return [None]
 
     def _end(self, number: int, how: str) -> None:
-        if self._sessions.pop(number, None) is None:
+        session = self._sessions.pop(number, None)
+        if session is None:
             return
-        self._drafter.close(number)
+        self._drafter.close(number, session.tree.committed)
         counts = self._tally.end(number)
         log.info(
             "session %d %s: %d tokens drafted, %d accepted of %d committed",

@@ -14,6 +14,7 @@ import os
 import secrets
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,7 @@ class LlamaCpp:
 
     def __init__(self, path: Path, slots: int, kv_tokens: int, threads: int, on_cpu: bool) -> None:
         """`threads` 0 leaves them to llama.cpp less one. Raises ValueError when the model cannot be loaded."""
-        import xllamacpp
-
+        xllamacpp: Any = import_module("xllamacpp")  # compiled, and without types
         params = xllamacpp.CommonParams()
         params.model.path = str(path)
         params.n_ctx, params.n_parallel, params.kv_unified = kv_tokens, slots, False
@@ -107,7 +107,7 @@ class GgufDrafter:
         if self._free:
             self._slot[session], self._run[session] = self._free.pop(), 0
 
-    def close(self, session: int) -> None:
+    def close(self, session: int, output: Sequence[int] = ()) -> None:
         if session in self._slot:
             self._free.append(self._slot.pop(session))
             del self._run[session]

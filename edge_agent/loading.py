@@ -7,14 +7,17 @@ model, or with one in a GGUF file, neither torch nor transformers is imported.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from edge_agent.draft_model import SPEC_FILE, load_draft, read_spec, shipped_draft
 from edge_agent.drafter import Drafter, Together
 from edge_agent.lookup_drafter import LookupDrafter
+from edge_agent.past_outputs import PastDrafter, PastOutputs
 from edgedraft.demo_model import DEMO_MODEL, DemoModelError, resolve_model
+from edgedraft.prompt_lookup import Trust
 from edgedraft.settings import AgentSettings
 from edgedraft.tokenizer import fingerprint
 
@@ -36,10 +39,13 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class Armoury:
-    """Everything that this agent drafts with."""
+    """Everything that this agent drafts with. `past_room` tokens of past outputs are kept in `past_folder`."""
 
     model: LoadedModel | None
     prompt_lookup: bool
+    past_room: int = 0
+    past_folder: Path | None = None
+    _past: dict[str, tuple[PastOutputs, Trust]] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
@@ -48,13 +54,24 @@ class Armoury:
 
     @property
     def description(self) -> str:
-        names = [self.model.description] if self.model else []
-        return ", ".join([*names, "prompt lookup"] if self.prompt_lookup else names)
+        model = [self.model.description] if self.model else []
+        lookup = ["prompt lookup"] if self.prompt_lookup else []
+        return ", ".join([*model, *lookup, *(["past outputs"] if self.past_room else [])])
 
-    def drafter(self, vocab_size: int) -> Drafter:
-        """A fresh drafter for one attachment to a gateway whose target has that many tokens."""
-        lookup: list[Drafter] = [LookupDrafter()] if self.prompt_lookup else []
-        return Together([*lookup, self.model.drafter(vocab_size)] if self.model else lookup)
+    def drafter(self, vocab_size: int, tokenizer: str = "") -> Drafter:
+        """A fresh drafter for one attachment to a gateway whose target has that many tokens, and that tokenizer."""
+        drafters: list[Drafter] = [LookupDrafter()] if self.prompt_lookup else []
+        if self.past_room:
+            drafters.append(PastDrafter(*self._past_outputs(vocab_size, tokenizer)))
+        return Together([*drafters, self.model.drafter(vocab_size)] if self.model else drafters)
+
+    def _past_outputs(self, vocab_size: int, tokenizer: str) -> tuple[PastOutputs, Trust]:
+        """Ids mean something under one tokenizer only: each has a file of its own, read once."""
+        if tokenizer not in self._past:
+            known = re.fullmatch("[0-9a-f]{64}", tokenizer)
+            file = self.past_folder / f"{tokenizer[:32]}.tokens" if known and self.past_folder else None
+            self._past[tokenizer] = PastOutputs(self.past_room, file, vocab_size), Trust()
+        return self._past[tokenizer]
 
 
 def load(settings: AgentSettings) -> Armoury:
@@ -67,9 +84,10 @@ def load(settings: AgentSettings) -> Armoury:
         raise CannotDraft(f"cannot draft with {settings.draft_model}: {error}") from error
     except ImportError as error:
         raise CannotDraft(f"a draft model needs more packages: pip install 'edgedraft[agent]' ({error})") from error
-    if model is None and not settings.prompt_lookup:
-        raise CannotDraft("with no draft model and without prompt lookup there is nothing to draft with")
-    return Armoury(model, settings.prompt_lookup)
+    past_room = settings.past_tokens if settings.past_outputs else 0
+    if model is None and not settings.prompt_lookup and not past_room:
+        raise CannotDraft("with no draft model, prompt lookup or past outputs there is nothing to draft with")
+    return Armoury(model, settings.prompt_lookup, past_room, settings.past_folder)
 
 
 def _draft_path(name: str) -> str | None:

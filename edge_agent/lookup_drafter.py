@@ -20,7 +20,7 @@ class LookupDrafter:
     def expand(self, points: Sequence[Point]) -> list[Guesses]:
         return [self._copy(point) for point in points]
 
-    def close(self, session: int) -> None:
+    def close(self, session: int, output: Sequence[int] = ()) -> None:
         self._texts.pop(session, None)
 
     def _copy(self, point: Point) -> Guesses:

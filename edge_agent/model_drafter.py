@@ -78,7 +78,7 @@ class ModelDrafter:
         self.close(session)
         self._sessions[session] = _Cached(self._model.sequence())
 
-    def close(self, session: int) -> None:
+    def close(self, session: int, output: Sequence[int] = ()) -> None:
         cached = self._sessions.pop(session, None)
         if cached is not None:
             cached.keep(0)

@@ -25,13 +25,30 @@ PRIOR_WEIGHT = 6.0
 
 
 @dataclass(slots=True)
+class Trust:
+    """How often copies were right, by the length of the match that they stand on."""
+
+    tried: list[int] = field(default_factory=lambda: [0] * (LONGEST_MATCH + 1))
+    right: list[int] = field(default_factory=lambda: [0] * (LONGEST_MATCH + 1))
+
+    def chance(self, length: int) -> float:
+        """The probability that the token after a match of that length is the right one."""
+        length = min(length, LONGEST_MATCH)
+        return (self.right[length] + PRIOR[length] * PRIOR_WEIGHT) / (self.tried[length] + PRIOR_WEIGHT)
+
+    def observe(self, length: int, right: bool) -> None:
+        """A copy behind a match of that length was right, or was not."""
+        self.tried[min(length, LONGEST_MATCH)] += 1
+        self.right[min(length, LONGEST_MATCH)] += right
+
+
+@dataclass(slots=True)
 class TextIndex:
     """What is remembered of one session: where n-grams last occurred, and how matches of each length did."""
 
     learnt: int = 0  # how many tokens of the settled text are in the tables
     tables: dict[int, array[int]] = field(default_factory=lambda: {n: array("i", [0]) * SLOTS for n in GRAMS})
-    tried: list[int] = field(default_factory=lambda: [0] * (LONGEST_MATCH + 1))
-    right: list[int] = field(default_factory=lambda: [0] * (LONGEST_MATCH + 1))
+    trust: Trust = field(default_factory=Trust)
 
     def find(self, text: Sequence[int], end: int) -> tuple[int, int]:
         """(place, length): text[:end] ends with the `length` tokens that text[:place] ends with; (0, 0) if none."""
@@ -53,17 +70,11 @@ class TextIndex:
             if place >= output_begins:
                 found, length = self.find(text, place)
                 if found:
-                    self.tried[length] += 1
-                    self.right[length] += text[found] == text[place]
+                    self.trust.observe(length, text[found] == text[place])
             for n in GRAMS:
                 if place >= n:
                     self.tables[n][hash(tuple(text[place - n : place])) % SLOTS] = place
         self.learnt = max(self.learnt, settled)
-
-    def trust(self, length: int) -> float:
-        """The probability that the token after a match of that length is the right one."""
-        length = min(length, LONGEST_MATCH)
-        return (self.right[length] + PRIOR[length] * PRIOR_WEIGHT) / (self.tried[length] + PRIOR_WEIGHT)
 
     def continuation(self, text: Sequence[int]) -> tuple[list[int], list[float]]:
         """A guessed continuation, a chain: its tokens, and the chance of each once those before it are right."""
@@ -72,7 +83,7 @@ class TextIndex:
         probabilities: list[float] = []
         path = 1.0
         for step in range(CHAIN if place else 0):
-            probability = self.trust(length + step)
+            probability = self.trust.chance(length + step)
             path *= probability
             if path < LEAST_PATH:
                 break

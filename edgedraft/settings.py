@@ -123,6 +123,11 @@ class AgentSettings(Settings):
         "auto", description="draft model: a Hugging Face name, a folder, auto (fits the gateway's model) or none"
     )
     prompt_lookup: bool = Field(True, description="also draft by repeating what the prompt or the text said before")
+    past_outputs: bool = Field(
+        True, description="also draft from what you were answered before, which is kept on this machine"
+    )
+    past_tokens: int = Field(262_144, ge=1024, le=1 << 24, description="tokens of past outputs that are kept at most")
+    past_folder: Path = Field(user_data_path("edgedraft") / "past-outputs", description="where past outputs are kept")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="weights and activations; auto is bfloat16 where the device calculates in it"

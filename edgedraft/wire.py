@@ -89,13 +89,14 @@ class VerifierWelcome(Struct, frozen=True, tag="welcome", array_like=True):
 
 
 class AgentWelcome(Struct, frozen=True, tag="welcome", array_like=True):
-    """A gateway's answer to an agent's Hello."""
+    """A gateway's answer to an agent's Hello; fingerprint is the model's tokenizer's."""
 
     protocol: int
     agent: str
     model: str
     vocab_size: int
     max_sessions: int
+    fingerprint: str = ""
 
 
 class Open(Struct, frozen=True, tag="open", array_like=True):

@@ -78,7 +78,7 @@ async def _serve(
         fingerprint=model.fingerprint,
         max_sessions=hello.max_sessions,
     )
-    link.put(AgentWelcome(PROTOCOL, link.agent, model.name, model.vocab_size, link.max_sessions))
+    link.put(AgentWelcome(PROTOCOL, link.agent, model.name, model.vocab_size, link.max_sessions, model.fingerprint))
     services.agents.attach(link)
     log.info(
         "agent attached owner=%s agent=%s name=%s drafter=%s", principal.owner, link.agent, hello.name, hello.drafter

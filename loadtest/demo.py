@@ -29,7 +29,7 @@ def main(settings: DemoSettings) -> None:
             verifier = stack.verifier("--threads", "1", "--no-prompt-lookup")  # datacenter-only is plain decoding
             stack.gateway(verifier.address)
             stack.wait_served()
-            stack.agent("--threads", "1")
+            stack.agent("--threads", "1", "--no-past-outputs")
             _stream(stack)
             print("\nNow the same prompts datacenter-only and with the edge:\n", flush=True)
             show(compare(stack, verifier.address, "float32", settings.prompts))

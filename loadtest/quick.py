@@ -62,7 +62,7 @@ def quick(settings: BenchSettings) -> Result:
         verifier = stack.verifier("--threads", "1", "--dtype", settings.dtype, "--no-prompt-lookup")
         stack.gateway(verifier.address)
         stack.wait_served()
-        stack.agent("--threads", "1")
+        stack.agent("--threads", "1", "--no-past-outputs")
         return compare(stack, verifier.address, settings.dtype)
 
 

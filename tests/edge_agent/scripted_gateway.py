@@ -208,7 +208,7 @@ class Attached:
         hello = Hello(wire.PROTOCOL, "test", "f1", "drafter", max_sessions)
         self.tally = Tally()
         self.names: list[str] = []
-        self.agent = Agent(agent_url(gateway.url), "secret", hello, drafter, self.tally)
+        self.agent = Agent(agent_url(gateway.url), "secret", hello, lambda size, _: drafter(size), self.tally)
         self.task = asyncio.ensure_future(stay_attached(self.agent, self.names.append))
 
 

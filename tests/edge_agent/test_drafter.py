@@ -47,7 +47,7 @@ class Recorder:
     def expand(self, points: Sequence[Point]) -> list[Guesses]:
         return [Guesses((self.token,), (-1,), (0.4,)) for _ in points]
 
-    def close(self, session: int) -> None:
+    def close(self, session: int, output: Sequence[int] = ()) -> None:
         self.calls.append(f"close {session}")
 
 

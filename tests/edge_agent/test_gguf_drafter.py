@@ -164,8 +164,16 @@ def test_the_tokenizer_inside_has_the_fingerprint_of_tokenizer_json(gguf: Path, 
 
 
 def test_an_agent_loads_it_by_its_name(gguf: Path, folder: Path, tmp_path: Path) -> None:
-    settings = AgentSettings(
-        url="http://127.0.0.1", key="k", draft_model=str(gguf), threads=1, kv_tokens=2048, max_sessions=1, device="cpu"
+    settings = AgentSettings.model_validate(
+        {
+            "url": "http://127.0.0.1",
+            "key": "k",
+            "draft_model": str(gguf),
+            "threads": 1,
+            "kv_tokens": 2048,
+            "max_sessions": 1,
+            "device": "cpu",
+        }
     )
     armoury = load(settings)
     assert armoury.fingerprint == fingerprint((folder / "tokenizer.json").read_bytes())
