@@ -25,6 +25,7 @@ from edge_agent.drafter import Drafter
 from edge_agent.drafting import DraftingLoop, Limits
 from edge_agent.link import Lost, dial, greet, pump
 from edge_agent.mailbox import Incoming, Mailbox, MailboxClosed
+from edge_agent.observer import Observer
 from edgedraft.wire import AgentWelcome, Hello
 
 log = logging.getLogger(__name__)
@@ -40,32 +41,41 @@ class LostSoon(Lost):
 
 @dataclass(frozen=True)
 class Agent:
-    """Who attaches where, and with what. `drafter(vocab_size, tokenizer)` makes a fresh drafter over what is loaded."""
+    """Who attaches where, and with what. `drafter(vocab_size, tokenizer)` makes a fresh drafter over what is loaded;
+    while `may_draft` says no, sessions are followed and not drafted."""
 
     url: str
     key: str
     hello: Hello
     drafter: Callable[[int, str], Drafter]
     tally: Tally
+    observer: Observer
+    may_draft: Callable[[], bool] = lambda: True
 
 
-async def stay_attached(agent: Agent, attached: Callable[[str], None]) -> None:
-    """For ever; `attached(agent id)` is called each time. Raises Refused; cancelled, it detaches in good order."""
+async def stay_attached(agent: Agent) -> None:
+    """For ever. Raises Refused; cancelled, it detaches in good order."""
+
+    def say(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        agent.observer.lost(str(error), state.next_action.sleep if state.next_action else 0.0)
+
     while True:
         tries = AsyncRetrying(
             retry=retry_if_exception(lambda error: isinstance(error, LostSoon)),
             wait=wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT),
-            before_sleep=_say,
+            before_sleep=say,
             reraise=True,
         )
         try:
-            await tries(_attach, agent, attached)
+            await tries(_attach, agent)
         except Lost as lost:
-            log.warning("lost the gateway: %s; attaching again", lost)
-            await asyncio.sleep(random.uniform(0, FIRST_WAIT))
+            wait = random.uniform(0, FIRST_WAIT)
+            agent.observer.lost(str(lost), wait)
+            await asyncio.sleep(wait)
 
 
-async def _attach(agent: Agent, attached: Callable[[str], None]) -> None:
+async def _attach(agent: Agent) -> None:
     """One attachment, from dialling until it ends. Raises Refused, Lost or LostSoon."""
     began = math.inf
     try:
@@ -73,7 +83,7 @@ async def _attach(agent: Agent, attached: Callable[[str], None]) -> None:
         try:
             welcome, messages = await greet(socket, agent.hello)
             began = time.monotonic()
-            await _draft_for(socket, welcome, messages, agent, attached)
+            await _draft_for(socket, welcome, messages, agent)
         finally:
             await socket.close(1000, "detached")
     except Lost as lost:
@@ -83,24 +93,21 @@ async def _attach(agent: Agent, attached: Callable[[str], None]) -> None:
 
 
 async def _draft_for(
-    socket: ClientConnection,
-    welcome: AgentWelcome,
-    messages: Sequence[Incoming],
-    agent: Agent,
-    attached: Callable[[str], None],
+    socket: ClientConnection, welcome: AgentWelcome, messages: Sequence[Incoming], agent: Agent
 ) -> None:
     """Draft in a thread of its own while messages pass. Raises Refused or Lost, when the thread has ended."""
     mailbox = Mailbox()
     limits = Limits(welcome.vocab_size, min(agent.hello.max_sessions, welcome.max_sessions))
-    loop = DraftingLoop(mailbox, agent.drafter(welcome.vocab_size, welcome.fingerprint), limits, agent.tally)
+    drafter = agent.drafter(welcome.vocab_size, welcome.fingerprint)
+    loop = DraftingLoop(mailbox, drafter, limits, agent.tally, agent.may_draft)
     left = asyncio.Event()
     # A daemon, so that a step that takes long cannot hold up the end of the process.
     threading.Thread(target=_run, args=(loop, asyncio.get_running_loop(), left), name="drafting", daemon=True).start()
-    attached(welcome.agent)
+    agent.observer.attached(welcome)
     patience = None  # the model is the thread's until it has left: the next attachment must not meet it there
     try:
         await mailbox.deliver(messages)
-        await pump(socket, mailbox)
+        await pump(socket, mailbox, agent.observer.round_trip)
     except MailboxClosed:
         raise Lost("the drafting thread failed") from None
     except asyncio.CancelledError:
@@ -121,8 +128,3 @@ def _run(drafting: DraftingLoop, event_loop: asyncio.AbstractEventLoop, left: as
     finally:
         with suppress(RuntimeError):  # the event loop did not wait for this thread
             event_loop.call_soon_threadsafe(left.set)
-
-
-def _say(state: RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome else None
-    log.warning("no gateway: %s; next try in %.1f s", error, state.next_action.sleep if state.next_action else 0)

@@ -10,7 +10,7 @@ The loop executes nothing it is sent and writes no text or token id anywhere; se
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from edge_agent.counts import Counts, Tally
@@ -36,8 +36,17 @@ class Limits:
 class DraftingLoop:
     """Everything between a mailbox and a drafter, for as long as one attachment lasts."""
 
-    def __init__(self, mailbox: Mailbox, drafter: Drafter, limits: Limits, tally: Tally) -> None:
+    def __init__(
+        self,
+        mailbox: Mailbox,
+        drafter: Drafter,
+        limits: Limits,
+        tally: Tally,
+        may_draft: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """While `may_draft` says no, sessions are followed and not drafted; it is asked at every message."""
         self._mailbox = mailbox
+        self._may_draft = may_draft
         self._drafter = drafter
         self._limits = limits
         self._tally = tally
@@ -50,7 +59,7 @@ class DraftingLoop:
             while True:
                 for message in self._mailbox.receive(wait=not busy):
                     self._apply(message)
-                busy = self._draft()
+                busy = self._may_draft() and self._draft()
         except MailboxClosed:
             pass
         finally:

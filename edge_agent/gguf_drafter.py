@@ -14,6 +14,7 @@ import os
 import secrets
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -29,21 +30,42 @@ WIDTH = 6  # guesses a point
 LEAST_SIBLING = 0.03  # guesses but the first are left out below this probability
 GREEDY_CANDIDATES, SAMPLED_CANDIDATES = 8, 64  # tokens that llama.cpp is asked for
 CHUNK = 256  # rows of a prompt in one call: other sessions wait for it
+KV_NUMBER_BYTES = 2  # llama.cpp keeps float16
 UNUSED = 5  # llama.cpp's token type of places that fill a vocabulary up
 
 
-def gguf_fingerprint(path: Path) -> str:
-    """The fingerprint of the tokenizer inside a GGUF file. Raises ValueError when it is none, or has none."""
+@dataclass(frozen=True, slots=True)
+class GgufFacts:
+    """What a GGUF file says of itself: its tokenizer's fingerprint, its bytes, and the KV cache's bytes a token."""
+
+    fingerprint: str
+    weights: int
+    kv_bytes: int
+
+
+def gguf_facts(path: Path) -> GgufFacts:
+    """Raises ValueError when the file is no GGUF file of a causal LM, or has no tokenizer."""
     from gguf import GGUFReader
 
     fields = GGUFReader(path).fields
+
+    def read(name: str) -> Any:
+        return fields[name].contents()
+
     try:
-        tokens: list[str] = fields["tokenizer.ggml.tokens"].contents()
-        kinds = fields["tokenizer.ggml.token_type"].contents() if "tokenizer.ggml.token_type" in fields else ()
-    except KeyError:
-        raise ValueError(f"{path} holds no tokenizer") from None
+        tokens: list[str] = read("tokenizer.ggml.tokens")
+        kinds = read("tokenizer.ggml.token_type") if "tokenizer.ggml.token_type" in fields else ()
+        kind = read("general.architecture")
+        heads = read(f"{kind}.attention.head_count")
+        kv_heads = max(np.atleast_1d(read(f"{kind}.attention.head_count_kv")))
+        length = f"{kind}.attention.key_length"
+        dim = read(length) if length in fields else read(f"{kind}.embedding_length") // heads
+        kv_bytes = 2 * read(f"{kind}.block_count") * int(kv_heads) * dim * KV_NUMBER_BYTES
+    except KeyError as error:
+        raise ValueError(f"{path} does not tell its {error}") from None
     unused = {i for i, kind in enumerate(kinds) if kind == UNUSED}
-    return fingerprint_of({i: token for i, token in enumerate(tokens) if i not in unused})
+    fingerprint = fingerprint_of({i: token for i, token in enumerate(tokens) if i not in unused})
+    return GgufFacts(fingerprint, path.stat().st_size, kv_bytes)
 
 
 class LlamaCpp:

@@ -8,7 +8,7 @@ twice.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit, urlunsplit
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -22,6 +22,7 @@ OPEN_SECONDS = 10.0
 WELCOME_SECONDS = 10.0
 CLOSE_SECONDS = 0.5
 PING_SECONDS = 20.0
+MEASURE_SECONDS = 5.0
 PATH = "/v1/agent"
 
 UNKNOWN_KEY = "the gateway does not know this key: pass one that `edgedraft keys create` printed"
@@ -104,9 +105,13 @@ async def greet(socket: ClientConnection, hello: Hello) -> tuple[AgentWelcome, l
     raise Lost("its first message is no welcome")
 
 
-async def pump(socket: ClientConnection, mailbox: Mailbox) -> None:
-    """Carry messages both ways until the link is gone. Raises Refused or Lost; MailboxClosed when drafting ended."""
-    tasks = [asyncio.ensure_future(_receive(socket, mailbox)), asyncio.ensure_future(_send(socket, mailbox))]
+async def pump(socket: ClientConnection, mailbox: Mailbox, round_trip: Callable[[float], None]) -> None:
+    """Carry messages both ways until the link is gone; `round_trip` is told its seconds now and then.
+
+    Raises Refused or Lost; MailboxClosed when drafting ended.
+    """
+    carried = (_receive(socket, mailbox), _send(socket, mailbox), _measure(socket, round_trip))
+    tasks = [asyncio.ensure_future(task) for task in carried]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
@@ -136,6 +141,12 @@ async def _receive(socket: ClientConnection, mailbox: Mailbox) -> None:
 async def _send(socket: ClientConnection, mailbox: Mailbox) -> None:
     while True:
         await socket.send(wire.encode(await mailbox.collect()))
+
+
+async def _measure(socket: ClientConnection, round_trip: Callable[[float], None]) -> None:
+    while True:
+        round_trip(await (await socket.ping()))
+        await asyncio.sleep(MEASURE_SECONDS)
 
 
 async def _no_welcome(socket: ClientConnection, messages: Sequence[ToAgent]) -> list[Incoming]:

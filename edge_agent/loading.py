@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from edge_agent.draft_model import SPEC_FILE, load_draft, read_spec, shipped_draft
 from edge_agent.drafter import Drafter, Together
@@ -22,6 +23,8 @@ from edgedraft.settings import AgentSettings
 from edgedraft.tokenizer import fingerprint
 
 log = logging.getLogger(__name__)
+
+FEWEST_KV_TOKENS = 256
 
 
 class CannotDraft(Exception):
@@ -116,8 +119,13 @@ def _load_model(path: str, settings: AgentSettings) -> LoadedModel:
     target = _target_of(path)
     model, head_ids = load_draft(path, target, dtype, device)
     context_length = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or settings.kv_tokens)
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    kv_tokens = fitting(settings, weights, _kv_bytes(model.config.get_text_config(), dtype.itemsize))
+    if settings.max_memory and device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, settings.max_memory * 1e9 / total), device)
     try:
-        packed = PackedModel(model, settings.kv_tokens, exact=False)
+        packed = PackedModel(model, kv_tokens, exact=False)
     except UnsupportedModel as error:
         raise ValueError(str(error)) from error
     return LoadedModel(
@@ -127,21 +135,41 @@ def _load_model(path: str, settings: AgentSettings) -> LoadedModel:
     )
 
 
+def fitting(settings: AgentSettings, weights: int, kv_bytes: int) -> int:
+    """How many tokens of KV cache there is room for beside so many bytes of weights, `kv_bytes` a token.
+
+    Raises ValueError when it is too few to draft with.
+    """
+    if not settings.max_memory:
+        return settings.kv_tokens
+    room = int((settings.max_memory * 1e9 - weights) // kv_bytes)
+    if room < FEWEST_KV_TOKENS:
+        least = (weights + FEWEST_KV_TOKENS * kv_bytes) / 1e9
+        raise ValueError(f"it needs {least:.2f} GB, and --max-memory allows {settings.max_memory:g}")
+    return min(settings.kv_tokens, room)
+
+
+def _kv_bytes(config: Any, number_bytes: int) -> int:
+    queries = getattr(config, "num_attention_heads", 1)  # a model without attention is refused later
+    heads = getattr(config, "num_key_value_heads", None) or queries
+    dim = getattr(config, "head_dim", None) or config.hidden_size // queries
+    return 2 * config.num_hidden_layers * heads * dim * number_bytes
+
+
 def _load_gguf(path: str, settings: AgentSettings) -> LoadedModel:
     if not Path(path).is_file():
         raise OSError("there is no such file")
     try:
-        from edge_agent.gguf_drafter import GgufDrafter, LlamaCpp, gguf_fingerprint
+        from edge_agent.gguf_drafter import GgufDrafter, LlamaCpp, gguf_facts
 
-        known = gguf_fingerprint(Path(path))
-        model = LlamaCpp(
-            Path(path), settings.max_sessions, settings.kv_tokens, settings.threads, settings.device == "cpu"
-        )
+        facts = gguf_facts(Path(path))
+        kv_tokens = fitting(settings, facts.weights, facts.kv_bytes)
+        model = LlamaCpp(Path(path), settings.max_sessions, kv_tokens, settings.threads, settings.device == "cpu")
     except ImportError as error:
         raise ValueError(f"GGUF files need another package: pip install 'edgedraft[gguf]' ({error})") from error
     return LoadedModel(
         drafter=lambda vocab_size: GgufDrafter(model, vocab_size),
-        fingerprint=known,
+        fingerprint=facts.fingerprint,
         description=f"{Path(path).name} by llama.cpp",
     )
 

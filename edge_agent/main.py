@@ -9,14 +9,17 @@ import os
 import platform
 import signal
 import sys
-from collections.abc import Callable
 from types import FrameType
 from urllib.parse import urlsplit
 
 from edge_agent.attachment import Agent, stay_attached
 from edge_agent.counts import Tally
 from edge_agent.link import Refused, agent_url
-from edge_agent.loading import CannotDraft, load
+from edge_agent.live_view import LiveView
+from edge_agent.loading import Armoury, CannotDraft, load
+from edge_agent.login import with_login
+from edge_agent.manners import Manners, step_back
+from edge_agent.observer import Lines, Observer
 from edgedraft import wire
 from edgedraft.settings import AgentSettings
 from edgedraft.telemetry import configure_logging
@@ -28,8 +31,20 @@ def main(settings: AgentSettings) -> None:
     """Until SIGINT or SIGTERM, then ends the process. Exits 1 with a line on stderr if this agent cannot attach."""
     configure_logging(settings.log_level)
     try:
-        agent = _agent(settings)
-        asyncio.run(_until_told(agent, _announcer(settings.url)))
+        settings = with_login(settings)
+        url = agent_url(settings.url)
+        if settings.polite:
+            step_back()
+        armoury = load(settings)
+        if _in_the_clear(url):
+            log.warning("%s is not encrypted: the key and your prompts can be read on the way", settings.url)
+        tally = Tally()
+        hello = hello_of(settings, armoury)
+        if settings.live and sys.stdout.isatty():
+            with LiveView(settings.url, hello, tally) as view:
+                asyncio.run(_until_told(settings, url, armoury, tally, view))
+        else:
+            asyncio.run(_until_told(settings, url, armoury, tally, Lines(settings.url)))
     except KeyboardInterrupt:
         sys.exit(130)
     except (CannotDraft, Refused) as error:
@@ -40,20 +55,20 @@ def main(settings: AgentSettings) -> None:
     os._exit(0)
 
 
-def _agent(settings: AgentSettings) -> Agent:
-    """The agent, its drafters loaded. Raises CannotDraft, or Refused for a wrong URL."""
-    url = agent_url(settings.url)
-    armoury = load(settings)
-    if _in_the_clear(url):
-        log.warning("%s is not encrypted: the key and your prompts can be read on the way", settings.url)
+def hello_of(settings: AgentSettings, armoury: Armoury) -> wire.Hello:
+    """How this agent greets a gateway."""
     name, description = (settings.name or platform.node())[:256], armoury.description[:256]
-    hello = wire.Hello(wire.PROTOCOL, name, armoury.fingerprint, description, settings.max_sessions)
-    return Agent(url, settings.key, hello, armoury.drafter, Tally())
+    return wire.Hello(wire.PROTOCOL, name, armoury.fingerprint, description, settings.max_sessions)
 
 
-async def _until_told(agent: Agent, attached: Callable[[str], None]) -> None:
-    """stay_attached until a signal to end arrives, which ends it in good order."""
-    task = asyncio.ensure_future(stay_attached(agent, attached))
+async def _until_told(settings: AgentSettings, url: str, armoury: Armoury, tally: Tally, observer: Observer) -> None:
+    """Stay attached until a signal to end arrives, which ends it in good order. Raises Refused."""
+    manners = Manners(observer)
+    agent = Agent(
+        url, settings.key, hello_of(settings, armoury), armoury.drafter, tally, observer, may_draft=manners.may_draft
+    )
+    task = asyncio.ensure_future(stay_attached(agent))
+    watch = asyncio.ensure_future(manners.watch()) if settings.polite else None
     loop = asyncio.get_running_loop()
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -65,21 +80,9 @@ async def _until_told(agent: Agent, attached: Callable[[str], None]) -> None:
         await task
     except asyncio.CancelledError:
         log.info("detached")
-
-
-def _announcer(url: str) -> Callable[[str], None]:
-    """What to do when attached: a line on stdout the first time, in the log later."""
-    times = 0
-
-    def attached(agent: str) -> None:
-        nonlocal times
-        times += 1
-        if times == 1:
-            print(f"edgedraft agent attached {agent} to {url}", flush=True)
-        else:
-            log.info("attached again as %s", agent)
-
-    return attached
+    finally:
+        if watch is not None:
+            watch.cancel()
 
 
 def _in_the_clear(url: str) -> bool:

@@ -20,6 +20,12 @@ COMMANDS: dict[tuple[str, ...], tuple[type[s.Settings], str]] = {
     ("verifier",): (s.VerifierSettings, "verifier.main"),
     ("gateway",): (s.GatewaySettings, "gateway.main"),
     ("attach",): (s.AgentSettings, "edge_agent.main"),
+    ("login",): (s.LoginSettings, "edge_agent.login"),
+    ("doctor",): (s.DoctorSettings, "edge_agent.doctor"),
+    ("agent", "install"): (s.AgentInstallSettings, "edge_agent.service"),
+    ("agent", "uninstall"): (s.AgentUninstallSettings, "edge_agent.service"),
+    ("agent", "status"): (s.AgentStatusSettings, "edge_agent.service"),
+    ("agent", "forget"): (s.AgentForgetSettings, "edge_agent.forget"),
     ("keys", "create"): (s.KeysCreateSettings, "gateway.keys_cli"),
     ("keys", "list"): (s.KeysListSettings, "gateway.keys_cli"),
     ("keys", "revoke"): (s.KeysRevokeSettings, "gateway.keys_cli"),
@@ -65,7 +71,7 @@ def _name(words: tuple[str, ...]) -> str:
 
 
 def _usage() -> str:
-    rows = [f"  {' '.join(words):<14} {(kind.__doc__ or '').splitlines()[0]}" for words, (kind, _) in COMMANDS.items()]
+    rows = [f"  {' '.join(words):<15} {(kind.__doc__ or '').splitlines()[0]}" for words, (kind, _) in COMMANDS.items()]
     return "\n".join(["usage: edgedraft COMMAND [--help | ...]", "", *rows])
 
 

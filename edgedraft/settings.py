@@ -114,13 +114,12 @@ class GatewaySettings(Settings):
     )
 
 
-class AgentSettings(Settings):
-    """Attach this machine to a gateway and draft for your own chats."""
+class DraftingSettings(Settings):
+    """What an agent drafts with, and how much of its machine it may take."""
 
-    url: CliPositionalArg[str] = Field(description="the gateway's URL, such as https://gateway.example.com")
-    key: str = Field(description="a key with the edge scope")
     draft_model: str = Field(
-        "auto", description="draft model: a Hugging Face name, a folder, auto (fits the gateway's model) or none"
+        "auto",
+        description="draft model: a Hugging Face name, a folder, a GGUF file, auto (fits the gateway's model) or none",
     )
     prompt_lookup: bool = Field(True, description="also draft by repeating what the prompt or the text said before")
     past_outputs: bool = Field(
@@ -133,9 +132,52 @@ class AgentSettings(Settings):
         "auto", description="weights and activations; auto is bfloat16 where the device calculates in it"
     )
     threads: int = Field(0, ge=0, description="CPU threads of the draft model; 0 leaves one core free")
+    max_memory: float = Field(0.0, ge=0, description="GB that the draft model and its KV cache may take; 0 is no limit")
     max_sessions: int = Field(8, ge=1, le=256, description="sessions drafted for at once")
     kv_tokens: int = Field(32768, ge=256, description="tokens that the draft's KV cache holds")
+    polite: bool = Field(
+        True, description="lowest priority, and no drafting on battery or while a game or a film fills the screen"
+    )
     name: str = Field("", description="how the gateway calls this agent; the host's name if empty")
+
+
+class AgentSettings(DraftingSettings):
+    """Attach this machine to a gateway and draft for your own chats."""
+
+    url: CliPositionalArg[str] = Field(
+        "", description="the gateway's URL, such as https://gateway.example.com; the one of `edgedraft login` if empty"
+    )
+    key: str = Field("", description="a key with the edge scope; the one of `edgedraft login` if empty")
+    live: bool = Field(True, description="a live view where the output is a terminal; else plain lines")
+
+
+class LoginSettings(Settings):
+    """Keep a gateway's URL and key, so that `edgedraft attach` needs neither."""
+
+    url: CliPositionalArg[str] = Field(description="the gateway's URL, such as https://gateway.example.com")
+    key: str = Field("", description="a key with the edge scope; asked for if empty")
+
+
+class AgentInstallSettings(DraftingSettings):
+    """Attach whenever this user is logged in: a service of systemd or launchd, with the flags given here."""
+
+
+class AgentUninstallSettings(Settings):
+    """Stop the service and remove it."""
+
+
+class AgentStatusSettings(Settings):
+    """Tell whether the service is installed and running."""
+
+
+class AgentForgetSettings(Settings):
+    """Delete the past outputs that agents of this user kept on this machine."""
+
+    past_folder: Path = DraftingSettings.model_fields["past_folder"].default
+
+
+class DoctorSettings(AgentSettings):
+    """Check device, memory, draft model, tokenizer and link, and say what to do about each that fails."""
 
 
 class UpSettings(Settings):

@@ -201,15 +201,38 @@ async def until(true: Callable[[], bool], seconds: float = PATIENCE) -> None:
             await asyncio.sleep(0.002)
 
 
+class Watch:
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.losses: list[str] = []
+        self.round_trips: list[float] = []
+
+    def attached(self, welcome: AgentWelcome) -> None:
+        self.names.append(welcome.agent)
+
+    def round_trip(self, seconds: float) -> None:
+        self.round_trips.append(seconds)
+
+    def lost(self, why: str, again_in: float) -> None:
+        self.losses.append(why)
+
+    def paused(self, why: str) -> None:
+        raise AssertionError("nobody asked")
+
+
 class Attached:
     """An agent that runs in this process, attached to a scripted gateway."""
 
     def __init__(self, gateway: ScriptedGateway, drafter: Callable[[int], Drafter], max_sessions: int = 8) -> None:
         hello = Hello(wire.PROTOCOL, "test", "f1", "drafter", max_sessions)
         self.tally = Tally()
-        self.names: list[str] = []
-        self.agent = Agent(agent_url(gateway.url), "secret", hello, lambda size, _: drafter(size), self.tally)
-        self.task = asyncio.ensure_future(stay_attached(self.agent, self.names.append))
+        self.watch = Watch()
+        self.agent = Agent(
+            agent_url(gateway.url), "secret", hello, lambda size, _: drafter(size), self.tally, self.watch
+        )
+        self.task = asyncio.ensure_future(stay_attached(self.agent))
 
 
 @asynccontextmanager

@@ -46,7 +46,7 @@ async def drafts(gateway: ScriptedGateway) -> bool:
 async def test_it_says_who_it_is_with_its_key_in_the_header() -> None:
     async with ScriptedGateway(VOCAB) as gateway, attached(gateway, lookup) as agent:
         assert await drafts(gateway)
-        assert agent.names == ["agent-1"]
+        assert agent.watch.names == ["agent-1"]
     assert gateway.keys == ["Bearer secret"]
     assert gateway.hellos == [wire.Hello(wire.PROTOCOL, "test", "f1", "drafter", 8)]
     assert gateway.closes == [(1000, "detached")]
@@ -71,11 +71,11 @@ async def test_it_comes_back_when_the_gateway_drops_it_and_drafts_again() -> Non
         await gateway.connections[1].close(1012, "restart")
         await gateway.attached(3)
         assert await drafts(gateway)
-        assert len(agent.names) == 3
+        assert len(agent.watch.names) == 3
         assert list(agent.tally.snapshot().sessions) == [3], "sessions of a lost link are gone"
 
 
-async def test_it_waits_for_a_gateway_that_is_not_there_yet(caplog: pytest.LogCaptureFixture) -> None:
+async def test_it_waits_for_a_gateway_that_is_not_there_yet() -> None:
     async with ScriptedGateway(VOCAB, status=503) as gateway:
         agent = Attached(gateway, lookup)
         await until(lambda: len(gateway.keys) >= 3)
@@ -83,9 +83,9 @@ async def test_it_waits_for_a_gateway_that_is_not_there_yet(caplog: pytest.LogCa
         await gateway.attached()
         agent.task.cancel()
         await asyncio.wait([agent.task])
-    assert "it answers HTTP 503" in caplog.text
-    nobody_there = asyncio.ensure_future(attachment.stay_attached(agent.agent, agent.names.append))
-    await until(lambda: caplog.text.count("Connect call failed") >= 2)
+    assert "it answers HTTP 503" in agent.watch.losses
+    nobody_there = asyncio.ensure_future(attachment.stay_attached(agent.agent))
+    await until(lambda: sum("Connect call failed" in why for why in agent.watch.losses) >= 2)
     nobody_there.cancel()
     await asyncio.wait([nobody_there])
 
@@ -129,7 +129,7 @@ async def test_a_wrong_welcome_costs_the_link(welcome: list[AgentWelcome | Open]
         agent = Attached(gateway, lookup)
         await until(lambda: len(gateway.closes) >= 1)
         gateway.welcome = good
-        await until(lambda: len(agent.names) >= 1)
+        await until(lambda: len(agent.watch.names) >= 1)
         agent.task.cancel()
         await asyncio.wait([agent.task])
     assert gateway.closes[0][0] == wire.VIOLATION

@@ -200,7 +200,7 @@ async def test_late_and_unknown_messages_are_passed_over() -> None:
         seat = await gateway.open(PROMPT, counting_text(PROMPT, 40))
         await gateway.send(Commit(77, 0, [1], window=16), Close(78), Commit(seat.number, 0, [], window=16))
         await seat.finish()
-        assert len(agent.names) == 1
+        assert len(agent.watch.names) == 1
     assert seat.accepted > 10
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from edge_agent.drafter import NOTHING, Guesses, Point
-from edge_agent.gguf_drafter import CHUNK, GgufDrafter, LlamaCpp, best_guesses, gguf_fingerprint
+from edge_agent.gguf_drafter import CHUNK, GgufDrafter, LlamaCpp, best_guesses, gguf_facts
 from edge_agent.loading import CannotDraft, load
 from edgedraft.demo_model import ensure_demo_model
 from edgedraft.sampling import guess
@@ -160,7 +160,7 @@ def test_the_best_guesses_of_a_short_list_are_those_of_all_logits() -> None:
 
 
 def test_the_tokenizer_inside_has_the_fingerprint_of_tokenizer_json(gguf: Path, folder: Path) -> None:
-    assert gguf_fingerprint(gguf) == fingerprint((folder / "tokenizer.json").read_bytes())
+    assert gguf_facts(gguf).fingerprint == fingerprint((folder / "tokenizer.json").read_bytes())
 
 
 def test_an_agent_loads_it_by_its_name(gguf: Path, folder: Path, tmp_path: Path) -> None:
@@ -178,6 +178,10 @@ def test_an_agent_loads_it_by_its_name(gguf: Path, folder: Path, tmp_path: Path)
     armoury = load(settings)
     assert armoury.fingerprint == fingerprint((folder / "tokenizer.json").read_bytes())
     assert armoury.description == "draft.gguf by llama.cpp, prompt lookup"
+    facts = gguf_facts(gguf)
+    assert facts.kv_bytes == 2 * LAYERS * 3 * 64 * 2
+    with pytest.raises(CannotDraft, match="--max-memory allows"):
+        load(settings.model_copy(update={"max_memory": 0.1}))
     (tmp_path / "bad.gguf").write_bytes(b"GGUF" + bytes(64))
     for wrong in ("bad.gguf", "none.gguf"):
         with pytest.raises(CannotDraft, match="cannot draft with"):

@@ -48,6 +48,16 @@ def test_a_folder_is_loaded_with_its_own_tokenizer(target: Path) -> None:
     assert first_guess(armoury) == greedy_text(PROMPT, 1)[0]
 
 
+def test_memory_bounds_the_cache_and_too_little_is_said(target: Path) -> None:
+    weights = sum(parameter.nbytes for parameter in tiny_llama().parameters())
+    token = 2 * 2 * 2 * 8 * 4  # keys and values, layers, heads, numbers, bytes
+    bound = settings(draft_model=str(target), kv_tokens=5000, max_memory=(weights + 300.5 * token) / 1e9)
+    assert loading.fitting(bound, weights, token) == 300
+    assert first_guess(load(bound)) == greedy_text(PROMPT, 1)[0]
+    with pytest.raises(CannotDraft, match="--max-memory allows"):
+        load(settings(draft_model=str(target), max_memory=(weights + 100 * token) / 1e9))
+
+
 def test_a_distilled_draft_stands_for_its_targets_tokenizer(target: Path, tmp_path: Path) -> None:
     model = tiny_llama()
     ids = [3, 96, greedy_text(PROMPT, 1)[0], 41]
