@@ -67,12 +67,16 @@ def main(settings: Settings) -> None:
 
 
 def install(manager: Manager, settings: AgentInstallSettings) -> str:
-    """Write the file and start the service. Raises CannotServe."""
+    """Write the file and start the service. Raises CannotServe, and then nothing is installed."""
     if saved() is None:
         raise CannotServe("it needs a gateway and a key first: edgedraft login URL")
     manager.file.parent.mkdir(parents=True, exist_ok=True)
     manager.file.write_bytes(manager.text(command(settings)))
-    manager.start()
+    try:
+        manager.start()
+    except CannotServe:
+        manager.file.unlink()
+        raise
     return f"edgedraft agent installed ({manager.file}) and started; `edgedraft agent status` tells how it does"
 
 
@@ -129,7 +133,7 @@ class Systemd:
     def _systemctl(self, *words: str) -> None:
         done = _run(["systemctl", "--user", *words])
         if done.returncode:
-            raise CannotServe(f"systemctl --user {' '.join(words)}: {done.stderr.strip()} (the unit is {self.file})")
+            raise CannotServe(f"systemctl --user {' '.join(words)}: {done.stderr.strip()}")
 
 
 class Launchd:
@@ -158,7 +162,7 @@ class Launchd:
         user_log_path("edgedraft").mkdir(parents=True, exist_ok=True)
         done = _run(["launchctl", "bootstrap", self._domain, str(self.file)])
         if done.returncode:
-            raise CannotServe(f"launchctl bootstrap: {done.stderr.strip()} (the plist is {self.file})")
+            raise CannotServe(f"launchctl bootstrap: {done.stderr.strip()}")
 
     def stop(self) -> None:
         _run(["launchctl", "bootout", f"{self._domain}/{LABEL}"])

@@ -167,6 +167,7 @@ def test_install_needs_a_login_and_uninstall_takes_all_back(tmp_path: Path) -> N
     assert manager.calls == ["start", "stop"]
     with pytest.raises(service.CannotServe, match="no bus"):
         service.install(_Manager(tmp_path, fails=True), AgentInstallSettings.model_validate({}))
+    assert not manager.file.exists()
 
 
 def test_a_machine_without_a_known_service_manager_says_so() -> None:
