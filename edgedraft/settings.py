@@ -247,7 +247,7 @@ class DistillSettings(Settings):
 class BenchSettings(Settings):
     """Run one benchmark of loadtest and print both sides."""
 
-    name: CliPositionalArg[str] = Field(description="which: quick, verify, engine, schedule, prefix")
+    name: CliPositionalArg[str] = Field(description="which: quick, verify, engine, schedule, prefix, draft, link")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="the target's weights and activations")
     threads: int = Field(1, ge=1, description="CPU threads of each system (all but quick)")
     bench_llamacpp_python: str = Field("", description="a Python that has xllamacpp (engine); left out if empty")
