@@ -10,12 +10,14 @@ The loop executes nothing it is sent and writes no text or token id anywhere; se
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from edge_agent.counts import Counts, Tally
 from edge_agent.drafter import Drafter, Guesses, Point
 from edge_agent.mailbox import Incoming, Mailbox, MailboxClosed
+from edge_agent.pace import Pace
 from edge_agent.session import DraftSession
 from edgedraft.wire import Close, Commit, Draft, Open
 
@@ -51,6 +53,8 @@ class DraftingLoop:
         self._limits = limits
         self._tally = tally
         self._sessions: dict[int, DraftSession] = {}
+        self._committed_at: dict[int, float] = {}
+        self._pace = Pace()
 
     def run(self) -> None:
         """Until the mailbox is closed. However it ends, the mailbox is closed and no session is left open."""
@@ -102,6 +106,10 @@ class DraftingLoop:
         except ValueError as error:
             self._end(message.session, f"ended: {error}")
             return
+        now = time.monotonic()
+        if before := self._committed_at.get(message.session):
+            self._pace.committed(now - before)
+        self._committed_at[message.session] = now
         self._tally.add(message.session, Counts(accepted=message.accepted, committed=len(message.tokens)))
         self._post(drafts)
         if message.finish is not None:
@@ -116,6 +124,7 @@ class DraftingLoop:
         asked: list[tuple[DraftSession, int]] = []
         points: list[Point] = []
         for session in self._sessions.values():
+            session.least_path = self._pace.least_path
             wanted = session.point()
             if wanted is not None:
                 asked.append((session, wanted[0]))
@@ -123,7 +132,10 @@ class DraftingLoop:
         if not points:
             return False
         drafts = []
-        for (session, node), guesses in zip(asked, self._expand(points), strict=True):
+        began = time.perf_counter()
+        answers = self._expand(points)
+        self._pace.looked(time.perf_counter() - began)
+        for (session, node), guesses in zip(asked, answers, strict=True):
             draft = session.grow(node, guesses) if guesses is not None else None
             if draft is not None:
                 drafts.append(draft)
@@ -150,6 +162,7 @@ class DraftingLoop:
         session = self._sessions.pop(number, None)
         if session is None:
             return
+        self._committed_at.pop(number, None)
         self._drafter.close(number, session.tree.committed)
         counts = self._tally.end(number)
         log.info(

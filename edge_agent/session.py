@@ -3,7 +3,7 @@
 Where next: each node's path has a probability, its children have theirs, and what the children do not cover is open.
 The node with the most open probability is expanded next, once; so drafting goes down the most probable path, fills in
 siblings where that path grows doubtful, and hurries past what a chain of guesses covers already. It stops at the
-window, at ends of text, and where too little is open to be worth a look.
+window, at ends of text, and where too little is open to be worth a look (pace.py says how little that is).
 
 This file talks to no drafter and no link.
 """
@@ -14,15 +14,19 @@ from edge_agent.drafter import NOTHING, Guesses, Point, merge
 from edgedraft.tree import DraftTree, Node
 from edgedraft.wire import MAX_WINDOW, Commit, Draft, Open, confidence_byte, confidence_probability
 
-LEAST_PATH = 0.02  # path probability below which a node is neither sent nor expanded
+LEAST_PATH = 0.02  # path probability below which a node is neither sent nor expanded, while nothing was measured
 
 
 class DraftSession:
-    """Begins with an Open; takes Commits and guesses; yields points to expand and Drafts to send."""
+    """Begins with an Open; takes Commits and guesses; yields points to expand and Drafts to send.
+
+    `least_path` is the path probability below which a node is neither sent nor expanded; it may change at any time.
+    """
 
     def __init__(self, opened: Open, epoch: int) -> None:
         """`epoch` is the first one to use, above all that the session had before."""
         self.number = opened.session
+        self.least_path = LEAST_PATH
         self.tree = DraftTree(MAX_WINDOW, opened.committed, epoch)
         self._text = [*opened.prompt, *opened.committed]
         self._sampling = opened.sampling
@@ -65,7 +69,7 @@ class DraftSession:
             return None
         eligible = (node for node in tree.live() if node.id not in self._expanded and not self._is_last(node))
         best = max(eligible, key=self._open, default=None)
-        if best is None or self._open(best) < LEAST_PATH:
+        if best is None or self._open(best) < self.least_path:
             return None
         context = self._text + tree.path(best.id)
         return best.id, Point(self.number, context, len(self._text), self._index(best), self._sampling)
@@ -84,7 +88,7 @@ class DraftSession:
         """
         tree, room = self.tree, max(0, self._window - len(self.tree))
         ids, news = self._news(node_id, guesses)
-        most = tree.node(tree.cursor).cost + confidence_byte(LEAST_PATH)
+        most = tree.node(tree.cursor).cost + confidence_byte(self.least_path)
         if news and not len(tree):
             most = max(most, min(news)[0])
         # A child costs no less than its parent and stands behind it, so what is chosen hangs together.

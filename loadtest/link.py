@@ -2,7 +2,7 @@
 
 Time is virtual (virtual_link.py), since a kernel's delay is not to be had everywhere; what steps and looks take is
 measured here with the demo pair, or, for the machines of SpecEdge's paper, computed from their memory bandwidth. Drafts
-are the demo pair's in both cases. The round schemes get the number of looks a round that serves them best at that delay.
+are the demo pair's in both cases. The round schemes get the number of looks a round that is best at that delay.
 """
 
 from __future__ import annotations
@@ -14,12 +14,23 @@ from typing import Any
 
 from edge_agent.drafter import Drafter, Guesses, Point
 from edge_agent.loading import load as load_drafters
+from edge_agent.pace import Pace
 from edgedraft.demo_model import DEMO_MODEL
 from edgedraft.progress import progress
 from edgedraft.settings import AgentSettings, BenchSettings, VerifierSettings
 from loadtest.report import Result
 from loadtest.trace import Conversation, load
-from loadtest.virtual_link import GREEDY, Guess, Machine, Outcome, Playback, alone, rounds, scheduler_of, streaming
+from loadtest.virtual_link import (
+    GREEDY,
+    Guess,
+    Machine,
+    Outcome,
+    Playback,
+    alone,
+    rounds,
+    scheduler_of,
+    streaming,
+)
 from verifier.costs import StepCosts
 from verifier.loop import warm_up
 from verifier.target import load_target
@@ -121,12 +132,12 @@ def _ways(
 ) -> list[tuple[str, list[Outcome]]]:
     """Each way over all chats."""
     engine = Playback()
-    scheduler = scheduler_of(engine, machine)
+    scheduler, pace = scheduler_of(engine, machine), Pace()
     return [
         (WAYS[0], [alone(chat, machine) for chat in chats]),
         (WAYS[1], _best_rounds(chats, machine, trip, guess, proactive=False)),
         (WAYS[2], _best_rounds(chats, machine, trip, guess, proactive=True)),
-        (WAYS[3], [streaming(chat, machine, trip, guess, engine, scheduler) for chat in chats]),
+        (WAYS[3], [streaming(chat, machine, trip, guess, engine, scheduler, pace) for chat in chats]),
     ]
 
 

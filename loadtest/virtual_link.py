@@ -16,6 +16,7 @@ from itertools import count
 from typing import Any
 
 from edge_agent.drafter import Guesses, Point
+from edge_agent.pace import Pace
 from edge_agent.session import DraftSession
 from edgedraft.tree import Slice
 from edgedraft.wire import Commit, Draft, Open, Sampling
@@ -98,11 +99,18 @@ def rounds(chat: Conversation, machine: Machine, trip: float, looks: int, guess:
 
 
 def streaming(
-    chat: Conversation, machine: Machine, trip: float, guess: Guess, engine: Playback, scheduler: Scheduler
+    chat: Conversation,
+    machine: Machine,
+    trip: float,
+    guess: Guess,
+    engine: Playback,
+    scheduler: Scheduler,
+    pace: Pace,
 ) -> Outcome:
     """What this project does: the agent drafts on without waiting, and the verifier's scheduler takes what there is.
 
-    As in edge_agent/drafting.py, messages that arrive during a look of the draft model are read after it.
+    As in edge_agent/drafting.py, messages that arrive during a look of the draft model are read after it. `pace` is the
+    agent's own, from chat to chat.
     """
     outcome = Outcome()
     events: list[tuple[float, int, str, Any]] = []
@@ -118,7 +126,7 @@ def streaming(
     stepping, looking, opened = False, False, False
     at(0.0, "wake")
     at(trip / 2, "opened")
-    now = 0.0
+    now, committed_at = 0.0, None
     while outcome.tokens < len(chat.text):
         now, _, kind, what = heapq.heappop(events)
         drafts: list[Draft | None] = []
@@ -136,13 +144,18 @@ def streaming(
                 opened = True
             case "commit":
                 inbox.append(what)
+                if committed_at is not None:
+                    pace.committed(now - committed_at)
+                committed_at = now
             case "looked":
                 looking = False
+                pace.looked(machine.look)
                 drafts.append(session.grow(*what))
         if opened and not looking:
             for commit in inbox:
                 drafts += session.commit(commit)
             inbox.clear()
+            session.least_path = pace.least_path
             if (wanted := session.point()) is not None:
                 looking = True
                 at(now + machine.look, "looked", (wanted[0], guess(wanted[1])))

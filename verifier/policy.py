@@ -11,6 +11,7 @@ from edgedraft.tree import Slice
 
 SMOOTHING = 0.2  # weight of the newest value in a running mean
 LEAST_GAIN = 1.05
+RIPENING = 2.0
 LEAST_RETRY, LONGEST_RETRY = 1.0, 60.0  # seconds
 LEAST_PROMPT_ROWS = 16  # a prompt always gets on
 SAVED_STEPS_KEPT = 4.0  # steps won by drafting that may be spent on waiting later
@@ -57,15 +58,25 @@ class Pace:
         return allowed
 
 
-def window(acceptance: float, widest: int) -> int:
+def worth_ripening(leaf: float, acceptance: float, plain_seconds: float, interval: float) -> bool:
+    """Whether to wait `interval` for nodes below a draft whose most probable leaf is right with chance `leaf`.
+
+    They save about `leaf` times `acceptance` tokens, each a plain step's seconds. That is a guess at a guess, so it
+    must come to RIPENING times what the wait costs.
+    """
+    return leaf * acceptance * plain_seconds >= RIPENING * interval
+
+
+def window(acceptance: float, delay: float, widest: int) -> int:
     """How many uncommitted nodes an agent may hold when a fraction `acceptance` of its best guesses is right.
 
-    Deep enough that the deepest guess has one chance in fifty, and as many again for siblings.
+    Deep enough that the deepest guess has one chance in fifty, and as many again for siblings; and so much for each
+    step that passes in the `delay`, in steps, between a miss and the drafts that answer it.
     """
     if acceptance >= 0.98:
         return widest
-    depth = math.log(0.02) / math.log(max(acceptance, 0.05))
-    return max(8, min(widest, 2 * math.ceil(depth)))
+    depth = math.ceil(math.log(0.02) / math.log(max(acceptance, 0.05)))
+    return max(8, min(widest, int(2 * depth * (1 + delay))))
 
 
 def retry_after(waiting: int, interval: float | None) -> float:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from math import inf
 
 from edgedraft.prompt_lookup import TextIndex
 from edgedraft.tree import EMPTY, DraftTree, Slice, Violation
@@ -18,9 +19,10 @@ from verifier.admission import WaitingRoom
 from verifier.calibration import Calibrations
 from verifier.costs import StepCosts
 from verifier.engine import Engine, Overloaded, Progress, Request, Work
-from verifier.policy import Choose, Pace, goodput, prompt_rows, smoothed, window
+from verifier.policy import Choose, Pace, goodput, prompt_rows, smoothed, window, worth_ripening
 
 LOOKUP = "the verifier's own"  # no agent's name: those are hexadecimal
+LATE = 1.5  # intervals between drafts after which the next one is not waited for any more
 LEARNT_AT_ONCE = 256  # tokens of a text that a step takes in for looking up
 
 
@@ -65,6 +67,8 @@ class _Session:
     acceptance: float = 0.5  # of the best guess, a running mean
     missed_at: float | None = None  # since when there has been nothing to check
     draft_delay: float | None = None  # from a miss to the next draft, a running mean
+    drafted_at: float | None = None  # when nodes came last, since the last commit
+    interval: float | None = None  # between two drafts that follow each other, a running mean
     waiting_since: float | None = None
     patience: float = 0.0
     lapsed: bool = False  # patience ended without a draft; not waited for again until one arrives
@@ -143,6 +147,9 @@ class Scheduler:
         except Violation:
             self.edge(key, "")
             raise
+        if session.drafted_at is not None:
+            session.interval = smoothed(session.interval, max(0.0, now - session.drafted_at))
+        session.drafted_at = now
         if session.has_draft:
             session.lapsed = False
             if session.missed_at is not None:
@@ -212,6 +219,7 @@ class Scheduler:
                 session.pace = session.pace.after_wait(max(0.0, began - session.waiting_since))
                 session.waiting_since = None
             session.text.extend(made.tokens)
+            session.drafted_at = None
             if made.nodes:
                 self._calibrations.observe(session.checked, drafts[made.session], made.tokens)
             if made.nodes and session.checked != LOOKUP:
@@ -225,7 +233,7 @@ class Scheduler:
                 session=made.session,
                 at=at,
                 tokens=list(made.tokens),
-                window=window(session.acceptance, MAX_WINDOW),
+                window=window(session.acceptance, (session.draft_delay or 0.0) / self._plain_seconds(), MAX_WINDOW),
                 nodes=made.nodes,
                 depth=made.depth,
                 accepted=made.accepted,
@@ -280,14 +288,28 @@ class Scheduler:
     def _waits(self, key: int, now: float) -> float:
         """Until when this session waits for a draft; `now` or earlier if it has one, or no reason to wait."""
         session = self._sessions[key]
-        if session.has_draft or not session.agent or session.lapsed or not self.costs.known:
+        if not session.agent or session.lapsed or not self.costs.known:
+            return now
+        ripe = self._ripens(key, session) if session.has_draft else inf
+        if ripe <= now:
             return now
         if session.waiting_since is None:
             session.waiting_since = now
             session.patience = session.pace.patience(
-                self._plain_seconds(), session.draft_delay, self._limits.draft_wait
+                self._plain_seconds(), None if session.has_draft else session.draft_delay, self._limits.draft_wait
             )
         until = session.waiting_since + session.patience
         if until <= now and session.patience > 0:
             session.lapsed = True
-        return until
+        return min(until, ripe)
+
+    def _ripens(self, key: int, session: _Session) -> float:
+        """Until when it pays to wait for more nodes below those that are there; a time that is past if it does not."""
+        if session.interval is None or session.drafted_at is None:
+            return -inf
+        draft = self._draft_of(key)
+        chances = self._calibrations.of(session.checked).chances(draft)
+        leaf = max(chance for i, chance in enumerate(chances) if i not in draft.parents)
+        if not worth_ripening(leaf, session.acceptance, self._plain_seconds(), session.interval):
+            return -inf
+        return session.drafted_at + LATE * session.interval

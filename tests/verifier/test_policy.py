@@ -45,10 +45,17 @@ def test_what_was_won_is_not_hoarded() -> None:
 
 
 def test_the_window_grows_with_acceptance_within_its_bounds() -> None:
-    widths = [window(a / 20, 64) for a in range(21)]
+    widths = [window(a / 20, 0.0, 64) for a in range(21)]
     assert widths == sorted(widths)
     assert (widths[0], widths[-1]) == (8, 64)
     assert all(8 <= width <= 64 for width in widths)
+
+
+def test_the_window_grows_with_the_steps_that_a_draft_is_away() -> None:
+    widths = [window(0.5, delay, 64) for delay in (0.0, 0.5, 1.0, 3.0, 50.0)]
+    assert widths == sorted(widths)
+    assert widths[2] == 2 * widths[0]
+    assert widths[-1] == 64
 
 
 def stairs(rows: int) -> float:

@@ -141,6 +141,45 @@ def test_a_draft_ends_the_wait() -> None:
     assert world.step()[1].tokens == [4, 5]
 
 
+def drafting(world: World, at: int, gap: float, confidence: int = 0) -> None:
+    """An agent joins session 1 and sends one node after the other, `gap` apart; the last one has just arrived."""
+    world.scheduler.edge(1, "desk")
+    for node in range(1, 4):
+        world.now += gap
+        chain = Draft(1, 1, at, node, [at + node], [node - 1], bytes([confidence]))
+        world.scheduler.draft(1, chain, world.now)
+
+
+def test_a_draft_ripens_while_more_of_it_comes_soon_and_not_longer() -> None:
+    world = World()
+    world.open(1)
+    at = world.warm(1)
+    drafting(world, at, STEP / 20)
+    plan = world.scheduler.plan(world.now)
+    assert not plan.work
+    assert plan.wake_at == pytest.approx(world.now + 1.5 * STEP / 20)
+    world.now = plan.wake_at or 0.0
+    assert world.step()[1].tokens == [4, 5, 6, 7], "nothing more came"
+
+
+@pytest.mark.parametrize(("gap", "confidence"), [(STEP / 3, 0), (STEP / 20, 50)])
+def test_a_draft_is_checked_at_once_if_more_comes_late_or_is_improbable(gap: float, confidence: int) -> None:
+    world = World()
+    world.open(1)
+    drafting(world, world.warm(1), gap, confidence)
+    assert world.scheduler.plan(world.now).work
+
+
+def test_a_draft_does_not_ripen_on_time_that_the_session_lacks() -> None:
+    world = World()
+    world.open(1)
+    at = world.warm(1)
+    session = world.scheduler._sessions[1]
+    session.pace = replace(session.pace, lead=-STEP)
+    drafting(world, at, STEP / 20)
+    assert world.scheduler.plan(world.now).work
+
+
 def test_waiting_for_one_does_not_stop_the_others() -> None:
     world = World()
     world.open(1)
