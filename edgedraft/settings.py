@@ -173,7 +173,9 @@ class AgentStatusSettings(Settings):
 class AgentForgetSettings(Settings):
     """Delete the past outputs that agents of this user kept on this machine."""
 
-    past_folder: Path = DraftingSettings.model_fields["past_folder"].default
+    past_folder: Path = Field(
+        DraftingSettings.model_fields["past_folder"].default, description="where past outputs are kept"
+    )
 
 
 class DoctorSettings(AgentSettings):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 import torch
 
@@ -10,7 +11,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def use_cores(threads: int, cpus: tuple[int, ...]) -> None:
-    """Keep this process, and every thread that it starts from now on, on `cpus` (Linux), one torch thread on each.
+    """Keep this process, threads that libraries have started already included, on `cpus` (Linux), a torch thread on each.
 
     No cpus: wherever the system likes. `threads` other than 0 says how many there are instead.
 
@@ -22,7 +23,9 @@ def use_cores(threads: int, cpus: tuple[int, ...]) -> None:
         allowed = os.sched_getaffinity(0)
         if not allowed.issuperset(cpus):
             raise ValueError(f"cpus {sorted({*cpus} - allowed)} cannot be used here, only {sorted(allowed)}")
-        os.sched_setaffinity(0, cpus)
+        for thread in os.listdir("/proc/self/task"):
+            with suppress(ProcessLookupError):  # it has ended since
+                os.sched_setaffinity(int(thread), cpus)
     if threads or cpus:
         torch.set_num_threads(threads or len(set(cpus)))
 

@@ -15,7 +15,7 @@ from pydantic import AliasChoices
 from edgedraft import __version__, cli
 from edgedraft.settings import Settings
 
-NEEDED = {"attach": ["http://gateway", "--key", "k"], "bench": ["quick"], "keys revoke": ["k1"]}
+NEEDED = {"login": ["http://gateway"], "bench": ["quick"], "keys revoke": ["k1"]}
 NAMES = [" ".join(words) for words in cli.COMMANDS]
 
 
@@ -183,8 +183,8 @@ MISTAKES = {
     "no scope": (["keys", "create", "--scopes", "edge", "--scopes", "root"], {}, "scopes"),
     "no list": (["gateway"], {"EDGEDRAFT_VERIFIER": '["ws://a:1"'}, "verifier"),
     "no truth": (["up"], {"EDGEDRAFT_AGENT": "perhaps"}, "agent"),
-    "a key is needed": (["attach", "http://gateway"], {}, "key"),
     "a word is needed": (["bench"], {}, "NAME"),
+    "a URL is needed": (["login"], {}, "URL"),
     "a value is needed": (["up", "--port"], {}, "--port"),
     "unknown flag": (["up", "--fly", "high"], {}, "--fly"),
     "abbreviated flag": (["up", "--draft", "d"], {}, "--draft"),
