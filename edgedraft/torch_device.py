@@ -11,7 +11,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def use_cores(threads: int, cpus: tuple[int, ...]) -> None:
-    """Keep this process, threads that libraries have started already included, on `cpus` (Linux), a torch thread on each.
+    """Keep this process, also the threads that libraries have started, on `cpus` (Linux), one torch thread on each.
 
     No cpus: wherever the system likes. `threads` other than 0 says how many there are instead.
 

@@ -19,7 +19,7 @@ from typing import Annotated, Generic, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
-PROTOCOL = 2
+PROTOCOL = 3
 
 # Bounds of the protocol. A peer that passes one is closed; none of them is reached by a well-behaved one.
 MAX_AGENT_FRAME = 1 << 18  # bytes from an agent in one frame
@@ -27,6 +27,8 @@ MAX_FRAME = 1 << 26  # bytes on the other ways: prompts and the model card with 
 MAX_WINDOW = 64  # uncommitted draft nodes of one session
 MAX_DRAFT_NODES = 64  # nodes in one Draft
 MAX_MESSAGES = 1024  # messages in one frame
+MAX_GRAMMAR = 1 << 18  # characters
+MAX_TOP_LOGPROBS = 20
 
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 SessionId = Annotated[int, Meta(ge=1, le=2**53)]
@@ -40,7 +42,9 @@ FinishReason = Literal["stop", "length"]
 class Sampling(Struct, frozen=True, omit_defaults=True):
     """How the target's next token is chosen; together with target and prompt it determines the text.
 
-    temperature 0 is argmax. top_k 0, top_p 1 and min_p 0 are off.
+    temperature 0 is argmax. top_k 0, top_p 1, min_p 0, penalties of 0 and a repetition_penalty of 1 are off.
+    repetition_penalty looks at prompt and output, the other two at the output. logit_bias is added, by token id.
+    grammar is what llguidance reads (its Lark or its JSON form), empty for none; agents are not told it.
     """
 
     temperature: Annotated[float, Meta(ge=0, le=100)] = 1.0
@@ -48,6 +52,22 @@ class Sampling(Struct, frozen=True, omit_defaults=True):
     top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
     min_p: Annotated[float, Meta(ge=0, le=1)] = 0.0
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
+    frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] = 0.0
+    presence_penalty: Annotated[float, Meta(ge=-2, le=2)] = 0.0
+    repetition_penalty: Annotated[float, Meta(gt=0, le=10)] = 1.0
+    logit_bias: Annotated[dict[TokenId, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=1024)] = {}
+    grammar: Annotated[str, Meta(max_length=MAX_GRAMMAR)] = ""
+
+
+class TokenLogprobs(Struct, frozen=True, array_like=True):
+    """The target's own log-probability of one committed token, and its most probable `tokens` with theirs, best first.
+
+    They are the model's, before temperature, penalties, bias or grammar.
+    """
+
+    logprob: float
+    tokens: list[TokenId] = []
+    logprobs: list[float] = []
 
 
 class Hello(Struct, frozen=True, tag="hello", array_like=True):
@@ -107,6 +127,8 @@ class Open(Struct, frozen=True, tag="open", array_like=True):
     expect, by a name that is the same in all of that agent's sessions and means nothing else; empty is nobody's.
     `epoch` tells either the last one used: an agent's begin above it and above its own, a verifier counts on from it.
     A verifier may reuse what it computed for one session in others of the same `salt`; agents are not told it.
+    With `logprobs` of 0 or more, commits carry so many alternatives of each token (TokenLogprobs); -1 asks for none.
+    `prediction` is what the client expects the output to be, a draft like any other. `trace` is a W3C traceparent.
     """
 
     session: SessionId
@@ -119,6 +141,9 @@ class Open(Struct, frozen=True, tag="open", array_like=True):
     eos: tuple[int, ...] = ()
     agent: Name = ""
     salt: Name = ""
+    logprobs: Annotated[int, Meta(ge=-1, le=MAX_TOP_LOGPROBS)] = -1
+    prediction: list[TokenId] = []
+    trace: Name = ""
 
 
 class Draft(Struct, frozen=True, tag="draft", array_like=True):
@@ -144,7 +169,8 @@ class Commit(Struct, frozen=True, tag="commit", array_like=True):
     `depth` counts the drafted tokens on the longest path that this verify looked at, `nodes` all drafted nodes in it,
     `accepted` those that were right; all 0 after a plain decode. `seconds` is the session's share of the verifier's
     compute time. `finish` is set on the last commit, `cached` on the first: prompt tokens found computed. `own` nodes
-    were not an agent's but guessed by the verifier, from what the text said before.
+    were not an agent's but guessed by the verifier, from what the text said before or the client predicted.
+    `logprobs` has one entry a token where the session asked for them; agents are not told.
     """
 
     session: SessionId
@@ -158,6 +184,7 @@ class Commit(Struct, frozen=True, tag="commit", array_like=True):
     finish: FinishReason | None = None
     cached: int = 0
     own: bool = False
+    logprobs: list[TokenLogprobs] = []
 
 
 class Queued(Struct, frozen=True, tag="queued", array_like=True):

@@ -149,7 +149,7 @@ def test_fields_appended_to_a_message_pass(decoder: FrameDecoder[Any], message: 
 
 def test_fields_added_to_the_maps_within_pass() -> None:
     opened = fields(Open(session=1, prompt=[1], sampling=SAMPLING, max_tokens=1))
-    opened[3]["repetition_penalty"] = 1.1
+    opened[3]["mirostat"] = 2
     assert wire.to_verifier(raw(opened)) == [Open(session=1, prompt=[1], sampling=SAMPLING, max_tokens=1)]
     welcome = fields(VerifierWelcome(protocol=1, card=CARD, max_sessions=64))
     welcome[2]["modalities"] = ["text"]
