@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -29,6 +29,7 @@ from edgedraft.wire import (
     Open,
     Queued,
     Sampling,
+    TokenLogprobs,
 )
 from gateway.accounts import Owner
 from gateway.agent_link import AgentLink, Seat
@@ -48,7 +49,10 @@ _BACKOFF = wait_random_exponential(multiplier=0.05, max=0.5)
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What one session is to generate, and whose it is. max_tokens counts output tokens."""
+    """What one session is to generate, and whose it is. max_tokens counts output tokens.
+
+    logprobs, prediction and trace are wire.Open's.
+    """
 
     model: ServedModel
     prompt: list[int]
@@ -58,14 +62,18 @@ class Job:
     owner: Owner
     tenant: str
     edge: bool
+    logprobs: int = -1
+    prediction: tuple[int, ...] = ()
+    trace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Emission:
-    """The next committed tokens; `finish` is set on the last."""
+    """The next committed tokens; `finish` is set on the last. `logprobs` has one entry a token where the job asks."""
 
     tokens: list[int]
     finish: FinishReason | None
+    logprobs: Sequence[TokenLogprobs] = ()
 
 
 class Refused(Exception):
@@ -137,7 +145,7 @@ class Session:
                 commit = await self._first_commit()
                 try:
                     while True:
-                        yield Emission(commit.tokens, commit.finish)
+                        yield Emission(commit.tokens, commit.finish, commit.logprobs)
                         if commit.finish:
                             return
                         commit = await self._next_commit()
@@ -184,7 +192,13 @@ class Session:
 
     def _open(self) -> None:
         """Raises NoVerifier, NoRoom or Crowded."""
-        message = replace(self._message(), agent=self._seat.agent if self._seat else "", salt=self._job.tenant)
+        message = replace(
+            self._message(),
+            sampling=self._job.sampling,
+            agent=self._seat.agent if self._seat else "",
+            salt=self._job.tenant,
+            logprobs=self._job.logprobs,
+        )
         try:
             self._lease = self._verifiers.open(self, self._job.model, message, self._given_up, self._full)
         except NoRoom as error:
@@ -229,11 +243,15 @@ class Session:
         if commit.at != at or at + len(commit.tokens) > self._job.max_tokens:
             self._inbox.put_nowait(self._give_up(f"{len(commit.tokens)} tokens committed at {commit.at} after {at}"))
             return
+        if self._job.logprobs >= 0 and len(commit.logprobs) != len(commit.tokens):
+            self._inbox.put_nowait(self._give_up(f"{len(commit.logprobs)} of {len(commit.tokens)} log-probabilities"))
+            return
         self._tree.commit(at, commit.tokens)
         self.stats.add(commit, paired=self._seat is not None)
         self._metrics.committed(commit)
         if self._seat:
-            self._seat.commit(replace(commit, nodes=0, depth=0, accepted=0) if commit.own else commit)
+            bare = replace(commit, logprobs=[])
+            self._seat.commit(replace(bare, nodes=0, depth=0, accepted=0) if commit.own else bare)
         self._inbox.put_nowait(commit)
 
     def on_queued(self, ahead: int) -> None:
@@ -278,14 +296,19 @@ class Session:
             self._seat.begin_again(self._message())
 
     def _message(self) -> Open:
-        """The session as it stands, to verifier and agent alike; the link puts its number in."""
+        """The session as it stands and as an agent may know it: no text, which a grammar is.
+
+        The link puts its number in.
+        """
         return Open(
             session=1,
             prompt=self._job.prompt,
-            sampling=self._job.sampling,
+            sampling=replace(self._job.sampling, grammar=""),
             max_tokens=self._job.max_tokens,
             committed=list(self._tree.committed),
             window=FIRST_WINDOW,
             epoch=self._tree.epoch,
             eos=self._job.eos,
+            prediction=list(self._job.prediction),
+            trace=self._job.trace,
         )

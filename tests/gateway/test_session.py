@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import pytest
 
 from edgedraft.tree import Violation
-from edgedraft.wire import Commit, Draft, Open
+from edgedraft.wire import Commit, Draft, Open, TokenLogprobs
 from gateway.served_model import ServedModel
 from gateway.session import Job, Session
 from gateway.telemetry import Metrics
@@ -46,9 +46,13 @@ class Surroundings:
 
     leases: list[Lease] = field(default_factory=list)
     opened: list[Open] = field(default_factory=list)
-    committed: list[int] = field(default_factory=list)
+    commits: list[Commit] = field(default_factory=list)
     agent: str = "desk"
     identity: str = "desk"
+
+    @property
+    def committed(self) -> list[int]:
+        return [token for commit in self.commits for token in commit.tokens]
 
     def open(self, listener: Any, message: Any, *rest: Any, **_: Any) -> Any:
         if isinstance(message, Open):
@@ -70,7 +74,7 @@ class Surroundings:
         self.opened.append(message)
 
     def commit(self, commit: Commit) -> None:
-        self.committed += commit.tokens
+        self.commits.append(commit)
 
     def close(self) -> None:
         pass
@@ -80,25 +84,29 @@ def draft(epoch: int, at: int, first: int, *tokens: int) -> Draft:
     return Draft(1, epoch, at, first, list(tokens), [first - 1 + i for i in range(len(tokens))], bytes(len(tokens)))
 
 
+JOB = Job(
+    model=ServedModel.from_card(toy_model.card()),
+    prompt=[1, 2],
+    sampling=toy_model.Sampling(),
+    max_tokens=50,
+    eos=(),
+    owner=("tenant", "ann"),
+    tenant="tenant",
+    edge=True,
+)
+
+
 @pytest.fixture
-async def around():
+async def around(request: pytest.FixtureRequest):
     surroundings = Surroundings()
-    job = Job(
-        model=ServedModel.from_card(toy_model.card()),
-        prompt=[1, 2],
-        sampling=toy_model.Sampling(),
-        max_tokens=50,
-        eos=(),
-        owner=("tenant", "ann"),
-        tenant="tenant",
-        edge=True,
-    )
+    job = replace(JOB, **getattr(request, "param", {}))
     session = Session(job, cast(Any, surroundings), cast(Any, surroundings), Metrics(), 1.0, 60.0)
     emitted: list[int] = []
 
     async def read() -> None:
         async with aclosing(session.run()) as emissions:
             async for emission in emissions:
+                assert [entry.logprob for entry in emission.logprobs] == [-0.5] * len(emission.logprobs)
                 emitted.extend(emission.tokens)
 
     task = asyncio.create_task(read())
@@ -158,5 +166,38 @@ async def test_a_violation_reaches_whoever_sent_it_and_not_the_verifier(around) 
 async def test_more_tokens_than_were_asked_for_are_a_verifiers_fault(around) -> None:
     session, surroundings, emitted = around
     session.on_commit(Commit(1, 0, [5] * 51))
+    await until(lambda: len(surroundings.leases) == 2)
+    assert emitted == surroundings.committed == []
+
+
+ASKING = {
+    "sampling": toy_model.Sampling(seed=3, frequency_penalty=0.5, logit_bias={4: 1.0}, grammar="start: /a+/"),
+    "logprobs": 1,
+    "prediction": (5, 6, 7),
+    "trace": "00-trace",
+}
+
+
+@pytest.mark.parametrize("around", [ASKING], indirect=True)
+async def test_an_agent_learns_neither_the_grammar_nor_log_probabilities(around) -> None:
+    session, surroundings, emitted = around
+    to_agent, to_verifier = surroundings.opened[0], surroundings.leases[0].opened
+    assert to_verifier.sampling == ASKING["sampling"]
+    assert to_verifier.logprobs == 1
+    assert to_agent.sampling == toy_model.Sampling(seed=3, frequency_penalty=0.5, logit_bias={4: 1.0})
+    assert to_agent.logprobs == -1
+    assert to_agent.prediction == to_verifier.prediction == [5, 6, 7]
+    assert to_agent.trace == to_verifier.trace == "00-trace"
+    entry = TokenLogprobs(-0.5, [5], [-0.5])
+    session.on_commit(Commit(1, 0, [5, 6], nodes=2, depth=2, accepted=1, own=True, logprobs=[entry] * 2))
+    session.on_commit(Commit(1, 2, [7], logprobs=[entry]))
+    await until(lambda: emitted == [5, 6, 7])
+    assert surroundings.commits == [Commit(1, 0, [5, 6], own=True), Commit(1, 2, [7])]
+
+
+@pytest.mark.parametrize("around", [ASKING], indirect=True)
+async def test_a_verifier_that_owes_log_probabilities_is_given_up(around) -> None:
+    session, surroundings, emitted = around
+    session.on_commit(Commit(1, 0, [5, 6]))
     await until(lambda: len(surroundings.leases) == 2)
     assert emitted == surroundings.committed == []
