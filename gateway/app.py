@@ -16,6 +16,7 @@ from gateway.accounts import Accounts
 from gateway.admission import Admission
 from gateway.agents import AgentRegistry
 from gateway.authentication import authenticate
+from gateway.caller import find_model
 from gateway.envelope import Envelope
 from gateway.served_model import ServedModel
 from gateway.services import Services, services_of
@@ -83,7 +84,7 @@ def _add_models(app: FastAPI) -> None:
     async def model(request: Request, name: str) -> dict[str, Any]:
         services = services_of(request)
         await authenticate(services.accounts, request.headers, scope=None)
-        return _model_object(chat.find_model(services, name))
+        return _model_object(find_model(services, name))
 
 
 def _model_object(model: ServedModel) -> dict[str, Any]:

@@ -66,6 +66,6 @@ class EventStream(Response):
             self._ended()
 
 
-def error_frame(message: str, code: str) -> bytes:
-    """An error in the middle of a stream; DONE follows it."""
-    return frame(error_body(message, SERVER, code=code))
+def failed_end(message: str, code: str) -> bytes:
+    """How a stream ends that has begun and cannot be finished."""
+    return frame(error_body(message, SERVER, code=code)) + DONE

@@ -6,6 +6,7 @@ not depend on how tokens were grouped or where their borders lie: the match that
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,11 +16,16 @@ from tokenizers.decoders import DecodeStream
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Text that is ready, and how many of the pushed tokens count; after a stop, those behind it do not."""
+    """Text that is ready, and how many of the pushed tokens count; after a stop, those behind it do not.
+
+    `settled` is how many tokens, from the first one that was not settled before, have all of their text in this piece
+    or an earlier one; after a stop, those that have any. A token without text goes with the text that follows it.
+    """
 
     text: str
     tokens: int
     stopped: bool
+    settled: int
 
 
 class TextStream:
@@ -30,9 +36,12 @@ class TextStream:
         self._stops = tuple(stops)
         self._decoder = DecodeStream(skip_special_tokens=True)
         self._held = ""
+        self._released = 0  # characters that were ready so far
+        self._begins: deque[int] = deque()  # the character at which each unsettled token begins
 
     def push(self, tokens: Sequence[int]) -> Piece:
         for count, token in enumerate(tokens, start=1):
+            self._begins.append(self._released + len(self._held))
             text = self._decode(token)
             if not text:
                 continue
@@ -40,15 +49,30 @@ class TextStream:
             cut = self._stop_start()
             if cut is not None:
                 ready, self._held = self._held[:cut], ""
-                return Piece(ready, count, stopped=True)
+                self._released += cut
+                settled = sum(begin < self._released for begin in self._begins)
+                return Piece(ready, count, stopped=True, settled=settled)
         keep = self._unsettled()
         ready, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
-        return Piece(ready, len(tokens), stopped=False)
+        self._released += len(ready)
+        return Piece(ready, len(tokens), stopped=False, settled=self._settle())
 
     def flush(self) -> str:
         """What was held back and turned out to be no stop. A character without its last bytes is left out."""
         ready, self._held = self._held, ""
         return ready
+
+    def _settle(self) -> int:
+        """Take out the tokens all of whose text is released, and tell how many they are."""
+        if self._held:
+            border = max((begin for begin in self._begins if begin <= self._released), default=0)
+        else:
+            border = self._released
+        settled = 0
+        while self._begins and self._begins[0] < border:
+            self._begins.popleft()
+            settled += 1
+        return settled
 
     def _decode(self, token: int) -> str | None:
         try:

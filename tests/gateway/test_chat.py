@@ -9,7 +9,7 @@ import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from edgedraft.wire import Sampling
-from gateway.choices import choice_seed
+from gateway.jobs import choice_seed
 from tests.gateway import toy_model
 from tests.gateway.conftest import Gateway, running_gateway
 from tests.gateway.scripted_verifier import ScriptedVerifier

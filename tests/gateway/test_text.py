@@ -81,3 +81,17 @@ def test_special_tokens_are_no_text_but_count() -> None:
 @pytest.mark.parametrize(("stops", "text"), [(["bc", "abc"], ""), (["abcd", "b"], "a"), (["c", "bcd"], "ab")])
 def test_of_several_stops_the_one_that_ends_first_counts(stops: list[str], text: str) -> None:
     assert read([ids("abcd")], stops)[0] == [text]
+
+
+@settings(max_examples=300, deadline=None)
+@given(TEXTS, STOPS, st.lists(st.integers(1, 9), min_size=1, max_size=4))
+def test_tokens_are_settled_with_the_last_of_their_text(text: str, stops: list[str], sizes: list[int]) -> None:
+    tokens = ids(text)
+    stream, ready, settled, stopped = TextStream(TOKENIZER, stops), "", 0, False
+    for group in cut(tokens, sizes):
+        piece = stream.push(group)
+        ready, settled, stopped = ready + piece.text, settled + piece.settled, piece.stopped
+        assert settled == len(ids(ready)), "every byte is a token"
+        if stopped:
+            break
+    assert stopped or ready + stream.flush() == text

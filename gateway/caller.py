@@ -1,0 +1,142 @@
+"""Who asks for a generation and how the answer reaches them, the same for every endpoint that generates.
+
+Before: key, room for the generations, the body, the model. After: the status goes out with the first frame of a stream
+and what goes wrong later is an error frame, then [DONE]; a body that is awaited whole is given up when the client
+disconnects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import ExitStack, asynccontextmanager, suppress
+from typing import Any
+
+from fastapi import Request
+from starlette.responses import JSONResponse, Response
+
+from gateway.accounts import Principal
+from gateway.authentication import authenticate
+from gateway.errors import SERVER, ApiError, shutting_down
+from gateway.events import MakeReader, PlainText
+from gateway.generation import Generation, Operation
+from gateway.race import ClientGone, while_connected
+from gateway.request_body import read_body
+from gateway.served_model import ServedModel
+from gateway.services import Services, services_of
+from gateway.session import Crowded, Job, Refused, Unavailable
+from gateway.stream import EventStream, failed_end
+
+log = logging.getLogger(__name__)
+
+
+class Caller:
+    """One authenticated request that has a place to generate; `admitted` makes it."""
+
+    def __init__(self, http: Request, services: Services, principal: Principal, places: ExitStack) -> None:
+        self.http = http
+        self.services = services
+        self.principal = principal
+        self._places = places
+
+    async def body(self) -> bytes:
+        """Raises ApiError 413 when it is too large."""
+        return await read_body(self.http)
+
+    def admit(self, generations: int) -> None:
+        """Have room for so many generations in all. Raises ApiError 429."""
+        self._places.enter_context(self.services.admission.hold(self.principal.key_id, generations - 1))
+
+    async def model(self, name: str) -> ServedModel:
+        """Raises ApiError: 404 for a model that is not served, 503 when no verifier came in time."""
+        if not len(self.services.verifiers.catalog):
+            # As long as a request would be held that runs already.
+            patience = self.services.settings.open_timeout
+            with suppress(ClientGone):
+                await while_connected(self.http.receive, self.services.verifiers.first_model(patience))
+        return find_model(self.services, name)
+
+    def generation(
+        self,
+        operation: Operation,
+        jobs: Sequence[Job],
+        stops: Sequence[str],
+        prompt_tokens: int,
+        make_reader: MakeReader = PlainText,
+    ) -> Generation:
+        request_id = self.http.scope["state"]["request_id"]
+        return Generation(self.services, self.principal, request_id, operation, jobs, stops, prompt_tokens, make_reader)
+
+    def stream(self, frames: AsyncGenerator[bytes], failure: Callable[[str, str], bytes] = failed_end) -> Response:
+        """Answer with these frames. `failure` ends a stream that has begun: message and code to bytes."""
+        return EventStream(_with_failures(frames, failure), ended=self._places.pop_all().close)
+
+    async def whole(self, body: Coroutine[Any, Any, dict[str, Any]]) -> Response:
+        """Answer with one JSON body, its work cancelled when the client disconnects.
+
+        The header x-edgedraft-mode repeats the body's field `edgedraft`. Raises ApiError.
+        """
+        try:
+            document = await while_connected(self.http.receive, body)
+        except ClientGone:
+            return Response(status_code=499)
+        except asyncio.CancelledError:
+            raise shutting_down() from None
+        except (Refused, Unavailable) as error:
+            raise _before_the_first_token(error) from error
+        return JSONResponse(document, headers={"x-edgedraft-mode": document["edgedraft"]["mode"]})
+
+
+@asynccontextmanager
+async def admitted(http: Request) -> AsyncIterator[Caller]:
+    """The caller behind a request, holding one place: the body and its tokenizing are bounded too.
+
+    Its places are given back when the context ends, or with the stream that it answers with. Raises ApiError: 401 or
+    403 for the key, 429 when it runs as much as it may.
+    """
+    services = services_of(http)
+    principal = await authenticate(services.accounts, http.headers, "inference")
+    with ExitStack() as places:
+        places.enter_context(services.admission.hold(principal.key_id, 1))
+        yield Caller(http, services, principal, places)
+
+
+def find_model(services: Services, name: str) -> ServedModel:
+    """Raises ApiError: 404 for a model that is not served, 503 while no verifier has been heard of at all."""
+    model = services.verifiers.catalog.get(name)
+    if model:
+        return model
+    if not len(services.verifiers.catalog):
+        raise ApiError(503, "No verifier is connected yet.", kind=SERVER, code="no_verifier", retry_after=1)
+    raise ApiError(404, f"The model {name!r} does not exist.", param="model", code="model_not_found")
+
+
+async def _with_failures(frames: AsyncGenerator[bytes], failure: Callable[[str, str], bytes]) -> AsyncGenerator[bytes]:
+    """The frames; what goes wrong after the first of them becomes the last."""
+    started = False
+    try:
+        async for frame in frames:
+            started = True
+            yield frame
+        return
+    except (Refused, Unavailable) as error:
+        if not started:
+            raise _before_the_first_token(error) from error
+        last = failure(f"The generation could not be finished: {error}", "verifier_unavailable")
+    except Exception:
+        if not started:
+            raise
+        log.exception("a stream failed")
+        last = failure("The gateway failed on this request.", "internal_error")
+    finally:
+        await frames.aclose()
+    yield last
+
+
+def _before_the_first_token(error: Refused | Unavailable) -> ApiError:
+    if isinstance(error, Refused):
+        return ApiError(400, f"The model refused this request: {error}", code="refused")
+    code = "overloaded" if isinstance(error, Crowded) else "unavailable"
+    message = f"No verifier took this request: {error}"
+    return ApiError(503, message, kind=SERVER, code=code, retry_after=error.retry_after)

@@ -1,0 +1,91 @@
+"""The shapes of a chat completion: the body, and the chunks that a stream is made of.
+
+Order and presence of fields are what strict clients want: one id and one `created` throughout, `finish_reason` on every
+choice, `choices` empty only on the usage chunk, usage nowhere else.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from gateway.events import Delta, Finished
+from gateway.generation import Generation
+from gateway.speculation_stats import edgedraft_field
+from gateway.stream import DONE, frame
+
+
+async def chunks(generation: Generation, include_usage: bool) -> AsyncGenerator[bytes]:
+    """The stream's frames. Raises what the generation raises; closing it cancels that."""
+    head = _head(generation, "chat.completion.chunk")
+
+    def chunk(choice: int, delta: dict[str, Any], reason: str | None, **root: Any) -> bytes:
+        entry = {"index": choice, "delta": delta, "logprobs": None, "finish_reason": reason}
+        return frame(head | {"choices": [entry]} | root)
+
+    speaking: set[int] = set()
+    async with aclosing(generation.events()) as events:
+        async for event in events:
+            delta: dict[str, Any] = {}
+            if event.choice not in speaking:
+                # The role comes with the first text; a choice without any still gets one.
+                speaking.add(event.choice)
+                delta = {"role": "assistant", "content": ""}
+                if isinstance(event, Finished):
+                    yield chunk(event.choice, delta, None)
+            if isinstance(event, Delta):
+                yield chunk(event.choice, delta | {"content": event.text}, None)
+            else:
+                yield chunk(event.choice, {}, event.reason, edgedraft=edgedraft_field([event.stats]))
+    if include_usage:
+        yield frame(head | {"choices": [], "usage": usage(generation), "metrics": generation.metrics()})
+    yield DONE
+
+
+async def body(generation: Generation) -> dict[str, Any]:
+    """The whole response. Raises what the generation raises."""
+    head = _head(generation, "chat.completion")
+    texts = [""] * len(generation.jobs)
+    async with aclosing(generation.events()) as events:
+        async for event in events:
+            if isinstance(event, Delta):
+                texts[event.choice] += event.text
+    choices = [
+        {
+            "index": index,
+            "message": {"role": "assistant", "content": text, "refusal": None},
+            "logprobs": None,
+            "finish_reason": generation.finished[index].reason,
+        }
+        for index, text in enumerate(texts)
+    ]
+    return {
+        **head,
+        "choices": choices,
+        "usage": usage(generation),
+        "metrics": generation.metrics(),
+        "edgedraft": generation.made(),
+    }
+
+
+def usage(generation: Generation) -> dict[str, Any]:
+    """OpenAI's usage object of chat completions and completions."""
+    return {
+        "prompt_tokens": generation.prompt_tokens,
+        "completion_tokens": generation.output_tokens,
+        "total_tokens": generation.prompt_tokens + generation.output_tokens,
+        "prompt_tokens_details": {"cached_tokens": generation.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": 0},
+    }
+
+
+def _head(generation: Generation, kind: str) -> dict[str, Any]:
+    return {
+        "id": f"chatcmpl-{uuid.uuid4().hex}",
+        "object": kind,
+        "created": int(time.time()),
+        "model": generation.model,
+    }

@@ -1,0 +1,141 @@
+"""One request's generation: its choices' events, what was learnt of them, and the books when it is over.
+
+Every endpoint that generates uses it. How a response looks is the endpoint's; how it is answered (status, errors in
+mid-stream, disconnects) is caller.py's.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any, Literal
+
+from gateway.accounts import Principal
+from gateway.choices import follow, merged
+from gateway.events import Event, Finished, MakeReader, PlainText
+from gateway.services import Services
+from gateway.session import Job, Session
+from gateway.speculation_stats import SpeculationStats, edgedraft_field
+
+log = logging.getLogger(__name__)
+
+Operation = Literal["chat", "completions", "responses"]
+Outcome = Literal["finished", "cancelled", "failed"]
+
+
+class Generation:
+    """`events` runs it, once. The other fields are right at any time, and complete when the events are over."""
+
+    def __init__(
+        self,
+        services: Services,
+        principal: Principal,
+        request_id: str,
+        operation: Operation,
+        jobs: Sequence[Job],
+        stops: Sequence[str],
+        prompt_tokens: int,
+        make_reader: MakeReader = PlainText,
+    ) -> None:
+        """One choice a job, numbered in order. `prompt_tokens` counts a prompt once, however many choices share it."""
+        self.model = jobs[0].model.name
+        self.jobs = tuple(jobs)
+        self.operation: Operation = operation
+        self.principal = principal
+        self.request_id = request_id
+        self.prompt_tokens = prompt_tokens
+        self.began_at = time.monotonic()
+        self.first_text_at: float | None = None
+        self.finished: dict[int, Finished] = {}
+        self._services = services
+        self._stops = tuple(stops)
+        self._make_reader = make_reader
+        settings = services.settings
+        self._sessions = [
+            Session(
+                job,
+                services.verifiers,
+                services.agents,
+                services.metrics,
+                settings.open_timeout,
+                settings.silence_timeout,
+            )
+            for job in jobs
+        ]
+
+    @property
+    def output_tokens(self) -> int:
+        """Of the choices that have finished."""
+        return sum(choice.tokens for choice in self.finished.values())
+
+    @property
+    def cached_tokens(self) -> int:
+        return max((stats.cached for stats in self.stats), default=0)
+
+    @property
+    def stats(self) -> list[SpeculationStats]:
+        """Of all choices, as far as they have come."""
+        return [session.stats for session in self._sessions]
+
+    def made(self) -> dict[str, Any]:
+        """The root field `edgedraft` of a response."""
+        return edgedraft_field(self.stats)
+
+    def metrics(self) -> dict[str, Any]:
+        """vLLM's root field `metrics`, for one choice only: several streams have no common acceptance."""
+        alone = self.stats[0].speculative_decoding() if len(self.jobs) == 1 else None
+        return {"speculative_decoding": alone}
+
+    async def events(self) -> AsyncGenerator[Event]:
+        """All choices' events; afterwards, however it ends, the books.
+
+        Raises what Session.run raises; closing it cancels every session at once.
+        """
+        outcome: Outcome = "cancelled"
+        sources = [
+            follow(session, choice, job.model, self._stops, self._make_reader())
+            for choice, (session, job) in enumerate(zip(self._sessions, self.jobs, strict=True))
+        ]
+        events = merged(sources)
+        try:
+            async for event in events:
+                self._note(event)
+                yield event
+            outcome = "finished"
+        except Exception:
+            outcome = "failed"
+            raise
+        finally:
+            await events.aclose()
+            self._account(outcome)
+
+    def _note(self, event: Event) -> None:
+        if isinstance(event, Finished):
+            self.finished[event.choice] = event
+        elif self.first_text_at is None:
+            self.first_text_at = time.monotonic()
+
+    def _account(self, outcome: Outcome) -> None:
+        mode = self.made()["mode"]
+        metrics = self._services.metrics
+        metrics.requests.labels(self.model, outcome, mode).inc()
+        metrics.prompt_tokens.labels(self.model).inc(self.prompt_tokens)
+        metrics.output_tokens.labels(self.model).inc(self.output_tokens)
+        first_text = None
+        if self.first_text_at is not None:
+            first_text = self.first_text_at - self.began_at
+            metrics.first_token.observe(first_text)
+        log.info(
+            "%s %s request=%s key=%s model=%s choices=%d prompt_tokens=%d output_tokens=%d first_text=%s mode=%s",
+            self.operation,
+            outcome,
+            self.request_id,
+            self.principal.key_id,
+            self.model,
+            len(self.jobs),
+            self.prompt_tokens,
+            self.output_tokens,
+            "none" if first_text is None else f"{first_text:.3f}s",
+            mode,
+        )

@@ -1,0 +1,99 @@
+"""The parameters that all generating endpoints share: their bounds, and what they come to for a verifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from edgedraft.wire import Sampling
+from gateway.validation import Schema, empty, one_of
+
+MAX_STOPS = 16
+MAX_STOP_CHARACTERS = 1024
+MAX_CHOICES = 8
+
+Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
+
+
+class StreamOptions(Schema):
+    include_usage: bool | None = None
+
+
+class EdgeOptions(Schema):
+    """This gateway's own extension: edge false keeps the prompt away from all agents."""
+
+    edge: bool = True
+
+
+class Parameters(Schema):
+    """What may be asked of any generation; null stands for the default everywhere."""
+
+    model: str
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    seed: Int64 | None = None
+    stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOPS)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    ignore_eos: bool | None = None
+    edgedraft: EdgeOptions | None = None
+
+    @property
+    def choices(self) -> int:
+        return self.n or 1
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def include_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def edge(self) -> bool:
+        return self.edgedraft is None or self.edgedraft.edge
+
+    @property
+    def output_limit(self) -> int | None:
+        """The most output tokens that the request names."""
+        return self.max_tokens
+
+    def sampling(self) -> Sampling:
+        """All but the seed, which is each choice's own, and the grammar."""
+        return Sampling(
+            temperature=1.0 if self.temperature is None else self.temperature,
+            top_k=max(0, self.top_k or 0),
+            # 0 leaves the most probable token alone, as does any probability below its own.
+            top_p=1.0 if self.top_p is None else max(self.top_p, 1e-9),
+            min_p=self.min_p or 0.0,
+        )
+
+
+# Parameters that would change the answer and are not served: name -> whether a value leaves it as it is.
+UNSERVED: dict[str, Callable[[Any], bool]] = {
+    "structured_outputs": empty,
+    "guided_json": empty,
+    "guided_regex": empty,
+    "guided_choice": empty,
+    "guided_grammar": empty,
+    "logprobs": empty,
+    "logit_bias": empty,
+    "frequency_penalty": one_of(0),
+    "presence_penalty": one_of(0),
+    "repetition_penalty": one_of(1),
+    "min_tokens": empty,
+    "stop_token_ids": empty,
+    "bad_words": empty,
+    "allowed_token_ids": empty,
+    "best_of": one_of(1),
+    "use_beam_search": empty,
+    "echo": empty,
+}
