@@ -26,6 +26,8 @@ from edge_agent.drafting import DraftingLoop, Limits
 from edge_agent.link import Lost, dial, greet, pump
 from edge_agent.mailbox import Incoming, Mailbox, MailboxClosed
 from edge_agent.observer import Observer
+from edge_agent.traces import DraftSpans
+from edgedraft.tracing import Tracing
 from edgedraft.wire import AgentWelcome, Hello
 
 log = logging.getLogger(__name__)
@@ -51,6 +53,7 @@ class Agent:
     tally: Tally
     observer: Observer
     may_draft: Callable[[], bool] = lambda: True
+    tracing: Tracing | None = None
 
 
 async def stay_attached(agent: Agent) -> None:
@@ -99,7 +102,8 @@ async def _draft_for(
     mailbox = Mailbox()
     limits = Limits(welcome.vocab_size, min(agent.hello.max_sessions, welcome.max_sessions))
     drafter = agent.drafter(welcome.vocab_size, welcome.fingerprint)
-    loop = DraftingLoop(mailbox, drafter, limits, agent.tally, agent.may_draft)
+    spans = DraftSpans(agent.tracing, agent.hello.drafter) if agent.tracing else None
+    loop = DraftingLoop(mailbox, drafter, limits, agent.tally, agent.may_draft, spans)
     left = asyncio.Event()
     # A daemon, so that a step that takes long cannot hold up the end of the process.
     threading.Thread(target=_run, args=(loop, asyncio.get_running_loop(), left), name="drafting", daemon=True).start()

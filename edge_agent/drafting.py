@@ -19,6 +19,7 @@ from edge_agent.drafter import Drafter, Guesses, Point
 from edge_agent.mailbox import Incoming, Mailbox, MailboxClosed
 from edge_agent.pace import Pace
 from edge_agent.session import DraftSession
+from edge_agent.traces import DraftSpans
 from edgedraft.wire import Close, Commit, Draft, Open
 
 log = logging.getLogger(__name__)
@@ -45,13 +46,18 @@ class DraftingLoop:
         limits: Limits,
         tally: Tally,
         may_draft: Callable[[], bool] = lambda: True,
+        spans: DraftSpans | None = None,
     ) -> None:
-        """While `may_draft` says no, sessions are followed and not drafted; it is asked at every message."""
+        """While `may_draft` says no, sessions are followed and not drafted; it is asked at every message.
+
+        `spans` is None where nothing is traced.
+        """
         self._mailbox = mailbox
         self._may_draft = may_draft
         self._drafter = drafter
         self._limits = limits
         self._tally = tally
+        self._spans = spans
         self._sessions: dict[int, DraftSession] = {}
         self._committed_at: dict[int, float] = {}
         self._pace = Pace()
@@ -95,6 +101,8 @@ class DraftingLoop:
         self._sessions[message.session] = DraftSession(message, epoch)
         self._drafter.open(message.session)
         self._tally.begin(message.session)
+        if self._spans:
+            self._spans.began(message)
 
     def _commit(self, message: Commit) -> None:
         session = self._sessions[message.session]
@@ -165,6 +173,8 @@ class DraftingLoop:
         self._committed_at.pop(number, None)
         self._drafter.close(number, session.tree.committed)
         counts = self._tally.end(number)
+        if self._spans:
+            self._spans.ended(number, how, counts)
         log.info(
             "session %d %s: %d tokens drafted, %d accepted of %d committed",
             number, how, counts.drafted, counts.accepted, counts.committed,

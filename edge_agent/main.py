@@ -23,14 +23,16 @@ from edge_agent.observer import Lines, Observer
 from edgedraft import wire
 from edgedraft.settings import AgentSettings
 from edgedraft.telemetry import configure_logging
+from edgedraft.tracing import Tracing, TracingUnavailable, start_tracing
 
 log = logging.getLogger(__name__)
 
 
 def main(settings: AgentSettings) -> None:
     """Until SIGINT or SIGTERM, then ends the process. Exits 1 with a line on stderr if this agent cannot attach."""
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format)
     try:
+        tracing = start_tracing(settings.otel, "edgedraft-agent")
         settings = with_login(settings)
         url = agent_url(settings.url)
         if settings.polite:
@@ -42,14 +44,16 @@ def main(settings: AgentSettings) -> None:
         hello = hello_of(settings, armoury)
         if settings.live and sys.stdout.isatty():
             with LiveView(settings.url, hello, tally) as view:
-                asyncio.run(_until_told(settings, url, armoury, tally, view))
+                asyncio.run(_until_told(settings, url, armoury, tally, view, tracing))
         else:
-            asyncio.run(_until_told(settings, url, armoury, tally, Lines(settings.url)))
+            asyncio.run(_until_told(settings, url, armoury, tally, Lines(settings.url), tracing))
     except KeyboardInterrupt:
         sys.exit(130)
-    except (CannotDraft, Refused) as error:
+    except (CannotDraft, Refused, TracingUnavailable) as error:
         sys.exit(f"edgedraft attach: {error}")
     # Taking the interpreter down takes torch a second, and may abort under a step that is still running.
+    if tracing:
+        tracing.close()
     sys.stdout.flush()
     logging.shutdown()
     os._exit(0)
@@ -61,11 +65,20 @@ def hello_of(settings: AgentSettings, armoury: Armoury) -> wire.Hello:
     return wire.Hello(wire.PROTOCOL, name, armoury.fingerprint, description, settings.max_sessions)
 
 
-async def _until_told(settings: AgentSettings, url: str, armoury: Armoury, tally: Tally, observer: Observer) -> None:
+async def _until_told(
+    settings: AgentSettings, url: str, armoury: Armoury, tally: Tally, observer: Observer, tracing: Tracing | None
+) -> None:
     """Stay attached until a signal to end arrives, which ends it in good order. Raises Refused."""
     manners = Manners(observer)
     agent = Agent(
-        url, settings.key, hello_of(settings, armoury), armoury.drafter, tally, observer, may_draft=manners.may_draft
+        url,
+        settings.key,
+        hello_of(settings, armoury),
+        armoury.drafter,
+        tally,
+        observer,
+        may_draft=manners.may_draft,
+        tracing=tracing,
     )
     task = asyncio.ensure_future(stay_attached(agent))
     watch = asyncio.ensure_future(manners.watch()) if settings.polite else None

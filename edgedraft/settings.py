@@ -15,6 +15,8 @@ from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, CliPositionalArg, NoDecode, SettingsConfigDict
 
 from edgedraft.demo_model import DEMO_MODEL
+from edgedraft.telemetry import LogFormat
+from edgedraft.tracing import Otel
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -52,9 +54,19 @@ class Settings(BaseSettings):
     )
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged, to stderr")
+    log_format: Annotated[LogFormat, Field(description="json for one JSON object a line")] = "text"
 
 
-class VerifierSettings(Settings):
+class TracedSettings(Settings):
+    """Those of the processes that OpenTelemetry can look into."""
+
+    otel: Annotated[
+        Otel,
+        Field(description="OpenTelemetry: auto sends traces and metrics by OTLP if OTEL_EXPORTER_OTLP_ENDPOINT is set"),
+    ] = "auto"
+
+
+class VerifierSettings(TracedSettings):
     """Serve a target model to gateways."""
 
     model: str = Field(DEMO_MODEL, description="target model: a Hugging Face name, a folder, or the demo model's name")
@@ -92,7 +104,7 @@ class VerifierSettings(Settings):
     )
 
 
-class GatewaySettings(Settings):
+class GatewaySettings(TracedSettings):
     """Serve the OpenAI API; pair sessions with agents; relay drafts to verifiers."""
 
     verifier: Annotated[list[str], *_Listed] = Field(
@@ -141,7 +153,7 @@ class DraftingSettings(Settings):
     name: str = Field("", description="how the gateway calls this agent; the host's name if empty")
 
 
-class AgentSettings(DraftingSettings):
+class AgentSettings(DraftingSettings, TracedSettings):
     """Attach this machine to a gateway and draft for your own chats."""
 
     url: CliPositionalArg[str] = Field(

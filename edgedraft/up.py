@@ -17,10 +17,11 @@ from edgedraft.telemetry import configure_logging
 
 def main(settings: UpSettings) -> None:
     """Runs until Ctrl-C, SIGTERM or the end of one of the processes."""
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format)
     key = settings.key or f"ed-{secrets.token_urlsafe(24)}"
     threads = str(max(1, (os.cpu_count() or 2) // 2))  # verifier and agent share this machine
-    shared = ("--dtype", settings.dtype, "--threads", threads, "--log-level", settings.log_level)
+    logs = ("--log-level", settings.log_level, "--log-format", settings.log_format)
+    shared = ("--dtype", settings.dtype, "--threads", threads, *logs)
     quiet = Console(stderr=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
@@ -28,7 +29,7 @@ def main(settings: UpSettings) -> None:
         with Stack(key) as stack:
             quiet.print("starting the verifier ...")
             verifier = stack.verifier("--model", settings.model, *shared)
-            stack.gateway(verifier.address, flags=("--port", str(settings.port), "--log-level", settings.log_level))
+            stack.gateway(verifier.address, flags=("--port", str(settings.port), *logs))
             stack.wait_served()
             if settings.agent:
                 quiet.print("attaching an agent ...")

@@ -13,7 +13,7 @@ AGENT_PING_SECONDS = 10.0
 
 def main(settings: GatewaySettings) -> None:
     """Prints one line on stdout once it takes requests. Streams that still run at its end get a few seconds."""
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format)
     app = build_app(settings)
     serve(
         app,

@@ -17,7 +17,6 @@ BENCHMARKS = {
     "engine": "loadtest.engine",
     "prefix": "loadtest.prefix",
     "schedule": "loadtest.schedule",
-    "draft": "loadtest.draft",
     "link": "loadtest.link",
 }
 

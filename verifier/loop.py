@@ -11,7 +11,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -33,6 +33,7 @@ from verifier.costs import StepCosts
 from verifier.engine import Engine, Overloaded, Refused, Request, Work
 from verifier.metrics import Metrics
 from verifier.scheduler import Limits, Scheduler
+from verifier.traces import SessionSpans
 
 log = logging.getLogger(__name__)
 
@@ -78,11 +79,15 @@ def warm_up(engine: Engine, costs: StepCosts) -> None:
 class EngineLoop:
     """Runs an engine in a thread of its own from `start` to `stop`."""
 
-    def __init__(self, engine: Engine, limits: Limits, deliver: Deliver, metrics: Metrics) -> None:
+    def __init__(
+        self, engine: Engine, limits: Limits, deliver: Deliver, metrics: Metrics, spans: SessionSpans | None = None
+    ) -> None:
+        """`spans` is None where nothing is traced."""
         self._engine = engine
         self._scheduler = Scheduler(engine, limits)
         self._deliver = deliver
         self._metrics = metrics
+        self._spans = spans
         self._inbox: queue.SimpleQueue[_Post | None] = queue.SimpleQueue()
         self._keys: dict[Address, int] = {}
         self._addresses: dict[int, Address] = {}
@@ -132,8 +137,7 @@ class EngineLoop:
                 self._handle(post, answers)
                 post = self._inbox.get_nowait()
         except queue.Empty:
-            self._metrics.sessions.set(len(self._scheduler))
-            self._metrics.waiting.set(self._scheduler.waiting)
+            self._metrics.state(len(self._scheduler), self._scheduler.waiting, self._engine.capacity())
             return True
         return False
 
@@ -145,7 +149,7 @@ class EngineLoop:
         address = (post.link, post.message.session)
         match post.message:
             case Open() as message:
-                if answer := self._open(address, message):
+                if answer := self._open(address, message, post.at):
                     answers.append((post.link, answer))
             case Draft() as message if key := self._keys.get(address):
                 try:
@@ -159,7 +163,7 @@ class EngineLoop:
             case _:
                 pass  # late: the session has ended
 
-    def _open(self, address: Address, message: Open) -> Queued | Close | None:
+    def _open(self, address: Address, message: Open, at: float) -> Queued | Close | None:
         if address in self._keys:
             return Close(message.session, CLOSE_REFUSED, "this session is open already")
         self._last_key += 1
@@ -171,12 +175,18 @@ class EngineLoop:
             return Close(message.session, CLOSE_OVERLOADED, str(overloaded), overloaded.retry_after)
         self._keys[address] = self._last_key
         self._addresses[self._last_key] = address
+        self._metrics.opened(self._last_key, at)
+        if self._spans:
+            self._spans.opened(self._last_key, message, at, ahead)
         return None if ahead is None else Queued(message.session, ahead)
 
     def _close(self, address: Address) -> None:
         if key := self._keys.pop(address, None):
             del self._addresses[key]
             self._scheduler.close(key, time.monotonic())
+            self._metrics.closed(key)
+            if self._spans:
+                self._spans.closed(key)
 
     def _step(self, work: Sequence[Work]) -> list[tuple[int, Commit | Queued | Close]]:
         began = time.monotonic()
@@ -188,9 +198,20 @@ class EngineLoop:
         now = time.monotonic()
         if not progress:
             time.sleep(0.001)  # older sessions hold all of the cache; let their drafts come
-        self._metrics.observe(work, progress, now - began, self._engine.capacity())
+        self._metrics.observe(work, progress, now - began)
         commits = self._scheduler.apply(work, progress, began, now)
+        self._tell(work, commits, began, now)
         return [self._addressed(key, commit) for key, commit in commits.items()]
+
+    def _tell(self, work: Sequence[Work], commits: Mapping[int, Commit], began: float, now: float) -> None:
+        """The metrics and the spans what a step did."""
+        for key, commit in commits.items():
+            self._metrics.committed(key, commit, now)
+        if self._spans:
+            for item in work:
+                self._spans.stepped(item.session, began)
+            for key, commit in commits.items():
+                self._spans.committed(key, commit, now)
 
     def _addressed(self, key: int, commit: Commit) -> tuple[int, Commit | Queued | Close]:
         link, session = self._addresses[key]
@@ -200,5 +221,7 @@ class EngineLoop:
 
     def _fail(self, item: Work) -> tuple[int, Commit | Queued | Close]:
         link, session = self._addresses[item.session]
+        if self._spans:
+            self._spans.failed(item.session, CLOSE_FAILED)
         self._close((link, session))
         return link, Close(session, CLOSE_FAILED, "the verifier failed in this session's step")

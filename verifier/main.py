@@ -9,6 +9,7 @@ from edgedraft.paged import UnsupportedModel
 from edgedraft.serving import serve
 from edgedraft.settings import VerifierSettings
 from edgedraft.telemetry import configure_logging
+from edgedraft.tracing import TracingUnavailable, start_tracing
 from edgedraft.wire import MAX_FRAME
 from verifier.scheduler import Limits
 from verifier.server import build_app
@@ -19,10 +20,13 @@ from verifier.transformers_engine import TransformersEngine
 
 def main(settings: VerifierSettings) -> None:
     """Runs until SIGINT or SIGTERM. Exits 1 with a line on stderr when the model cannot be served."""
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format)
     try:
+        tracing = start_tracing(settings.otel, "edgedraft-verifier")
         ranks = join(settings.device)
         model, card = load_target(settings, ranks)
+    except TracingUnavailable as error:
+        sys.exit(f"edgedraft verifier: {error}")
     except (OSError, ValueError, UnsupportedModel) as error:
         sys.exit(f"edgedraft verifier: cannot serve {settings.model}: {error}")
     if ranks and not ranks.leads:
@@ -38,6 +42,8 @@ def main(settings: VerifierSettings) -> None:
         prompt_lookup=settings.prompt_lookup,
         max_waiting=settings.max_waiting,
     )
-    app = build_app(engine, limits, card, settings.max_sessions + settings.max_waiting, settings.verifier_token)
+    app = build_app(
+        engine, limits, card, settings.max_sessions + settings.max_waiting, settings.verifier_token, tracing
+    )
     with ranks.leading() if ranks else nullcontext():
         serve(app, settings.host, settings.port, lambda at: f"edgedraft verifier ready ws://{at}", MAX_FRAME)

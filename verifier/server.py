@@ -17,6 +17,8 @@ from fastapi import FastAPI, Response, WebSocket, WebSocketDisconnect
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from edgedraft.serving import receive_frame
+from edgedraft.telemetry import event
+from edgedraft.tracing import Tracing
 from edgedraft.wire import (
     BAD_FRAME,
     MAX_MESSAGES,
@@ -37,6 +39,7 @@ from verifier.engine import Engine
 from verifier.loop import EngineLoop, Gone
 from verifier.metrics import Metrics
 from verifier.scheduler import Limits
+from verifier.traces import SessionSpans
 
 log = logging.getLogger(__name__)
 
@@ -64,14 +67,22 @@ class _Link:
                 await self._socket.send_bytes(encode(batch))
 
 
-def build_app(engine: Engine, limits: Limits, card: ModelCard, max_sessions: int, token: str) -> FastAPI:
+def build_app(
+    engine: Engine,
+    limits: Limits,
+    card: ModelCard,
+    max_sessions: int,
+    token: str,
+    tracing: Tracing | None = None,
+) -> FastAPI:
     """The verifier's ASGI app; at most `max_sessions` run or wait.
 
     With a `token`, gateways must present it as their bearer token.
     """
     links: dict[int, _Link] = {}
     numbers = count(1)
-    metrics = Metrics()
+    metrics = Metrics(card.name)
+    spans = SessionSpans(tracing, card.name) if tracing else None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -80,10 +91,12 @@ def build_app(engine: Engine, limits: Limits, card: ModelCard, max_sessions: int
         def deliver(answers: Sequence[tuple[int, Commit | Queued | Close]]) -> None:
             loop.call_soon_threadsafe(spread, answers)
 
-        app.state.engine_loop = engine_loop = EngineLoop(engine, limits, deliver, metrics)
+        app.state.engine_loop = engine_loop = EngineLoop(engine, limits, deliver, metrics, spans)
         engine_loop.start()
         yield
         await asyncio.to_thread(engine_loop.stop)
+        if tracing:
+            await asyncio.to_thread(tracing.close)
 
     def spread(answers: Sequence[tuple[int, Commit | Queued | Close]]) -> None:
         batches: dict[int, list[Commit | Queued | Close]] = defaultdict(list)
@@ -118,7 +131,7 @@ def build_app(engine: Engine, limits: Limits, card: ModelCard, max_sessions: int
             async with asyncio.timeout(HELLO_SECONDS):
                 hello = greet(to_verifier(await receive_frame(socket)))
             await socket.send_bytes(encode([VerifierWelcome(PROTOCOL, card, max_sessions)]))
-            log.info("gateway %s connected as link %d", hello.name or "?", number)
+            event(log, "gateway connected", link=number, gateway=hello.name or None)
             links[number] = link
             writer = asyncio.create_task(link.write())
             while True:
@@ -127,10 +140,10 @@ def build_app(engine: Engine, limits: Limits, card: ModelCard, max_sessions: int
                         raise WireError(BAD_FRAME, "a second hello")
                     engine_loop.post(number, message)
         except WireError as error:
-            log.warning("link %d closed: %s", number, error.reason)
+            event(log, "gateway closed", level=logging.WARNING, link=number, code=error.code, reason=error.reason)
             await socket.close(error.code, error.reason)
         except (WebSocketDisconnect, TimeoutError) as gone:
-            log.info("link %d ended: %s", number, type(gone).__name__)
+            event(log, "gateway gone", link=number, reason=type(gone).__name__)
         finally:
             links.pop(number, None)
             engine_loop.post(number, Gone())

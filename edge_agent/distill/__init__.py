@@ -17,6 +17,6 @@ def main(settings: DistillSettings) -> None:
     """`edgedraft distill`: the whole recipe; the finished draft is in settings.out."""
     from edge_agent.distill.recipe import distill
 
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format)
 
     distill(settings)

@@ -1,0 +1,41 @@
+"""The agent's spans, from the drafting loop behind a mailbox: counts of the draft, under the gateway's trace."""
+
+from __future__ import annotations
+
+import asyncio
+
+from edge_agent.counts import Tally
+from edge_agent.drafting import DraftingLoop, Limits
+from edge_agent.lookup_drafter import LookupDrafter
+from edge_agent.mailbox import Mailbox
+from edge_agent.traces import DraftSpans
+from edgedraft.wire import Close, Commit, Open
+from tests.edge_agent.scripted_gateway import until
+from tests.edge_agent.tiny import GREEDY, VOCAB
+from tests.in_memory_tracing import PARENT, TRACE, TRACEPARENT, InMemoryTracing, attributes, ids
+
+PROMPT = [81, 82, 83, 84, 81, 82]
+
+
+async def test_a_session_is_one_span_with_counts_and_no_tokens() -> None:
+    tracing, mailbox = InMemoryTracing(), Mailbox()
+    spans = DraftSpans(tracing, "lookup")
+    loop = DraftingLoop(mailbox, LookupDrafter(), Limits(VOCAB, 4), Tally(), spans=spans)
+    running = asyncio.create_task(asyncio.to_thread(loop.run))
+    await mailbox.deliver([Open(1, PROMPT, GREEDY, 20, window=8, trace=TRACEPARENT), Open(2, PROMPT, GREEDY, 20)])
+    await mailbox.deliver([Commit(1, 0, [83, 84], window=8, nodes=2, depth=2, accepted=2)])
+    await mailbox.deliver([Open(1, PROMPT, GREEDY, 20, committed=[83, 84], window=8, trace=TRACEPARENT)])
+    await mailbox.deliver([Commit(1, 2, [81], finish="stop"), Close(2)])
+    await until(lambda: len(tracing.spans) == 2)
+    mailbox.close()
+    await running
+    first, second = tracing.spans
+    assert ids(first)[::2] == (TRACE, PARENT)
+    assert ids(second)[2] == ""
+    told = attributes(first)
+    assert told["edgedraft.draft.accepted"] == 2
+    assert told["edgedraft.committed"] == 3
+    assert told["edgedraft.finish"] == "finished (stop)"
+    assert [event.name for event in first.events] == ["begun again"]
+    assert attributes(second)["edgedraft.finish"] == "closed"
+    assert not {81, 82, 83, 84} & set(told.values())

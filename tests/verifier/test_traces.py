@@ -1,0 +1,144 @@
+"""What the verifier tells of its sessions, to OpenTelemetry and to Prometheus, over an engine that counts upwards."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from edgedraft.wire import Close, Commit, Draft, Open, Queued, Sampling
+from tests.in_memory_tracing import PARENT, TRACE, TRACEPARENT, InMemoryTracing, attributes, ids
+from tests.verifier.test_scheduler import LIMITS, Counting
+from verifier.engine import Progress, Work
+from verifier.loop import EngineLoop
+from verifier.metrics import Metrics
+from verifier.traces import ROUNDS_TOLD, SessionSpans
+
+GREEDY = Sampling(temperature=0)
+PROMPT = [901, 902, 0]
+
+
+class Breakable(Counting):
+    """Fails on a prompt of one token."""
+
+    def step(self, work: Sequence[Work]) -> list[Progress]:
+        if any(self.unseen[item.session] == 1 and not self.made[item.session] for item in work):
+            raise RuntimeError("broken")
+        return super().step(work)
+
+
+class Running:
+    """An engine's thread with everything that looks at it."""
+
+    def __init__(self) -> None:
+        self.tracing = InMemoryTracing()
+        self.metrics = Metrics("toy")
+        self.answers: queue.SimpleQueue[Commit | Queued | Close] = queue.SimpleQueue()
+        spans = SessionSpans(self.tracing, "toy")
+        self.loop = EngineLoop(Breakable(2), LIMITS, self._deliver, self.metrics, spans)
+
+    def _deliver(self, answers: Sequence[tuple[int, Commit | Queued | Close]]) -> None:
+        for _, message in answers:
+            self.answers.put(message)
+
+    def finish(self, session: int) -> None:
+        while True:
+            answer = self.answers.get(timeout=10)
+            if answer.session == session and (isinstance(answer, Close) or getattr(answer, "finish", None)):
+                return
+
+    def values(self) -> dict[str, float]:
+        text = generate_latest(self.metrics.registry).decode()
+        return {
+            sample.name: sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if "le" not in sample.labels
+        }
+
+
+@pytest.fixture
+def running() -> Iterator[Running]:
+    running = Running()
+    running.loop.start()
+    yield running
+    running.loop.stop()
+
+
+def by_name(running: Running, name: str) -> Any:
+    (span,) = [span for span in running.tracing.spans if span.name == name]
+    return span
+
+
+def test_a_session_is_one_span_with_its_prefill_and_its_rounds(running: Running) -> None:
+    running.loop.post(1, Open(1, PROMPT, GREEDY, 6, agent="desk", trace=TRACEPARENT))
+    running.loop.post(1, Draft(1, 1, 0, 1, [1, 2, 7], [0, 1, 2], bytes(3)))
+    running.finish(1)
+    running.loop.stop()
+    session, prefill = by_name(running, "verify toy"), by_name(running, "prefill")
+    trace, span, parent = ids(session)
+    assert (trace, parent) == (TRACE, PARENT)
+    assert ids(prefill)[::2] == (TRACE, span)
+    assert session.start_time <= prefill.start_time < prefill.end_time <= session.end_time
+    told = attributes(session)
+    assert told["gen_ai.request.model"] == "toy"
+    assert told["gen_ai.usage.input_tokens"] == len(PROMPT)
+    assert told["gen_ai.usage.output_tokens"] == 6
+    assert told["edgedraft.finish"] == "length"
+    assert told["edgedraft.draft.accepted"] == 2
+    assert session.events[0].name == "verify"
+    assert len(session.events) == told["edgedraft.rounds"] < 6
+    assert session.events[0].attributes["edgedraft.committed"] == 3
+
+
+def test_rounds_beyond_a_bound_are_only_counted(running: Running) -> None:
+    running.loop.post(1, Open(1, PROMPT, GREEDY, ROUNDS_TOLD + 20))
+    running.finish(1)
+    running.loop.stop()
+    session = by_name(running, "verify toy")
+    assert len(session.events) == ROUNDS_TOLD
+    assert attributes(session)["edgedraft.rounds"] > ROUNDS_TOLD
+
+
+def test_cancelled_and_failed_sessions_end_their_spans(running: Running) -> None:
+    running.loop.post(1, Open(1, PROMPT, GREEDY, 900))
+    running.loop.post(1, Open(2, [0], GREEDY, 5))
+    running.finish(2)
+    running.loop.post(1, Open(3, PROMPT, GREEDY, 900))
+    running.loop.post(1, Close(3))
+    running.loop.stop()
+    spans = [span for span in running.tracing.spans if span.name == "verify toy"]
+    told = sorted((attributes(span)["edgedraft.finish"], attributes(span).get("error.type", "")) for span in spans)
+    assert told[-1] == ("error", "failed")
+    assert ("cancelled", "") in told or len(spans) == 3
+    assert not running.values()["edgedraft_verifier_waiting"]
+
+
+def test_nothing_that_was_said_gets_into_a_span(running: Running) -> None:
+    running.loop.post(1, Open(1, PROMPT, GREEDY, 6, trace=TRACEPARENT))
+    running.finish(1)
+    running.loop.stop()
+    told = [attributes(span) for span in running.tracing.spans]
+    told += [event.attributes or {} for span in running.tracing.spans for event in span.events]
+    assert len(told) > 6
+    assert not {901, 902} & {value for attributes in told for value in attributes.values()}
+
+
+def test_metrics_tell_latency_acceptance_and_room(running: Running) -> None:
+    running.loop.post(1, Open(1, PROMPT, GREEDY, 6, agent="desk"))
+    running.loop.post(1, Draft(1, 1, 0, 1, [1, 2, 7], [0, 1, 2], bytes(3)))
+    running.finish(1)
+    running.loop.stop()
+    values = running.values()
+    assert values["edgedraft_verifier_time_to_first_token_seconds_count"] == 1
+    assert values["edgedraft_verifier_inter_token_seconds_count"] == 3
+    assert values["edgedraft_verifier_acceptance_length_sum"] == 3
+    assert values["edgedraft_verifier_window_count"] == 4
+    assert values["edgedraft_verifier_tokens_total"] == 6
+    assert values["vllm:num_requests_running"] == 0
+    assert values["vllm:num_requests_waiting"] == 0
+    assert values["vllm:kv_cache_usage_perc"] == 0
