@@ -9,6 +9,8 @@ from typing import Any
 import uvicorn
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from edgedraft.open_files import allow_many_files
+
 
 async def receive_frame(socket: WebSocket) -> bytes | str:
     """The next message, binary or text: which of them is right is the decoder's to say. Raises WebSocketDisconnect."""
@@ -34,8 +36,10 @@ def serve(
 ) -> None:
     """Serve until SIGINT or SIGTERM. `ready("HOST:PORT")` is printed once connections are taken; port 0 picks one.
 
-    `max_frame` bounds a WebSocket message in bytes; a peer silent for two `ping_seconds` is dropped.
+    `max_frame` bounds a WebSocket message in bytes; a peer silent for two `ping_seconds` is dropped. The process may
+    have as many sockets open as its hard limit of files allows.
     """
+    allow_many_files()
     listener = socket.create_server((host, port), backlog=2048)
     address, bound = listener.getsockname()[:2]
     config = uvicorn.Config(

@@ -18,6 +18,8 @@ BENCHMARKS = {
     "prefix": "loadtest.prefix",
     "schedule": "loadtest.schedule",
     "link": "loadtest.link",
+    "gateway": "loadtest.gateway",
+    "streams": "loadtest.streams",
 }
 
 

@@ -1,0 +1,63 @@
+"""What both stubs say: the first tokens of one text, read with the demo model's own tokenizer.
+
+It loads neither torch nor transformers, so that a stub starts at once.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from functools import cache
+from pathlib import Path
+
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
+
+from edgedraft.demo_model import ensure_demo_model
+from edgedraft.tokenizer import fingerprint
+from edgedraft.wire import ModelCard
+
+TEXT = (
+    "A lighthouse keeper counts the ships that pass at night. Each has a light of its own, and after some years he "
+    "knows most of them by how they move: the ferry that is always late, the trawlers that leave together before "
+    "dawn, the pilot's boat with its quick white lamp. When fog comes he cannot see any of them, so he listens. An "
+    "engine tells him more than a lamp does, he says, for nobody paints an engine. In the morning he writes down what "
+    "he heard, the hour and the wind, and makes his coffee while the kettle whistles the only tune that it knows. "
+)
+
+
+def card(name: str) -> ModelCard:
+    """The demo model's, under another name."""
+    folder = ensure_demo_model()
+    source = (folder / "tokenizer.json").read_bytes()
+    about = json.loads((folder / "tokenizer_config.json").read_text())
+    config = json.loads((folder / "config.json").read_text())
+    tokenizer = _tokenizer()
+    return ModelCard(
+        name=name,
+        fingerprint=fingerprint(source),
+        vocab_size=config["vocab_size"],
+        context_length=config["max_position_embeddings"],
+        eos=(tokenizer.token_to_id(about["eos_token"]),),
+        tokenizer=zlib.compress(source),
+        chat_template=(folder / "chat_template.jinja").read_text(),
+        bos_token=about["bos_token"],
+        eos_token=about["eos_token"],
+    )
+
+
+def tokens(count: int) -> list[int]:
+    """So many token ids; the text begins again at its end."""
+    ids = _tokenizer().encode(TEXT, add_special_tokens=False).ids
+    return (ids * (count // len(ids) + 1))[:count]
+
+
+def pieces(count: int) -> list[str]:
+    """The text of each of those tokens; all together are what a client must read."""
+    decoder = DecodeStream(skip_special_tokens=True)
+    return [decoder.step(_tokenizer(), token) or "" for token in tokens(count)]
+
+
+@cache
+def _tokenizer() -> Tokenizer:
+    return Tokenizer.from_file(str(Path(ensure_demo_model()) / "tokenizer.json"))

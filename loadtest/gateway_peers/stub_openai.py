@@ -1,0 +1,63 @@
+"""An OpenAI server without a model: the same text as the stub verifier's, one token a chunk when streaming.
+
+`python -m loadtest.gateway_peers.stub_openai NAME PACE` prints its URL. A stream sends one token every PACE seconds;
+what is not streamed, and a PACE of 0, waits for nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from edgedraft.serving import serve
+from loadtest.gateway_peers.script import pieces
+
+
+def build(name: str, pace: float) -> Starlette:
+    script = pieces(2048)
+    head = {"id": "chatcmpl-stub", "created": 1, "model": name}
+
+    async def chat(request: Request) -> Response:
+        asked = await request.json()
+        said = script[: asked.get("max_tokens") or asked.get("max_completion_tokens") or len(script)]
+        usage = {"prompt_tokens": 16, "completion_tokens": len(said), "total_tokens": 16 + len(said)}
+        if asked.get("stream"):
+            return StreamingResponse(stream(said), media_type="text/event-stream")
+        message = {"role": "assistant", "content": "".join(said)}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "length"}
+        return JSONResponse({**head, "object": "chat.completion", "choices": [choice], "usage": usage})
+
+    def chunk(delta: dict[str, Any], reason: str | None = None) -> bytes:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+        document = {**head, "object": "chat.completion.chunk", "choices": [choice]}
+        return b"data: " + json.dumps(document, separators=(",", ":")).encode() + b"\n\n"
+
+    async def stream(said: list[str]) -> AsyncIterator[bytes]:
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        for number, piece in enumerate(said):
+            due += pace
+            await asyncio.sleep(max(0.0, due - loop.time()))
+            yield chunk({"content": piece} if number else {"role": "assistant", "content": piece})
+        yield chunk({}, "length")
+        yield b"data: [DONE]\n\n"
+
+    return Starlette(routes=[Route("/v1/chat/completions", chat, methods=["POST"])])
+
+
+if __name__ == "__main__":
+    serve(
+        build(sys.argv[1], float(sys.argv[2])),
+        "127.0.0.1",
+        0,
+        lambda at: f"stub server ready http://{at}",
+        max_frame=1024,
+    )

@@ -1,0 +1,99 @@
+"""`bench streams`: a thousand streams at once through one gateway process; none may be lost, every text is compared.
+
+A stub verifier says a token of each stream every PACE seconds. Three waves follow each other, so that memory which one
+wave leaves behind shows in the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from edgedraft.open_files import allow_many_files
+from edgedraft.settings import BenchSettings
+from edgedraft.stack import Stack
+from loadtest import chat_load
+from loadtest.chat_load import Load, Target
+from loadtest.gateway_peers.process import cpu_seconds, memory_mib, stub
+from loadtest.gateway_peers.script import pieces
+from loadtest.report import Result
+
+KEY = "bench-key"
+PROMPT = "What does a lighthouse keeper do all night?"
+STREAMS = 1000
+TOKENS = 48
+PACE = 0.25  # seconds between two tokens of a stream
+WAVES = 3
+SETTLE_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Wave:
+    """One wave, and the gateway's resident memory in MiB: before it, at most, and a moment after it."""
+
+    load: Load
+    cpu: float
+    before: float
+    peak: float
+    after: float
+
+
+def streams(settings: BenchSettings) -> Result:
+    """Raises ServerError or StartError when a process does not come up."""
+    allow_many_files()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        verifier = stub("stub_verifier", "stub", str(PACE), folder=folder)
+        try:
+            with Stack(KEY, folder) as stack:
+                database = f"sqlite+aiosqlite:///{folder / 'gateway.db'}"
+                flags = ("--port", "0", "--database", database, "--max-sessions-per-key", str(STREAMS))
+                gateway = stack.gateway(verifier.said_url(), flags=flags)
+                stack.wait_served()
+                target = Target(stack.url, KEY, "stub", PROMPT, TOKENS, "".join(pieces(TOKENS)))
+                waves = [run_wave(target, gateway.process.pid, STREAMS) for _ in range(WAVES)]
+        finally:
+            verifier.stop()
+    used = {"streams": STREAMS, "tokens": TOKENS, "pace_s": PACE, "machine_load_after": os.getloadavg()[0]}
+    ratios = {"peak_of_last_wave_over_first": waves[-1].peak / waves[0].peak}
+    failures = [f"lost: {failure}" for wave in waves for failure in wave.load.failures[:3]]
+    return Result("streams at once through one gateway process", rows(waves), ratios, used, failures)
+
+
+def run_wave(target: Target, pid: int, count: int) -> Wave:
+    """`count` streams that begin together, and the process that serves them."""
+
+    async def work(session: aiohttp.ClientSession) -> Wave:
+        before, cpu, peak = memory_mib(pid), cpu_seconds(pid), 0.0
+        running = asyncio.create_task(chat_load.load(target, count, count, stream=True, session=session))
+        while not running.done():
+            peak = max(peak, memory_mib(pid))
+            await asyncio.wait([running], timeout=0.1)
+        used = cpu_seconds(pid) - cpu
+        await asyncio.sleep(SETTLE_SECONDS)
+        return Wave(running.result(), used, before, peak, memory_mib(pid))
+
+    return chat_load.run(work)
+
+
+def rows(waves: list[Wave]) -> list[dict[str, Any]]:
+    return [
+        {
+            "wave": number,
+            "texts_right": wave.load.right,
+            "lost": len(wave.load.failures),
+            "tokens_per_chunk": wave.load.right * TOKENS / max(1, wave.load.chunks),
+            "wall_s": wave.load.wall,
+            "gateway_CPU_s": wave.cpu,
+            "MiB_before": wave.before,
+            "MiB_peak": wave.peak,
+            "MiB_after": wave.after,
+        }
+        for number, wave in enumerate(waves, 1)
+    ]
