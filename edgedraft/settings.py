@@ -118,6 +118,9 @@ class GatewaySettings(TracedSettings):
         f"sqlite+aiosqlite:///{user_data_path('edgedraft') / 'gateway.db'}",
         description="SQLAlchemy URL of the accounts",
     )
+    allowed_origins: Annotated[list[str], *_Listed] = Field(
+        [], description="a web origin, such as https://app.example.com, whose pages may call this; * for all"
+    )
     max_sessions_per_key: int = Field(256, ge=1, description="generations at once under one key")
     max_agents_per_owner: int = Field(16, ge=1, description="agents attached at once by one owner")
     open_timeout: float = Field(30.0, gt=0, description="seconds a request waits for a verifier to take it")

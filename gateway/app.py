@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse
 
 from edgedraft.settings import GatewaySettings
-from gateway import agent_door, chat, errors
+from gateway import agent_door, chat, completions, errors, models, openapi, tokenize
 from gateway.accounts import Accounts
 from gateway.admission import Admission
 from gateway.agents import AgentRegistry
-from gateway.authentication import authenticate
-from gateway.caller import find_model
 from gateway.envelope import Envelope
-from gateway.served_model import ServedModel
+from gateway.openapi import OPEN
 from gateway.services import Services, services_of
 from gateway.telemetry import Metrics
 from gateway.verifiers import VerifierPool
@@ -47,52 +45,34 @@ def build_app(settings: GatewaySettings) -> FastAPI:
     app = FastAPI(title="EdgeDraft gateway", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.state.services = services
     app.add_middleware(Envelope)
+    if settings.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.allowed_origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=["x-request-id", "x-edgedraft-mode", "retry-after"],
+        )
     errors.install(app)
-    app.include_router(chat.router)
-    app.include_router(agent_door.router)
+    for routes in (chat, completions, tokenize, models, agent_door, openapi):
+        app.include_router(routes.router)
     _add_health(app)
-    _add_models(app)
     return app
 
 
 def _add_health(app: FastAPI) -> None:
-    @app.get("/healthz")
-    @app.get("/health")
+    @app.get("/healthz", **OPEN)
+    @app.get("/health", **OPEN)
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get("/readyz")
+    @app.get("/readyz", **OPEN)
     async def ready(request: Request) -> Response:
         """Whether some verifier is connected."""
         if services_of(request).verifiers.ready:
             return JSONResponse({"status": "ready"})
         return JSONResponse({"status": "no verifier is connected"}, 503)
 
-    @app.get("/metrics")
+    @app.get("/metrics", **OPEN)
     async def metrics(request: Request) -> Response:
         return Response(generate_latest(services_of(request).metrics.registry), media_type=CONTENT_TYPE_LATEST)
-
-
-def _add_models(app: FastAPI) -> None:
-    @app.get("/v1/models")
-    async def models(request: Request) -> dict[str, Any]:
-        services = services_of(request)
-        await authenticate(services.accounts, request.headers, scope=None)
-        return {"object": "list", "data": [_model_object(model) for model in services.verifiers.catalog]}
-
-    @app.get("/v1/models/{name:path}")
-    async def model(request: Request, name: str) -> dict[str, Any]:
-        services = services_of(request)
-        await authenticate(services.accounts, request.headers, scope=None)
-        return _model_object(find_model(services, name))
-
-
-def _model_object(model: ServedModel) -> dict[str, Any]:
-    return {
-        "id": model.name,
-        "object": "model",
-        "created": model.created,
-        "owned_by": "edgedraft",
-        "root": model.name,
-        "max_model_len": model.context_length,
-    }

@@ -11,27 +11,39 @@ from starlette.responses import Response
 
 from gateway.caller import admitted
 from gateway.chat_answer import body, chunks
-from gateway.chat_request import parse_chat_request, template_messages
+from gateway.chat_request import ChatRequest, parse_chat_request, predicted_text, template_messages
 from gateway.chat_template import Message, TemplateRefusal
 from gateway.errors import ApiError
 from gateway.jobs import jobs_for
+from gateway.openapi import described
 from gateway.served_model import ServedModel
 
 router = APIRouter()
 
+ANSWER = ("id", "object", "created", "model", "choices", "usage")
 
-@router.post("/v1/chat/completions")
+
+@router.post("/v1/chat/completions", **described(ChatRequest, *ANSWER, streams=True))
 async def chat_completions(http: Request) -> Response:
     async with admitted(http) as caller:
         request = parse_chat_request(await caller.body())
         caller.admit(request.choices)
         model = await caller.model(request.model)
-        prompt = await chat_prompt(model, template_messages(request), request.chat_template_kwargs or {})
-        jobs = jobs_for(request, model, prompt, caller.principal, choices=request.choices, param="messages")
+        prompt = await chat_prompt(model, template_messages(request.messages), request.chat_template_kwargs or {})
+        prediction = await predicted(model, request)
+        jobs = jobs_for(
+            request,
+            model,
+            prompt,
+            caller.principal,
+            choices=request.choices,
+            param="messages",
+            prediction=prediction,
+        )
         generation = caller.generation("chat", jobs, request.stops, len(prompt))
         if request.stream:
-            return caller.stream(chunks(generation, request.include_usage))
-        return await caller.whole(body(generation))
+            return caller.stream(chunks(generation, request))
+        return await caller.whole(body(generation, request))
 
 
 async def chat_prompt(model: ServedModel, messages: Sequence[Message], options: Mapping[str, Any]) -> list[int]:
@@ -41,3 +53,12 @@ async def chat_prompt(model: ServedModel, messages: Sequence[Message], options: 
         return await asyncio.to_thread(model.prompt, messages, options)
     except TemplateRefusal as refusal:
         raise ApiError(400, str(refusal), param="messages", code="invalid_messages") from None
+
+
+async def predicted(model: ServedModel, request: ChatRequest) -> list[int]:
+    """The tokens that the client expects, none if it says nothing of it. Raises ApiError 400."""
+    if request.prediction is None:
+        return []
+    text = predicted_text(request.prediction)
+    encoding = await asyncio.to_thread(model.tokenizer.encode, text, add_special_tokens=False)
+    return encoding.ids

@@ -12,20 +12,26 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
+from gateway.chat_request import ChatRequest
 from gateway.events import Delta, Finished
 from gateway.generation import Generation
+from gateway.logprobs import chat_logprobs
 from gateway.speculation_stats import edgedraft_field
 from gateway.stream import DONE, frame
 
 
-async def chunks(generation: Generation, include_usage: bool) -> AsyncGenerator[bytes]:
+async def chunks(generation: Generation, request: ChatRequest) -> AsyncGenerator[bytes]:
     """The stream's frames. Raises what the generation raises; closing it cancels that."""
-    head = _head(generation, "chat.completion.chunk")
+    head = _head(generation, "chat.completion.chunk", request)
 
-    def chunk(choice: int, delta: dict[str, Any], reason: str | None, **root: Any) -> bytes:
-        entry = {"index": choice, "delta": delta, "logprobs": None, "finish_reason": reason}
+    def chunk(
+        choice: int, delta: dict[str, Any], reason: str | None, spoken: Delta | None = None, **root: Any
+    ) -> bytes:
+        logprobs = chat_logprobs([spoken], token_bytes) if spoken and request.logprobs else None
+        entry = {"index": choice, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
         return frame(head | {"choices": [entry]} | root)
 
+    token_bytes = generation.jobs[0].model.token_bytes
     speaking: set[int] = set()
     async with aclosing(generation.events()) as events:
         async for event in events:
@@ -37,30 +43,31 @@ async def chunks(generation: Generation, include_usage: bool) -> AsyncGenerator[
                 if isinstance(event, Finished):
                     yield chunk(event.choice, delta, None)
             if isinstance(event, Delta):
-                yield chunk(event.choice, delta | {"content": event.text}, None)
+                yield chunk(event.choice, delta | {"content": event.text}, None, event)
             else:
                 yield chunk(event.choice, {}, event.reason, edgedraft=edgedraft_field([event.stats]))
-    if include_usage:
+    if request.include_usage:
         yield frame(head | {"choices": [], "usage": usage(generation), "metrics": generation.metrics()})
     yield DONE
 
 
-async def body(generation: Generation) -> dict[str, Any]:
+async def body(generation: Generation, request: ChatRequest) -> dict[str, Any]:
     """The whole response. Raises what the generation raises."""
-    head = _head(generation, "chat.completion")
-    texts = [""] * len(generation.jobs)
+    head = _head(generation, "chat.completion", request)
+    deltas: list[list[Delta]] = [[] for _ in generation.jobs]
     async with aclosing(generation.events()) as events:
         async for event in events:
             if isinstance(event, Delta):
-                texts[event.choice] += event.text
+                deltas[event.choice].append(event)
+    token_bytes = generation.jobs[0].model.token_bytes
     choices = [
         {
             "index": index,
-            "message": {"role": "assistant", "content": text, "refusal": None},
-            "logprobs": None,
+            "message": {"role": "assistant", "content": "".join(delta.text for delta in said), "refusal": None},
+            "logprobs": chat_logprobs(said, token_bytes) if request.logprobs else None,
             "finish_reason": generation.finished[index].reason,
         }
-        for index, text in enumerate(texts)
+        for index, said in enumerate(deltas)
     ]
     return {
         **head,
@@ -82,10 +89,11 @@ def usage(generation: Generation) -> dict[str, Any]:
     }
 
 
-def _head(generation: Generation, kind: str) -> dict[str, Any]:
+def _head(generation: Generation, kind: str, request: ChatRequest) -> dict[str, Any]:
     return {
         "id": f"chatcmpl-{uuid.uuid4().hex}",
         "object": kind,
         "created": int(time.time()),
         "model": generation.model,
+        **request.tier,
     }

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from edgedraft.wire import MAX_TOP_LOGPROBS
 from gateway.errors import ApiError
 from gateway.parameters import UNSERVED, Parameters
 from gateway.validation import Schema, empty, one_of, read_object, refuse_unserved, validated
@@ -33,16 +34,30 @@ class ChatMessage(Schema):
     tool_call_id: str | None = None
 
 
+class Prediction(Schema):
+    """What the client expects the answer to be (OpenAI's Predicted Outputs)."""
+
+    type: Literal["content"]
+    content: str | list[ContentPart]
+
+
 class ChatRequest(Parameters):
     """A chat completion's parameters."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    prediction: Prediction | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
     @property
     def output_limit(self) -> int | None:
         return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def alternatives(self) -> int:
+        return (self.top_logprobs or 0) if self.logprobs else -1
 
 
 _UNSERVED: dict[str, Callable[[Any], bool]] = UNSERVED | {
@@ -51,7 +66,8 @@ _UNSERVED: dict[str, Callable[[Any], bool]] = UNSERVED | {
     "functions": empty,
     "function_call": one_of("none", "auto"),
     "response_format": lambda value: isinstance(value, dict) and value.get("type") == "text",
-    "top_logprobs": empty,
+    "best_of": one_of(1),
+    "echo": empty,
     "audio": empty,
     "modalities": lambda value: value in ([], ["text"]),
     "web_search_options": lambda value: False,
@@ -65,16 +81,32 @@ def parse_chat_request(body: bytes) -> ChatRequest:
     """Raises ApiError 400 that names the parameter at fault."""
     raw = read_object(body)
     refuse_unserved(raw, _UNSERVED)
-    return validated(ChatRequest, raw)
+    request = validated(ChatRequest, raw)
+    if request.top_logprobs is not None and not request.logprobs:
+        raise ApiError(400, "top_logprobs needs logprobs to be true.", param="top_logprobs", code="invalid_value")
+    if request.prediction and request.choices > 1:
+        raise _not_with_prediction("n")
+    if request.prediction and raw.get("tools"):
+        raise _not_with_prediction("tools")
+    return request
 
 
-def template_messages(request: ChatRequest) -> list[dict[str, Any]]:
+def _not_with_prediction(param: str) -> ApiError:
+    return ApiError(400, f"{param} cannot be combined with prediction.", param=param, code="unsupported_parameter")
+
+
+def predicted_text(prediction: Prediction) -> str:
+    """Raises ApiError 400 for content other than text."""
+    return _text("prediction.content", prediction.content)
+
+
+def template_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
     """The messages as chat templates take them. Raises ApiError 400 for content other than text."""
-    return [_template_message(index, message) for index, message in enumerate(request.messages)]
+    return [_template_message(index, message) for index, message in enumerate(messages)]
 
 
 def _template_message(index: int, message: ChatMessage) -> dict[str, Any]:
-    rendered: dict[str, Any] = {"role": message.role, "content": _text(index, message)}
+    rendered: dict[str, Any] = {"role": message.role, "content": _content(index, message)}
     if message.name is not None:
         rendered["name"] = message.name
     if isinstance(reasoning := message.reasoning_content or message.reasoning, str):
@@ -86,16 +118,20 @@ def _template_message(index: int, message: ChatMessage) -> dict[str, Any]:
     return rendered
 
 
-def _text(index: int, message: ChatMessage) -> str:
+def _content(index: int, message: ChatMessage) -> str:
     param = f"messages.{index}.content"
     if message.content is None:
         if message.role != "assistant":
             raise ApiError(400, f"{param} is missing.", param=param, code="invalid_value")
         return ""
-    if isinstance(message.content, str):
-        return message.content
+    return _text(param, message.content)
+
+
+def _text(param: str, content: str | list[ContentPart]) -> str:
+    if isinstance(content, str):
+        return content
     texts = []
-    for number, part in enumerate(message.content):
+    for number, part in enumerate(content):
         text = part.refusal if part.type == "refusal" else part.text if part.type == "text" else None
         if text is None:
             raise ApiError(

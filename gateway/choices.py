@@ -6,36 +6,40 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
+from edgedraft.wire import FinishReason, TokenLogprobs
 from gateway.events import Delta, Event, Finished, Reader
-from gateway.served_model import ServedModel
-from gateway.session import Session
+from gateway.session import Job, Session
 from gateway.text import TextStream
 
 
 async def follow(
-    session: Session, choice: int, model: ServedModel, stops: Sequence[str], reader: Reader
+    session: Session, choice: int, job: Job, stops: Sequence[str], reader: Reader
 ) -> AsyncGenerator[Event]:
     """One choice's events. Raises what Session.run raises."""
-    text = TextStream(model.tokenizer, stops)
-    count, reason = 0, None
-    waiting: list[int] = []  # tokens whose text is not out yet
+    text = TextStream(job.model.tokenizer, stops)
+    output: list[int] = []  # the tokens that count
+    logprobs: list[TokenLogprobs] = []
+    told = 0  # so many of both are in parts already
+    reason: FinishReason | None = None
     async with aclosing(session.run()) as emissions:
         async for emission in emissions:
             piece = text.push(emission.tokens)
-            count += piece.tokens
-            waiting += emission.tokens
+            output += emission.tokens[: piece.tokens]
+            logprobs += emission.logprobs[: piece.tokens]
+            ready, until = piece.text, told + piece.settled
             reason = "stop" if piece.stopped else emission.finish
-            ready, settled = piece.text, piece.settled
             if reason and not piece.stopped:
-                ready, settled = ready + text.flush(), len(waiting)
-            if ready:
-                for part in reader.read(Delta(choice, ready, tuple(waiting[:settled]))):
+                ready += text.flush()
+                until = len(output) - (output[-1:] != [] and output[-1] in job.eos)
+            if ready or (reason and logprobs and told < until):
+                delta = Delta(choice, ready, tuple(output[told:until]), tuple(logprobs[told:until]))
+                told = until
+                for part in reader.read(delta):
                     yield part
-                del waiting[:settled]
             if reason:
                 break
     assert reason is not None
-    for event in reader.end(Finished(choice, reason, count, session.stats)):
+    for event in reader.end(Finished(choice, reason, len(output), session.stats)):
         yield event
 
 

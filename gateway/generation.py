@@ -94,7 +94,7 @@ class Generation:
         """
         outcome: Outcome = "cancelled"
         sources = [
-            follow(session, choice, job.model, self._stops, self._make_reader())
+            follow(session, choice, job, self._stops, self._make_reader())
             for choice, (session, job) in enumerate(zip(self._sessions, self.jobs, strict=True))
         ]
         events = merged(sources)

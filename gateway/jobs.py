@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Sequence
 
 from msgspec.structs import replace
 
@@ -26,10 +27,13 @@ def jobs_for(
     choices: int,
     param: str,
     grammar: str = "",
+    prediction: Sequence[int] = (),
+    alternatives: int | None = None,
 ) -> list[Job]:
     """One job a choice of this prompt; `param` is the parameter that the prompt came in.
 
-    `grammar` binds the output (wire.Sampling). Seeds follow from the request's, or a random one, and a choice's number.
+    `grammar` binds the output (wire.Sampling), `prediction` is a draft of it, `alternatives` stands in for the
+    request's own (Parameters). Seeds follow from the request's, or a random one, and a choice's number.
     Raises ApiError 400 when the prompt leaves no room in the context.
     """
     room = model.context_length - len(prompt)
@@ -41,7 +45,7 @@ def jobs_for(
             param=param,
             code="context_length_exceeded",
         )
-    sampling = replace(parameters.sampling(), grammar=grammar)
+    sampling = replace(parameters.sampling(model.vocab_size), grammar=grammar)
     seed = secrets.randbelow(_SEEDS) if parameters.seed is None else parameters.seed % _SEEDS
     return [
         Job(
@@ -53,6 +57,8 @@ def jobs_for(
             owner=principal.agents_owner,
             tenant=principal.tenant,
             edge=parameters.edge,
+            logprobs=parameters.alternatives if alternatives is None else alternatives,
+            prediction=tuple(prediction[: model.context_length]),
         )
         for choice in range(choices)
     ]

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 
 from edgedraft.wire import ModelCard
 from gateway.chat_template import ChatTemplate, Message, TemplateRefusal, with_one_system_message
+from gateway.token_bytes import TokenBytes
 
 MAX_TOKENIZER = 1 << 27  # bytes of tokenizer.json, unpacked; the largest in use have a quarter of that
 
@@ -34,6 +35,7 @@ class ServedModel:
     eos: tuple[int, ...]
     tokenizer: Tokenizer
     template: ChatTemplate | None
+    token_bytes: TokenBytes
     created: int = field(default_factory=lambda: int(time.time()))
 
     @classmethod
@@ -50,7 +52,14 @@ class ServedModel:
         except TemplateRefusal as error:
             raise UnusableCard(str(error)) from error
         return cls(
-            card.name, card.fingerprint, card.vocab_size, card.context_length, tuple(card.eos), tokenizer, template
+            card.name,
+            card.fingerprint,
+            card.vocab_size,
+            card.context_length,
+            tuple(card.eos),
+            tokenizer,
+            template,
+            TokenBytes(tokenizer),
         )
 
     def prompt(self, messages: Sequence[Message], options: Mapping[str, Any]) -> list[int]:

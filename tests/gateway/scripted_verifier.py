@@ -202,6 +202,13 @@ class ScriptedVerifier:
             if finish or child is None:
                 break
             place = child
+        logprobs = []
+        if opened.logprobs >= 0:
+            texts = [[*tree.committed, *tokens[:i]] for i in range(len(tokens))]
+            logprobs = [
+                toy_model.logprobs(opened.prompt, text, token, opened.logprobs)
+                for text, token in zip(texts, tokens, strict=True)
+            ]
         tree.commit(at, tokens)
         depth = max(slice_.depths, default=0)
-        return Commit(opened.session, at, tokens, 16, len(slice_), depth, accepted, 0.001, finish)
+        return Commit(opened.session, at, tokens, 16, len(slice_), depth, accepted, 0.001, finish, logprobs=logprobs)

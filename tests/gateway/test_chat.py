@@ -6,11 +6,10 @@ import json
 from typing import Any
 
 import pytest
-from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from edgedraft.wire import Sampling
 from gateway.jobs import choice_seed
-from tests.gateway import toy_model
+from tests.gateway import openai_shapes, toy_model
 from tests.gateway.conftest import Gateway, running_gateway
 from tests.gateway.scripted_verifier import ScriptedVerifier
 
@@ -21,11 +20,11 @@ def user(text: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": text}]
 
 
-async def events(gateway: Gateway, **body: Any) -> list[str]:
+async def events(gateway: Gateway, path: str = "/v1/chat/completions", **body: Any) -> list[str]:
     """The data fields of a stream, read off the socket line by line."""
     async with (
         gateway.http() as http,
-        http.stream("POST", "/v1/chat/completions", json={"model": "toy", "stream": True} | body) as response,
+        http.stream("POST", path, json={"model": "toy", "stream": True} | body) as response,
     ):
         assert response.status_code == 200
         assert response.headers["content-type"].startswith("text/event-stream")
@@ -52,7 +51,7 @@ async def whole(gateway: Gateway, **body: Any) -> dict[str, Any]:
 async def test_a_stream_has_the_shape_that_strict_clients_want(gateway: Gateway) -> None:
     got = await chunks(gateway, messages=user("say one two three"), stream_options=USAGE)
     for chunk in got:
-        ChatCompletionChunk.model_validate(chunk, strict=True)
+        openai_shapes.chat_chunk(chunk)
         assert chunk["object"] == "chat.completion.chunk"
         assert (chunk["id"], chunk["created"], chunk["model"]) == (got[0]["id"], got[0]["created"], "toy")
     *texts, finish, usage = got
@@ -91,7 +90,7 @@ async def test_an_answer_without_text_still_has_its_role(gateway: Gateway) -> No
 
 async def test_a_whole_answer(gateway: Gateway) -> None:
     got = await whole(gateway, messages=user("say hello"), max_tokens=100)
-    ChatCompletion.model_validate({k: v for k, v in got.items() if k != "headers"}, strict=True)
+    openai_shapes.whole_chat({k: v for k, v in got.items() if k != "headers"})
     assert got["object"] == "chat.completion"
     assert got["choices"][0]["message"] == {"role": "assistant", "content": "hello", "refusal": None}
     assert got["choices"][0]["finish_reason"] == "stop"
@@ -237,6 +236,7 @@ async def test_models_and_health(tmp_path, verifier: ScriptedVerifier) -> None:
         assert models["object"] == "list"
         assert {model["id"] for model in models["data"]} == {"toy", "other/one"}
         one = (await http.get("/v1/models/other/one")).json()
+        openai_shapes.model(one)
         assert one["object"] == "model"
         assert one["root"] == "other/one"
         assert one["max_model_len"] == 2048

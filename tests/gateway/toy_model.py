@@ -1,6 +1,6 @@
 """A model of bytes: each token is one byte, and the next one a fixed function of prompt, seed and what came before.
 
-A last message that begins with "say " is said; any other makes the model babble until it has no more tokens.
+A last message, or a prompt, that begins with "say " is said; any other makes the model babble till its tokens end.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 
 from edgedraft.tokenizer import fingerprint
-from edgedraft.wire import ModelCard, Sampling
+from edgedraft.wire import ModelCard, Sampling, TokenLogprobs
 
 NAME = "toy"
 START, END = "<|im_start|>", "<|im_end|>"
@@ -59,21 +59,33 @@ def card(context_length: int = 2048, name: str = NAME, template: str = TEMPLATE,
 
 def next_token(prompt: Sequence[int], sampling: Sampling, committed: Sequence[int]) -> int:
     """The token that follows; any prefix of prompt and output determines it."""
+    forced = [biased for biased, bias in sampling.logit_bias.items() if bias == 100]
+    if forced:
+        return forced[0]
     script, state = _about(tuple(prompt))
     if script is not None:
         return script[len(committed)] if len(committed) < len(script) else EOS
     seed = sampling.seed if sampling.temperature else 0
-    state = f"{state}/{seed}/{len(committed)}/{committed[-3:]}"
+    penalties = sampling.frequency_penalty, sampling.presence_penalty, sampling.repetition_penalty
+    state = f"{state}/{seed}/{len(committed)}/{committed[-3:]}/{penalties}"
     return _LETTERS[hashlib.sha256(state.encode()).digest()[0] % len(_LETTERS)]
 
 
 @lru_cache(maxsize=64)
 def _about(prompt: tuple[int, ...]) -> tuple[list[int] | None, str]:
     """What the last message has the model say, if it does, and what stands for the prompt in a hash."""
-    last = TOKENIZER.decode(list(prompt), skip_special_tokens=False).split(START)[-2]
-    last = last.removesuffix("\n").removesuffix(END).partition("\n")[2]
+    last = TOKENIZER.decode(list(prompt), skip_special_tokens=False)
+    if START in last:
+        last = last.split(START)[-2].removesuffix("\n").removesuffix(END).partition("\n")[2]
     script = TOKENIZER.encode(last.removeprefix("say "), add_special_tokens=False).ids
     return script if last.startswith("say ") else None, hashlib.sha256(repr(prompt).encode()).hexdigest()
+
+
+def logprobs(prompt: Sequence[int], committed: Sequence[int], token: int, count: int) -> TokenLogprobs:
+    """Of `token` as the next one, and of `count` tokens: this one, then those numbered behind it."""
+    best = -(hashlib.sha256(f"{prompt}/{committed}".encode()).digest()[0] + 1) / 64
+    others = [(token + i) % VOCAB_SIZE for i in range(count)]
+    return TokenLogprobs(best, others, [best - i for i in range(count)])
 
 
 def whole_text(prompt: Sequence[int], sampling: Sampling, max_tokens: int) -> list[int]:

@@ -1,0 +1,45 @@
+"""POST /v1/completions: text that goes on from a prompt, without a chat template."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from gateway.caller import admitted
+from gateway.chat import ANSWER
+from gateway.completions_answer import body, chunks
+from gateway.completions_request import CompletionRequest, parse_completion_request, prompt_tokens
+from gateway.jobs import jobs_for
+from gateway.openapi import described
+from gateway.served_model import ServedModel
+
+router = APIRouter()
+
+
+@router.post("/v1/completions", **described(CompletionRequest, *ANSWER, streams=True))
+async def completions(http: Request) -> Response:
+    async with admitted(http) as caller:
+        request = parse_completion_request(await caller.body())
+        caller.admit(len(request.prompts) * request.candidates)
+        model = await caller.model(request.model)
+        # Long prompts take a while; streams of others go on meanwhile.
+        prompts = await asyncio.to_thread(lambda: [prompt_tokens(model, prompt) for prompt in request.prompts])
+        jobs = [
+            job
+            for prompt in prompts
+            for job in jobs_for(request, model, prompt, caller.principal, choices=request.candidates, param="prompt")
+        ]
+        generation = caller.generation("completions", jobs, request.stops, sum(map(len, prompts)))
+        echoes = [_echo(model, request, prompt) for prompt in request.prompts]
+        if request.stream:
+            return caller.stream(chunks(generation, request, echoes))
+        return await caller.whole(body(generation, request, echoes))
+
+
+def _echo(model: ServedModel, request: CompletionRequest, prompt: str | list[int]) -> str:
+    """What a choice begins with."""
+    if not request.echo:
+        return ""
+    return prompt if isinstance(prompt, str) else model.tokenizer.decode(prompt, skip_special_tokens=False)
