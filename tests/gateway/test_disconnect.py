@@ -71,4 +71,4 @@ async def test_a_client_that_does_not_read_holds_up_nobody(gateway: Gateway, ver
     ):
         assert response.status_code == 200
         assert (await whole(gateway, messages=user("babble"), max_tokens=20))["usage"]["completion_tokens"] == 20
-        await until(lambda: len(verifier.commits) > 1500)
+        await until(lambda: len(verifier.commits) > 1500, seconds=30)
