@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, Response
 
 from gateway.accounts import Principal
 from gateway.authentication import authenticate
+from gateway.choices import SIDE_BY_SIDE
 from gateway.errors import SERVER, ApiError, shutting_down
 from gateway.events import MakeReader, PlainText
 from gateway.generation import Generation, Operation
@@ -45,8 +46,9 @@ class Caller:
         return await read_body(self.http)
 
     def admit(self, generations: int) -> None:
-        """Have room for so many generations in all. Raises ApiError 429."""
-        self._places.enter_context(self.services.admission.hold(self.principal.key_id, generations - 1))
+        """Have room for so many generations in all, as far as they run at once. Raises ApiError 429."""
+        more = min(generations, SIDE_BY_SIDE) - 1
+        self._places.enter_context(self.services.admission.hold(self.principal.key_id, more))
 
     async def model(self, name: str) -> ServedModel:
         """Raises ApiError: 404 for a model that is not served, 503 when no verifier came in time."""
@@ -109,7 +111,7 @@ def find_model(services: Services, name: str) -> ServedModel:
         return model
     if not len(services.verifiers.catalog):
         raise ApiError(503, "No verifier is connected yet.", kind=SERVER, code="no_verifier", retry_after=1)
-    raise ApiError(404, f"The model {name!r} does not exist.", param="model", code="model_not_found")
+    raise ApiError(404, f"The model {name[:200]!r} does not exist.", param="model", code="model_not_found")
 
 
 async def _with_failures(frames: AsyncGenerator[bytes], failure: Callable[[str, str], bytes]) -> AsyncGenerator[bytes]:

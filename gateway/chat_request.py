@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
+from pydantic_core import from_json
 
 from edgedraft.wire import MAX_TOP_LOGPROBS
 from gateway.errors import ApiError
@@ -150,7 +150,7 @@ def _with_parsed_arguments(call: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
         return call
     try:
-        arguments = json.loads(function["arguments"])
+        arguments = from_json(function["arguments"])  # unlike json.loads it bounds the depth
     except ValueError:
         return call
     return {**call, "function": {**function, "arguments": arguments}}

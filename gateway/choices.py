@@ -11,6 +11,8 @@ from gateway.events import Delta, Event, Finished, Reader
 from gateway.session import Job, Session
 from gateway.text import TextStream
 
+SIDE_BY_SIDE = 32  # choices of one request that run at once; a long list of prompts would fill a verifier
+
 
 async def follow(
     session: Session, choice: int, job: Job, stops: Sequence[str], reader: Reader
@@ -44,12 +46,13 @@ async def follow(
 
 
 async def merged(sources: Sequence[AsyncGenerator[Event]]) -> AsyncGenerator[Event]:
-    """The events of all, as they come. The first exception ends all; closing this closes them."""
+    """The events of all, as they come, SIDE_BY_SIDE at once. The first exception ends all; closing this closes them."""
+    places = asyncio.Semaphore(SIDE_BY_SIDE)
     queue: asyncio.Queue[Event | Exception | None] = asyncio.Queue()
 
     async def pump(source: AsyncGenerator[Event]) -> None:
         try:
-            async with aclosing(source) as events:
+            async with places, aclosing(source) as events:
                 async for event in events:
                     queue.put_nowait(event)
             queue.put_nowait(None)

@@ -15,6 +15,7 @@ MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 1024
 MAX_CHOICES = 8
 MAX_BIASED = 1024
+COLDEST = 1e-6  # below it a temperature is 0: in float32 nothing is left of the difference
 
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
@@ -47,7 +48,7 @@ class Parameters(Schema):
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=10)] | None = None
     logit_bias: Annotated[dict[str, Bias], Field(max_length=MAX_BIASED)] | None = None
     service_tier: Literal["auto", "default", "flex", "scale", "priority"] | None = None
     ignore_eos: bool | None = None
@@ -87,7 +88,7 @@ class Parameters(Schema):
     def sampling(self, vocab_size: int) -> Sampling:
         """All but the seed, which is each choice's own, and the grammar. Raises ApiError 400."""
         return Sampling(
-            temperature=1.0 if self.temperature is None else self.temperature,
+            temperature=_temperature(self.temperature),
             top_k=max(0, self.top_k or 0),
             # 0 leaves the most probable token alone, as does any probability below its own.
             top_p=1.0 if self.top_p is None else max(self.top_p, 1e-9),
@@ -97,6 +98,12 @@ class Parameters(Schema):
             repetition_penalty=1.0 if self.repetition_penalty is None else self.repetition_penalty,
             logit_bias={_biased(key, vocab_size): bias for key, bias in (self.logit_bias or {}).items()},
         )
+
+
+def _temperature(asked: float | None) -> float:
+    if asked is None:
+        return 1.0
+    return asked if asked > COLDEST else 0.0
 
 
 def _biased(key: str, vocab_size: int) -> int:

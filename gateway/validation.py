@@ -17,6 +17,8 @@ from gateway.errors import ApiError
 
 _UNION_BRANCH = re.compile(r"(constrained-)?str|list\[.*")  # pydantic's names for them, of no use to a client
 
+MAX_NAME = 200  # characters of a parameter's name in an error
+
 R = TypeVar("R", bound="Schema")
 
 
@@ -51,6 +53,7 @@ def validated(schema: type[R], raw: Mapping[str, Any]) -> R:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         param = ".".join(str(part) for part in first["loc"] if not _UNION_BRANCH.fullmatch(str(part)))
+        param = param[:MAX_NAME]  # clients name parts of some parameters
         raise ApiError(400, f"{param}: {first['msg']}", param=param, code="invalid_value") from None
 
 

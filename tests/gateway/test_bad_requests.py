@@ -131,6 +131,13 @@ async def test_neutral_and_unknown_parameters_pass(gateway: Gateway) -> None:
     assert response.json()["choices"][0]["message"]["content"] == "hi"
 
 
+@pytest.mark.parametrize("arguments", ["[" * 5000, "{", "1" * 5000, ""])
+async def test_arguments_that_are_no_json_reach_the_template_as_they_are(gateway: Gateway, arguments: str) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    messages = [*HELLO, {"role": "assistant", "tool_calls": [call]}, *HELLO]
+    assert (await post(gateway, CHAT | {"messages": messages})).status_code == 200
+
+
 async def test_image_parts_are_refused(gateway: Gateway) -> None:
     image = {"type": "image_url", "image_url": {"url": "https://example.com/cat.png"}}
     response = await post(gateway, CHAT | {"messages": [{"role": "user", "content": [image]}]})

@@ -166,6 +166,8 @@ async def test_sampling_parameters_reach_the_verifier(gateway: Gateway, verifier
     assert verifier.opened[0].sampling == Sampling(0.5, 40, 0.9, 0.05, 7)
     assert verifier.opened[0].eos == (toy_model.EOS,)
     assert verifier.opened[1].sampling == Sampling(1.0, 0, 1e-9, 0.0, 7)
+    await whole(gateway, messages=user("say a"), temperature=1e-300, seed=7)
+    assert verifier.opened[2].sampling == Sampling(0.0, seed=7)
 
 
 @pytest.mark.parametrize("edge", [False, True])

@@ -206,6 +206,13 @@ async def test_more_texts_than_a_key_may_have_at_once_are_a_429(tmp_path, verifi
         assert not gateway.services.admission._running
 
 
+async def test_a_long_list_of_prompts_is_worked_off_in_order(gateway: Gateway, verifier: ScriptedVerifier) -> None:
+    prompts = [f"say {i}" for i in range(128)]
+    assert len(prompts) > verifier.max_sessions
+    got = await whole(gateway, prompt=prompts)
+    assert [choice["text"] for choice in got["choices"]] == [str(i) for i in range(128)]
+
+
 async def test_tokenize_and_back(gateway: Gateway) -> None:
     async with gateway.http() as http:
         got = (await http.post("/tokenize", json={"model": "toy", "prompt": "naïve"})).json()
