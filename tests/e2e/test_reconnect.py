@@ -1,0 +1,126 @@
+"""Networks that fail and processes that are started anew: streams go on, agents come back, and nothing grows."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psutil
+import pytest
+from openai import OpenAI
+
+from edgedraft.stack import Child, Stack
+from tests.e2e.conftest import CASES, KEY, Answer, Case, Service
+from tests.e2e.partition import Partition
+from tests.e2e.test_start_order import free_port
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
+
+GROWTH = 64 << 20  # bytes that a process may gain by what a test does to it
+CASE = next(case for case in CASES if case.temperature == 0)
+
+
+@pytest.fixture
+def far_agent(service: Service) -> Iterator[tuple[Partition, Child]]:
+    """An agent whose link can be cut."""
+    with Partition(urlsplit(service.stack.url).port or 0) as link:
+        child = service.stack.start("attach", f"http://127.0.0.1:{link.port}", "--key", KEY, "--threads", "1")
+        yield link, child
+        child.stop()
+        service.stack.children.remove(child)
+
+
+def resident(*children: Child) -> list[int]:
+    return [psutil.Process(child.process.pid).memory_info().rss for child in children]
+
+
+def until_drafted(service: Service, seconds: float) -> None:
+    """Ask until an agent's drafts are taken."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if service.ask(CASE, tokens=24, endless=True).accepted:
+            return
+        time.sleep(0.2)
+    raise AssertionError("no agent came back")
+
+
+def while_streaming(service: Service, case: Case, tokens: int, act: Callable[[], None]) -> Answer:
+    """The answer to a request during which `act` is called, soon after it has begun."""
+    got: list[Answer] = []
+    client = threading.Thread(target=lambda: got.append(service.ask(case, tokens=tokens, endless=True)))
+    client.start()
+    time.sleep(1.0)
+    assert client.is_alive(), "the stream was over before anything happened"
+    act()
+    client.join(240)
+    assert got, "the stream ended as it should"
+    return got[0]
+
+
+@pytest.mark.parametrize("seconds", [1.0, 10.0, 60.0])
+def test_a_network_that_is_lost_for_a_while_costs_no_stream(
+    service: Service, far_agent: tuple[Partition, Child], seconds: float
+) -> None:
+    link, agent = far_agent
+    whole = service.ask(CASE, edge=False, tokens=400, endless=True)
+    until_drafted(service, 60)
+    gateway = next(child for child in service.stack.children if child.words[0] == "gateway")
+    before = resident(gateway, agent)
+    healer = threading.Timer(seconds, link.heal)
+
+    def lose() -> None:
+        link.cut()
+        healer.start()
+
+    assert while_streaming(service, CASE, 400, lose).text == whole.text
+    healer.join()
+    until_drafted(service, 90)
+    grown = [after - earlier for after, earlier in zip(resident(gateway, agent), before, strict=True)]
+    assert max(grown) < GROWTH
+
+
+@pytest.fixture
+def private(tmp_path: Path, service: Service) -> Iterator[tuple[Service, Callable[[str], None]]]:
+    """A stack of its own of one verifier, gateway and agent; and how to kill one of the former two and restart it."""
+    ports = {"verifier": free_port(), "gateway": free_port()}
+    commands = {
+        "verifier": ("verifier", "--port", str(ports["verifier"]), "--threads", "1", "--dtype", "float32"),
+        "gateway": (
+            *("gateway", "--port", str(ports["gateway"]), "--key", KEY, "--open-timeout", "200"),
+            *("--verifier", f"ws://127.0.0.1:{ports['verifier']}"),
+            *("--database", f"sqlite+aiosqlite:///{tmp_path}/gateway.db"),
+        ),
+    }
+    with Stack(KEY, tmp_path) as stack:
+        running = {name: stack.start(*words, *_OWN.get(name, ())) for name, words in commands.items()}
+        stack.url = running["gateway"].address
+        stack.wait_served()
+        stack.agent("--threads", "1")
+        client = OpenAI(base_url=f"{stack.url}/v1", api_key=KEY, max_retries=0, timeout=300)
+
+        def restart(name: str) -> None:
+            running[name].process.kill()
+            running[name].process.wait()
+            running[name] = stack.start(*commands[name], *_OWN.get(name, ()))
+
+        yield Service(stack, running["verifier"], client, service.model), restart
+
+
+_OWN = {"verifier": ("--no-prompt-lookup",)}
+
+
+def test_a_verifier_or_a_gateway_that_is_killed_and_started_again(
+    private: tuple[Service, Callable[[str], None]],
+) -> None:
+    service, restart = private
+    whole = service.ask(CASE, edge=False, tokens=120, endless=True)
+    until_drafted(service, 60)
+    answer = while_streaming(service, CASE, 120, lambda: restart("verifier"))
+    assert answer.text == whole.text, "begun at the verifier that was killed, finished at its successor"
+    until_drafted(service, 60)
+    restart("gateway")
+    service.stack.wait_served()
+    until_drafted(service, 60)
