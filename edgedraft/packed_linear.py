@@ -16,6 +16,8 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
+from edgedraft.torch_device import has_bfloat16_products
+
 DTYPES = (torch.float32, torch.bfloat16)
 SAMPLED_ROWS = (1, 4, 16, 64)
 FEW_ROWS = 8  # above that int8 is no less work
@@ -121,7 +123,9 @@ def _is_plain(layer: nn.Linear) -> bool:
 
 def _can_pack(weight: torch.Tensor) -> bool:
     known = hasattr(torch.ops.mkldnn, "_linear_pointwise") and torch.backends.mkldnn.is_available()
-    return known and weight.device.type == "cpu" and weight.dtype in DTYPES
+    if not known or weight.device.type != "cpu" or weight.dtype not in DTYPES:
+        return False
+    return weight.dtype != torch.bfloat16 or has_bfloat16_products(weight.device)
 
 
 def _sample(weights: Sequence[torch.Tensor]) -> list[torch.Tensor]:

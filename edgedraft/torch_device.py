@@ -39,6 +39,11 @@ def pick_device(name: str) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+def has_bfloat16_products(device: torch.device) -> bool:
+    """Whether matrix products run in bfloat16 there: a CPU without AVX-512 or its like only imitates them, slowly."""
+    return device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def pick_dtype(name: str, device: torch.device, exact: bool = True) -> torch.dtype:
     """`name` as a dtype; "auto" is float32 on a CPU and bfloat16 elsewhere.
 

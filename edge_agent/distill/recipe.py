@@ -28,6 +28,7 @@ from edge_agent.draft_model import (
 from edgedraft.demo_model import resolve_model
 from edgedraft.settings import DistillSettings
 from edgedraft.tokenizer import fingerprint
+from edgedraft.torch_device import has_bfloat16_products
 
 
 def distill(settings: DistillSettings) -> None:
@@ -36,7 +37,8 @@ def distill(settings: DistillSettings) -> None:
     path = resolve_model(settings.target)
     tokenizer = AutoTokenizer.from_pretrained(path)
     # Half precision halves the time, but a CPU without instructions for it takes longer.
-    target = _load(path, torch.bfloat16 if has_bfloat16(device) else torch.float32, device)
+    dtype = torch.bfloat16 if has_bfloat16_products(torch.device(device)) else torch.float32
+    target = _load(path, dtype, device)
     stop = stop_tokens(target, tokenizer)
     collect(target, tokenizer, stop, settings)
     samples = [sample for shard in shards(settings.work / "samples") for sample in load_samples(shard)]
@@ -114,13 +116,6 @@ def vocabulary(model: PreTrainedModel) -> int:
     weight = model.get_input_embeddings().weight
     assert isinstance(weight, torch.Tensor)
     return len(weight)
-
-
-def has_bfloat16(device: str) -> bool:
-    """Whether bfloat16 is the faster type there."""
-    if device.startswith("cuda"):
-        return True
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def device_words(device: str) -> str:

@@ -26,6 +26,7 @@ from edge_agent.distill.student import learned_state
 from edge_agent.draft_model import placed
 from edgedraft.progress import progress
 from edgedraft.settings import DistillSettings
+from edgedraft.torch_device import has_bfloat16_products
 
 HARD_SHARE = 0.3
 WARM_UP = 0.04
@@ -163,7 +164,7 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self.child.train()
-        with torch.autocast(self._device.type, torch.bfloat16):
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=has_bfloat16_products(self._device)):
             body: Any = self.child.base_model
             hidden = body(
                 batch.ids.to(self._device), position_ids=batch.position_ids.to(self._device), use_cache=False

@@ -10,7 +10,9 @@ from torch import nn
 
 from edgedraft import packed_linear
 from edgedraft.packed_linear import FEW_ROWS, PackedLinear, pack_linears
+from edgedraft.torch_device import has_bfloat16_products
 
+BFLOAT16 = has_bfloat16_products(torch.device("cpu"))
 SHAPES = ((1, 1, 96), (1, 7, 96), (1, 300, 96), (2, 3, 96), (5, 96), (96,))
 
 
@@ -30,14 +32,16 @@ def model(dtype: torch.dtype) -> nn.Sequential:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_product_is_the_plain_one(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     plain, packed = model(dtype), model(dtype)
-    assert pack_linears(packed) == 3
-    assert all(isinstance(layer, PackedLinear) for layer in packed)
+    can = dtype == torch.float32 or BFLOAT16
+    assert pack_linears(packed) == (3 if can else 0)
+    assert all(isinstance(layer, PackedLinear) == can for layer in packed)
     x = torch.randn(shape).to(dtype)
     tolerance = 2e-2 if dtype == torch.bfloat16 else 1e-4
     with torch.inference_mode():
         torch.testing.assert_close(packed(x), plain(x), rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.skipif(not BFLOAT16, reason="this processor has no bfloat16 products")
 def test_a_rounded_draft_stays_close_and_a_wide_step_is_not_rounded() -> None:
     plain, packed = model(torch.bfloat16), model(torch.bfloat16)
     pack_linears(packed, exact=False)
