@@ -15,6 +15,7 @@ RIPENING = 2.0
 LEAST_RETRY, LONGEST_RETRY = 1.0, 60.0  # seconds
 LEAST_PROMPT_ROWS = 16  # a prompt always gets on
 SAVED_STEPS_KEPT = 4.0  # steps won by drafting that may be spent on waiting later
+WAITED_ON_CREDIT = 0.5  # of a step, before anything was won: the rest lets drafts that come late be checked
 
 
 def smoothed(mean: float | None, value: float) -> float:
@@ -52,7 +53,7 @@ class Pace:
 
         `draft_delay` is how long this session's drafts usually take after a miss, None if that is not known yet.
         """
-        allowed = min(longest, plain_seconds + self.lead)
+        allowed = min(longest, WAITED_ON_CREDIT * plain_seconds + self.lead)
         if allowed <= 0 or (draft_delay is not None and draft_delay > allowed):
             return 0.0
         return allowed

@@ -9,22 +9,28 @@ from verifier.policy import Pace, prompt_rows, window, worth_checking
 STEP = 0.04
 
 
-def test_a_fresh_session_waits_one_step_at_most_and_a_proven_one_longer() -> None:
-    assert Pace(1.0).patience(STEP, None, longest=1.0) == STEP
+def test_a_fresh_session_waits_half_a_step_at_most_and_a_proven_one_longer() -> None:
+    assert Pace(1.0).patience(STEP, None, longest=1.0) == STEP / 2
     proven = Pace(1.0).after_step(accepted=3, extra_seconds=0.0, plain_seconds=STEP)
-    assert proven.patience(STEP, None, longest=1.0) == 4 * STEP
+    assert proven.patience(STEP, None, longest=1.0) == pytest.approx(3.5 * STEP)
     assert proven.patience(STEP, None, longest=0.05) == 0.05
 
 
 def test_only_a_share_of_what_was_saved_is_spent_on_waiting() -> None:
     proven = Pace(0.5).after_step(accepted=3, extra_seconds=STEP, plain_seconds=STEP)
-    assert proven.patience(STEP, None, longest=1.0) == pytest.approx(2 * STEP)
+    assert proven.patience(STEP, None, longest=1.0) == pytest.approx(1.5 * STEP)
     assert Pace(0.5).after_step(0, STEP / 2, STEP).lead == pytest.approx(-STEP / 2), "a loss counts whole"
 
 
 def test_it_does_not_wait_for_drafts_that_come_too_late() -> None:
-    assert Pace(1.0).patience(STEP, draft_delay=0.03, longest=1.0) == STEP
-    assert Pace(1.0).patience(STEP, draft_delay=0.05, longest=1.0) == 0.0
+    assert Pace(1.0).patience(STEP, draft_delay=0.015, longest=1.0) == STEP / 2
+    assert Pace(1.0).patience(STEP, draft_delay=0.025, longest=1.0) == 0.0
+
+
+def test_what_was_waited_in_vain_leaves_room_to_check_what_comes_late() -> None:
+    waited = Pace(1.0).after_wait(Pace(1.0).patience(STEP, None, longest=1.0))
+    assert waited.patience(STEP, None, longest=1.0) == 0.0
+    assert waited.may_check(STEP)
 
 
 def test_waiting_and_wrong_drafts_cost_one_step_in_all() -> None:

@@ -124,10 +124,21 @@ def test_an_edge_session_waits_for_its_draft_but_not_past_its_patience() -> None
     world.scheduler.edge(1, "desk")
     plan = world.scheduler.plan(world.now)
     assert not plan.work
-    assert plan.wake_at == pytest.approx(world.now + STEP)
-    world.now += STEP
+    assert plan.wake_at == pytest.approx(world.now + STEP / 2)
+    world.now += STEP / 2
     assert world.step()[1].tokens == [4]
     assert world.scheduler.plan(world.now).work, "it has lapsed: no second wait until a draft comes"
+
+
+def test_drafts_that_come_after_a_wait_in_vain_are_checked_all_the_same() -> None:
+    world = World()
+    world.open(1)
+    world.warm(1)
+    world.scheduler.edge(1, "desk")
+    world.now = world.scheduler.plan(world.now).wake_at or 0.0
+    assert world.step()[1].tokens == [4]
+    world.draft(1, 4, 1, [5, 6])
+    assert world.step()[1].tokens == [5, 6, 7]
 
 
 def test_a_draft_ends_the_wait() -> None:
@@ -136,7 +147,7 @@ def test_a_draft_ends_the_wait() -> None:
     at = world.warm(1)
     world.scheduler.edge(1, "desk")
     assert not world.scheduler.plan(world.now).work
-    world.now += STEP / 2
+    world.now += STEP / 4
     world.draft(1, at, 1, [4])
     assert world.step()[1].tokens == [4, 5]
 
