@@ -55,13 +55,20 @@ class ModelDrafter:
     """Drafts with a packed model, whose KV cache it has for itself until every session is closed."""
 
     def __init__(
-        self, model: PackedModel, context_length: int, vocab_size: int, head_ids: torch.Tensor | None = None
+        self,
+        model: PackedModel,
+        context_length: int,
+        vocab_size: int,
+        head_ids: torch.Tensor | None = None,
+        coupled: bool = True,
     ) -> None:
         """`vocab_size` is the target's, `head_ids` the token id of each of the draft's logits if its head is cut.
 
+        `coupled` adds the noise of the target's choice (sampling.guess); without it, that is to see what it is worth.
         Contexts longer than `context_length` or than the KV cache get no guesses, nor do tokens without an embedding.
         """
         self._model = model
+        self._coupled = coupled
         self._longest = min(context_length, model.kv.tokens)
         self._vocab_size = vocab_size
         self._embedded = int(model.model.get_input_embeddings().weight.shape[0])  # type: ignore[arg-type]
@@ -154,7 +161,7 @@ class ModelDrafter:
         if self._columns is not None:
             logits = logits[:, self._columns]
         tokens, probabilities = guess(
-            logits, point.sampling, [point.index], WIDTH, ids=self._ids, vocab_size=self._vocab_size
+            logits, point.sampling, [point.index], WIDTH, self._ids, self._vocab_size, self._coupled
         )
         best = [
             (token, probability)

@@ -17,6 +17,7 @@ BENCHMARKS = {
     "engine": "loadtest.engine",
     "prefix": "loadtest.prefix",
     "schedule": "loadtest.schedule",
+    "draft": "loadtest.draft",
     "link": "loadtest.link",
     "gateway": "loadtest.gateway",
     "streams": "loadtest.streams",

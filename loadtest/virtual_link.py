@@ -81,7 +81,7 @@ def rounds(chat: Conversation, machine: Machine, trip: float, looks: int, guess:
         _draft(session, looks, guess)
         now += max(0, looks - ready) * machine.look + trip / 2
         tree = session.tree.best(WINDOW)
-        made = _verified(tree, chat.text, len(committed))
+        made = verified(tree, chat.text, len(committed))
         step = machine.step(1 + len(tree))
         now += step
         outcome.commits.append((now, len(made)))
@@ -198,7 +198,7 @@ class Playback:
 
     def step(self, work: Sequence[Work]) -> list[Progress]:
         [item] = work
-        made = _verified(item.draft, self._text, self._said)
+        made = verified(item.draft, self._text, self._said)
         self._said += len(made)
         finish = "length" if self._said == len(self._text) else None
         depth = max(item.draft.depths, default=0)
@@ -235,7 +235,7 @@ def _draft(session: DraftSession, looks: int, guess: Guess) -> None:
         session.grow(wanted[0], guess(wanted[1]))
 
 
-def _verified(tree: Slice, text: Sequence[int], said: int) -> list[int]:
+def verified(tree: Slice, text: Sequence[int], said: int) -> list[int]:
     """The tokens that a verify commits behind text[:said]: the tree's right ones, and the one after them."""
     node, right = -1, 0
     while said + right < len(text):
