@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 
 from edgedraft.settings import GatewaySettings
 from gateway import agent_door, chat, completions, errors, models, openapi, tokenize
@@ -73,6 +73,6 @@ def _add_health(app: FastAPI) -> None:
             return JSONResponse({"status": "ready"})
         return JSONResponse({"status": "no verifier is connected"}, 503)
 
-    @app.get("/metrics", **OPEN)
+    @app.get("/metrics", response_class=PlainTextResponse, **OPEN)
     async def metrics(request: Request) -> Response:
         return Response(generate_latest(services_of(request).metrics.registry), media_type=CONTENT_TYPE_LATEST)

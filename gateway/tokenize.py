@@ -6,7 +6,7 @@ import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from starlette.responses import JSONResponse, Response
 
 from gateway.caller import Caller, admitted
@@ -24,6 +24,8 @@ router = APIRouter()
 
 class TokenizeRequest(Schema):
     """A prompt, or messages as a chat has them. Without a model the only one is meant."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["prompt"]}, {"required": ["messages"]}]})
 
     model: str | None = None
     prompt: str | None = None
