@@ -1,0 +1,57 @@
+"""What the client scripts of this folder have in common: they are asked by JSON, and answer by JSON.
+
+Each runs in an environment of its own (environments.py) and imports nothing of this repository but this file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import sys
+import traceback
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Feature = Callable[["Given"], Any] | Callable[["Given"], Awaitable[Any]]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What to ask, and whom. `tool` is an OpenAI function, `schema` the JSON schema of an object."""
+
+    base_url: str
+    api_key: str
+    model: str
+    prompt: str
+    seed: int
+    max_tokens: int
+    stop: str
+    tool: dict[str, Any]
+    schema: dict[str, Any]
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        return [{"role": "user", "content": self.prompt}]
+
+
+def answer(*features: Feature) -> None:
+    """Print one JSON object: for each of those asked (argv), what each feature gave or the exception it ended in."""
+    told = {who: _told(Given(**given), features) for who, given in json.loads(sys.argv[1]).items()}
+    print(json.dumps(told))
+
+
+def _told(given: Given, features: Sequence[Feature]) -> dict[str, Any]:
+    told: dict[str, Any] = {}
+    for feature in features:
+        try:
+            result = feature(given)
+            told[feature.__name__] = asyncio.run(_awaited(result)) if inspect.isawaitable(result) else result
+        except Exception:
+            told[feature.__name__] = {"failed": traceback.format_exc()}
+    return told
+
+
+async def _awaited(result: Awaitable[Any]) -> Any:
+    return await result

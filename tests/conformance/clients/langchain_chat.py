@@ -1,0 +1,53 @@
+"""LangChain's ChatOpenAI."""
+
+# pyright: reportMissingImports=false
+from __future__ import annotations
+
+from typing import Any
+
+from features import Given, answer
+from langchain_openai import ChatOpenAI
+
+
+def chat(given: Given, temperature: float = 0.0, **more: Any) -> ChatOpenAI:
+    return ChatOpenAI(
+        model=given.model,
+        base_url=given.base_url,
+        api_key=given.api_key,
+        temperature=temperature,
+        seed=given.seed,
+        max_tokens=given.max_tokens,
+        max_retries=0,
+        **more,
+    )
+
+
+def whole(given: Given) -> str:
+    return chat(given).invoke(given.prompt).content
+
+
+def sampled(given: Given) -> str:
+    return chat(given, 0.8).invoke(given.prompt).content
+
+
+def streamed(given: Given) -> str:
+    return "".join(chunk.content for chunk in chat(given).stream(given.prompt))
+
+
+async def streamed_async(given: Given) -> str:
+    return "".join([chunk.content async for chunk in chat(given, 0.8).astream(given.prompt)])
+
+
+def stopped(given: Given) -> str:
+    return chat(given, stop=[given.stop]).invoke(given.prompt).content
+
+
+def usage(given: Given) -> list[int]:
+    chunks = list(chat(given, stream_usage=True).stream(given.prompt))
+    total = chunks[0]
+    for chunk in chunks[1:]:
+        total += chunk
+    return [total.usage_metadata["input_tokens"], total.usage_metadata["output_tokens"]]
+
+
+answer(whole, sampled, streamed, streamed_async, stopped, usage)

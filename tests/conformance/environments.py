@@ -1,0 +1,75 @@
+"""The clients' own environments: what they pin clashes with what this repository pins, so none of it is mixed.
+
+Each is made once from a lock file and kept under EDGEDRAFT_CONFORMANCE (a folder; else beside the demo model's cache),
+named by what is in the lock file, so that another lock file is another environment.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edgedraft.demo_model import cache_root
+
+CLIENTS = Path(__file__).parent / "clients"
+INSTALL_SECONDS = 600.0
+
+
+def python_clients() -> Path:
+    """The Python that has the clients of requirements.txt. Raises CalledProcessError or TimeoutExpired."""
+    lock = CLIENTS / "requirements.txt"
+    folder = _folder("python", lock)
+    python = folder / "bin" / "python"
+    with _made_once(folder) as missing:
+        if missing:
+            _run(sys.executable, "-m", "venv", str(folder))
+            # The lock file names every package, so pip has nothing to resolve.
+            _run(str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", "-r", str(lock))
+    return python
+
+
+def node_clients() -> Path:
+    """A folder with the Node packages of package-lock.json and the scripts that use them. Raises as above."""
+    lock = CLIENTS / "package-lock.json"
+    folder = _folder("node", lock)
+    with _made_once(folder) as missing:
+        if missing:
+            folder.mkdir(parents=True)
+            for name in ("package.json", "package-lock.json"):
+                shutil.copy(CLIENTS / name, folder)
+            _run("npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(folder))
+    for script in CLIENTS.glob("*.mjs"):
+        shutil.copy(script, folder)
+    return folder
+
+
+def _folder(kind: str, lock: Path) -> Path:
+    chosen = os.environ.get("EDGEDRAFT_CONFORMANCE")
+    root = Path(chosen) if chosen else cache_root() / "conformance"
+    mark = hashlib.sha256(lock.read_bytes() + sys.version.encode()).hexdigest()[:12]
+    return root / f"{kind}-{mark}"
+
+
+@contextmanager
+def _made_once(folder: Path) -> Iterator[bool]:
+    """Whether it is still to be made; one process at a time, and what was made by half is made anew."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    done = folder.with_suffix(".done")
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        missing = not done.exists()
+        if missing:
+            shutil.rmtree(folder, ignore_errors=True)
+        yield missing
+        done.touch()
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True, timeout=INSTALL_SECONDS, stdin=subprocess.DEVNULL)

@@ -1,0 +1,58 @@
+"""Client packages, each in a process of its own: all read the text that a bare request without an agent is answered."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conformance.conftest import SIDES, Gateway, run_client, text_of
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
+
+TEXTS = ("whole", "sampled", "streamed", "streamed_async", "stopped")
+PYTHON_CLIENTS = {
+    "langchain_chat.py": (*TEXTS, "usage"),
+    "llamaindex_chat.py": TEXTS,
+    "litellm_chat.py": (*TEXTS, "usage"),
+}
+NODE_CLIENT = (*TEXTS, "usage", "refused", "aborted")
+
+
+@pytest.fixture(scope="module")
+def expected(gateway: Gateway) -> dict[str, Any]:
+    """By feature: what a bare request is told, with no agent."""
+    greedy, sampled = gateway.reference(), gateway.reference(temperature=0.8)
+    stopped = gateway.reference(stop=[gateway.stop])
+    assert stopped["choices"][0]["finish_reason"] == "stop"
+    assert text_of(greedy).startswith(text_of(stopped) + gateway.stop)
+    assert text_of(greedy) != text_of(sampled)
+    return {
+        "whole": text_of(greedy),
+        "sampled": text_of(sampled),
+        "streamed": text_of(greedy),
+        "streamed_async": text_of(sampled),
+        "stopped": text_of(stopped),
+        "usage": [greedy["usage"]["prompt_tokens"], greedy["usage"]["completion_tokens"]],
+        "refused": ["NotFoundError", 404, "model_not_found", "model"],
+        "aborted": True,
+    }
+
+
+@pytest.mark.parametrize("script", PYTHON_CLIENTS)
+def test_python_clients_read_the_same_text(
+    script: str, gateway: Gateway, expected: dict[str, Any], python_client: Path
+) -> None:
+    told = run_client([str(python_client), script], gateway)
+    right = {feature: expected[feature] for feature in PYTHON_CLIENTS[script]}
+    assert told == dict.fromkeys(SIDES, right)
+
+
+def test_the_node_client_reads_the_same_text(gateway: Gateway, expected: dict[str, Any], node_client: Path) -> None:
+    node = shutil.which("node")
+    assert node, "Node is needed: it is one of the clients"
+    told = run_client([node, str(node_client / "openai_chat.mjs")], gateway)
+    right = {feature: expected[feature] for feature in NODE_CLIENT}
+    assert told == dict.fromkeys(SIDES, right)
