@@ -15,6 +15,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from edgedraft.wire import (
+    CLOSE_REFUSED,
     MAX_FRAME,
     MAX_MESSAGES,
     PROTOCOL,
@@ -22,6 +23,7 @@ from edgedraft.wire import (
     Commit,
     ModelCard,
     Open,
+    TokenLogprobs,
     VerifierWelcome,
     encode,
     greet,
@@ -34,10 +36,19 @@ MAX_SESSIONS = 4096
 
 @dataclass
 class Said:
-    """A session's length in tokens, and how many of them are committed."""
+    """A session's length in tokens, the log-probabilities it asked for (Open), and how many tokens are committed."""
 
     length: int
+    logprobs: int
     committed: int = 0
+
+    def next(self, session: int, script: list[int], count: int, seconds: float = 0.0) -> Commit:
+        """The commit of the next `count` tokens. Each of them is as sure as can be."""
+        at, self.committed = self.committed, self.committed + count
+        tokens = script[at : self.committed]
+        told = [TokenLogprobs(0.0, [token] * min(1, self.logprobs), [0.0]) for token in tokens]
+        finish = "length" if self.committed == self.length else None
+        return Commit(session, at, tokens, seconds=seconds, finish=finish, logprobs=told if self.logprobs >= 0 else [])
 
 
 async def speak(connection: ServerConnection, model: ModelCard, script: list[int], pace: float) -> None:
@@ -52,12 +63,15 @@ async def speak(connection: ServerConnection, model: ModelCard, script: list[int
                 if isinstance(message, Close):
                     sessions.pop(message.session, None)
                 elif isinstance(message, Open):
-                    length = min(message.max_tokens, len(script))
-                    if pace:
-                        sessions[message.session] = Said(length)
+                    said = Said(min(message.max_tokens, len(script)), message.logprobs)
+                    if message.sampling.grammar:
+                        await connection.send(
+                            encode([Close(message.session, CLOSE_REFUSED, "no grammar is obeyed here")])
+                        )
+                    elif pace:
+                        sessions[message.session] = said
                     else:
-                        commit = Commit(message.session, 0, script[:length], finish="length")
-                        await connection.send(encode([commit]))
+                        await connection.send(encode([said.next(message.session, script, said.length)]))
     finally:
         if ticking:
             ticking.cancel()
@@ -71,10 +85,8 @@ async def _tick(connection: ServerConnection, sessions: dict[int, Said], script:
         await asyncio.sleep(due - loop.time())
         commits: list[Commit] = []
         for number, said in list(sessions.items()):
-            at, said.committed = said.committed, said.committed + 1
-            finish = "length" if said.committed == said.length else None
-            commits.append(Commit(number, at, [script[at]], seconds=pace, finish=finish))
-            if finish:
+            commits.append(said.next(number, script, 1, pace))
+            if commits[-1].finish:
                 del sessions[number]
         for first in range(0, len(commits), MAX_MESSAGES):
             await connection.send(encode(commits[first : first + MAX_MESSAGES]))
