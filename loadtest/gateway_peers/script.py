@@ -32,13 +32,12 @@ def card(name: str) -> ModelCard:
     source = (folder / "tokenizer.json").read_bytes()
     about = json.loads((folder / "tokenizer_config.json").read_text())
     config = json.loads((folder / "config.json").read_text())
-    tokenizer = _tokenizer()
     return ModelCard(
         name=name,
         fingerprint=fingerprint(source),
         vocab_size=config["vocab_size"],
         context_length=config["max_position_embeddings"],
-        eos=(tokenizer.token_to_id(about["eos_token"]),),
+        eos=tuple(_tokenizer().encode(about["eos_token"], add_special_tokens=False).ids),
         tokenizer=zlib.compress(source),
         chat_template=(folder / "chat_template.jinja").read_text(),
         bos_token=about["bos_token"],
