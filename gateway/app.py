@@ -15,6 +15,7 @@ from gateway import agent_door, chat, completions, errors, models, openapi, toke
 from gateway.accounts import Accounts
 from gateway.admission import Admission
 from gateway.agents import AgentRegistry
+from gateway.database import Database
 from gateway.envelope import Envelope
 from gateway.openapi import OPEN
 from gateway.services import Services, services_of
@@ -25,9 +26,11 @@ from gateway.verifiers import VerifierPool
 def build_app(settings: GatewaySettings) -> FastAPI:
     """One gateway; its verifiers are dialled and its database is opened when the app starts."""
     metrics = Metrics()
+    database = Database(settings.database)
     services = Services(
         settings=settings,
-        accounts=Accounts(settings.database, settings.key),
+        database=database,
+        accounts=Accounts(database, settings.key),
         admission=Admission(settings.max_sessions_per_key),
         agents=AgentRegistry(settings.max_agents_per_owner, metrics),
         verifiers=VerifierPool(settings.verifier, settings.verifier_token, "gateway", metrics),
@@ -36,11 +39,11 @@ def build_app(settings: GatewaySettings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await services.accounts.open()
+        await database.open(upgrade=settings.db_upgrade)
         services.verifiers.start()
         yield
         await services.verifiers.stop()
-        await services.accounts.close()
+        await database.close()
 
     app = FastAPI(title="EdgeDraft gateway", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.state.services = services

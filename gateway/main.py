@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 from edgedraft.serving import serve
 from edgedraft.settings import GatewaySettings
 from edgedraft.telemetry import configure_logging
 from edgedraft.wire import MAX_AGENT_FRAME
 from gateway.app import build_app
+from gateway.database import SchemaError
 
 AGENT_PING_SECONDS = 10.0
 
@@ -14,7 +17,10 @@ AGENT_PING_SECONDS = 10.0
 def main(settings: GatewaySettings) -> None:
     """Prints one line on stdout once it takes requests. Streams that still run at its end get a few seconds."""
     configure_logging(settings.log_level, settings.log_format)
-    app = build_app(settings)
+    try:
+        app = build_app(settings)
+    except SchemaError as error:
+        sys.exit(f"edgedraft gateway: {error}")
     serve(
         app,
         settings.host,
