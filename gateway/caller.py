@@ -72,7 +72,7 @@ class Caller:
 
     def stream(self, frames: AsyncGenerator[bytes], failure: Callable[[str, str], bytes] = failed_end) -> Response:
         """Answer with these frames. `failure` ends a stream that has begun: message and code to bytes."""
-        return EventStream(_with_failures(frames, failure), ended=self._places.pop_all().close)
+        return EventStream(_with_failures(frames, failure), self._places.pop_all().close, failure)
 
     async def whole(self, body: Coroutine[Any, Any, dict[str, Any]]) -> Response:
         """Answer with one JSON body, its work cancelled when the client disconnects.
