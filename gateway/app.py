@@ -54,7 +54,7 @@ def build_app(settings: GatewaySettings) -> FastAPI:
             allow_origins=settings.allowed_origins,
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
-            expose_headers=["x-request-id", "x-edgedraft-mode", "retry-after"],
+            expose_headers=["*"],
         )
     errors.install(app)
     for routes in (chat, completions, tokenize, models, agent_door, openapi):
