@@ -113,6 +113,7 @@ class Scheduler:
             eos=frozenset(message.eos),
             committed=tuple(message.committed),
             salt=message.salt,
+            logprobs=message.logprobs,
         )
         self._engine.check(request)
         session = _Session(
@@ -213,7 +214,7 @@ class Scheduler:
         for made in progress:
             session = self._sessions[made.session]
             session.unseen = made.unseen
-            if not made.tokens:
+            if not made.tokens and made.finish is None:
                 continue
             if session.waiting_since is not None:
                 session.pace = session.pace.after_wait(max(0.0, began - session.waiting_since))
@@ -241,6 +242,7 @@ class Scheduler:
                 finish=made.finish,
                 cached=session.cached,
                 own=made.nodes > 0 and session.checked == LOOKUP,
+                logprobs=list(made.logprobs),
             )
             session.cached = 0
             if made.finish:

@@ -28,6 +28,9 @@ class Counting:
         self.made: dict[int, int] = {}
         self.ends: dict[int, int] = {}
 
+    def prepare(self, sampling: Sampling) -> None:
+        pass
+
     def check(self, request: Request) -> None:
         if len(request.prompt) > self.context_length:
             raise Refused("too long")
