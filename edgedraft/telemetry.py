@@ -66,7 +66,7 @@ class TextLines(logging.Formatter):
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    fields = {**getattr(record, "fields", {}), **request_fields.get()}
+    fields = {**request_fields.get(), **getattr(record, "fields", {})}
     return {
         name: value[:LONGEST_VALUE] if isinstance(value, str) else value
         for name, value in fields.items()

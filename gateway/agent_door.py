@@ -9,11 +9,11 @@ import asyncio
 import hashlib
 import logging
 import uuid
-from contextlib import suppress
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
 from edgedraft.serving import receive_frame
+from edgedraft.telemetry import event
 from edgedraft.wire import (
     PROTOCOL,
     TIMEOUT,
@@ -28,7 +28,6 @@ from edgedraft.wire import (
 from gateway.accounts import Accounts, Principal
 from gateway.agent_link import AgentLink
 from gateway.authentication import authenticate, bearer_key
-from gateway.database import DatabaseDown
 from gateway.errors import ApiError
 from gateway.link import TooSlow
 from gateway.race import race
@@ -61,10 +60,10 @@ async def agent(websocket: WebSocket) -> None:
         model = await _model_of(hello, services.verifiers)
         await _serve(websocket, services, principal, hello, model)
     except WireError as error:
-        log.warning("agent closed owner=%s code=%d reason=%s", principal.owner, error.code, error.reason)
+        event(log, "agent closed", level=logging.WARNING, owner=principal.owner, code=error.code, reason=error.reason)
         await _close(websocket, error.code, error.reason)
     except TooSlow as error:
-        log.warning("agent closed owner=%s reason=%s", principal.owner, error)
+        event(log, "agent closed", level=logging.WARNING, owner=principal.owner, reason=str(error))
         await _close(websocket, TIMEOUT, str(error))
     except WebSocketDisconnect:
         pass
@@ -79,12 +78,13 @@ async def _serve(
         owner=principal.agents_owner,
         fingerprint=model.fingerprint,
         max_sessions=hello.max_sessions,
+        name=hello.name,
+        drafter=hello.drafter,
+        tracing=services.traces.tracing if services.traces else None,
     )
     link.put(AgentWelcome(PROTOCOL, link.agent, model.name, model.vocab_size, link.max_sessions, model.fingerprint))
     services.agents.attach(link)
-    log.info(
-        "agent attached owner=%s agent=%s name=%s drafter=%s", principal.owner, link.agent, hello.name, hello.drafter
-    )
+    event(log, "agent attached", owner=principal.owner, agent=link.agent, name=hello.name, drafter=hello.drafter)
     try:
         await race(
             _read(websocket, link),
@@ -94,7 +94,7 @@ async def _serve(
         )
     finally:
         services.agents.detach(link)
-        log.info("agent detached owner=%s agent=%s", principal.owner, link.agent)
+        event(log, "agent detached", owner=principal.owner, agent=link.agent)
 
 
 async def _read(websocket: WebSocket, link: AgentLink) -> None:
@@ -133,9 +133,8 @@ async def _model_of(hello: Hello, verifiers: VerifierPool) -> ServedModel:
 async def _recheck(accounts: Accounts, key: str) -> None:
     while True:
         await asyncio.sleep(RECHECK_SECONDS)
-        with suppress(DatabaseDown):  # agents that are attached stay so until it can be told
-            if not await accounts.find(key):
-                raise WireError(UNAUTHORIZED, "the key was revoked")
+        if not await accounts.find(key):
+            raise WireError(UNAUTHORIZED, "the key was revoked")
 
 
 async def _close(websocket: WebSocket, code: int, reason: str) -> None:

@@ -12,10 +12,13 @@ from typing import Protocol
 from msgspec import Struct
 from msgspec.structs import replace
 
+from edgedraft.tracing import Tracing
 from edgedraft.tree import Violation
 from edgedraft.wire import BAD_FRAME, FORBIDDEN, VIOLATION, Close, Commit, Draft, Hello, Open, WireError
 from gateway.accounts import Owner
+from gateway.agent_record import AgentRecord, SeatRecord
 from gateway.link import OUTBOX_MESSAGES, Outbox, SessionTable
+from gateway.traces import SeatSpan
 
 
 class AgentListener(Protocol):
@@ -42,8 +45,14 @@ class AgentLink:
         fingerprint: str,
         max_sessions: int,
         outbox_limit: int = OUTBOX_MESSAGES,
+        name: str = "",
+        drafter: str = "",
+        tracing: Tracing | None = None,
     ) -> None:
         self.agent = agent
+        self.name = name
+        self.drafter = drafter
+        self.record = AgentRecord()
         self.identity = identity
         self.owner = owner
         self.fingerprint = fingerprint
@@ -51,6 +60,8 @@ class AgentLink:
         self.outbox = Outbox(outbox_limit)
         self._sessions: SessionTable[AgentListener] = SessionTable()
         self._on_room: Callable[[], None] | None = None
+        self._tracing = tracing
+        self._seats: dict[int, SeatRecord] = {}
 
     @property
     def running(self) -> int:
@@ -66,6 +77,8 @@ class AgentLink:
 
     def open(self, listener: AgentListener, message: Open) -> Seat:
         number = self._sessions.add(listener)
+        span = SeatSpan(self._tracing, message, self.drafter) if self._tracing else None
+        self._seats[number] = SeatRecord(self.record, span)
         self.put(replace(message, session=number))
         return Seat(self, number)
 
@@ -84,6 +97,13 @@ class AgentLink:
                 listener.on_draft(message)
             except Violation as violation:
                 raise WireError(VIOLATION, str(violation)) from None
+            self._seats[message.session].drafted(message)
+
+    def commit(self, number: int, commit: Commit) -> None:
+        """Tell the agent what was committed in its session."""
+        if seat := self._seats.get(number):
+            seat.committed(commit)
+        self.put(replace(commit, session=number))
 
     def put(self, message: Struct) -> None:
         self.outbox.put(message)
@@ -91,6 +111,7 @@ class AgentLink:
     def end(self, number: int) -> None:
         """End a session, unless it has ended already."""
         if self._sessions.remove(number):
+            self._seats.pop(number).end(lost=False)
             self.put(Close(number))
             if self._on_room:
                 self._on_room()
@@ -98,6 +119,9 @@ class AgentLink:
     def lost(self) -> None:
         """The connection is gone: tell every session."""
         self._on_room = None
+        for seat in self._seats.values():
+            seat.end(lost=True)
+        self._seats.clear()
         for listener in self._sessions.clear():
             listener.on_agent_lost()
 
@@ -115,7 +139,7 @@ class Seat:
         self._link.put(replace(message, session=self._number))
 
     def commit(self, commit: Commit) -> None:
-        self._link.put(replace(commit, session=self._number))
+        self._link.commit(self._number, commit)
 
     def close(self) -> None:
         self._link.end(self._number)

@@ -38,6 +38,12 @@ class AgentRegistry:
         self._agents: defaultdict[Owner, list[AgentLink]] = defaultdict(list)
         self._seekers: defaultdict[Owner, dict[Seeker, None]] = defaultdict(dict)
 
+    def attached(self, owner: Owner | None = None) -> list[AgentLink]:
+        """One owner's agents, or everybody's."""
+        if owner is not None:
+            return list(self._agents.get(owner, ()))
+        return [agent for agents in self._agents.values() for agent in agents]
+
     def attach(self, agent: AgentLink) -> None:
         """Raises WireError TOO_MANY when the owner has as many agents as are allowed."""
         if len(self._agents.get(agent.owner, ())) >= self._max_per_owner:

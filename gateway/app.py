@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -11,39 +12,41 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, PlainTextResponse
 
 from edgedraft.settings import GatewaySettings
-from gateway import agent_door, chat, completions, errors, models, openapi, tokenize
+from edgedraft.tracing import Tracing
+from gateway import agent_door, chat, completions, dashboard, errors, models, openapi, tokenize
 from gateway.accounts import Accounts
 from gateway.admission import Admission
 from gateway.agents import AgentRegistry
-from gateway.database import Database
 from gateway.envelope import Envelope
 from gateway.openapi import OPEN
 from gateway.services import Services, services_of
 from gateway.telemetry import Metrics
+from gateway.traces import GatewayTraces
 from gateway.verifiers import VerifierPool
 
 
-def build_app(settings: GatewaySettings) -> FastAPI:
+def build_app(settings: GatewaySettings, tracing: Tracing | None = None) -> FastAPI:
     """One gateway; its verifiers are dialled and its database is opened when the app starts."""
     metrics = Metrics()
-    database = Database(settings.database)
     services = Services(
         settings=settings,
-        database=database,
-        accounts=Accounts(database, settings.key),
+        accounts=Accounts(settings.database, settings.key),
         admission=Admission(settings.max_sessions_per_key),
         agents=AgentRegistry(settings.max_agents_per_owner, metrics),
         verifiers=VerifierPool(settings.verifier, settings.verifier_token, "gateway", metrics),
         metrics=metrics,
+        traces=GatewayTraces(tracing) if tracing else None,
     )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await database.open(upgrade=settings.db_upgrade)
+        await services.accounts.open()
         services.verifiers.start()
         yield
         await services.verifiers.stop()
-        await database.close()
+        await services.accounts.close()
+        if tracing:
+            await asyncio.to_thread(tracing.close)
 
     app = FastAPI(title="EdgeDraft gateway", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.state.services = services
@@ -54,10 +57,10 @@ def build_app(settings: GatewaySettings) -> FastAPI:
             allow_origins=settings.allowed_origins,
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
-            expose_headers=["*"],
+            expose_headers=["x-request-id", "x-edgedraft-mode", "retry-after"],
         )
     errors.install(app)
-    for routes in (chat, completions, tokenize, models, agent_door, openapi):
+    for routes in (chat, completions, tokenize, models, agent_door, dashboard, openapi):
         app.include_router(routes.router)
     _add_health(app)
     return app

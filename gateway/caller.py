@@ -28,6 +28,7 @@ from gateway.served_model import ServedModel
 from gateway.services import Services, services_of
 from gateway.session import Crowded, Job, Refused, Unavailable
 from gateway.stream import EventStream, failed_end
+from gateway.traces import trace_headers
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ class Caller:
         self.services = services
         self.principal = principal
         self._places = places
+        self._generation: Generation | None = None
 
     async def body(self) -> bytes:
         """Raises ApiError 413 when it is too large."""
@@ -67,12 +69,27 @@ class Caller:
         prompt_tokens: int,
         make_reader: MakeReader = PlainText,
     ) -> Generation:
-        request_id = self.http.scope["state"]["request_id"]
-        return Generation(self.services, self.principal, request_id, operation, jobs, stops, prompt_tokens, make_reader)
+        state, headers = self.http.scope["state"], self.http.headers
+        self._generation = generation = Generation(
+            self.services,
+            self.principal,
+            state["request_id"],
+            operation,
+            jobs,
+            stops,
+            prompt_tokens,
+            make_reader,
+            trace_headers(headers.get("traceparent", ""), headers.get("tracestate", "")),
+            state["began_at"],
+        )
+        state["facts"] = generation.facts
+        return generation
 
     def stream(self, frames: AsyncGenerator[bytes], failure: Callable[[str, str], bytes] = failed_end) -> Response:
         """Answer with these frames. `failure` ends a stream that has begun: message and code to bytes."""
-        return EventStream(_with_failures(frames, failure), self._places.pop_all().close, failure)
+        if self._generation:
+            self._generation.streamed = True
+        return EventStream(_with_failures(frames, failure), ended=self._places.pop_all().close)
 
     async def whole(self, body: Coroutine[Any, Any, dict[str, Any]]) -> Response:
         """Answer with one JSON body, its work cancelled when the client disconnects.

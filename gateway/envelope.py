@@ -1,24 +1,36 @@
-"""What wraps every request whatever its path: an x-request-id on the answer, and a last answer when all else failed."""
+"""What wraps every request whatever its path: an x-request-id on the answer, a last answer when all else failed, and
+one line in the log when it is over.
+"""
 
 from __future__ import annotations
 
 import logging
 import re
+import time
 import uuid
+from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from edgedraft.telemetry import event, request_fields
+from edgedraft.tracing import trace_id, usable_traceparent
 from gateway.errors import internal_error
 
 log = logging.getLogger(__name__)
 
 _STARTS = ("http.response.start", "websocket.http.response.start")
 _USABLE = re.compile(r"[\w.:-]{1,128}", re.ASCII)
+_QUIET = frozenset({"/health", "/healthz", "/readyz", "/metrics", "/dashboard/data"})  # asked all the time
+_LONGEST_PATH = 200
 
 
 class Envelope:
-    """ASGI middleware. A usable x-request-id of the client is kept; the scope's state holds it as request_id."""
+    """ASGI middleware. A usable x-request-id of the client is kept.
+
+    The scope's state holds it as request_id, when the request came as began_at (time.monotonic()), and `facts` that an
+    endpoint puts there go into the line.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -27,15 +39,20 @@ class Envelope:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        offered = Headers(scope=scope).get("x-request-id", "")
+        headers = Headers(scope=scope)
+        offered = headers.get("x-request-id", "")
         request_id = offered if _USABLE.fullmatch(offered) else f"req_{uuid.uuid4().hex}"
-        scope.setdefault("state", {})["request_id"] = request_id
-        started = False
+        trace = trace_id(usable_traceparent(headers.get("traceparent", "")))
+        request_fields.set({"request": request_id, "trace": trace})
+        state: dict[str, Any] = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        state["began_at"] = began_at = time.monotonic()
+        status: int | None = None
 
         async def send_marked(message: Message) -> None:
-            nonlocal started
+            nonlocal status
             if message["type"] in _STARTS:
-                started = True
+                status = message["status"]
                 MutableHeaders(scope=message)["x-request-id"] = request_id
             await send(message)
 
@@ -44,6 +61,18 @@ class Envelope:
         except Exception:
             if scope["type"] != "http":
                 raise
-            log.exception("request failed request=%s path=%s", request_id, scope["path"])
-            if not started:
+            log.exception("request failed path=%r", scope["path"][:_LONGEST_PATH])
+            if status is None:
                 await internal_error().response()(scope, receive, send_marked)
+        finally:
+            if scope["type"] == "http":
+                event(
+                    log,
+                    "request",
+                    level=logging.DEBUG if scope["path"] in _QUIET else logging.INFO,
+                    method=scope["method"],
+                    path=scope["path"][:_LONGEST_PATH],
+                    status=status or "none",
+                    seconds=round(time.monotonic() - began_at, 4),
+                    **state.get("facts", {}),
+                )

@@ -6,19 +6,19 @@ mid-stream, disconnects) is caller.py's.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
+from edgedraft.tracing import trace_id
 from gateway.accounts import Principal
 from gateway.choices import follow, merged
 from gateway.events import Event, Finished, MakeReader, PlainText
 from gateway.services import Services
 from gateway.session import Job, Session
 from gateway.speculation_stats import SpeculationStats, edgedraft_field
-
-log = logging.getLogger(__name__)
+from gateway.traces import GenerationSpan, TraceHeaders
 
 Operation = Literal["chat", "completions", "responses"]
 Outcome = Literal["finished", "cancelled", "failed"]
@@ -37,15 +37,27 @@ class Generation:
         stops: Sequence[str],
         prompt_tokens: int,
         make_reader: MakeReader = PlainText,
+        trace: TraceHeaders = ("", ""),
+        began_at: float | None = None,
     ) -> None:
-        """One choice a job, numbered in order. `prompt_tokens` counts a prompt once, however many choices share it."""
+        """One choice a job, numbered in order. `prompt_tokens` counts a prompt once, however many choices share it.
+
+        `trace` is the one that the client is in, `began_at` when its request came, by time.monotonic().
+        """
         self.model = jobs[0].model.name
-        self.jobs = tuple(jobs)
+        self.began_at = time.monotonic() if began_at is None else began_at
+        self.streamed = False
+        self.facts: dict[str, Any] = {}  # of its end, for the line that tells of the request
+        self._span: GenerationSpan | None = None
+        if services.traces:
+            asked = (jobs[0].sampling, jobs[0].max_tokens, prompt_tokens)
+            self._span = services.traces.generation(operation, self.model, trace, self.began_at, len(jobs), asked)
+        parent = self._span.traceparent if self._span else trace[0]
+        self.jobs = tuple(replace(job, trace=parent) for job in jobs) if parent else tuple(jobs)
         self.operation: Operation = operation
         self.principal = principal
         self.request_id = request_id
         self.prompt_tokens = prompt_tokens
-        self.began_at = time.monotonic()
         self.first_text_at: float | None = None
         self.finished: dict[int, Finished] = {}
         self._services = services
@@ -61,7 +73,7 @@ class Generation:
                 settings.open_timeout,
                 settings.silence_timeout,
             )
-            for job in jobs
+            for job in self.jobs
         ]
 
     @property
@@ -93,6 +105,7 @@ class Generation:
         Raises what Session.run raises; closing it cancels every session at once.
         """
         outcome: Outcome = "cancelled"
+        error = ""
         sources = [
             follow(session, choice, job, self._stops, self._make_reader())
             for choice, (session, job) in enumerate(zip(self._sessions, self.jobs, strict=True))
@@ -103,12 +116,12 @@ class Generation:
                 self._note(event)
                 yield event
             outcome = "finished"
-        except Exception:
-            outcome = "failed"
+        except Exception as failure:
+            outcome, error = "failed", type(failure).__name__
             raise
         finally:
             await events.aclose()
-            self._account(outcome)
+            self._account(outcome, error)
 
     def _note(self, event: Event) -> None:
         if isinstance(event, Finished):
@@ -116,26 +129,40 @@ class Generation:
         elif self.first_text_at is None:
             self.first_text_at = time.monotonic()
 
-    def _account(self, outcome: Outcome) -> None:
-        mode = self.made()["mode"]
+    def _account(self, outcome: Outcome, error: str) -> None:
+        made = self.made()
         metrics = self._services.metrics
-        metrics.requests.labels(self.model, outcome, mode).inc()
+        metrics.requests.labels(self.model, outcome, made["mode"]).inc()
         metrics.prompt_tokens.labels(self.model).inc(self.prompt_tokens)
         metrics.output_tokens.labels(self.model).inc(self.output_tokens)
-        first_text = None
+        first_text = per_token = None
         if self.first_text_at is not None:
             first_text = self.first_text_at - self.began_at
-            metrics.first_token.observe(first_text)
-        log.info(
-            "%s %s request=%s key=%s model=%s choices=%d prompt_tokens=%d output_tokens=%d first_text=%s mode=%s",
-            self.operation,
-            outcome,
-            self.request_id,
-            self.principal.key_id,
-            self.model,
-            len(self.jobs),
-            self.prompt_tokens,
-            self.output_tokens,
-            "none" if first_text is None else f"{first_text:.3f}s",
-            mode,
-        )
+            metrics.first_token.labels(self.model).observe(first_text)
+            if self.output_tokens > 1:
+                per_token = (time.monotonic() - self.first_text_at) / (self.output_tokens - 1)
+        metrics.live.ended(self.principal.agents_owner, made["mode"], first_text, per_token)
+        self.facts |= {
+            "trace": trace_id(self.jobs[0].trace),
+            "operation": self.operation,
+            "outcome": outcome,
+            "error": error or None,
+            "key": self.principal.key_id,
+            "model": self.model,
+            "choices": len(self.jobs),
+            "prompt_tokens": self.prompt_tokens,
+            "output_tokens": self.output_tokens,
+            "first_text": first_text,
+            "mode": made["mode"],
+        }
+        if self._span:
+            self._span.end(
+                outcome=outcome,
+                error=error,
+                streamed=self.streamed,
+                first_text_at=self.first_text_at,
+                output_tokens=self.output_tokens,
+                cached_tokens=self.cached_tokens,
+                reasons=[self.finished[choice].reason for choice in sorted(self.finished)],
+                made=made,
+            )

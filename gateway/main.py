@@ -7,9 +7,9 @@ import sys
 from edgedraft.serving import serve
 from edgedraft.settings import GatewaySettings
 from edgedraft.telemetry import configure_logging
+from edgedraft.tracing import TracingUnavailable, start_tracing
 from edgedraft.wire import MAX_AGENT_FRAME
 from gateway.app import build_app
-from gateway.database import SchemaError
 
 AGENT_PING_SECONDS = 10.0
 
@@ -18,9 +18,10 @@ def main(settings: GatewaySettings) -> None:
     """Prints one line on stdout once it takes requests. Streams that still run at its end get a few seconds."""
     configure_logging(settings.log_level, settings.log_format)
     try:
-        app = build_app(settings)
-    except SchemaError as error:
+        tracing = start_tracing(settings.otel, "edgedraft-gateway")
+    except TracingUnavailable as error:
         sys.exit(f"edgedraft gateway: {error}")
+    app = build_app(settings, tracing)
     serve(
         app,
         settings.host,

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
+from edgedraft.telemetry import event
 from edgedraft.tree import DraftTree, Violation
 from edgedraft.wire import (
     CLOSE_FAILED,
@@ -36,7 +37,7 @@ from gateway.agent_link import AgentLink, Seat
 from gateway.agents import AgentRegistry
 from gateway.served_model import ServedModel
 from gateway.speculation_stats import SpeculationStats
-from gateway.telemetry import Metrics
+from gateway.telemetry import Metrics, SessionMeter
 from gateway.verifier_link import Lease, VerifierLink
 from gateway.verifiers import NoRoom, NoVerifier, VerifierPool
 
@@ -113,6 +114,7 @@ class Session:
         self._verifiers = verifiers
         self._agents = agents
         self._metrics = metrics
+        self._meter = SessionMeter(metrics, job.model.name, job.owner)
         self._open_timeout = open_timeout
         self._silence_timeout = silence_timeout
         self._tree = DraftTree(MAX_WINDOW)
@@ -137,7 +139,7 @@ class Session:
 
         Raises Refused or Unavailable; what was emitted before that is right all the same.
         """
-        self._metrics.session_began()
+        self._meter.began()
         try:
             if self._job.edge:
                 self._agents.seek(self)
@@ -151,9 +153,10 @@ class Session:
                         commit = await self._next_commit()
                 except _VerifierLost as lost:
                     self._metrics.reopened.inc()
-                    log.warning("session reopens at=%d reason=%s", len(self._tree.committed), lost)
+                    at = len(self._tree.committed)
+                    event(log, "session reopens", level=logging.WARNING, at=at, reason=str(lost))
         finally:
-            self._metrics.session_ended()
+            self._meter.ended()
             self._agents.leave(self)
             if self._seat:
                 self._seat.close()
@@ -212,7 +215,8 @@ class Session:
         """Raises Refused, Crowded or _VerifierLost, after which no lease is held."""
         event = await self._next_event(self._silence_timeout)
         if isinstance(event, Queued):
-            event = await self._next_event(self._open_timeout)
+            with self._meter.queued():
+                event = await self._next_event(self._open_timeout)
             if event is None:
                 raise Crowded(str(self._give_up(f"no room in {self._open_timeout:g} seconds")))
         if event is None:
@@ -248,7 +252,7 @@ class Session:
             return
         self._tree.commit(at, commit.tokens)
         self.stats.add(commit, paired=self._seat is not None)
-        self._metrics.committed(commit)
+        self._meter.committed(commit)
         if self._seat:
             bare = replace(commit, logprobs=[])
             self._seat.commit(replace(bare, nodes=0, depth=0, accepted=0) if commit.own else bare)

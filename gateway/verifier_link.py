@@ -96,7 +96,7 @@ class VerifierLink:
     def __init__(self, url: str, connection: ClientConnection, model: ServedModel, max_sessions: int) -> None:
         self.url = url
         self.model = model
-        self._max_sessions = max_sessions
+        self.max_sessions = max_sessions
         self._connection = connection
         self._sessions: SessionTable[VerifierListener] = SessionTable()
         self._outbox = Outbox()
@@ -108,7 +108,7 @@ class VerifierLink:
 
     @property
     def has_room(self) -> bool:
-        return self.running < self._max_sessions
+        return self.running < self.max_sessions
 
     def open(self, listener: VerifierListener, message: Open) -> Lease:
         number = self._sessions.add(listener)

@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from tenacity import AsyncRetrying, RetryCallState, wait_random_exponential
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
+from edgedraft.telemetry import event
 from edgedraft.wire import ModelCard, Open, WireError
 from gateway.link import TooSlow
 from gateway.served_model import Catalog, ServedModel, UnusableCard
@@ -46,6 +47,11 @@ class VerifierPool:
     @property
     def ready(self) -> bool:
         return bool(self._links)
+
+    @property
+    def links(self) -> list[VerifierLink]:
+        """Those that are connected."""
+        return list(self._links)
 
     def start(self) -> None:
         self._tasks = [asyncio.create_task(self._keep(url), name=f"verifier {url}") for url in self._urls]
@@ -99,11 +105,11 @@ class VerifierPool:
             link = await self._connect(url)
             self._links.append(link)
             self._announce()
-            log.info("verifier joined url=%s model=%s", url, link.model.name)
+            event(log, "verifier joined", url=url, model=link.model.name)
             try:
                 await link.run()
             except (ConnectionClosed, WireError, TooSlow) as error:
-                log.warning("verifier lost url=%s reason=%s", url, error)
+                event(log, "verifier lost", level=logging.WARNING, url=url, reason=str(error))
             except Exception:
                 log.exception("verifier lost url=%s", url)
             finally:
@@ -118,7 +124,7 @@ class VerifierPool:
             nonlocal said
             error = str(state.outcome.exception() if state.outcome else "")
             if error != said:
-                log.warning("verifier not used url=%s reason=%s", url, error)
+                event(log, "verifier not used", level=logging.WARNING, url=url, reason=error)
                 said = error
 
         async for attempt in AsyncRetrying(wait=_BACKOFF, retry=_not_reached, before_sleep=log_once):

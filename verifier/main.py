@@ -11,7 +11,6 @@ from edgedraft.settings import VerifierSettings
 from edgedraft.telemetry import configure_logging
 from edgedraft.tracing import TracingUnavailable, start_tracing
 from edgedraft.wire import MAX_FRAME
-from verifier.grammar import Grammars
 from verifier.scheduler import Limits
 from verifier.server import build_app
 from verifier.target import load_target
@@ -33,7 +32,7 @@ def main(settings: VerifierSettings) -> None:
     if ranks and not ranks.leads:
         ranks.follow(model)
         return
-    engine = TransformersEngine(model, card.vocab_size, card.context_length, settings.max_sessions, Grammars(card))
+    engine = TransformersEngine(model, card.vocab_size, card.context_length, settings.max_sessions)
     limits = Limits(
         step_tokens=settings.step_tokens,
         verify_nodes=settings.verify_nodes,

@@ -16,18 +16,16 @@ import pytest
 import uvicorn
 
 from edgedraft.settings import GatewaySettings
+from edgedraft.tracing import Tracing
 from edgedraft.wire import MAX_AGENT_FRAME
 from gateway.accounts import Accounts
 from gateway.app import build_app
 from gateway.services import Services
-from tests.gateway.databases import database, database_url, postgres_server
 from tests.gateway.scripted_agent import ScriptedAgent
 from tests.gateway.scripted_verifier import ScriptedVerifier
 from tests.gateway.waiting import until
 
 KEY = "ed-static-test-key"
-
-__all__ = ["database", "database_url", "postgres_server"]  # fixtures
 
 
 class _Server(uvicorn.Server):
@@ -86,7 +84,11 @@ class Gateway:
 
 @contextlib.asynccontextmanager
 async def running_gateway(
-    database: Path, *verifiers: ScriptedVerifier, small_buffers: bool = False, **options: Any
+    database: Path,
+    *verifiers: ScriptedVerifier,
+    small_buffers: bool = False,
+    tracing: Tracing | None = None,
+    **options: Any,
 ) -> AsyncIterator[Gateway]:
     """Serve with these verifiers; `options` are settings."""
     values: dict[str, Any] = {
@@ -97,7 +99,7 @@ async def running_gateway(
         "silence_timeout": 2.0,
     }
     settings = GatewaySettings(**values | options)
-    app = build_app(settings)
+    app = build_app(settings, tracing)
     listener = socket.create_server(("127.0.0.1", 0))
     if small_buffers:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 14)

@@ -52,8 +52,8 @@ async def test_a_process_from_start_to_end(tmp_path: Path, verifier: ScriptedVer
             rest, log = await process.communicate()
         assert process.returncode in (0, -signal.SIGTERM)
         assert rest == b""
-        assert b"chat finished" in log
-        assert b"chat cancelled" in log
+        assert b"outcome=finished" in log
+        assert b"outcome=cancelled" in log
         assert b"secret" not in log
         assert b"Traceback" not in log
     finally:
