@@ -30,11 +30,12 @@ class Trust:
 
     tried: list[int] = field(default_factory=lambda: [0] * (LONGEST_MATCH + 1))
     right: list[int] = field(default_factory=lambda: [0] * (LONGEST_MATCH + 1))
+    prior: Sequence[float] = PRIOR
 
     def chance(self, length: int) -> float:
         """The probability that the token after a match of that length is the right one."""
         length = min(length, LONGEST_MATCH)
-        return (self.right[length] + PRIOR[length] * PRIOR_WEIGHT) / (self.tried[length] + PRIOR_WEIGHT)
+        return (self.right[length] + self.prior[length] * PRIOR_WEIGHT) / (self.tried[length] + PRIOR_WEIGHT)
 
     def observe(self, length: int, right: bool) -> None:
         """A copy behind a match of that length was right, or was not."""

@@ -1,7 +1,8 @@
 """From logits to the one token that invariant 1 names: argmax of processed log-probabilities / temperature + g.
 
 Used by the verifier to choose and by the agent to guess the same choice (Gumbel coupling, Daliri et al. 2024,
-arXiv 2408.07978). Constants that a row shares do not move its argmax, so logits stand for log-probabilities. Every
+arXiv 2408.07978). Bias and penalties act first (penalties.py), then a grammar's mask, then the temperature, then
+top_k, top_p and min_p. Constants that a row shares do not move its argmax, so logits stand for log-probabilities. Every
 filter is a threshold on values, never a rank, so ties cannot depend on the order of a sort.
 
 This file needs torch; the parameters themselves are wire.Sampling, the noise is noise.py.
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 
 from edgedraft.noise import gumbel_at, gumbel_rows
+from edgedraft.penalties import History, adjusted, biased
 from edgedraft.wire import Sampling
 
 NUCLEUS = 256  # tokens looked at first when top_p cuts
@@ -67,11 +69,35 @@ def noise(sampling: Sampling, indices: Sequence[int], vocab_size: int, device: t
 
 
 def choose(logits: torch.Tensor, sampling: Sampling, indices: Sequence[int]) -> list[int]:
-    """The target's tokens: row r of logits [rows, vocab] decides output index indices[r] of one session."""
+    """The target's tokens: row r of logits [rows, vocab] decides output index indices[r] of one session.
+
+    For choices that do not depend on the path: of sampling's penalties and grammar it knows nothing.
+    """
+    return _choose(biased(logits, sampling) if sampling.logit_bias else logits, sampling, indices)
+
+
+def choose_behind(
+    logits: torch.Tensor,
+    sampling: Sampling,
+    index: int,
+    history: History | None = None,
+    allowed: torch.Tensor | None = None,
+) -> int:
+    """The target's token at output index `index`: logits [1, vocab] are those behind the text of `history`.
+
+    A grammar's mask is `allowed` [vocab], bool, on the device of the logits, with one True at least.
+    """
+    z = adjusted(logits, sampling, history)
+    if allowed is None:
+        return _choose(z, sampling, [index])[0]
+    return _choose(z.masked_fill_(~allowed, -torch.inf), sampling, [index], masked=True)[0]
+
+
+def _choose(logits: torch.Tensor, sampling: Sampling, indices: Sequence[int], masked: bool = False) -> list[int]:
     if sampling.temperature == 0:
         return best(logits)
     z = processed(logits, sampling)
-    if logits.device.type == "cpu" and (sampling.top_k or sampling.top_p < 1 or sampling.min_p):
+    if logits.device.type == "cpu" and (masked or sampling.top_k or sampling.top_p < 1 or sampling.min_p):
         return [_best_of_few(row, sampling.seed, index) for row, index in zip(z.numpy(), indices, strict=True)]
     return best(z + noise(sampling, indices, logits.shape[-1], logits.device))
 
@@ -105,14 +131,17 @@ def guess(
     ids: torch.Tensor | None = None,
     vocab_size: int = 0,
     coupled: bool = True,
+    history: History | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A drafter's `width` best guesses a row of what `choose` will answer: (tokens, probabilities), [rows, width].
 
     A draft with a cut output head passes `ids`, the token of each column, and the target's `vocab_size`. The
     probability of being the choice is taken as the softmax of log-probability + temperature * noise: at temperature 0
     the draft's own distribution, else sharpened by the noise that both sides share. `coupled=False` leaves the noise
-    out, to measure what it is worth.
+    out, to measure what it is worth. Where sampling has penalties, all rows are at places behind the text of `history`.
     """
+    if history is not None or sampling.logit_bias:
+        logits = _adjusted_columns(logits, sampling, ids, vocab_size, history)
     z = logits.float()
     if sampling.temperature > 0:
         z = processed(logits, sampling)
@@ -123,3 +152,14 @@ def guess(
     top = z.softmax(dim=-1).topk(min(width, z.shape[-1]), dim=-1)
     tokens = top.indices if ids is None else ids[top.indices]
     return tokens, top.values
+
+
+def _adjusted_columns(
+    logits: torch.Tensor, sampling: Sampling, ids: torch.Tensor | None, vocab_size: int, history: History | None
+) -> torch.Tensor:
+    """Logits with bias and penalties, which are by token id, where column c may be the token ids[c]."""
+    if ids is None:
+        return adjusted(logits, sampling, history)
+    whole = logits.new_full((logits.shape[0], vocab_size), -torch.inf)
+    whole[:, ids] = logits
+    return adjusted(whole, sampling, history)[:, ids]

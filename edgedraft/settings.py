@@ -7,6 +7,7 @@ where it is used.
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -36,6 +37,8 @@ def _cpus(value: Any) -> Any:
     return tuple(cpu for first, _, last in ranges for cpu in range(int(first), int(last or first) + 1))
 
 
+Limit = Annotated[int, Field(ge=1, le=10**12)] | None
+Spend = Annotated[Decimal, Field(ge=0, le=10**9)] | None
 _Listed = (NoDecode, BeforeValidator(_split))
 
 
@@ -116,12 +119,24 @@ class GatewaySettings(TracedSettings):
     key: str = Field("", description="a key that has every scope, beside those in the database")
     database: str = Field(
         f"sqlite+aiosqlite:///{user_data_path('edgedraft') / 'gateway.db'}",
-        description="SQLAlchemy URL of the accounts",
+        description="SQLAlchemy URL of accounts and usage ledger: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME",
+    )
+    db_upgrade: bool = Field(
+        True, description="bring the database's schema up to date at start; without it, `edgedraft db upgrade` does"
+    )
+    requests_per_minute: Limit = Field(None, description="requests a minute of keys that have no limit of their own")
+    tokens_per_minute: Limit = Field(
+        None, description="prompt and output tokens a minute of keys that have no limit of their own"
+    )
+    monthly_spend: Spend = Field(
+        None, description="money that a key without a budget of its own may spend in a calendar month (UTC)"
+    )
+    max_sessions_per_key: int = Field(
+        256, ge=1, description="generations at once of keys that have no limit of their own"
     )
     allowed_origins: Annotated[list[str], *_Listed] = Field(
         [], description="a web origin, such as https://app.example.com, whose pages may call this; * for all"
     )
-    max_sessions_per_key: int = Field(256, ge=1, description="generations at once under one key")
     max_agents_per_owner: int = Field(16, ge=1, description="agents attached at once by one owner")
     open_timeout: float = Field(30.0, gt=0, description="seconds a request waits for a verifier to take it")
     silence_timeout: float = Field(
@@ -208,29 +223,62 @@ class UpSettings(Settings):
     agent: bool = Field(True, description="attach an agent on this machine")
 
 
-class KeysCreateSettings(Settings):
-    """Make a key and print it, once."""
+class _DatabaseSettings(Settings):
+    """Base of the commands that work on the gateway's database, whether it runs or not."""
 
     database: str = GatewaySettings.model_fields["database"].default
-    owner: str = Field("default", description="who owns it; an owner's chats use the agents of the same owner")
-    tenant: str = Field("default", description="the organisation that the owner belongs to")
+
+
+class KeysCreateSettings(_DatabaseSettings):
+    """Make a key and print it, once."""
+
+    owner: str = Field("default", max_length=255, description="who owns it; its chats use the agents of the same owner")
+    tenant: str = Field("default", max_length=255, description="the organisation that the owner belongs to")
     scopes: Annotated[list[Literal["inference", "edge", "admin"]], *_Listed] = Field(
         ["inference", "edge"], description="what it may do; may be repeated"
     )
-    name: str = Field("", description="a note for people")
+    name: str = Field("", max_length=255, description="a note for people")
+    expires: Annotated[int, Field(ge=1, le=36500)] | None = Field(None, description="days until it stops working")
+    requests_per_minute: Limit = Field(None, description="requests a minute; the gateway's default if not given")
+    tokens_per_minute: Limit = Field(None, description="tokens a minute; the gateway's default if not given")
+    concurrent: Limit = Field(None, description="generations at once; the gateway's default if not given")
+    monthly_spend: Spend = Field(None, description="money in a calendar month; the gateway's default if not given")
 
 
-class KeysListSettings(Settings):
-    """List keys: prefix, owner, tenant, scopes, times."""
-
-    database: str = GatewaySettings.model_fields["database"].default
+class KeysListSettings(_DatabaseSettings):
+    """List keys: prefix, owner, tenant, scopes, times, limits."""
 
 
-class KeysRevokeSettings(Settings):
+class KeysUpdateSettings(_DatabaseSettings):
+    """Change a key's note and limits; the value `default` takes a limit of its own away."""
+
+    key_id: CliPositionalArg[str] = Field(description="the id that `keys list` shows")
+    name: Annotated[str, Field(max_length=255)] | None = Field(None, description="a note for people")
+    requests_per_minute: Literal["default"] | Limit = Field(None, description="requests a minute")
+    tokens_per_minute: Literal["default"] | Limit = Field(None, description="prompt and output tokens a minute")
+    concurrent: Literal["default"] | Limit = Field(None, description="generations at once")
+    monthly_spend: Literal["default"] | Spend = Field(None, description="money in a calendar month")
+
+
+class KeysRevokeSettings(_DatabaseSettings):
     """Revoke a key for good."""
 
     key_id: CliPositionalArg[str] = Field(description="the id that `keys list` shows")
-    database: str = GatewaySettings.model_fields["database"].default
+
+
+class TenantsCreateSettings(_DatabaseSettings):
+    """Make a tenant, an organisation that keys belong to."""
+
+    tenant: CliPositionalArg[str] = Field(min_length=1, max_length=255, description="its name")
+    title: str = Field("", max_length=255, description="a longer name for people")
+
+
+class TenantsListSettings(_DatabaseSettings):
+    """List tenants."""
+
+
+class DbUpgradeSettings(_DatabaseSettings):
+    """Bring the database's schema up to date."""
 
 
 class DistillSettings(Settings):

@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import logging
 import uuid
+from contextlib import suppress
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
@@ -28,6 +29,7 @@ from edgedraft.wire import (
 from gateway.accounts import Accounts, Principal
 from gateway.agent_link import AgentLink
 from gateway.authentication import authenticate, bearer_key
+from gateway.database import DatabaseDown
 from gateway.errors import ApiError
 from gateway.link import TooSlow
 from gateway.race import race
@@ -133,8 +135,9 @@ async def _model_of(hello: Hello, verifiers: VerifierPool) -> ServedModel:
 async def _recheck(accounts: Accounts, key: str) -> None:
     while True:
         await asyncio.sleep(RECHECK_SECONDS)
-        if not await accounts.find(key):
-            raise WireError(UNAUTHORIZED, "the key was revoked")
+        with suppress(DatabaseDown):  # agents that are attached stay so until it can be told
+            if not await accounts.find(key):
+                raise WireError(UNAUTHORIZED, "the key was revoked")
 
 
 async def _close(websocket: WebSocket, code: int, reason: str) -> None:

@@ -17,6 +17,7 @@ from gateway import agent_door, chat, completions, dashboard, errors, models, op
 from gateway.accounts import Accounts
 from gateway.admission import Admission
 from gateway.agents import AgentRegistry
+from gateway.database import Database
 from gateway.envelope import Envelope
 from gateway.openapi import OPEN
 from gateway.services import Services, services_of
@@ -28,9 +29,11 @@ from gateway.verifiers import VerifierPool
 def build_app(settings: GatewaySettings, tracing: Tracing | None = None) -> FastAPI:
     """One gateway; its verifiers are dialled and its database is opened when the app starts."""
     metrics = Metrics()
+    database = Database(settings.database)
     services = Services(
         settings=settings,
-        accounts=Accounts(settings.database, settings.key),
+        database=database,
+        accounts=Accounts(database, settings.key),
         admission=Admission(settings.max_sessions_per_key),
         agents=AgentRegistry(settings.max_agents_per_owner, metrics),
         verifiers=VerifierPool(settings.verifier, settings.verifier_token, "gateway", metrics),
@@ -40,11 +43,11 @@ def build_app(settings: GatewaySettings, tracing: Tracing | None = None) -> Fast
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await services.accounts.open()
+        await database.open(upgrade=settings.db_upgrade)
         services.verifiers.start()
         yield
         await services.verifiers.stop()
-        await services.accounts.close()
+        await database.close()
         if tracing:
             await asyncio.to_thread(tracing.close)
 
@@ -57,7 +60,7 @@ def build_app(settings: GatewaySettings, tracing: Tracing | None = None) -> Fast
             allow_origins=settings.allowed_origins,
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
-            expose_headers=["x-request-id", "x-edgedraft-mode", "retry-after"],
+            expose_headers=["*"],
         )
     errors.install(app)
     for routes in (chat, completions, tokenize, models, agent_door, dashboard, openapi):

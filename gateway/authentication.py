@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 from starlette.datastructures import Headers
 
 from gateway.accounts import Accounts, Principal
-from gateway.errors import ApiError
+from gateway.database import DatabaseDown
+from gateway.errors import ApiError, database_down
+
+log = logging.getLogger(__name__)
 
 _CHALLENGE = {"www-authenticate": "Bearer"}
 
@@ -26,9 +31,14 @@ def bearer_key(headers: Headers) -> str:
 async def authenticate(accounts: Accounts, headers: Headers, scope: str | None) -> Principal:
     """The principal of a request that needs `scope`; None asks for any working key.
 
-    Raises ApiError: 401 for a missing or wrong key, 403 for one without the scope.
+    Raises ApiError: 401 for a missing or wrong key, 403 for one without the scope, 503 when keys cannot be looked up.
     """
-    principal = await accounts.find(bearer_key(headers))
+    key = bearer_key(headers)
+    try:
+        principal = await accounts.find(key)
+    except DatabaseDown as error:
+        log.error("keys cannot be looked up reason=%s", error)
+        raise database_down() from error
     if principal is None:
         raise ApiError(401, "Incorrect API key provided.", code="invalid_api_key", headers=_CHALLENGE)
     if scope and scope not in principal.scopes:

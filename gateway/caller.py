@@ -89,7 +89,7 @@ class Caller:
         """Answer with these frames. `failure` ends a stream that has begun: message and code to bytes."""
         if self._generation:
             self._generation.streamed = True
-        return EventStream(_with_failures(frames, failure), ended=self._places.pop_all().close)
+        return EventStream(_with_failures(frames, failure), self._places.pop_all().close, failure)
 
     async def whole(self, body: Coroutine[Any, Any, dict[str, Any]]) -> Response:
         """Answer with one JSON body, its work cancelled when the client disconnects.

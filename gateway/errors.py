@@ -58,6 +58,12 @@ def shutting_down() -> ApiError:
     return ApiError(503, "The gateway is shutting down.", kind=SERVER, code="shutting_down", retry_after=1)
 
 
+def database_down() -> ApiError:
+    """What is told to those who cannot be served because keys or usage cannot be read or written."""
+    message = "The gateway's database cannot be reached."
+    return ApiError(503, message, kind=SERVER, code="database_unavailable", retry_after=1)
+
+
 def install(app: FastAPI) -> None:
     """Give every error that the framework raises the same shape."""
 

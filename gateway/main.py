@@ -10,6 +10,7 @@ from edgedraft.telemetry import configure_logging
 from edgedraft.tracing import TracingUnavailable, start_tracing
 from edgedraft.wire import MAX_AGENT_FRAME
 from gateway.app import build_app
+from gateway.database import SchemaError
 
 AGENT_PING_SECONDS = 10.0
 
@@ -18,10 +19,9 @@ def main(settings: GatewaySettings) -> None:
     """Prints one line on stdout once it takes requests. Streams that still run at its end get a few seconds."""
     configure_logging(settings.log_level, settings.log_format)
     try:
-        tracing = start_tracing(settings.otel, "edgedraft-gateway")
-    except TracingUnavailable as error:
+        app = build_app(settings, start_tracing(settings.otel, "edgedraft-gateway"))
+    except (SchemaError, TracingUnavailable) as error:
         sys.exit(f"edgedraft gateway: {error}")
-    app = build_app(settings, tracing)
     serve(
         app,
         settings.host,

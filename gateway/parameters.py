@@ -130,6 +130,7 @@ UNSERVED: dict[str, Callable[[Any], bool]] = {
     "bad_words": empty,
     "allowed_token_ids": empty,
     "use_beam_search": empty,
+    "moderation": lambda value: False,
     "length_penalty": one_of(1),
     "prompt_logprobs": lambda value: False,
     "truncate_prompt_tokens": lambda value: False,

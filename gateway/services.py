@@ -11,6 +11,7 @@ from edgedraft.settings import GatewaySettings
 from gateway.accounts import Accounts
 from gateway.admission import Admission
 from gateway.agents import AgentRegistry
+from gateway.database import Database
 from gateway.telemetry import Metrics
 from gateway.traces import GatewayTraces
 from gateway.verifiers import VerifierPool
@@ -19,6 +20,7 @@ from gateway.verifiers import VerifierPool
 @dataclass(frozen=True, slots=True)
 class Services:
     settings: GatewaySettings
+    database: Database
     accounts: Accounts
     admission: Admission
     agents: AgentRegistry

@@ -31,12 +31,15 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, frames: AsyncGenerator[bytes], ended: Callable[[], None]) -> None:
-        """`ended` is called when the stream is over, however it ends."""
+    def __init__(
+        self, frames: AsyncGenerator[bytes], ended: Callable[[], None], failure: Callable[[str, str], bytes]
+    ) -> None:
+        """`ended` is called when the stream is over, however it ends; `failure` makes an end of message and code."""
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
         del self.headers["content-length"]
         self._frames = frames
         self._ended = ended
+        self._failure = failure
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
@@ -61,7 +64,7 @@ class EventStream(Response):
         except asyncio.CancelledError:
             if not started:
                 raise shutting_down() from None
-            await send_body(frame(shutting_down().body) + DONE, more=False)
+            await send_body(self._failure(str(shutting_down()), "shutting_down"), more=False)
         finally:
             self._ended()
 

@@ -46,14 +46,15 @@ def refuse_unserved(raw: Mapping[str, Any], unserved: Mapping[str, Callable[[Any
             raise ApiError(400, f"{name} is not supported with this value.", param=name, code="unsupported_parameter")
 
 
-def validated(schema: type[R], raw: Mapping[str, Any]) -> R:
-    """Raises ApiError 400 that names the parameter at fault."""
+def validated(schema: type[R], raw: Mapping[str, Any], within: str = "") -> R:
+    """Raises ApiError 400 that names the parameter at fault, `within` the one that `raw` came in."""
     try:
         return schema.model_validate(raw)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        param = ".".join(str(part) for part in first["loc"] if not _UNION_BRANCH.fullmatch(str(part)))
-        param = param[:MAX_NAME]  # clients name parts of some parameters
+        place = [str(part) for part in first["loc"] if not _UNION_BRANCH.fullmatch(str(part))]
+        # Clients name parts of some parameters.
+        param = ".".join([within, *place] if within else place)[:MAX_NAME]
         raise ApiError(400, f"{param}: {first['msg']}", param=param, code="invalid_value") from None
 
 

@@ -190,6 +190,9 @@ class Playback:
         self._text, self._said = chat.text, 0
         return next(self._keys)
 
+    def prepare(self, sampling: Sampling) -> None:
+        pass
+
     def check(self, request: Request) -> None:
         pass
 

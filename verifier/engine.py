@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from edgedraft.tree import EMPTY, Slice
-from edgedraft.wire import FinishReason, Sampling
+from edgedraft.wire import FinishReason, Sampling, TokenLogprobs
 
 
 class Refused(Exception):
@@ -30,7 +30,8 @@ class Overloaded(Exception):
 class Request:
     """One session to open. `committed` are output tokens that exist already; `max_tokens` counts those too.
 
-    What is computed for one session may be reused for another of the same `salt`, and for no other.
+    What is computed for one session may be reused for another of the same `salt`, and for no other. `logprobs` is how
+    many alternatives of each token are asked for, with their log-probabilities and its own; -1 is no such thing at all.
     """
 
     session: int
@@ -40,6 +41,7 @@ class Request:
     eos: frozenset[int]
     committed: tuple[int, ...] = ()
     salt: str = ""
+    logprobs: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ class Work:
     """One session's part of a step.
 
     At most `rows` tokens that the engine has not seen yet (a prompt's, or the last committed one) go in; where that is
-    all of them, the draft is checked behind them and at least one token is committed.
+    all of them, the draft is checked behind them and at least one token is committed, or the session ends.
     """
 
     session: int
@@ -61,6 +63,7 @@ class Progress:
 
     `unseen` tokens of its text are left to go in, 1 once it decodes. The draft had `nodes` nodes, its deepest at
     `depth`; `accepted` of `tokens` were in it. `seconds` is the session's share of the step.
+    `logprobs` has one entry a token where the request asks for them.
     """
 
     session: int
@@ -71,6 +74,7 @@ class Progress:
     accepted: int = 0
     seconds: float = 0.0
     finish: FinishReason | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +87,14 @@ class Capacity:
 
 
 class Engine(Protocol):
-    """Not thread-safe: one thread calls all of it."""
+    """Not thread-safe: one thread calls all of it, but `prepare`."""
 
     vocab_size: int
     context_length: int
+
+    def prepare(self, sampling: Sampling) -> None:
+        """Do beforehand what would make `check` and `open` take long. From any thread; raises nothing."""
+        ...
 
     def check(self, request: Request) -> None:
         """Raises Refused for a request that can never be served."""

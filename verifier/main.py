@@ -11,6 +11,7 @@ from edgedraft.settings import VerifierSettings
 from edgedraft.telemetry import configure_logging
 from edgedraft.tracing import TracingUnavailable, start_tracing
 from edgedraft.wire import MAX_FRAME
+from verifier.grammar import Grammars
 from verifier.scheduler import Limits
 from verifier.server import build_app
 from verifier.target import load_target
@@ -32,7 +33,7 @@ def main(settings: VerifierSettings) -> None:
     if ranks and not ranks.leads:
         ranks.follow(model)
         return
-    engine = TransformersEngine(model, card.vocab_size, card.context_length, settings.max_sessions)
+    engine = TransformersEngine(model, card.vocab_size, card.context_length, settings.max_sessions, Grammars(card))
     limits = Limits(
         step_tokens=settings.step_tokens,
         verify_nodes=settings.verify_nodes,

@@ -1,7 +1,8 @@
 """The scheduler: which sessions go into the next step, with which part of their drafts, and who waits until when.
 
-It holds each session's draft tree and its pace. A session that has no agent is drafted for from its own text, where
-that repeats itself. Plain synchronous code, told the time; it neither computes nor sends. The judgements are
+It holds each session's draft tree and its pace. What the client predicted of an output is a draft, too, and used where
+it promises more than the agent's. A session that has no agent is drafted for from its own text, where that repeats
+itself. Plain synchronous code, told the time; it neither computes nor sends. The judgements are
 policy.py's.
 """
 
@@ -12,16 +13,19 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from math import inf
 
+from edgedraft.prediction import PredictionCursor
 from edgedraft.prompt_lookup import TextIndex
 from edgedraft.tree import EMPTY, DraftTree, Slice, Violation
 from edgedraft.wire import MAX_WINDOW, Commit, Draft, Open, confidence_byte
 from verifier.admission import WaitingRoom
 from verifier.calibration import Calibrations
 from verifier.costs import StepCosts
-from verifier.engine import Engine, Overloaded, Progress, Request, Work
+from verifier.engine import Engine, Overloaded, Progress, Refused, Request, Work
 from verifier.policy import Choose, Pace, goodput, prompt_rows, smoothed, window, worth_ripening
 
-LOOKUP = "the verifier's own"  # no agent's name: those are hexadecimal
+# Whose nodes they are that are no agent's; agents' names are hexadecimal.
+LOOKUP = "the verifier's own"
+PREDICTED = "predicted by clients of "  # and their salt: nobody pays for another tenant's predictions
 LATE = 1.5  # intervals between drafts after which the next one is not waited for any more
 LEARNT_AT_ONCE = 256  # tokens of a text that a step takes in for looking up
 
@@ -60,10 +64,12 @@ class _Session:
     agent: str  # whose drafts are expected; "" is nobody's
     pace: Pace
     index: TextIndex | None
+    prediction: PredictionCursor | None
     author: str = field(init=False)  # whose nodes the tree holds, also after that agent has left
     unseen: int = 0
     cached: int = 0
     checked: str = ""  # whose nodes are in the step that runs
+    own: bool = False  # they are no agent's
     acceptance: float = 0.5  # of the best guess, a running mean
     missed_at: float | None = None  # since when there has been nothing to check
     draft_delay: float | None = None  # from a miss to the next draft, a running mean
@@ -113,7 +119,12 @@ class Scheduler:
             eos=frozenset(message.eos),
             committed=tuple(message.committed),
             salt=message.salt,
+            logprobs=message.logprobs,
         )
+        if len(message.prediction) > self._engine.context_length:
+            raise Refused(f"a prediction of {len(message.prediction)} tokens exceeds {self._engine.context_length}")
+        if max(message.prediction, default=0) >= self._engine.vocab_size:
+            raise Refused(f"a predicted token id is outside the vocabulary of {self._engine.vocab_size}")
         self._engine.check(request)
         session = _Session(
             request=request,
@@ -123,7 +134,10 @@ class Scheduler:
             agent=message.agent,
             pace=Pace(self._limits.wait_share),
             index=TextIndex() if self._limits.prompt_lookup else None,
+            prediction=PredictionCursor.over(message.prediction) if message.prediction else None,
         )
+        if session.prediction:
+            session.prediction.follow(message.committed)
         if not self._waiting and self._begun(key, session):
             return None
         ahead = len(self._waiting)
@@ -213,16 +227,18 @@ class Scheduler:
         for made in progress:
             session = self._sessions[made.session]
             session.unseen = made.unseen
-            if not made.tokens:
+            if not made.tokens and made.finish is None:
                 continue
             if session.waiting_since is not None:
                 session.pace = session.pace.after_wait(max(0.0, began - session.waiting_since))
                 session.waiting_since = None
             session.text.extend(made.tokens)
+            if session.prediction:
+                session.prediction.follow(made.tokens)
             session.drafted_at = None
             if made.nodes:
                 self._calibrations.observe(session.checked, drafts[made.session], made.tokens)
-            if made.nodes and session.checked != LOOKUP:
+            if made.nodes and not session.own:
                 session.acceptance = smoothed(session.acceptance, made.accepted / min(made.accepted + 1, made.depth))
             session.pace = session.pace.after_step(made.accepted, extra * made.nodes, plain)
             at = len(session.tree.committed)
@@ -240,7 +256,8 @@ class Scheduler:
                 seconds=made.seconds,
                 finish=made.finish,
                 cached=session.cached,
-                own=made.nodes > 0 and session.checked == LOOKUP,
+                own=made.nodes > 0 and session.own,
+                logprobs=list(made.logprobs),
             )
             session.cached = 0
             if made.finish:
@@ -267,16 +284,36 @@ class Scheduler:
         return self._sessions.get(key) or self._waiting.get(key)
 
     def _draft_of(self, key: int) -> Slice:
+        """The nodes that may be checked, noting whose they are."""
         session = self._sessions[key]
+        predicted = self._predicted(session)
         if session.agent or session.has_draft or session.index is None:
-            session.checked = session.author
-            return session.tree.best(min(self._limits.verify_nodes, self._calibrations.of(session.author).trust))
-        session.checked = LOOKUP
-        session.index.learn(session.text, min(len(session.text), session.index.learnt + LEARNT_AT_ONCE), session.prompt)
-        tokens, probabilities = session.index.continuation(session.text)
+            author = session.author
+            drafted = session.tree.best(min(self._limits.verify_nodes, self._calibrations.of(author).trust))
+        else:
+            author, drafted = LOOKUP, EMPTY
+            if not len(predicted):
+                index = session.index
+                index.learn(session.text, min(len(session.text), index.learnt + LEARNT_AT_ONCE), session.prompt)
+                drafted = self._chain(*index.continuation(session.text))
+        client = PREDICTED + session.request.salt
+        if len(predicted) and self._promise(client, predicted) > self._promise(author, drafted):
+            author, drafted = client, predicted
+        session.checked, session.own = author, author in (LOOKUP, client)
+        return drafted
+
+    def _predicted(self, session: _Session) -> Slice:
+        return self._chain(*session.prediction.continuation()) if session.prediction else EMPTY
+
+    def _chain(self, tokens: Sequence[int], chances: Sequence[float]) -> Slice:
+        """As many of these tokens, one behind the other, as a step takes of one session."""
         count = min(len(tokens), self._limits.verify_nodes)
-        costs = tuple(accumulate(confidence_byte(probability) for probability in probabilities[:count]))
+        costs = tuple(accumulate(confidence_byte(chance) for chance in chances[:count]))
         return Slice(tuple(tokens[:count]), tuple(range(-1, count - 1)), costs, tuple(range(1, count + 1)))
+
+    def _promise(self, author: str, draft: Slice) -> float:
+        """How many of its tokens may be expected to be committed."""
+        return sum(self._calibrations.of(author).chances(draft))
 
     def _may_check(self, key: int) -> bool:
         return self._sessions[key].pace.may_check(self._plain_seconds())
@@ -289,6 +326,8 @@ class Scheduler:
         """Until when this session waits for a draft; `now` or earlier if it has one, or no reason to wait."""
         session = self._sessions[key]
         if not session.agent or session.lapsed or not self.costs.known:
+            return now
+        if session.prediction and session.prediction.continuation(1)[0]:
             return now
         ripe = self._ripens(key, session) if session.has_draft else inf
         if ripe <= now:

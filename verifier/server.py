@@ -9,8 +9,9 @@ import asyncio
 import hmac
 import logging
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from itertools import count
 
 from fastapi import FastAPI, Response, WebSocket, WebSocketDisconnect
@@ -26,9 +27,13 @@ from edgedraft.wire import (
     UNAUTHORIZED,
     Close,
     Commit,
+    Draft,
+    Edge,
     Hello,
     ModelCard,
+    Open,
     Queued,
+    Sampling,
     VerifierWelcome,
     WireError,
     encode,
@@ -44,6 +49,44 @@ from verifier.traces import SessionSpans
 log = logging.getLogger(__name__)
 
 HELLO_SECONDS = 10.0
+
+
+Posted = Open | Draft | Edge | Close
+
+
+class _Preparing:
+    """Sessions of one link whose grammars are being compiled, which can take seconds, and what came for them meanwhile.
+
+    The engine's thread hears of none of it before that is done, and so never waits for a compiler.
+    """
+
+    def __init__(self, prepare: Callable[[Sampling], None], post: Callable[[Posted], None]) -> None:
+        self._prepare = prepare
+        self._post = post
+        self._held: dict[int, list[Posted]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def take(self, message: Posted) -> None:
+        """Post a message, at once or in its turn."""
+        if held := self._held.get(message.session):
+            held.append(message)
+        elif isinstance(message, Open) and message.sampling.grammar:
+            self._held[message.session] = [message]
+            task = asyncio.create_task(self._compile(message))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        else:
+            self._post(message)
+
+    def cancel(self) -> None:
+        """The link is gone: what waits is never posted."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def _compile(self, message: Open) -> None:
+        await asyncio.to_thread(self._prepare, message.sampling)
+        for waiting in self._held.pop(message.session):
+            self._post(waiting)
 
 
 class _Link:
@@ -127,6 +170,7 @@ def build_app(
         number, link = next(numbers), _Link(socket)
         engine_loop: EngineLoop = app.state.engine_loop
         writer: asyncio.Task[None] | None = None
+        preparing = _Preparing(engine.prepare, partial(engine_loop.post, number))
         try:
             async with asyncio.timeout(HELLO_SECONDS):
                 hello = greet(to_verifier(await receive_frame(socket)))
@@ -138,7 +182,7 @@ def build_app(
                 for message in to_verifier(await receive_frame(socket)):
                     if isinstance(message, Hello):
                         raise WireError(BAD_FRAME, "a second hello")
-                    engine_loop.post(number, message)
+                    preparing.take(message)
         except WireError as error:
             event(log, "gateway closed", level=logging.WARNING, link=number, code=error.code, reason=error.reason)
             await socket.close(error.code, error.reason)
@@ -146,6 +190,7 @@ def build_app(
             event(log, "gateway gone", link=number, reason=type(gone).__name__)
         finally:
             links.pop(number, None)
+            preparing.cancel()
             engine_loop.post(number, Gone())
             if writer:
                 writer.cancel()

@@ -1,7 +1,7 @@
 """The embedded engine: a transformers causal LM, one packed forward a step.
 
 A step's rows are, for each session, the tokens not yet in its KV cache and behind them its draft; the choice at each
-row (sampling.py) tells how far down the draft the target goes along. Which sessions and how many nodes is the
+row (choosing.py) tells how far down the draft the target goes along. Which sessions and how many nodes is the
 scheduler's to say.
 """
 
@@ -15,10 +15,11 @@ import torch
 
 from edgedraft.kv import BLOCK, KVSequence, OutOfBlocks
 from edgedraft.paged import PackedModel, Rows
-from edgedraft.sampling import choose
 from edgedraft.tree import EMPTY, Slice
-from edgedraft.wire import FinishReason
+from edgedraft.wire import FinishReason, Sampling, TokenLogprobs
+from verifier.choosing import Choices, logprobs_of
 from verifier.engine import Capacity, Overloaded, Progress, Refused, Request, Work
+from verifier.grammar import Constraint, Grammars
 
 
 @dataclass(slots=True)
@@ -26,6 +27,7 @@ class _Session:
     request: Request
     kv: KVSequence
     text: list[int]  # prompt and output; all but the last few are in the cache
+    choices: Choices
     prompt: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -41,6 +43,16 @@ class _Session:
 
 
 @dataclass(frozen=True, slots=True)
+class _Walk:
+    """How far a session came in a step: Progress's fields of these names."""
+
+    tokens: tuple[int, ...] = ()
+    accepted: int = 0
+    finish: FinishReason | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class _Job:
     session: _Session
     rows: Rows
@@ -51,12 +63,25 @@ class _Job:
 class TransformersEngine:
     """engine.Engine over a PackedModel."""
 
-    def __init__(self, model: PackedModel, vocab_size: int, context_length: int, max_sessions: int) -> None:
+    def __init__(
+        self,
+        model: PackedModel,
+        vocab_size: int,
+        context_length: int,
+        max_sessions: int,
+        grammars: Grammars | None = None,
+    ) -> None:
+        """Without `grammars`, requests that have one are refused."""
         self.vocab_size = vocab_size
         self.context_length = context_length
         self._model = model
         self._max_sessions = max_sessions
+        self._grammars = grammars
         self._sessions: dict[int, _Session] = {}  # oldest first
+
+    def prepare(self, sampling: Sampling) -> None:
+        if self._grammars and sampling.grammar:
+            self._grammars.prepare(sampling.grammar)
 
     def check(self, request: Request) -> None:
         longest = min(self.context_length, self._model.kv.tokens)
@@ -64,14 +89,21 @@ class TransformersEngine:
             raise Refused(f"{len(request.prompt)} prompt and {request.max_tokens} output tokens exceed {longest}")
         if not request.prompt or len(request.committed) >= request.max_tokens:
             raise Refused("a session needs a prompt and a token left to make")
-        if not all(0 <= token < self.vocab_size for token in (*request.prompt, *request.committed)):
+        named = (*request.prompt, *request.committed, *request.sampling.logit_bias)
+        if not all(0 <= token < self.vocab_size for token in named):
             raise Refused(f"a token id is outside the vocabulary of {self.vocab_size}")
+        self._constraint(request)
 
     def open(self, request: Request) -> int:
         self.check(request)
         if len(self._sessions) >= self._max_sessions:
             raise Overloaded(f"{self._max_sessions} sessions are running")
-        session = _Session(request, self._model.sequence(request.salt), [*request.prompt, *request.committed])
+        session = _Session(
+            request=request,
+            kv=self._model.sequence(request.salt),
+            text=[*request.prompt, *request.committed],
+            choices=Choices(request, self._constraint(request)),
+        )
         session.kv.adopt(session.text)
         promised = sum(other.unseen for other in self._sessions.values())
         if self._sessions and promised + session.unseen + BLOCK > self._model.kv.free_tokens:
@@ -90,17 +122,18 @@ class TransformersEngine:
         wanted = [len(job.rows.wanted) for job in jobs]
         walks = [self._walk(job, rows) for job, rows in zip(jobs, logits.split(wanted), strict=True)]
         seconds = (time.perf_counter() - began) / sum(len(job.rows.tokens) for job in jobs)
-        for job, (tokens, accepted, finish) in zip(jobs, walks, strict=True):
+        for job, walk in zip(jobs, walks, strict=True):
             progress.append(
                 Progress(
                     session=job.session.request.session,
-                    tokens=tokens,
+                    tokens=walk.tokens,
                     unseen=job.session.unseen,
                     nodes=len(job.draft),
                     depth=max(job.draft.depths, default=0),
-                    accepted=accepted,
+                    accepted=walk.accepted,
                     seconds=seconds * len(job.rows.tokens),
-                    finish=finish,
+                    finish=walk.finish,
+                    logprobs=walk.logprobs,
                 )
             )
         return progress
@@ -144,15 +177,26 @@ class TransformersEngine:
                 return key
         return None
 
-    def _walk(self, job: _Job, logits: torch.Tensor) -> tuple[tuple[int, ...], int, FinishReason | None]:
-        """Choose at every row, go down the draft while the choice is a child; (tokens, accepted, finish)."""
+    def _constraint(self, request: Request) -> Constraint | None:
+        """Raises Refused."""
+        if not request.sampling.grammar:
+            return None
+        if self._grammars is None:
+            raise Refused("grammars are not served here")
+        constraint = self._grammars.begin(request.sampling.grammar, request.committed)
+        if constraint.ended:
+            raise Refused("nothing can follow in the grammar")
+        return constraint
+
+    def _walk(self, job: _Job, logits: torch.Tensor) -> _Walk:
+        """Choose, and go down the draft while the choice is a child."""
         session, request, draft = job.session, job.session.request, job.draft
         if not job.rows.wanted:
             session.kv.keep(range(job.context))
             session.kv.publish(session.text)
-            return (), 0, None
+            return _Walk()
         first = session.output
-        choices = choose(logits, request.sampling, [first, *(first + depth for depth in draft.depths)])
+        choice = session.choices.over(logits, [first, *(first + depth for depth in draft.depths)])
         children = {
             (parent, token): i for i, (parent, token) in enumerate(zip(draft.parents, draft.tokens, strict=True))
         }
@@ -161,9 +205,12 @@ class TransformersEngine:
         node = -1
         finish: FinishReason | None = None
         while finish is None:
-            token = choices[node + 1]
+            token = choice(node + 1)
+            if token is None:
+                finish = "length"  # a grammar that failed: to the client this text is unfinished
+                break
             tokens.append(token)
-            if token in request.eos:
+            if token in request.eos or session.choices.ended:
                 finish = "stop"
             elif first + len(tokens) >= request.max_tokens:
                 finish = "length"
@@ -175,7 +222,11 @@ class TransformersEngine:
         session.kv.keep([*range(job.context), *(job.context + i for i in path)])
         session.text.extend(tokens)
         session.kv.publish(session.text)
-        return tuple(tokens), len(path), finish
+        logprobs: tuple[TokenLogprobs, ...] = ()
+        if request.logprobs >= 0:
+            rows = [0, *(i + 1 for i in path)][: len(tokens)]
+            logprobs = logprobs_of(logits[rows], tokens, request.logprobs)
+        return _Walk(tuple(tokens), len(path), finish, logprobs)
 
 
 def _job(session: _Session, item: Work) -> _Job:

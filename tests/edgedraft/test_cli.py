@@ -15,7 +15,13 @@ from pydantic import AliasChoices
 from edgedraft import __version__, cli
 from edgedraft.settings import Settings
 
-NEEDED = {"login": ["http://gateway"], "bench": ["quick"], "keys revoke": ["k1"]}
+NEEDED = {
+    "login": ["http://gateway"],
+    "bench": ["quick"],
+    "keys revoke": ["k1"],
+    "keys update": ["k1"],
+    "tenants create": ["acme"],
+}
 NAMES = [" ".join(words) for words in cli.COMMANDS]
 
 

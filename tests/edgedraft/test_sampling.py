@@ -6,25 +6,12 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
+from transformers import RepetitionPenaltyLogitsProcessor
 
-from edgedraft.noise import gumbel_rows
-from edgedraft.sampling import NUCLEUS, choose, guess, processed
+from edgedraft.penalties import History, adjusted
+from edgedraft.sampling import NUCLEUS, choose, choose_behind, guess, processed
 from edgedraft.wire import Sampling
-
-
-def reference_choice(logits: np.ndarray, sampling: Sampling, index: int) -> int:
-    """The definition, in float64 and by ranks."""
-    if sampling.temperature == 0:
-        return int(logits.argmax())
-    z = logits.astype(np.float64) / sampling.temperature
-    order = np.argsort(-z, kind="stable")
-    kept = list(order[: sampling.top_k] if sampling.top_k else order)
-    p = np.exp(z[kept] - z[kept].max())
-    before = np.concatenate([[0], np.cumsum(p / p.sum())[:-1]])
-    kept = [token for token, mass in zip(kept, before, strict=True) if mass < sampling.top_p]
-    kept = [token for token in kept if z[token] >= z[kept[0]] + np.log(max(sampling.min_p, 1e-300))]
-    g = gumbel_rows([sampling.seed], [index], len(logits))[0]
-    return max(kept, key=lambda token: z[token] + g[token])
+from tests.edgedraft.definition import reference_choice
 
 
 @pytest.mark.parametrize(
@@ -104,3 +91,74 @@ def test_a_cut_head_maps_its_columns_to_the_targets_tokens() -> None:
     tokens, _ = guess(logits[:, ids], sampling, range(20), 1, ids=ids, vocab_size=100)
     masked = logits.masked_fill(torch.arange(100) % 2 == 1, -torch.inf)
     assert tokens[:, 0].tolist() == choose(masked, sampling, range(20))
+
+
+PENALISED = {
+    "frequency": Sampling(temperature=0, frequency_penalty=0.7),
+    "presence": Sampling(temperature=0.9, presence_penalty=-1.5, seed=1),
+    "repetition": Sampling(temperature=0, repetition_penalty=1.3),
+    "repetition below 1": Sampling(temperature=1.0, repetition_penalty=0.6, top_k=30, seed=2),
+    "bias": Sampling(temperature=0.8, logit_bias={3: 4.5, 11: -100.0, 40: 100.0}, top_p=0.9, seed=3),
+    "greedy bias": Sampling(temperature=0, logit_bias={3: 4.5, 11: -100.0}),
+    "all": Sampling(
+        temperature=0.7, frequency_penalty=0.4, presence_penalty=0.3, repetition_penalty=1.2,
+        logit_bias={5: 2.0, 7: -3.0}, top_k=40, top_p=0.95, min_p=0.02, seed=4,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PENALISED)
+@pytest.mark.parametrize("masked", [False, True], ids=["free", "masked"])
+def test_penalised_choices_are_those_of_the_definition(name: str, masked: bool) -> None:
+    sampling, dice = PENALISED[name], np.random.default_rng(6)
+    logits = torch.randn((40, 60), generator=torch.Generator().manual_seed(7)) * 3
+    prompt, output = dice.integers(0, 60, 25).tolist(), dice.integers(0, 60, 40).tolist()
+    mask = dice.random((40, 60)) < 0.2 if masked else np.ones((40, 60), dtype=bool)
+    history = History(sampling, prompt)
+    for index in range(40):
+        row, allowed = logits[index : index + 1], torch.from_numpy(mask[index])
+        chosen = choose_behind(row, sampling, index, history, allowed if masked else None)
+        assert chosen == reference_choice(row[0].numpy(), sampling, index, prompt, output[:index], mask[index])
+        history.extend(output[index : index + 1])
+
+
+def test_bias_alone_needs_no_history() -> None:
+    logits = torch.randn((30, 60), generator=torch.Generator().manual_seed(8))
+    for name in ("bias", "greedy bias"):
+        expected = [reference_choice(row.numpy(), PENALISED[name], index) for index, row in enumerate(logits)]
+        assert choose(logits, PENALISED[name], range(30)) == expected
+
+
+def test_the_repetition_penalty_is_that_of_transformers() -> None:
+    logits = torch.randn((1, 80), generator=torch.Generator().manual_seed(9)) * 4
+    sampling, before = Sampling(temperature=0, repetition_penalty=1.7), logits.clone()
+    expected = RepetitionPenaltyLogitsProcessor(1.7)(torch.tensor([[4, 5, 5, 6, 60, 4]]), logits.clone())  # type: ignore[arg-type]
+    assert torch.equal(adjusted(logits, sampling, History(sampling, [4, 5, 5], [6, 60, 4])), expected)
+    assert torch.equal(logits, before)
+
+
+def test_a_path_ahead_leaves_no_trace_in_the_history() -> None:
+    sampling = PENALISED["all"]
+    logits = torch.randn((1, 60), generator=torch.Generator().manual_seed(10))
+    history = History(sampling, [1, 2], [3, 3])
+    with history.ahead([3, 9, 9, 1]) as longer:
+        ahead = adjusted(logits, sampling, longer)
+    assert torch.equal(ahead, adjusted(logits, sampling, History(sampling, [1, 2], [3, 3, 3, 9, 9, 1])))
+    assert torch.equal(
+        adjusted(logits, sampling, history), adjusted(logits, sampling, History(sampling, [1, 2], [3, 3]))
+    )
+
+
+@pytest.mark.parametrize("name", PENALISED)
+def test_a_draft_with_the_targets_logits_guesses_penalised_choices(name: str) -> None:
+    sampling = PENALISED[name]
+    logits = torch.randn((30, 60), generator=torch.Generator().manual_seed(11)) * 2
+    history = History(sampling, [1, 2, 3], [3, 4, 4, 50])
+    ids = torch.arange(0, 60, 2)
+    odd = torch.arange(60) % 2 == 1
+    for index in range(30):
+        row = logits[index : index + 1]
+        whole, _ = guess(row, sampling, [index], 1, history=history)
+        assert whole.tolist() == [[choose_behind(row, sampling, index, history)]]
+        cut, _ = guess(row[:, ids], sampling, [index], 1, ids=ids, vocab_size=60, history=history)
+        assert cut.tolist() == [[choose_behind(row.masked_fill(odd, -torch.inf), sampling, index, history)]]

@@ -21,11 +21,14 @@ from edgedraft.wire import MAX_AGENT_FRAME
 from gateway.accounts import Accounts
 from gateway.app import build_app
 from gateway.services import Services
+from tests.gateway.databases import database, database_url, postgres_server
 from tests.gateway.scripted_agent import ScriptedAgent
 from tests.gateway.scripted_verifier import ScriptedVerifier
 from tests.gateway.waiting import until
 
 KEY = "ed-static-test-key"
+
+__all__ = ["database", "database_url", "postgres_server"]  # fixtures
 
 
 class _Server(uvicorn.Server):

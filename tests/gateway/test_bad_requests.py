@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from openai.types import ErrorObject
 
 from tests.gateway.conftest import KEY, Gateway, running_gateway
 from tests.gateway.scripted_verifier import ScriptedVerifier
@@ -22,6 +23,7 @@ def error_of(response: httpx.Response) -> dict[str, Any]:
     assert set(response.json()) == {"error"}, response.text
     error = response.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
+    ErrorObject.model_validate(error, strict=True)
     assert error["message"]
     assert error["type"]
     assert response.headers["x-request-id"]

@@ -6,8 +6,10 @@ import contextlib
 from typing import Any
 
 import pytest
+from openai.types.chat.completion_create_params import CompletionCreateParamsBase
 
 from edgedraft.wire import Sampling
+from gateway.chat_request import ChatRequest
 from tests.gateway import openai_shapes, toy_model
 from tests.gateway.conftest import Gateway
 from tests.gateway.scripted_verifier import ScriptedVerifier
@@ -100,6 +102,34 @@ async def test_bad_values_are_named(gateway: Gateway, change: dict[str, Any], pa
     response = await post(gateway, CHAT | change)
     assert response.status_code == 400
     assert error_of(response)["param"] == param
+
+
+# What OpenAI's chats may carry that changes no answer here, or only how another service keeps or serves it.
+IGNORED = {
+    "metadata": {"a": "b"},
+    "parallel_tool_calls": True,
+    "prompt_cache_key": "k",
+    "prompt_cache_options": {"mode": "explicit"},
+    "prompt_cache_retention": "24h",
+    "reasoning_effort": "low",
+    "safety_identifier": "me",
+    "store": True,
+    "user": "me",
+    "verbosity": "low",
+}
+
+
+async def test_every_parameter_of_openai_is_served_refused_or_known_to_change_nothing(gateway: Gateway) -> None:
+    known = {name for name in CompletionCreateParamsBase.__annotations__ if name not in ChatRequest.model_fields}
+    refused = set()
+    for name in known - set(IGNORED):
+        response = await post(gateway, CHAT | {name: {"x": "y"}})
+        assert response.status_code == 400
+        assert error_of(response)["param"] == name
+        refused.add(name)
+    assert known == refused | set(IGNORED) & known
+    plain = await whole(gateway, messages=user("say a"))
+    assert (await whole(gateway, messages=user("say a"), **IGNORED))["choices"] == plain["choices"]
 
 
 async def test_service_tier_is_told_where_it_was_asked_for(gateway: Gateway) -> None:

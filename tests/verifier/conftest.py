@@ -14,11 +14,11 @@ from edgedraft.paged import PackedModel
 TINY_VOCAB = 97
 
 
-def tiny_llama(seed: int = 0) -> LlamaForCausalLM:
+def tiny_llama(seed: int = 0, vocab_size: int = TINY_VOCAB) -> LlamaForCausalLM:
     """Two layers, grouped heads, weights large enough that its text is no mere repetition."""
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=TINY_VOCAB,
+        vocab_size=vocab_size,
         hidden_size=48,
         intermediate_size=96,
         num_hidden_layers=2,

@@ -28,6 +28,9 @@ class Counting:
         self.made: dict[int, int] = {}
         self.ends: dict[int, int] = {}
 
+    def prepare(self, sampling: Sampling) -> None:
+        pass
+
     def check(self, request: Request) -> None:
         if len(request.prompt) > self.context_length:
             raise Refused("too long")
@@ -344,3 +347,64 @@ def test_nodes_of_an_agent_that_left_still_count_as_its_own() -> None:
     commit = world.step()[1]
     assert commit.accepted == 3
     assert not commit.own
+
+
+def predicting(prediction: Sequence[int], agent: str = "", **more: object) -> Open:
+    return Open(1, [0], Sampling(temperature=0), 500, agent=agent, prediction=list(prediction), **more)  # type: ignore[arg-type]
+
+
+def test_what_the_client_predicts_is_checked_and_is_no_agents() -> None:
+    world = World()
+    world.open(2)
+    world.warm(2)
+    world.scheduler.close(2, world.now)
+    world.scheduler.open(1, predicting([*range(1, 10), 77, 78, *range(12, 40)]))
+    commits = [world.step()[1] for _ in range(6)]
+    text = [token for commit in commits for token in commit.tokens]
+    assert text == list(range(1, len(text) + 1))
+    assert len(text) > 24, "it went on behind the place where the prediction was wrong"
+    assert (commits[0].accepted, commits[0].own) == (8, True)
+
+
+def test_with_an_agent_the_draft_that_promises_more_is_checked() -> None:
+    world = World()
+    world.open(2)
+    world.warm(2)
+    world.scheduler.close(2, world.now)
+    world.scheduler.open(1, predicting([1, 2, 3, 90, 91], agent="desk"))
+    commit = world.step()[1]
+    assert (commit.tokens, commit.own) == ([1, 2, 3, 4], True), "nobody waits for an agent meanwhile"
+    world.draft(1, 4, 1, [5, 6, 7])
+    commit = world.step()[1]
+    assert (commit.tokens, commit.own) == ([5, 6, 7, 8], False)
+
+
+def test_a_prediction_that_is_wrong_is_soon_left_alone_and_costs_no_other_tenant() -> None:
+    world = World(costs=lambda rows: STEP * (1 + 0.1 * rows))
+    world.open(9)
+    world.warm(9)
+    world.scheduler.close(9, world.now)
+    wrong = [number for start in range(1, 200) for number in (start, 900)]
+    nodes = []
+    for key in range(1, 30):
+        world.scheduler.open(key, predicting(wrong, salt="a"))
+        nodes.append(world.step()[key].nodes)
+        world.scheduler.close(key, world.now)
+    assert nodes[0] > nodes[-1]
+    world.scheduler.open(50, predicting(range(1, 30), salt="b"))
+    assert world.step()[50].nodes > nodes[-1]
+
+
+def test_a_session_taken_over_goes_on_in_its_prediction() -> None:
+    world = World()
+    world.open(2)
+    world.warm(2)
+    world.scheduler.close(2, world.now)
+    world.scheduler.open(1, predicting([900, 901, 1, 2, 3], committed=[900, 901]))
+    assert world.step()[1].tokens[:2] == [1, 2]
+
+
+@pytest.mark.parametrize(("prediction", "message"), [([1000], "outside the vocabulary"), ([1] * 1001, "exceeds")])
+def test_a_prediction_out_of_bounds_is_refused(prediction: list[int], message: str) -> None:
+    with pytest.raises(Refused, match=message):
+        World().scheduler.open(1, predicting(prediction))

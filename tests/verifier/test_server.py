@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import zlib
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from tokenizers import Tokenizer
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
@@ -110,6 +112,48 @@ def test_sessions_run_side_by_side_and_drafts_change_only_the_steps(link: Client
     assert tokens_of(drafted) == plain[1]
     assert (drafted[0].nodes, drafted[0].accepted) == (8, 8)
     assert len(drafted) < 24
+
+
+def test_grammars_bias_and_log_probabilities_over_the_wire(link: ClientConnection, url: str) -> None:
+    with dial(url) as connection:
+        connection.send(encode([Hello(wire.PROTOCOL)]))
+        (welcome,) = wire.from_verifier(connection.recv())
+        assert isinstance(welcome, VerifierWelcome)
+    tokenizer = Tokenizer.from_str(zlib.decompress(welcome.card.tokenizer).decode())
+    prompt = tokenizer.encode("The number of days in a week is").ids
+    digits = replace(GREEDY, grammar="start: /[0-9]{3}/")
+    link.send(
+        encode(
+            [
+                Open(1, prompt, replace(GREEDY, grammar="start: /(/"), 24),
+                Open(2, prompt, digits, 24, logprobs=2),
+                Draft(2, 1, 0, 1, [504, 253], [0, 0], bytes(2)),
+                Open(3, prompt, replace(GREEDY, grammar="start: /[a-z]{2000}/"), 2000),
+                Close(3),
+                Open(4, prompt, replace(GREEDY, logit_bias={504: 100.0}), 2),
+            ]
+        )
+    )
+    commits: list[Commit] = []
+    others: list[Any] = []
+    while not commits or commits[-1].finish is None or len(others) < 2:
+        for message in wire.from_verifier(link.recv(60)):
+            if isinstance(message, Commit) and message.session == 2:
+                commits.append(message)
+            elif not isinstance(message, Commit) or message.finish:
+                others.append(message)
+    text = tokens_of(commits)
+    assert re.fullmatch("[0-9]{3}", tokenizer.decode(text))
+    assert commits[-1].finish == "stop"
+    entries = [entry for commit in commits for entry in commit.logprobs]
+    assert [len(entry.tokens) for entry in entries] == [2] * len(text)
+    (refused,) = [message for message in others if isinstance(message, Close)]
+    assert (refused.session, refused.code) == (1, wire.CLOSE_REFUSED)
+    assert "grammar" in refused.reason
+    (biased,) = [message for message in others if isinstance(message, Commit)]
+    assert (biased.session, biased.tokens[-1]) == (4, 504)
+    link.send(encode([Open(n, prompt, GREEDY, 1) for n in (5, 6, 7)]))
+    assert {message.session for message in (collect(link, 7))} == {7}
 
 
 def test_a_cancelled_session_ends_and_makes_room(link: ClientConnection, url: str) -> None:

@@ -1,0 +1,52 @@
+"""Who asks, and how much they may."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SCOPES = frozenset({"inference", "edge", "admin"})
+
+# Tenant and owner: an owner's name means nothing outside the tenant.
+Owner = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """A key's own limits; None leaves one to the gateway's settings. Spend is nano-units of money a calendar month."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrent: int | None = None
+    monthly_spend: int | None = None
+
+    def over(self, defaults: Limits) -> Limits:
+        """These, and where there is none of their own, the defaults."""
+
+        def first(own: int | None, default: int | None) -> int | None:
+            return default if own is None else own
+
+        return Limits(
+            first(self.requests_per_minute, defaults.requests_per_minute),
+            first(self.tokens_per_minute, defaults.tokens_per_minute),
+            first(self.concurrent, defaults.concurrent),
+            first(self.monthly_spend, defaults.monthly_spend),
+        )
+
+
+NO_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who asks: `owner` has agents, `tenant` pays, `scopes` say what is allowed, `limits` how much."""
+
+    key_id: str
+    owner: str
+    tenant: str
+    scopes: frozenset[str]
+    limits: Limits = NO_LIMITS
+
+    @property
+    def agents_owner(self) -> Owner:
+        """Whose agents may see this principal's prompts."""
+        return self.tenant, self.owner

@@ -1,0 +1,102 @@
+"""The SQL schema as it is now. How a database of an earlier version becomes one is migrations/'s.
+
+Money is whole nano-units of the price table's currency (money.py), compute time whole nanoseconds, moments whole
+milliseconds since the epoch (keys and tenants: seconds), so that sums are exact in every database.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+)
+
+SHOWN = 10  # characters of a key that are stored in the clear
+
+metadata = MetaData()
+
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("name", String(255), primary_key=True),
+    Column("title", String(255), nullable=False),
+    Column("created", BigInteger, nullable=False),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("prefix", String(SHOWN), nullable=False),
+    Column("hash", String(64), nullable=False),
+    Column("owner", String(255), nullable=False),
+    Column("tenant", String(255), ForeignKey("tenants.name", name="keys_tenant_fkey"), nullable=False),
+    Column("scopes", String(255), nullable=False),  # separated by blanks
+    Column("name", String(255), nullable=False),
+    Column("created", BigInteger, nullable=False),
+    Column("revoked", BigInteger),
+    Column("expires", BigInteger),
+    Column("requests_per_minute", BigInteger),
+    Column("tokens_per_minute", BigInteger),
+    Column("concurrent", BigInteger),
+    Column("monthly_spend", BigInteger),
+    UniqueConstraint("hash", name="keys_hash_key"),
+)
+
+# Gateways that run, or did until their `seen` grew old: whose unfinished requests are theirs to finish.
+gateways = Table(
+    "gateways",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("started", BigInteger, nullable=False),
+    Column("seen", BigInteger, nullable=False),
+)
+
+# One row a request. The columns up to `choices` are written when it begins, the others when it ends.
+usage = Table(
+    "usage",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("gateway", String(32), nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("request_id", String(128), nullable=False),  # x-request-id, which clients may choose and repeat
+    Column("key_id", String(32), nullable=False),
+    Column("owner", String(255), nullable=False),
+    Column("tenant", String(255), nullable=False),
+    Column("model", String, nullable=False),
+    Column("endpoint", String(32), nullable=False),
+    Column("stream", Boolean, nullable=False),
+    Column("started", BigInteger, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("choices", Integer, nullable=False),
+    Column("first_token", BigInteger),
+    Column("ended", BigInteger),
+    Column("cached_tokens", BigInteger),
+    Column("output_tokens", BigInteger),
+    Column("drafted", BigInteger),
+    Column("accepted", BigInteger),
+    Column("verifier_accepted", BigInteger),
+    Column("mode", String(16)),
+    Column("verifier_ns", BigInteger),
+    Column("baseline_ns", BigInteger),
+    Column("agent", String(64)),
+    Column("agent_tenant", String(255)),
+    Column("agent_owner", String(255)),
+    Column("agent_ns", BigInteger),
+    Column("verifier_cost", BigInteger),
+    Column("edge_cost", BigInteger),
+    Column("baseline_cost", BigInteger),
+    Column("credit", BigInteger),
+    Index("usage_started", "started"),
+    Index("usage_key_started", "key_id", "started"),
+    Index("usage_tenant_started", "tenant", "started"),
+    Index("usage_outcome_gateway", "outcome", "gateway"),
+)

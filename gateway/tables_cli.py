@@ -1,0 +1,24 @@
+"""How commands print rows: a table for people, tab-separated lines where stdout is no terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+def show(titles: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[str] = ()) -> None:
+    """`numbers` are the titles of columns to be set flush right."""
+    if not sys.stdout.isatty():
+        for row in rows:
+            print("\t".join(row))
+        return
+    table = Table()
+    for title in titles:
+        table.add_column(title, justify="right" if title in numbers else "left")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console().print(table)
