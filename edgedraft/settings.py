@@ -137,6 +137,13 @@ class GatewaySettings(TracedSettings):
     allowed_origins: Annotated[list[str], *_Listed] = Field(
         [], description="a web origin, such as https://app.example.com, whose pages may call this; * for all"
     )
+    store_responses: bool = Field(
+        True, description="keep responses of /v1/responses, prompts too, for requests that do not say store: false"
+    )
+    response_days: int = Field(30, ge=1, le=36500, description="days without use after which one is deleted")
+    response_megabytes: int = Field(
+        256, ge=32, le=1 << 20, description="megabytes of them kept for one owner; the longest unused go first"
+    )
     max_agents_per_owner: int = Field(16, ge=1, description="agents attached at once by one owner")
     open_timeout: float = Field(30.0, gt=0, description="seconds a request waits for a verifier to take it")
     silence_timeout: float = Field(

@@ -20,6 +20,8 @@ from gateway.agents import AgentRegistry
 from gateway.database import Database
 from gateway.envelope import Envelope
 from gateway.openapi import OPEN
+from gateway.responses import create, stored
+from gateway.responses.store import ResponseStore
 from gateway.services import Services, services_of
 from gateway.telemetry import Metrics
 from gateway.traces import GatewayTraces
@@ -34,6 +36,9 @@ def build_app(settings: GatewaySettings, tracing: Tracing | None = None) -> Fast
         settings=settings,
         database=database,
         accounts=Accounts(database, settings.key),
+        responses=ResponseStore(database, settings.response_days, settings.response_megabytes << 20)
+        if settings.store_responses
+        else None,
         admission=Admission(settings.max_sessions_per_key),
         agents=AgentRegistry(settings.max_agents_per_owner, metrics),
         verifiers=VerifierPool(settings.verifier, settings.verifier_token, "gateway", metrics),
@@ -45,7 +50,10 @@ def build_app(settings: GatewaySettings, tracing: Tracing | None = None) -> Fast
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await database.open(upgrade=settings.db_upgrade)
         services.verifiers.start()
+        purging = asyncio.create_task(services.responses.keep_purged()) if services.responses else None
         yield
+        if purging:
+            purging.cancel()
         await services.verifiers.stop()
         await database.close()
         if tracing:
@@ -63,7 +71,7 @@ def build_app(settings: GatewaySettings, tracing: Tracing | None = None) -> Fast
             expose_headers=["*"],
         )
     errors.install(app)
-    for routes in (chat, completions, tokenize, models, agent_door, dashboard, openapi):
+    for routes in (chat, completions, create, stored, tokenize, models, agent_door, dashboard, openapi):
         app.include_router(routes.router)
     _add_health(app)
     return app

@@ -12,6 +12,7 @@ from gateway.accounts import Accounts
 from gateway.admission import Admission
 from gateway.agents import AgentRegistry
 from gateway.database import Database
+from gateway.responses.store import ResponseStore
 from gateway.telemetry import Metrics
 from gateway.traces import GatewayTraces
 from gateway.verifiers import VerifierPool
@@ -22,6 +23,7 @@ class Services:
     settings: GatewaySettings
     database: Database
     accounts: Accounts
+    responses: ResponseStore | None
     admission: Admission
     agents: AgentRegistry
     verifiers: VerifierPool

@@ -16,6 +16,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    Text,
     UniqueConstraint,
 )
 
@@ -99,4 +100,21 @@ usage = Table(
     Index("usage_key_started", "key_id", "started"),
     Index("usage_tenant_started", "tenant", "started"),
     Index("usage_outcome_gateway", "outcome", "gateway"),
+)
+
+# What /v1/responses keeps, where that is wanted: prompts and answers.
+responses = Table(
+    "responses",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("tenant", String(255), nullable=False),
+    Column("owner", String(255), nullable=False),
+    Column("previous", String(64)),
+    Column("length", Integer, nullable=False),  # of the chain of responses that ends here
+    Column("used", BigInteger, nullable=False),  # seconds: when made, or last gone on from
+    Column("size", BigInteger, nullable=False),  # bytes of the two below
+    Column("input", Text, nullable=False),  # the request's own items, as JSON
+    Column("body", Text, nullable=False),  # the response as the client saw it, as JSON
+    Index("responses_owner_used", "tenant", "owner", "used"),
+    Index("responses_used", "used"),
 )

@@ -1,0 +1,115 @@
+"""What a request's answer is to follow: the responses before it, then its own input, as items and as a prompt."""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+from gateway.accounts import Owner
+from gateway.chat_template import Message, TemplateRefusal
+from gateway.database import DatabaseDown
+from gateway.errors import SERVER, ApiError
+from gateway.responses.items import Item, input_items, is_response_id, no_such_item, referenced
+from gateway.responses.messages import chat_messages, turn_starts, without_beginning
+from gateway.responses.request import ResponsesRequest
+from gateway.responses.store import ChainTooLong, NotStored, ResponseStore
+from gateway.served_model import ServedModel
+
+ROOM = 1024  # output tokens that truncation leaves room for where the request names no limit
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """`own` are the request's items, `before` those of the responses that it follows; `length` counts them and it."""
+
+    before: list[Item]
+    own: list[Item]
+    length: int
+
+
+async def read_conversation(
+    store: ResponseStore | None, owner: Owner, request: ResponsesRequest, response_id: str
+) -> Conversation:
+    """Raises ApiError: 400 for bad items and for what is not there, 503 when the database does not answer."""
+    previous, references = request.previous_response_id, referenced(request.input)
+    if store is None and (previous or references):
+        param = "previous_response_id" if previous else "input"
+        raise ApiError(
+            400, "This gateway stores no responses; send the conversation's items.", param=param, code="not_stored"
+        )
+    before: list[Item] = []
+    stored: dict[str, Item] = {}
+    length = 1
+    if store is not None:
+        try:
+            if previous:
+                if not is_response_id(previous):
+                    raise NotStored(previous)
+                chain = await store.chain(owner, previous)
+                before = [item for response in chain for item in response.items]
+                length += chain[-1].length
+            if references:
+                stored = await _resolved(store, owner, references)
+        except NotStored as missing:
+            raise ApiError(
+                400,
+                f"Previous response with id {str(missing)!r} not found.",
+                param="previous_response_id",
+                code="previous_response_not_found",
+            ) from None
+        except ChainTooLong as reason:
+            message = f"The conversation cannot go on: {reason}. Send its items, or begin a new one."
+            raise ApiError(400, message, param="previous_response_id", code="conversation_too_long") from None
+        except DatabaseDown as error:
+            raise storage_fails() from error
+    return Conversation(before, input_items(request.input, response_id, stored), length)
+
+
+async def _resolved(store: ResponseStore, owner: Owner, references: Mapping[str, str]) -> dict[str, Item]:
+    responses = await store.several(owner, set(references.values()))
+    items = {item["id"]: item for response in responses.values() for item in response.items}
+    for identity in references:
+        if identity not in items:
+            raise no_such_item(identity, "input")
+    return {identity: items[identity] for identity in references}
+
+
+async def prompt_of(model: ServedModel, request: ResponsesRequest, conversation: Conversation) -> list[int]:
+    """The prompt's tokens, its beginning left out where the request asks for that. Raises ApiError 400."""
+    messages = chat_messages(request.instructions, [*conversation.before, *conversation.own])
+    options = request.chat_template_kwargs or {}
+    try:
+        # A long prompt takes a while; streams of others go on meanwhile.
+        if request.truncation == "auto":
+            room = min(request.output_limit or ROOM, model.context_length // 2)
+            return await asyncio.to_thread(_fitting, model, messages, options, model.context_length - room)
+        return await asyncio.to_thread(model.prompt, messages, options)
+    except TemplateRefusal as refusal:
+        raise ApiError(400, str(refusal), param="input", code="invalid_messages") from None
+
+
+def _fitting(model: ServedModel, messages: Sequence[Message], options: Mapping[str, Any], limit: int) -> list[int]:
+    """The longest end of a conversation that has at most `limit` tokens, cut where a user speaks; else the shortest."""
+    prompt = model.prompt(messages, options)
+    starts = turn_starts(messages)
+    if len(prompt) <= limit or not starts:
+        return prompt
+    # Each text is counted by itself first: rendering ends that are far too long, again and again, would take too long.
+    counts = [len(model.tokenizer.encode(message["content"], add_special_tokens=False).ids) for message in messages]
+    ahead = list(accumulate(reversed(counts)))[::-1]
+    starts = [start for start in starts if ahead[start] <= limit] or starts[-1:]
+
+    def from_(start: int) -> list[int]:
+        return model.prompt(without_beginning(messages, start), options)
+
+    at = bisect_left(starts, True, key=lambda start: len(from_(start)) <= limit)
+    return from_(starts[min(at, len(starts) - 1)])
+
+
+def storage_fails() -> ApiError:
+    """What is told when the database does not answer."""
+    return ApiError(503, "Stored responses cannot be reached.", kind=SERVER, code="storage_unavailable", retry_after=1)
