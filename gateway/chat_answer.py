@@ -85,7 +85,11 @@ def usage(generation: Generation) -> dict[str, Any]:
         "completion_tokens": generation.output_tokens,
         "total_tokens": generation.prompt_tokens + generation.output_tokens,
         "prompt_tokens_details": {"cached_tokens": generation.cached_tokens},
-        "completion_tokens_details": {"reasoning_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": 0,
+            "accepted_prediction_tokens": sum(choice.predicted[0] for choice in generation.finished.values()),
+            "rejected_prediction_tokens": sum(choice.predicted[1] for choice in generation.finished.values()),
+        },
     }
 
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
+from edgedraft.prediction import accepted_tokens
 from edgedraft.wire import FinishReason, TokenLogprobs
 from gateway.events import Delta, Event, Finished, Reader
 from gateway.session import Job, Session
@@ -41,7 +42,8 @@ async def follow(
             if reason:
                 break
     assert reason is not None
-    for event in reader.end(Finished(choice, reason, len(output), session.stats)):
+    predicted = await asyncio.to_thread(accepted_tokens, job.prediction, output) if job.prediction else (0, 0)
+    for event in reader.end(Finished(choice, reason, len(output), session.stats, predicted)):
         yield event
 
 

@@ -29,12 +29,16 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A choice's end. `tokens` are those that count: none behind a stop string."""
+    """A choice's end. `tokens` are those that count: none behind a stop string.
+
+    `predicted` tells of the job's prediction how many tokens were accepted and how many were not.
+    """
 
     choice: int
     reason: FinishReason
     tokens: int
     stats: SpeculationStats
+    predicted: tuple[int, int] = (0, 0)
 
 
 Part = Delta

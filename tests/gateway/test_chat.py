@@ -72,7 +72,11 @@ async def test_a_stream_has_the_shape_that_strict_clients_want(gateway: Gateway)
     assert usage["usage"]["prompt_tokens"] == len(toy_model.chat_prompt(("user", "say one two three")))
     assert usage["usage"]["total_tokens"] == usage["usage"]["prompt_tokens"] + 14
     assert usage["usage"]["prompt_tokens_details"] == {"cached_tokens": 0}
-    assert usage["usage"]["completion_tokens_details"] == {"reasoning_tokens": 0}
+    assert usage["usage"]["completion_tokens_details"] == {
+        "reasoning_tokens": 0,
+        "accepted_prediction_tokens": 0,
+        "rejected_prediction_tokens": 0,
+    }
     assert usage["metrics"]["speculative_decoding"]["num_spec_steps"] == 0
 
 

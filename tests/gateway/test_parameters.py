@@ -208,6 +208,21 @@ async def test_a_prediction_reaches_the_verifier_in_tokens(gateway: Gateway, ver
     assert len(verifier.opened[2].prediction) == 2048, "no longer than the context"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_usage_tells_what_became_of_a_prediction(gateway: Gateway, stream: bool) -> None:
+    said = "one two three four five six"
+    for predicted, accepted in ((said, len(said)), (said + " seven", len(said)), ("XYZ", 0)):
+        body = {"messages": user(f"say {said}"), "prediction": {"type": "content", "content": predicted}}
+        if stream:
+            usage = (await chunks(gateway, **body, stream_options=USAGE))[-1]["usage"]
+        else:
+            usage = (await whole(gateway, **body))["usage"]
+        details = usage["completion_tokens_details"]
+        assert details["accepted_prediction_tokens"] == accepted
+        assert details["rejected_prediction_tokens"] == len(predicted) - accepted
+        assert usage["completion_tokens"] == len(said) + 1
+
+
 async def test_logprobs_are_asked_of_the_verifier_only_on_request(gateway: Gateway, verifier: ScriptedVerifier) -> None:
     await whole(gateway, messages=user("say a"))
     await whole(gateway, messages=user("say a"), logprobs=True)
