@@ -12,6 +12,7 @@ from edgedraft.tree import Slice
 SMOOTHING = 0.2  # weight of the newest value in a running mean
 LEAST_GAIN = 1.05
 RIPENING = 2.0
+WAITED_FOR = (1, 2, 4)  # depths of a draft
 LEAST_RETRY, LONGEST_RETRY = 1.0, 60.0  # seconds
 LEAST_PROMPT_ROWS = 16  # a prompt always gets on
 SAVED_STEPS_KEPT = 4.0  # steps won by drafting that may be spent on waiting later
@@ -57,6 +58,19 @@ class Pace:
         if allowed <= 0 or (draft_delay is not None and draft_delay > allowed):
             return 0.0
         return allowed
+
+
+def worth_waiting(acceptance: float, sessions: int, seconds: Callable[[int], float]) -> bool:
+    """Whether drafts are worth waiting for at all: checking pays when all `sessions` draft with such an `acceptance`.
+
+    Where steps have no arithmetic to spare it does not, and a session that waits is one fewer to share a step with.
+    """
+    plain = sessions / seconds(sessions)
+    for depth in WAITED_FOR:
+        right = sum(acceptance**i for i in range(1, depth + 1))
+        if sessions * (1 + right) / seconds(sessions * (1 + depth)) > LEAST_GAIN * plain:
+            return True
+    return False
 
 
 def worth_ripening(leaf: float, acceptance: float, plain_seconds: float, interval: float) -> bool:

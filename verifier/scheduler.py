@@ -21,7 +21,7 @@ from verifier.admission import WaitingRoom
 from verifier.calibration import Calibrations
 from verifier.costs import StepCosts
 from verifier.engine import Engine, Overloaded, Progress, Refused, Request, Work
-from verifier.policy import Choose, Pace, goodput, prompt_rows, smoothed, window, worth_ripening
+from verifier.policy import Choose, Pace, goodput, prompt_rows, smoothed, window, worth_ripening, worth_waiting
 
 # Whose nodes they are that are no agent's; agents' names are hexadecimal.
 LOOKUP = "the verifier's own"
@@ -330,7 +330,7 @@ class Scheduler:
         if session.prediction and session.prediction.continuation(1)[0]:
             return now
         ripe = self._ripens(key, session) if session.has_draft else inf
-        if ripe <= now:
+        if ripe <= now or not worth_waiting(session.acceptance, len(self._sessions), self.costs.seconds):
             return now
         if session.waiting_since is None:
             session.waiting_since = now

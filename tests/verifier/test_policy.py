@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from verifier.policy import Pace, prompt_rows, window, worth_checking
+from verifier.policy import Pace, prompt_rows, window, worth_checking, worth_waiting
 
 STEP = 0.04
 
@@ -31,6 +31,19 @@ def test_what_was_waited_in_vain_leaves_room_to_check_what_comes_late() -> None:
     waited = Pace(1.0).after_wait(Pace(1.0).patience(STEP, None, longest=1.0))
     assert waited.patience(STEP, None, longest=1.0) == 0.0
     assert waited.may_check(STEP)
+
+
+def test_drafts_are_waited_for_only_where_checking_them_would_pay() -> None:
+    def spare(rows: int) -> float:
+        return 0.03
+
+    def none_to_spare(rows: int) -> float:
+        return 0.01 * rows
+
+    assert worth_waiting(0.5, 16, spare)
+    assert worth_waiting(0.5, 1, stairs)
+    assert not worth_waiting(0.5, 16, none_to_spare)
+    assert not worth_waiting(0.02, 16, spare)
 
 
 def test_waiting_and_wrong_drafts_cost_one_step_in_all() -> None:
