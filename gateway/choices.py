@@ -49,6 +49,11 @@ async def follow(
 
 async def merged(sources: Sequence[AsyncGenerator[Event]]) -> AsyncGenerator[Event]:
     """The events of all, as they come, SIDE_BY_SIDE at once. The first exception ends all; closing this closes them."""
+    if len(sources) == 1:  # neither task nor queue between a token and its client
+        async with aclosing(sources[0]) as events:
+            async for event in events:
+                yield event
+        return
     places = asyncio.Semaphore(SIDE_BY_SIDE)
     queue: asyncio.Queue[Event | Exception | None] = asyncio.Queue()
 

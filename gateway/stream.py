@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
 
+import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -19,7 +20,10 @@ DONE = b"data: [DONE]\n\n"
 
 def frame(document: dict[str, Any]) -> bytes:
     """One event. ASCII only, for some clients split lines at U+2028 and its like."""
-    return b"data: " + json.dumps(document, separators=(",", ":")).encode() + b"\n\n"
+    body = msgspec.json.encode(document)
+    if not body.isascii():
+        body = json.dumps(document, separators=(",", ":")).encode()
+    return b"data: " + body + b"\n\n"
 
 
 class EventStream(Response):
