@@ -32,6 +32,7 @@ COMMANDS: dict[tuple[str, ...], tuple[type[s.Settings], str]] = {
     ("keys", "revoke"): (s.KeysRevokeSettings, "gateway.keys_cli"),
     ("tenants", "create"): (s.TenantsCreateSettings, "gateway.tenants_cli"),
     ("tenants", "list"): (s.TenantsListSettings, "gateway.tenants_cli"),
+    ("usage",): (s.UsageSettings, "gateway.usage_cli"),
     ("db", "upgrade"): (s.DbUpgradeSettings, "gateway.database_cli"),
     ("distill",): (s.DistillSettings, "edge_agent.distill"),
     ("demo",): (s.DemoSettings, "loadtest.demo"),

@@ -7,6 +7,7 @@ where it is used.
 from __future__ import annotations
 
 import json
+from datetime import date
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -53,7 +54,7 @@ class Settings(BaseSettings):
         cli_hide_none_type=True,
         cli_avoid_json=True,
         cli_exit_on_error=False,
-        cli_shortcuts={"json-file": "json"},
+        cli_shortcuts={"json-file": "json", "since": "from", "until": "to"},
     )
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged, to stderr")
@@ -143,6 +144,9 @@ class GatewaySettings(TracedSettings):
     response_days: int = Field(30, ge=1, le=36500, description="days without use after which one is deleted")
     response_megabytes: int = Field(
         256, ge=32, le=1 << 20, description="megabytes of them kept for one owner; the longest unused go first"
+    )
+    prices: Path | None = Field(
+        None, description="TOML or JSON file of prices: datacenter_gpu_hour, edge_gpu_hour, accepted_million, currency"
     )
     max_agents_per_owner: int = Field(16, ge=1, description="agents attached at once by one owner")
     open_timeout: float = Field(30.0, gt=0, description="seconds a request waits for a verifier to take it")
@@ -282,6 +286,18 @@ class TenantsCreateSettings(_DatabaseSettings):
 
 class TenantsListSettings(_DatabaseSettings):
     """List tenants."""
+
+
+class UsageSettings(_DatabaseSettings):
+    """Report usage: requests, tokens, cost, and what edge drafting saved."""
+
+    by: Annotated[list[Literal["key", "owner", "tenant", "model", "day", "edge"]], *_Listed] = Field(
+        ["key"], description="what each line is for, edge being who drafted; may be repeated"
+    )
+    since: date | None = Field(None, description="first day, such as 2026-11-01 (UTC)")
+    until: date | None = Field(None, description="last day, included")
+    format: Literal["table", "csv", "json"] = Field("table", description="how it is printed")
+    prices: Path | None = Field(None, description="the gateway's file of prices, for the currency's name")
 
 
 class DbUpgradeSettings(_DatabaseSettings):

@@ -6,6 +6,7 @@ sessions an agent gets is agents.py's choice.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -62,6 +63,7 @@ class AgentLink:
         self._on_room: Callable[[], None] | None = None
         self._tracing = tracing
         self._seats: dict[int, SeatRecord] = {}
+        self._clock = _ShareClock()
 
     @property
     def running(self) -> int:
@@ -76,6 +78,7 @@ class AgentLink:
         self._on_room = call
 
     def open(self, listener: AgentListener, message: Open) -> Seat:
+        self._clock.advance(self.running)
         number = self._sessions.add(listener)
         span = SeatSpan(self._tracing, message, self.drafter) if self._tracing else None
         self._seats[number] = SeatRecord(self.record, span)
@@ -105,11 +108,18 @@ class AgentLink:
             seat.committed(commit)
         self.put(replace(commit, session=number))
 
+    def shared_seconds(self) -> float:
+        """What one session's share of this agent comes to by now, had it been here from the first."""
+        if self.running:
+            self._clock.advance(self.running)
+        return self._clock.seconds
+
     def put(self, message: Struct) -> None:
         self.outbox.put(message)
 
     def end(self, number: int) -> None:
         """End a session, unless it has ended already."""
+        self._clock.advance(self.running)
         if self._sessions.remove(number):
             self._seats.pop(number).end(lost=False)
             self.put(Close(number))
@@ -118,6 +128,7 @@ class AgentLink:
 
     def lost(self) -> None:
         """The connection is gone: tell every session."""
+        self._clock.advance(self.running)
         self._on_room = None
         for seat in self._seats.values():
             seat.end(lost=True)
@@ -126,17 +137,40 @@ class AgentLink:
             listener.on_agent_lost()
 
 
+class _ShareClock:
+    """How long a session that was always here would have had the agent, if those here at once share it equally."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._at = time.monotonic()
+
+    def advance(self, running: int) -> None:
+        """Up to now, `running` sessions having been here since the last call."""
+        now = time.monotonic()
+        self.seconds += (now - self._at) / max(1, running)
+        self._at = now
+
+
 class Seat:
     """One session's place at an agent."""
 
     def __init__(self, link: AgentLink, number: int) -> None:
         self.agent = link.identity
+        self.owner = link.owner
+        self._began = link.shared_seconds()
         self._link = link
         self._number = number
 
     def begin_again(self, message: Open) -> None:
         """The same session from a new place: the agent plants anew after what `message` says is committed."""
         self._link.put(replace(message, session=self._number))
+
+    def seconds(self) -> float:
+        """The agent's time that was this session's: between its sessions it counts as divided equally.
+
+        An agent that has nothing to do for them is counted all the same, so it is an upper bound.
+        """
+        return self._link.shared_seconds() - self._began
 
     def commit(self, commit: Commit) -> None:
         self._link.commit(self._number, commit)

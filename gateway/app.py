@@ -14,12 +14,15 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from edgedraft.settings import GatewaySettings
 from edgedraft.tracing import Tracing
 from gateway import agent_door, chat, completions, dashboard, errors, models, openapi, tokenize
-from gateway.accounts import Accounts
+from gateway.accounts import Accounts, Limits
 from gateway.admission import Admission
 from gateway.agents import AgentRegistry
 from gateway.database import Database
 from gateway.envelope import Envelope
+from gateway.ledger import Ledger, Prices
+from gateway.money import to_nano
 from gateway.openapi import OPEN
+from gateway.rate_limits import MemoryRates
 from gateway.responses import create, stored
 from gateway.responses.store import ResponseStore
 from gateway.services import Services, services_of
@@ -32,14 +35,16 @@ def build_app(settings: GatewaySettings, tracing: Tracing | None = None) -> Fast
     """One gateway; its verifiers are dialled and its database is opened when the app starts."""
     metrics = Metrics()
     database = Database(settings.database)
+    ledger = Ledger(database, Prices.read(settings.prices))
     services = Services(
         settings=settings,
         database=database,
+        ledger=ledger,
         accounts=Accounts(database, settings.key),
         responses=ResponseStore(database, settings.response_days, settings.response_megabytes << 20)
         if settings.store_responses
         else None,
-        admission=Admission(settings.max_sessions_per_key),
+        admission=Admission(_default_limits(settings), MemoryRates(), ledger),
         agents=AgentRegistry(settings.max_agents_per_owner, metrics),
         verifiers=VerifierPool(settings.verifier, settings.verifier_token, "gateway", metrics),
         metrics=metrics,
@@ -49,12 +54,14 @@ def build_app(settings: GatewaySettings, tracing: Tracing | None = None) -> Fast
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await database.open(upgrade=settings.db_upgrade)
+        await ledger.open()
         services.verifiers.start()
         purging = asyncio.create_task(services.responses.keep_purged()) if services.responses else None
         yield
         if purging:
             purging.cancel()
         await services.verifiers.stop()
+        await ledger.close()
         await database.close()
         if tracing:
             await asyncio.to_thread(tracing.close)
@@ -75,6 +82,15 @@ def build_app(settings: GatewaySettings, tracing: Tracing | None = None) -> Fast
         app.include_router(routes.router)
     _add_health(app)
     return app
+
+
+def _default_limits(settings: GatewaySettings) -> Limits:
+    return Limits(
+        settings.requests_per_minute,
+        settings.tokens_per_minute,
+        settings.max_sessions_per_key,
+        None if settings.monthly_spend is None else to_nano(settings.monthly_spend),
+    )
 
 
 def _add_health(app: FastAPI) -> None:

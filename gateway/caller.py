@@ -17,6 +17,7 @@ from fastapi import Request
 from starlette.responses import JSONResponse, Response
 
 from gateway.accounts import Principal
+from gateway.admission import Ticket
 from gateway.authentication import authenticate
 from gateway.choices import SIDE_BY_SIDE
 from gateway.errors import SERVER, ApiError, shutting_down
@@ -36,10 +37,14 @@ log = logging.getLogger(__name__)
 class Caller:
     """One authenticated request that has a place to generate; `admitted` makes it."""
 
-    def __init__(self, http: Request, services: Services, principal: Principal, places: ExitStack) -> None:
+    def __init__(
+        self, http: Request, services: Services, principal: Principal, ticket: Ticket, places: ExitStack
+    ) -> None:
         self.http = http
         self.services = services
         self.principal = principal
+        self._ticket = ticket
+        self._generation: Generation | None = None
         self._places = places
         self._generation: Generation | None = None
 
@@ -50,7 +55,7 @@ class Caller:
     def admit(self, generations: int) -> None:
         """Have room for so many generations in all, as far as they run at once. Raises ApiError 429."""
         more = min(generations, SIDE_BY_SIDE) - 1
-        self._places.enter_context(self.services.admission.hold(self.principal.key_id, more))
+        self._places.enter_context(self.services.admission.hold(self.principal, more))
 
     async def model(self, name: str) -> ServedModel:
         """Raises ApiError: 404 for a model that is not served, 503 when no verifier came in time."""
@@ -73,6 +78,7 @@ class Caller:
         self._generation = generation = Generation(
             self.services,
             self.principal,
+            self._ticket,
             state["request_id"],
             operation,
             jobs,
@@ -112,13 +118,14 @@ async def admitted(http: Request) -> AsyncIterator[Caller]:
     """The caller behind a request, holding one place: the body and its tokenizing are bounded too.
 
     Its places are given back when the context ends, or with the stream that it answers with. Raises ApiError: 401 or
-    403 for the key, 429 when it runs as much as it may.
+    403 for the key, 429 when it has or runs as much as it may, 503 without a database.
     """
     services = services_of(http)
     principal = await authenticate(services.accounts, http.headers, "inference")
     with ExitStack() as places:
-        places.enter_context(services.admission.hold(principal.key_id, 1))
-        yield Caller(http, services, principal, places)
+        places.enter_context(services.admission.hold(principal, 1))
+        ticket = await services.admission.request(principal, http.scope["state"].setdefault("headers", {}))
+        yield Caller(http, services, principal, ticket, places)
 
 
 def find_model(services: Services, name: str) -> ServedModel:

@@ -25,7 +25,7 @@ from gateway.migrations import HEAD
 
 BUSY_SECONDS = 5.0  # that a writer of SQLite waits for another
 CONNECT_SECONDS = 5.0
-COMMAND_SECONDS = 30.0
+COMMAND_SECONDS = 15.0
 
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
 _UPGRADE_LOCK = 0x65646765  # any number, the same in every replica

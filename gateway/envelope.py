@@ -29,7 +29,7 @@ class Envelope:
     """ASGI middleware. A usable x-request-id of the client is kept.
 
     The scope's state holds it as request_id, when the request came as began_at (time.monotonic()), and `facts` that an
-    endpoint puts there go into the line.
+    endpoint puts there go into the line, `headers` into the answer, whatever that is.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -53,7 +53,9 @@ class Envelope:
             nonlocal status
             if message["type"] in _STARTS:
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers.update(scope["state"].get("headers", {}))
+                headers["x-request-id"] = request_id
             await send(message)
 
         try:

@@ -7,6 +7,7 @@ the middle of a stream take the same body (stream.py) but no status.
 from __future__ import annotations
 
 from http import HTTPStatus
+from math import ceil
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -38,7 +39,7 @@ class ApiError(Exception):
         self.body = error_body(message, kind, param, code)
         self.headers = dict(headers or {})
         if retry_after is not None:
-            self.headers |= {"retry-after": str(max(1, round(retry_after)))}
+            self.headers |= {"retry-after": str(max(1, ceil(retry_after)))}
 
     def response(self) -> JSONResponse:
         return JSONResponse(self.body, self.status, headers=self.headers)

@@ -13,15 +13,19 @@ from typing import Any, Literal
 
 from edgedraft.tracing import trace_id
 from gateway.accounts import Principal
+from gateway.admission import Ticket
 from gateway.choices import follow, merged
+from gateway.database import DatabaseDown
+from gateway.errors import database_down
 from gateway.events import Event, Finished, MakeReader, PlainText
+from gateway.ledger import Entry, Outcome
 from gateway.services import Services
-from gateway.session import Job, Session
+from gateway.session import Job, Refused, Session, Unavailable
 from gateway.speculation_stats import SpeculationStats, edgedraft_field
 from gateway.traces import GenerationSpan, TraceHeaders
 
 Operation = Literal["chat", "completions", "responses"]
-Outcome = Literal["finished", "cancelled", "failed"]
+Told = Literal["finished", "cancelled", "failed"]  # what metrics, traces and the log tell apart; the ledger knows more
 
 
 class Generation:
@@ -31,6 +35,7 @@ class Generation:
         self,
         services: Services,
         principal: Principal,
+        ticket: Ticket,
         request_id: str,
         operation: Operation,
         jobs: Sequence[Job],
@@ -61,6 +66,7 @@ class Generation:
         self.first_text_at: float | None = None
         self.finished: dict[int, Finished] = {}
         self._services = services
+        self._ticket = ticket
         self._stops = tuple(stops)
         self._make_reader = make_reader
         settings = services.settings
@@ -78,8 +84,11 @@ class Generation:
 
     @property
     def output_tokens(self) -> int:
-        """Of the choices that have finished."""
-        return sum(choice.tokens for choice in self.finished.values())
+        """Of the choices that have finished those that count, of the others all that are committed."""
+        return sum(
+            self.finished[choice].tokens if choice in self.finished else stats.tokens
+            for choice, stats in enumerate(self.stats)
+        )
 
     @property
     def cached_tokens(self) -> int:
@@ -102,8 +111,20 @@ class Generation:
     async def events(self) -> AsyncGenerator[Event]:
         """All choices' events; afterwards, however it ends, the books.
 
-        Raises what Session.run raises; closing it cancels every session at once.
+        Raises what Session.run raises; closing it cancels every session at once. Before anything runs, ApiError: 429
+        where the key may not have so many tokens now, 503 where the ledger cannot be written.
         """
+        entry = self._services.ledger.entry(
+            self.principal,
+            self.request_id,
+            self.model,
+            self.operation,
+            self.streamed,
+            self.prompt_tokens,
+            len(self.jobs),
+            self.began_at,
+        )
+        await self._ticket.take_tokens(self.prompt_tokens, [job.max_tokens for job in self.jobs])
         outcome: Outcome = "cancelled"
         error = ""
         sources = [
@@ -112,16 +133,24 @@ class Generation:
         ]
         events = merged(sources)
         try:
+            await entry.begin()
             async for event in events:
                 self._note(event)
                 yield event
             outcome = "finished"
+        except DatabaseDown as failure:
+            outcome, error = "refused", type(failure).__name__
+            raise database_down() from failure
+        except (Refused, Unavailable) as failure:
+            outcome = "failed" if any(stats.tokens for stats in self.stats) else "refused"
+            error = type(failure).__name__
+            raise
         except Exception as failure:
             outcome, error = "failed", type(failure).__name__
             raise
         finally:
             await events.aclose()
-            self._account(outcome, error)
+            self._account(outcome, error, entry)
 
     def _note(self, event: Event) -> None:
         if isinstance(event, Finished):
@@ -129,15 +158,19 @@ class Generation:
         elif self.first_text_at is None:
             self.first_text_at = time.monotonic()
 
-    def _account(self, outcome: Outcome, error: str) -> None:
+    def _account(self, outcome: Outcome, error: str, entry: Entry) -> None:
         made = self.made()
-        metrics = self._services.metrics
-        metrics.requests.labels(self.model, outcome, made["mode"]).inc()
-        metrics.prompt_tokens.labels(self.model).inc(self.prompt_tokens)
-        metrics.output_tokens.labels(self.model).inc(self.output_tokens)
         first_text = per_token = None
         if self.first_text_at is not None:
             first_text = self.first_text_at - self.began_at
+        entry.end(outcome, self.stats, self.output_tokens, first_text)
+        self._ticket.settle(0 if outcome == "refused" else self.prompt_tokens + self.output_tokens)
+        metrics = self._services.metrics
+        told: Told = "failed" if outcome == "refused" else outcome
+        metrics.requests.labels(self.model, told, made["mode"]).inc()
+        metrics.prompt_tokens.labels(self.model).inc(self.prompt_tokens)
+        metrics.output_tokens.labels(self.model).inc(self.output_tokens)
+        if first_text is not None and self.first_text_at is not None:
             metrics.first_token.labels(self.model).observe(first_text)
             if self.output_tokens > 1:
                 per_token = (time.monotonic() - self.first_text_at) / (self.output_tokens - 1)
@@ -145,7 +178,7 @@ class Generation:
         self.facts |= {
             "trace": trace_id(self.jobs[0].trace),
             "operation": self.operation,
-            "outcome": outcome,
+            "outcome": told,
             "error": error or None,
             "key": self.principal.key_id,
             "model": self.model,
@@ -157,7 +190,7 @@ class Generation:
         }
         if self._span:
             self._span.end(
-                outcome=outcome,
+                outcome=told,
                 error=error,
                 streamed=self.streamed,
                 first_text_at=self.first_text_at,

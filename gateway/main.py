@@ -11,6 +11,7 @@ from edgedraft.tracing import TracingUnavailable, start_tracing
 from edgedraft.wire import MAX_AGENT_FRAME
 from gateway.app import build_app
 from gateway.database import SchemaError
+from gateway.ledger import PricesError
 
 AGENT_PING_SECONDS = 10.0
 
@@ -20,7 +21,7 @@ def main(settings: GatewaySettings) -> None:
     configure_logging(settings.log_level, settings.log_format)
     try:
         app = build_app(settings, start_tracing(settings.otel, "edgedraft-gateway"))
-    except (SchemaError, TracingUnavailable) as error:
+    except (SchemaError, PricesError, TracingUnavailable) as error:
         sys.exit(f"edgedraft gateway: {error}")
     serve(
         app,

@@ -12,6 +12,7 @@ from gateway.accounts import Accounts
 from gateway.admission import Admission
 from gateway.agents import AgentRegistry
 from gateway.database import Database
+from gateway.ledger import Ledger
 from gateway.responses.store import ResponseStore
 from gateway.telemetry import Metrics
 from gateway.traces import GatewayTraces
@@ -22,6 +23,7 @@ from gateway.verifiers import VerifierPool
 class Services:
     settings: GatewaySettings
     database: Database
+    ledger: Ledger
     accounts: Accounts
     responses: ResponseStore | None
     admission: Admission

@@ -159,6 +159,7 @@ class Session:
             self._meter.ended()
             self._agents.leave(self)
             if self._seat:
+                self.stats.agent_seconds += self._seat.seconds()
                 self._seat.close()
             if self._lease:
                 self._lease.close()
@@ -271,11 +272,14 @@ class Session:
 
     def on_agent(self, agent: AgentLink) -> None:
         self._seat = agent.open(self, self._message())
+        self.stats.agent, self.stats.agent_owner = agent.identity, agent.owner
         if self._lease:
             self._lease.edge(agent.identity)
 
     def on_agent_lost(self) -> None:
         self._metrics.agents_lost.inc()
+        if self._seat:
+            self.stats.agent_seconds += self._seat.seconds()
         self._seat = None
         if self._lease:
             self._lease.edge("")

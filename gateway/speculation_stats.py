@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from edgedraft.wire import Commit
+from gateway.accounts import Owner
 
 Mode = Literal["edge", "datacenter", "mixed"]
 
@@ -26,6 +27,13 @@ class SpeculationStats:
         self.accepted = 0
         self.own_accepted = 0  # of the verifier's own guesses
         self.cached = 0  # tokens of the prompt that the first verifier had computed before
+        self.tokens = 0  # committed
+        self.first_seconds = 0.0  # of the first step, which has the prompt's end in it
+        self.plain_steps = 0  # later ones that had nothing to check
+        self.plain_seconds = 0.0
+        self.agent = ""  # who drafted last, by the name that stays the same (AgentLink.identity)
+        self.agent_owner: Owner = ("", "")
+        self.agent_seconds = 0.0  # of agents, as far as they were this session's
         self._nodes = 0
         self._outcomes: Counter[tuple[int, int]] = Counter()  # (depth, accepted) of each verify that had a draft
         self._commits: Counter[bool] = Counter()  # by whether an agent was paired
@@ -35,6 +43,12 @@ class SpeculationStats:
         self.steps += 1
         self.cached = self.cached if self.steps > 1 else commit.cached
         self.seconds += commit.seconds
+        self.tokens += len(commit.tokens)
+        if self.steps == 1:
+            self.first_seconds = commit.seconds
+        elif commit.nodes == 0:
+            self.plain_steps += 1
+            self.plain_seconds += commit.seconds
         self._commits[paired] += 1
         if commit.nodes > 0:
             depth = min(commit.depth, commit.nodes)

@@ -87,7 +87,7 @@ class Gateway:
 
 @contextlib.asynccontextmanager
 async def running_gateway(
-    database: Path,
+    folder: Path,
     *verifiers: ScriptedVerifier,
     small_buffers: bool = False,
     tracing: Tracing | None = None,
@@ -97,7 +97,7 @@ async def running_gateway(
     values: dict[str, Any] = {
         "verifier": [verifier.url for verifier in verifiers],
         "key": KEY,
-        "database": f"sqlite+aiosqlite:///{database / 'accounts' / 'gateway.db'}",
+        "database": f"sqlite+aiosqlite:///{folder / 'accounts' / 'gateway.db'}",
         "open_timeout": 2.0,
         "silence_timeout": 2.0,
     }

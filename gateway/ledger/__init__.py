@@ -1,0 +1,7 @@
+"""The usage ledger: one row a request, written before its first token and completed once, and what is read from it."""
+
+from gateway.ledger.entry import Ended, Outcome, Started
+from gateway.ledger.ledger import Entry, Ledger
+from gateway.ledger.prices import Prices, PricesError
+
+__all__ = ["Ended", "Entry", "Ledger", "Outcome", "Prices", "PricesError", "Started"]

@@ -1,0 +1,208 @@
+"""The ledger as the gateway uses it: begin a row, end it, and what a key has spent this month.
+
+A gateway that runs renews its row in `gateways`; rows of requests whose gateway has not for LEASE_SECONDS are marked
+unfinished, at the start of any gateway and every now and then. One that only slept still ends its rows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from sqlalchemy import delete, func, insert, select, update
+
+from gateway.accounts import Principal
+from gateway.database import Database, DatabaseDown, now_ms
+from gateway.ledger.baseline import PlainPace, baseline_ns, nanoseconds, spent_ns
+from gateway.ledger.entry import Ended, Outcome, Started
+from gateway.ledger.prices import Prices
+from gateway.ledger.writer import RUNNING, UNFINISHED, Writer
+from gateway.speculation_stats import SpeculationStats, edgedraft_field
+from gateway.tables import gateways, usage
+
+log = logging.getLogger(__name__)
+
+LEASE_SECONDS = 30.0
+RENEWALS = 3  # of a lease, before it would end
+SPENT_SECONDS = 5.0  # for which what a key has spent elsewhere may be old
+SPENT_ENTRIES = 4096
+
+
+class Ledger:
+    """Use between open() and close()."""
+
+    def __init__(self, database: Database, prices: Prices, lease_seconds: float = LEASE_SECONDS) -> None:
+        self.prices = prices
+        self._database = database
+        self._lease = lease_seconds
+        self._gateway = f"gw_{uuid.uuid4().hex[:16]}"
+        self._writer = Writer(database, self._gateway)
+        self._pace = PlainPace()
+        self._spent: dict[str, tuple[float, int]] = {}
+        self._closing = asyncio.Event()
+        self._renewing: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Raises DatabaseDown."""
+        await self._renew()
+        self._writer.open()
+        self._renewing = asyncio.create_task(self._keep_lease(), name="ledger lease")
+
+    async def close(self) -> None:
+        """Writes what is left, and gives the lease back."""
+        self._closing.set()
+        if self._renewing:
+            await self._renewing
+        await self._writer.close()
+        try:
+            async with self._database.begin() as connection:
+                await connection.execute(delete(gateways).where(gateways.c.id == self._gateway))
+        except DatabaseDown as error:
+            log.warning("ledger lease not given back reason=%s", error)
+
+    def entry(
+        self,
+        principal: Principal,
+        request_id: str,
+        model: str,
+        endpoint: str,
+        stream: bool,
+        prompt_tokens: int,
+        choices: int,
+        began_at: float,
+    ) -> Entry:
+        """A request's row, not written yet. `began_at` is when it came, by time.monotonic()."""
+        started = Started(
+            id=f"use_{uuid.uuid4().hex}",
+            request_id=request_id,
+            key_id=principal.key_id,
+            owner=principal.owner,
+            tenant=principal.tenant,
+            model=model,
+            endpoint=endpoint,
+            stream=stream,
+            started=time.time_ns() // 10**6 - round((time.monotonic() - began_at) * 1000),
+            prompt_tokens=prompt_tokens,
+            choices=choices,
+        )
+        return Entry(self, self._writer, started)
+
+    def ended(
+        self,
+        started: Started,
+        outcome: Outcome,
+        choices: Sequence[SpeculationStats],
+        output_tokens: int,
+        first_token_after: float | None,
+    ) -> Ended:
+        """The second half of a row. `first_token_after` is in seconds after the start."""
+        prices, spent = self.prices, spent_ns(choices)
+        baseline = baseline_ns(choices, started.model, self._pace)
+        accepted = sum(stats.accepted for stats in choices)
+        drafters = max((stats for stats in choices if stats.agent), key=lambda stats: stats.accepted, default=None)
+        agent_ns = sum(nanoseconds(stats.agent_seconds) for stats in choices) if drafters else None
+        ended = Ended(
+            outcome=outcome,
+            ended=time.time_ns() // 10**6,
+            first_token=None if first_token_after is None else started.started + round(first_token_after * 1000),
+            cached_tokens=max((stats.cached for stats in choices), default=0),
+            output_tokens=output_tokens,
+            drafted=sum(stats.drafted for stats in choices),
+            accepted=accepted,
+            verifier_accepted=sum(stats.own_accepted for stats in choices),
+            mode=edgedraft_field(choices)["mode"],
+            verifier_ns=spent,
+            baseline_ns=baseline,
+            agent=drafters.agent if drafters else None,
+            agent_tenant=drafters.agent_owner[0] if drafters else None,
+            agent_owner=drafters.agent_owner[1] if drafters else None,
+            agent_ns=agent_ns,
+            verifier_cost=prices.datacenter(spent),
+            edge_cost=prices.edge(agent_ns or 0),
+            baseline_cost=prices.datacenter(baseline),
+            credit=prices.credit(accepted),
+        )
+        if cached := self._spent.get(started.key_id):
+            self._spent[started.key_id] = cached[0], cached[1] + ended.verifier_cost
+        return ended
+
+    async def spent(self, key_id: str) -> int:
+        """What a key's requests of this calendar month (UTC) cost in the datacenter.
+
+        What other gateways wrote is known after SPENT_SECONDS, what runs when it ends. Raises DatabaseDown.
+        """
+        now = time.monotonic()
+        cached = self._spent.get(key_id)
+        if cached and cached[0] > now:
+            return cached[1]
+        query = select(func.coalesce(func.sum(usage.c.verifier_cost), 0)).where(
+            usage.c.key_id == key_id, usage.c.started >= month_began()
+        )
+        async with self._database.connect() as connection:
+            spent = int((await connection.execute(query)).scalar_one())
+        if len(self._spent) >= SPENT_ENTRIES:
+            self._spent.clear()
+        self._spent[key_id] = now + SPENT_SECONDS, spent
+        return spent
+
+    async def _keep_lease(self) -> None:
+        while not self._closing.is_set():
+            try:
+                async with asyncio.timeout(self._lease / RENEWALS):
+                    await self._closing.wait()
+            except TimeoutError:
+                try:
+                    await self._renew()
+                except DatabaseDown as error:
+                    log.warning("ledger lease not renewed reason=%s", error)
+
+    async def _renew(self) -> None:
+        """Renew this gateway's lease, and mark what gateways left behind that did not."""
+        gone = gateways.c.seen < now_ms() - round(self._lease * 1000)
+        async with self._database.begin() as connection:
+            mine = update(gateways).where(gateways.c.id == self._gateway).values(seen=now_ms())
+            if not (await connection.execute(mine)).rowcount:
+                row = insert(gateways).values(id=self._gateway, started=now_ms(), seen=now_ms())
+                await connection.execute(row)
+            await connection.execute(delete(gateways).where(gone))
+            orphans = usage.c.gateway.not_in(select(gateways.c.id))
+            left = await connection.execute(
+                update(usage).where(usage.c.outcome == RUNNING, orphans).values(outcome=UNFINISHED)
+            )
+        if left.rowcount:
+            log.warning("requests left unfinished by a lost gateway requests=%d", left.rowcount)
+
+
+class Entry:
+    """One request's row: begin it before any work is done, end it once, however it ends."""
+
+    def __init__(self, ledger: Ledger, writer: Writer, started: Started) -> None:
+        self._ledger = ledger
+        self._writer = writer
+        self._started = started
+
+    async def begin(self) -> None:
+        """Returns when the row is in the database. Raises DatabaseDown."""
+        await self._writer.start(self._started)
+
+    def end(
+        self,
+        outcome: Outcome,
+        choices: Sequence[SpeculationStats],
+        output_tokens: int,
+        first_token_after: float | None,
+    ) -> Ended:
+        """Never waits: the row is completed soon, or told in the log."""
+        ended = self._ledger.ended(self._started, outcome, choices, output_tokens, first_token_after)
+        self._writer.end(self._started.id, ended)
+        return ended
+
+
+def month_began() -> int:
+    """The beginning of this calendar month (UTC), in milliseconds since the epoch."""
+    now = datetime.now(UTC)
+    return int(datetime(now.year, now.month, 1, tzinfo=UTC).timestamp()) * 1000

@@ -1,0 +1,89 @@
+"""The price table: what compute time costs and what an accepted token earns, and the arithmetic, in whole numbers.
+
+The defaults are those of the comparison that EdgeDraft is measured by (SpecEdge): an A100-80 at $5.05 an hour, an RTX
+4090 at $0.35. An accepted token earns $3.50 a million: what that desktop costs while it has 28 of them accepted a
+second. Times are nanoseconds, money nano-units.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from gateway.money import to_nano
+
+HOUR_NS = 3600 * 10**9
+MILLION = 10**6
+
+
+class PricesError(Exception):
+    """A price table that cannot be used; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """`datacenter_gpu_hour` is for all GPUs of one verifier together."""
+
+    datacenter_gpu_hour: int = to_nano(Decimal("5.05"))
+    edge_gpu_hour: int = to_nano(Decimal("0.35"))
+    accepted_million: int = to_nano(Decimal("3.50"))
+    currency: str = "USD"
+
+    def datacenter(self, nanoseconds: int) -> int:
+        return _share(nanoseconds, self.datacenter_gpu_hour, HOUR_NS)
+
+    def edge(self, nanoseconds: int) -> int:
+        return _share(nanoseconds, self.edge_gpu_hour, HOUR_NS)
+
+    def credit(self, accepted: int) -> int:
+        """What an agent's owner is credited for so many accepted tokens."""
+        return _share(accepted, self.accepted_million, MILLION)
+
+    @classmethod
+    def read(cls, path: Path | None) -> Prices:
+        """From a TOML or JSON file with the fields of this class, in whole units of money; None is the defaults.
+
+        Raises PricesError.
+        """
+        if path is None:
+            return cls()
+        try:
+            text = path.read_text()
+            # Floats would not keep 0.1.
+            table = (
+                json.loads(text, parse_float=Decimal)
+                if path.suffix == ".json"
+                else tomllib.loads(text, parse_float=Decimal)
+            )
+        except (OSError, ValueError) as error:
+            raise PricesError(f"{path}: {error}") from error
+        if not isinstance(table, dict):
+            raise PricesError(f"{path}: it must be a table of prices")
+        if unknown := set(table) - set(cls.__dataclass_fields__):
+            raise PricesError(f"{path}: {', '.join(sorted(unknown))} is no price")
+        return cls(**{name: _value(path, name, value) for name, value in table.items()})
+
+
+def _value(path: Path, name: str, value: Any) -> Any:
+    if name == "currency":
+        if not isinstance(value, str) or not 1 <= len(value) <= 16:
+            raise PricesError(f"{path}: currency must be a short text")
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | str | Decimal):
+        raise PricesError(f"{path}: {name} must be a number")
+    try:
+        nano = to_nano(Decimal(value))
+    except (ValueError, ArithmeticError) as error:
+        raise PricesError(f"{path}: {name} must be a number: {error}") from error
+    if nano < 0:
+        raise PricesError(f"{path}: {name} must not be negative")
+    return nano
+
+
+def _share(amount: int, price: int, unit: int) -> int:
+    """amount * price / unit, halves rounded up. No amount is negative."""
+    return (2 * amount * price + unit) // (2 * unit)
