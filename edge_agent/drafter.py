@@ -19,7 +19,8 @@ class Point:
     """A place in a session's text whose continuation is to be guessed.
 
     `context` is everything before it: prompt, committed tokens and the drafted path; the first `settled` of it are
-    prompt and committed. `index` is the output index of the token that comes next.
+    prompt and committed. `index` is the output index of the token that comes next, `prediction` what the client expects
+    of the output.
     """
 
     session: int
@@ -27,6 +28,7 @@ class Point:
     settled: int
     index: int
     sampling: Sampling
+    prediction: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)

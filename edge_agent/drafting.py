@@ -93,7 +93,8 @@ class DraftingLoop:
         if known is None and len(self._sessions) >= self._limits.max_sessions:
             log.warning("session %d is not drafted: %d are open already", message.session, len(self._sessions))
             return
-        if not self._acceptable(0, [*message.prompt, *message.committed]):
+        named = [*message.prompt, *message.committed], [*message.sampling.logit_bias], message.prediction
+        if not all(self._acceptable(0, tokens) for tokens in named):
             log.warning("session %d is not drafted: %s", message.session, UNACCEPTABLE)
             self._end(message.session, "ended")
             return

@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 
 from edge_agent.drafter import NOT_YET, NOTHING, Guesses, Point
+from edge_agent.histories import Histories
+from edgedraft.history import History, penalises
 from edgedraft.noise import gumbel_at
 from edgedraft.tokenizer import fingerprint_of
 from edgedraft.wire import Sampling
@@ -122,6 +124,7 @@ class GgufDrafter:
         self._free = list(range(model.slots))
         self._slot: dict[int, int] = {}
         self._run: dict[int, int] = {}  # how much of a session's context its slot has taken in, at least
+        self._histories = Histories()
         self._pool = ThreadPoolExecutor(model.slots, thread_name_prefix="gguf")
 
     def open(self, session: int) -> None:
@@ -130,6 +133,7 @@ class GgufDrafter:
             self._slot[session], self._run[session] = self._free.pop(), 0
 
     def close(self, session: int, output: Sequence[int] = ()) -> None:
+        self._histories.forget(session)
         if session in self._slot:
             self._free.append(self._slot.pop(session))
             del self._run[session]
@@ -148,25 +152,38 @@ class GgufDrafter:
             taken = self._model.ask(slot, point.context[: run + CHUNK], 0)
             self._run[point.session] = run + CHUNK
             return NOTHING if taken is None else NOT_YET
-        candidates = SAMPLED_CANDIDATES if point.sampling.temperature > 0 else GREEDY_CANDIDATES
+        favourites = point.sampling.temperature == 0 and not penalises(point.sampling) and not point.sampling.logit_bias
+        candidates = GREEDY_CANDIDATES if favourites else SAMPLED_CANDIDATES
         top = self._model.ask(slot, point.context, candidates)
         if top is None:
             return NOTHING
         # What follows the settled text may yet be thrown away, and what stands there instead be longer.
         self._run[point.session] = point.settled
-        return best_guesses([pair for pair in top if pair[0] < self._vocab_size], point.sampling, point.index)
+        with self._histories.at(point) as history:
+            known = [pair for pair in top if pair[0] < self._vocab_size]
+            return best_guesses(known, point.sampling, point.index, history)
 
 
-def best_guesses(top: Sequence[tuple[int, float]], sampling: Sampling, index: int) -> Guesses:
+def best_guesses(
+    top: Sequence[tuple[int, float]], sampling: Sampling, index: int, history: History | None = None
+) -> Guesses:
     """The best guesses of the target's choice from a draft's most probable tokens, best first.
 
-    As edgedraft.sampling.guess does it from all logits; what is not among `top` is taken to be impossible.
+    As edgedraft.sampling.guess does it from all logits; what is not among `top` is taken to be impossible. The
+    repetition penalty is left out: it depends on where the logits' zero is, and that is not known here.
     """
     if not top:
         return NOTHING
     tokens = np.array([token for token, _ in top], dtype=np.int64)
     logps = np.array([logp for _, logp in top])
     probabilities = np.exp(logps)
+    if sampling.logit_bias or history is not None:
+        logps = logps + [sampling.logit_bias.get(token, 0.0) for token, _ in top]
+        counts = np.zeros(len(top)) if history is None else history.counts(token for token, _ in top)
+        logps = logps - sampling.frequency_penalty * counts - sampling.presence_penalty * (counts > 0)
+        order = np.argsort(-logps, kind="stable")
+        tokens, logps = tokens[order], logps[order]
+        probabilities = _softmax(logps)
     if sampling.temperature > 0:
         z = _cut(logps / sampling.temperature, sampling)
         probabilities = _softmax((z + gumbel_at(sampling.seed, index, tokens)) * sampling.temperature)

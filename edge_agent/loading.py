@@ -17,6 +17,7 @@ from edge_agent.draft_model import SPEC_FILE, load_draft, read_spec, shipped_dra
 from edge_agent.drafter import Drafter, Together
 from edge_agent.lookup_drafter import LookupDrafter
 from edge_agent.past_outputs import PastDrafter, PastOutputs
+from edge_agent.prediction_drafter import PredictionDrafter
 from edgedraft.demo_model import DEMO_MODEL, DemoModelError, resolve_model
 from edgedraft.prompt_lookup import Trust
 from edgedraft.settings import AgentSettings
@@ -63,7 +64,7 @@ class Armoury:
 
     def drafter(self, vocab_size: int, tokenizer: str = "") -> Drafter:
         """A fresh drafter for one attachment to a gateway whose target has that many tokens, and that tokenizer."""
-        drafters: list[Drafter] = [LookupDrafter()] if self.prompt_lookup else []
+        drafters: list[Drafter] = [PredictionDrafter(), *([LookupDrafter()] if self.prompt_lookup else [])]
         if self.past_room:
             drafters.append(PastDrafter(*self._past_outputs(vocab_size, tokenizer)))
         return Together([*drafters, self.model.drafter(vocab_size)] if self.model else drafters)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import torch
 
 from edge_agent.drafter import NOT_YET, NOTHING, Guesses, Point
+from edge_agent.histories import Histories
 from edgedraft.kv import BLOCK, KVSequence, OutOfBlocks
 from edgedraft.paged import PackedModel, Rows
 from edgedraft.sampling import guess
@@ -78,6 +79,7 @@ class ModelDrafter:
         self._columns = None if bool(shared.all()) else shared.nonzero()[:, 0]
         self._ids = None if head_ids is None and columns >= vocab_size else ids[shared]
         self._sessions: dict[int, _Cached] = {}
+        self._histories = Histories()
         self._rows = 4 * FEWEST_ROWS
         self._step = 0
 
@@ -86,6 +88,7 @@ class ModelDrafter:
         self._sessions[session] = _Cached(self._model.sequence())
 
     def close(self, session: int, output: Sequence[int] = ()) -> None:
+        self._histories.forget(session)
         cached = self._sessions.pop(session, None)
         if cached is not None:
             cached.keep(0)
@@ -160,9 +163,10 @@ class ModelDrafter:
         """The best guesses of logits [1, columns]."""
         if self._columns is not None:
             logits = logits[:, self._columns]
-        tokens, probabilities = guess(
-            logits, point.sampling, [point.index], WIDTH, self._ids, self._vocab_size, self._coupled
-        )
+        with self._histories.at(point) as history:
+            tokens, probabilities = guess(
+                logits, point.sampling, [point.index], WIDTH, self._ids, self._vocab_size, self._coupled, history
+            )
         best = [
             (token, probability)
             for i, (token, probability) in enumerate(zip(tokens[0].tolist(), probabilities[0].tolist(), strict=True))

@@ -30,6 +30,7 @@ class DraftSession:
         self.tree = DraftTree(MAX_WINDOW, opened.committed, epoch)
         self._text = [*opened.prompt, *opened.committed]
         self._sampling = opened.sampling
+        self._prediction = opened.prediction
         self._max_tokens = opened.max_tokens
         self._eos = frozenset(opened.eos)
         self._window = opened.window
@@ -72,7 +73,8 @@ class DraftSession:
         if best is None or self._open(best) < self.least_path:
             return None
         context = self._text + tree.path(best.id)
-        return best.id, Point(self.number, context, len(self._text), self._index(best), self._sampling)
+        index = self._index(best)
+        return best.id, Point(self.number, context, len(self._text), index, self._sampling, self._prediction)
 
     def grow(self, node_id: int, guesses: Guesses) -> Draft | None:
         """Hang a drafter's answer below the node that `point` named; returns what is news to the verifier."""

@@ -17,8 +17,9 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from edgedraft.history import History
 from edgedraft.noise import gumbel_at, gumbel_rows
-from edgedraft.penalties import History, adjusted, biased
+from edgedraft.penalties import adjusted, biased
 from edgedraft.wire import Sampling
 
 NUCLEUS = 256  # tokens looked at first when top_p cuts

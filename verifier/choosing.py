@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from edgedraft.penalties import History, penalises
+from edgedraft.history import History, penalises
 from edgedraft.sampling import choose, choose_behind
 from edgedraft.wire import TokenLogprobs
 from verifier.engine import Request

@@ -16,6 +16,7 @@ from edge_agent.drafter import NOTHING, Guesses, Point
 from edge_agent.gguf_drafter import CHUNK, GgufDrafter, LlamaCpp, best_guesses, gguf_facts
 from edge_agent.loading import CannotDraft, load
 from edgedraft.demo_model import ensure_demo_model
+from edgedraft.history import History
 from edgedraft.sampling import guess
 from edgedraft.settings import AgentSettings
 from edgedraft.tokenizer import fingerprint
@@ -151,9 +152,14 @@ def test_the_best_guesses_of_a_short_list_are_those_of_all_logits() -> None:
     logits = torch.randn(1, 400, generator=torch.Generator().manual_seed(1)) * 4
     logps, tokens = logits[0].log_softmax(0).sort(descending=True)
     top = list(zip(tokens.tolist(), logps.tolist(), strict=True))
-    for sampling in (GREEDY, WARM, Sampling(seed=3), Sampling(temperature=0.5, min_p=0.1, seed=4)):
-        wanted, probabilities = guess(logits, sampling, [9], 3)
-        found = best_guesses(top, sampling, 9)
+    favourites = [token for token, _ in top[:6]]
+    penalised = Sampling(
+        temperature=0.7, frequency_penalty=1.5, presence_penalty=0.5, logit_bias={favourites[3]: 4.0}, top_k=30, seed=5
+    )
+    for sampling in (GREEDY, WARM, Sampling(seed=3), Sampling(temperature=0.5, min_p=0.1, seed=4), penalised):
+        history = History(sampling, (), [*favourites, favourites[0]]) if sampling is penalised else None
+        wanted, probabilities = guess(logits, sampling, [9], 3, history=history)
+        found = best_guesses(top, sampling, 9, history)
         count = min(3, len(found.tokens))
         assert list(found.tokens[:count]) == wanted[0, :count].tolist()
         assert found.probabilities[:count] == pytest.approx(probabilities[0, :count].tolist(), abs=1e-4)

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from edge_agent import model_drafter
-from edge_agent.drafter import NOT_YET, NOTHING
+from edge_agent.drafter import NOT_YET, NOTHING, Point
 from edge_agent.model_drafter import ModelDrafter, common_prefix
+from edgedraft.history import History
 from edgedraft.paged import PackedModel
-from edgedraft.sampling import guess
+from edgedraft.sampling import choose_behind, guess
 from edgedraft.wire import Sampling
 from tests.edge_agent.tiny import (
     GREEDY,
@@ -245,3 +246,29 @@ def test_common_prefix() -> None:
         b = a[: rng.randrange(13)] + [rng.randrange(2) for _ in range(rng.randrange(4))]
         shared = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
         assert common_prefix(a, b) == shared
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+def test_with_the_targets_penalties_it_guesses_what_the_target_will_choose(temperature: float) -> None:
+    """Down a path that is not settled yet, after a miss, and in a session begun again."""
+    sampling = Sampling(
+        temperature=temperature, seed=5, frequency_penalty=0.8, presence_penalty=0.6, repetition_penalty=1.3,
+        logit_bias={3: 2.5, 9: -4.0},
+    )  # fmt: skip
+    prompt, output = [5, 6, 7, 5, 6], []
+    drafter = tiny_drafter()
+    drafter.open(1)
+    for index in range(24):
+        settled = index // 5 * 5  # five tokens of path, then they are committed
+        context = [*prompt, *output]
+        [guesses] = drafter.expand([Point(1, context, len(prompt) + settled, index, sampling)])
+        logits = plain_tiny()(torch.tensor([context])).logits[0, -1:]
+        assert guesses.tokens[0] == choose_behind(logits, sampling, index, History(sampling, prompt, output))
+        if index % 7 == 3:
+            drafter.expand([Point(1, [*context, 11, 12], len(prompt) + settled, index + 2, sampling)])
+        output.append(guesses.tokens[0] if index % 6 else (guesses.tokens[0] + 1) % VOCAB)
+    drafter.open(1)
+    [guesses] = drafter.expand([Point(1, prompt, len(prompt), 0, sampling)])
+    logits = plain_tiny()(torch.tensor([prompt])).logits[0, -1:]
+    assert guesses.tokens[0] == choose_behind(logits, sampling, 0, History(sampling, prompt))

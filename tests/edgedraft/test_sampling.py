@@ -8,7 +8,8 @@ import torch
 from scipy.stats import chisquare
 from transformers import RepetitionPenaltyLogitsProcessor
 
-from edgedraft.penalties import History, adjusted
+from edgedraft.history import History
+from edgedraft.penalties import adjusted
 from edgedraft.sampling import NUCLEUS, choose, choose_behind, guess, processed
 from edgedraft.wire import Sampling
 from tests.edgedraft.definition import reference_choice
