@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from llguidance import LLParserLimits
 
-PROBE_SECONDS = 3.0
+PROBE_SECONDS = 2  # of processor time: a busy machine refuses no more than an idle one
+PATIENCE = 30.0  # seconds by the clock, where processor time cannot be bounded or had
 PROBE_BYTES = 1 << 31
 REASON = 500  # characters
+TOO_LONG = "the grammar takes too long to compile"
 
 
 def limits() -> LLParserLimits:
@@ -38,19 +40,21 @@ def limits() -> LLParserLimits:
 
 
 def refusal(grammar: str) -> str:
-    """Why this grammar cannot be had; empty if it can. Takes a third of a second, PROBE_SECONDS at most."""
+    """Why this grammar cannot be had; empty if it can. Takes about 0.3 seconds of processor time, mostly to start."""
     try:
         probe = subprocess.run(
-            [sys.executable, "-P", __file__],
+            [sys.executable, "-P", __file__, str(PROBE_SECONDS)],
             input=grammar.encode(),
             capture_output=True,
-            timeout=PROBE_SECONDS,
+            timeout=PATIENCE,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return "the grammar takes too long to compile"
+        return TOO_LONG
     except OSError as error:
         return f"grammars cannot be compiled now: {error.strerror}"
+    if probe.returncode < 0:
+        return TOO_LONG
     if probe.returncode:
         return "the grammar is too large to compile"
     return probe.stdout.decode(errors="replace")
@@ -62,6 +66,7 @@ def _main() -> None:
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
+        resource.setrlimit(resource.RLIMIT_CPU, (int(sys.argv[1]), int(sys.argv[1])))
         resource.setrlimit(resource.RLIMIT_AS, (PROBE_BYTES, PROBE_BYTES))
     grammar = sys.stdin.buffer.read().decode()
     failed, messages = LLMatcher.validate_grammar_with_warnings(grammar, None, limits=limits())
