@@ -50,6 +50,7 @@ class ScriptedAgent:
     fingerprint: str = toy_model.FINGERPRINT
     max_sessions: int = 8
     protocol: int = PROTOCOL
+    name: str = "test"
     wrong_every: int = 0
     mute: bool = False
     receive_buffer: int = 0
@@ -70,7 +71,7 @@ class ScriptedAgent:
 
     async def __aenter__(self) -> Self:
         await self.dial()
-        await self.say([Hello(self.protocol, "test", self.fingerprint, "script", self.max_sessions)])
+        await self.say([Hello(self.protocol, self.name, self.fingerprint, "script", self.max_sessions)])
         self._task = task = asyncio.create_task(self._run())
         await until(lambda: self.welcome or task.done())
         return self
