@@ -18,7 +18,7 @@ export function roundUp(value) {
 }
 
 // `series`: arrays of equal length, bottom first; null is a gap, which only lines have.
-export function draw(box, { series, kinds, label, tick, most, seconds, stacked }) {
+export function draw(box, { series, kinds, label, tick, empty, most, seconds, stacked }) {
   const width = Math.max(240, box.clientWidth), height = Math.max(80, box.clientHeight);
   const count = series[0].length;
   const totals = series[0].map((_, i) => stacked
@@ -72,7 +72,7 @@ export function draw(box, { series, kinds, label, tick, most, seconds, stacked }
   if (nothing) {
     const note = document.createElement("p");
     note.className = "none";
-    note.textContent = "Nothing generated in this time";
+    note.textContent = empty;
     box.append(note);
   }
 }

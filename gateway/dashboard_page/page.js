@@ -66,7 +66,7 @@ function show(data) {
     make("div", "", make("dt", kind, text), make("dd", "", tokens ? percent(count / tokens) : NO_SHARE))));
 
   const asked = data.live.requests, requests = asked.edge + asked.mixed + asked.datacenter;
-  id("modes").replaceChildren(...[["edge", "With a desktop", asked.edge], ["own", "Partly", asked.mixed],
+  id("modes").replaceChildren(...[["edge", "With a desktop", asked.edge], ["part", "Partly", asked.mixed],
     ["plain", "Datacenter alone", asked.datacenter]].map(([kind, text, count]) => {
     const bar = make("span", kind);
     bar.style.width = `${requests ? (100 * count) / requests : 0}%`;
@@ -90,8 +90,9 @@ function show(data) {
   id("rate-now").textContent = now ? `${now.toFixed(now < 10 ? 1 : 0)} now` : "";
   const made = [steps.plain, steps.own, steps.edge];
   draw(id("chart-rate"), {
-    series: made.map((values) => rate(values).slice(0, -1)), kinds: ["plain", "own", "edge"], stacked: true, seconds,
+    series: made.map((values) => calm(rate(values)).slice(0, -1)), kinds: ["plain", "own", "edge"], stacked: true, seconds,
     label: `Tokens a second over five minutes: ${now.toFixed(0)} now`, tick: (number) => short.format(number),
+    empty: "Nothing generated in this time",
   });
   const acceptance = smooth(steps.accepted, steps.drafted);
   const last = [...acceptance].reverse().find((share) => share !== null);
@@ -99,15 +100,17 @@ function show(data) {
   draw(id("chart-accept"), {
     series: [acceptance], kinds: ["edge"], most: 1, seconds,
     label: `Share of drafted nodes accepted: ${last === undefined ? "none" : percent(last)} lately`, tick: percent,
+    empty: "No draft checked in this time",
   });
   const total = steps.edge.map((_, i) => steps.edge[i] + steps.own[i] + steps.plain[i]);
-  const cost = smooth(steps.seconds.map((one) => 1000 * one), total);
+  const cost = smooth(steps.seconds, total);
   const costLast = [...cost].reverse().find((one) => one !== null);
-  id("cost-now").textContent = costLast === undefined ? "" : `${costLast.toFixed(1)} ms lately`;
+  id("cost-now").textContent = costLast === undefined ? "" : `${span(costLast).join(" ")} lately`;
   draw(id("chart-cost"), {
-    series: [cost], kinds: ["own"], seconds,
-    label: `Milliseconds of verifier time a token: ${costLast === undefined ? "none" : costLast.toFixed(1)} lately`,
-    tick: (number) => `${short.format(number)} ms`,
+    series: [cost], kinds: ["plain"], seconds,
+    label: `Verifier time a token: ${costLast === undefined ? "none" : span(costLast).join(" ")} lately`,
+    tick: (number) => (number ? `${short.format(number < 1 ? 1000 * number : number)} ${number < 1 ? "ms" : "s"}` : "0"),
+    empty: "Nothing generated in this time",
   });
 
   showAgents(data);
@@ -120,13 +123,19 @@ function show(data) {
 
 const tail = (quantiles) => quantiles.p95 === null ? "no requests" : `median; 95th ${span(quantiles.p95).join(" ")}`;
 
-// Ratios over three steps at a time, so that a quiet one does not jump.
+// Ratios over six steps at a time, so that a quiet one does not jump; a gap is half a minute of nothing.
 function smooth(above, below) {
   return above.map((_, i) => {
-    const from = Math.max(0, i - 2);
+    const from = Math.max(0, i - 5);
     const base = sum(below.slice(from, i + 1));
-    return base && below[i] ? sum(above.slice(from, i + 1)) / base : null;
+    return base ? sum(above.slice(from, i + 1)) / base : null;
   });
+}
+
+// Each step with a share of those beside it; the sum over all stays.
+function calm(values) {
+  const at = (i) => values[Math.max(0, Math.min(values.length - 1, i))];
+  return values.map((value, i) => (at(i - 1) + 2 * value + at(i + 1)) / 4);
 }
 
 function showAgents(data) {
