@@ -33,7 +33,7 @@ class Traced:
         assert response.status_code == status
 
     async def spans(self, count: int) -> dict[str, Any]:
-        await until(lambda: len(self.tracing.spans) == count, 30)
+        await until(lambda: len(self.tracing.spans) >= count, 30)
         return {span.name: span for span in self.tracing.spans}
 
 
@@ -94,6 +94,7 @@ async def test_verifier_and_agent_are_told_the_gateways_span(traced: Traced) -> 
 
 async def test_an_agent_lost_in_mid_stream_is_told(traced: Traced) -> None:
     agent = traced.gateway.agent(mute=True)
+    traced.verifier.step = 0.02  # so that the text does not end before the agent
     async with agent, traced.gateway.http() as http:
         body = BODY | {"messages": [{"role": "user", "content": "babble"}], "max_tokens": 1500, "stream": True}
         async with http.stream("POST", "/v1/chat/completions", json=body) as response:
