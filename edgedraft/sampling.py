@@ -23,6 +23,7 @@ from edgedraft.penalties import adjusted, biased
 from edgedraft.wire import Sampling
 
 NUCLEUS = 256  # tokens looked at first when top_p cuts
+FEW = 8  # noise for less than one token in so many is cheaper to draw token by token
 
 
 def processed(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
@@ -91,14 +92,16 @@ def choose_behind(
     z = adjusted(logits, sampling, history)
     if allowed is None:
         return _choose(z, sampling, [index])[0]
-    return _choose(z.masked_fill_(~allowed, -torch.inf), sampling, [index], masked=True)[0]
+    few = FEW * int(allowed.count_nonzero()) < len(allowed)
+    return _choose(z.masked_fill_(~allowed, -torch.inf), sampling, [index], few)[0]
 
 
-def _choose(logits: torch.Tensor, sampling: Sampling, indices: Sequence[int], masked: bool = False) -> list[int]:
+def _choose(logits: torch.Tensor, sampling: Sampling, indices: Sequence[int], few: bool = False) -> list[int]:
+    """`few` tells that most logits are -inf."""
     if sampling.temperature == 0:
         return best(logits)
     z = processed(logits, sampling)
-    if logits.device.type == "cpu" and (masked or sampling.top_k or sampling.top_p < 1 or sampling.min_p):
+    if logits.device.type == "cpu" and (few or sampling.top_k or sampling.top_p < 1 or sampling.min_p):
         return [_best_of_few(row, sampling.seed, index) for row, index in zip(z.numpy(), indices, strict=True)]
     return best(z + noise(sampling, indices, logits.shape[-1], logits.device))
 

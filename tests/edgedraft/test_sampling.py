@@ -109,16 +109,17 @@ PENALISED = {
 
 
 @pytest.mark.parametrize("name", PENALISED)
-@pytest.mark.parametrize("masked", [False, True], ids=["free", "masked"])
-def test_penalised_choices_are_those_of_the_definition(name: str, masked: bool) -> None:
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.08], ids=["free", "many", "few"])
+def test_penalised_choices_are_those_of_the_definition(name: str, share: float) -> None:
     sampling, dice = PENALISED[name], np.random.default_rng(6)
     logits = torch.randn((40, 60), generator=torch.Generator().manual_seed(7)) * 3
     prompt, output = dice.integers(0, 60, 25).tolist(), dice.integers(0, 60, 40).tolist()
-    mask = dice.random((40, 60)) < 0.2 if masked else np.ones((40, 60), dtype=bool)
+    mask = dice.random((40, 60)) < share
+    mask[:, 17] = True  # one at least
     history = History(sampling, prompt)
     for index in range(40):
         row, allowed = logits[index : index + 1], torch.from_numpy(mask[index])
-        chosen = choose_behind(row, sampling, index, history, allowed if masked else None)
+        chosen = choose_behind(row, sampling, index, history, allowed if share < 1 else None)
         assert chosen == reference_choice(row[0].numpy(), sampling, index, prompt, output[:index], mask[index])
         history.extend(output[index : index + 1])
 
