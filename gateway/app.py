@@ -19,6 +19,7 @@ from gateway.admission import Admission
 from gateway.agents import AgentRegistry
 from gateway.database import Database
 from gateway.envelope import Envelope
+from gateway.grammar_check import GrammarCheck
 from gateway.ledger import Ledger, Prices
 from gateway.money import to_nano
 from gateway.openapi import OPEN
@@ -47,6 +48,7 @@ def build_app(settings: GatewaySettings, tracing: Tracing | None = None) -> Fast
         admission=Admission(_default_limits(settings), MemoryRates(), ledger),
         agents=AgentRegistry(settings.max_agents_per_owner, metrics),
         verifiers=VerifierPool(settings.verifier, settings.verifier_token, "gateway", metrics),
+        grammars=GrammarCheck(),
         metrics=metrics,
         traces=GatewayTraces(tracing) if tracing else None,
     )
@@ -61,6 +63,7 @@ def build_app(settings: GatewaySettings, tracing: Tracing | None = None) -> Fast
         if purging:
             purging.cancel()
         await services.verifiers.stop()
+        await services.grammars.close()
         await ledger.close()
         await database.close()
         if tracing:

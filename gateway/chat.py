@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from gateway.caller import admitted
 from gateway.chat_answer import body, chunks
+from gateway.chat_plan import chat_plan
 from gateway.chat_request import ChatRequest, parse_chat_request, predicted_text, template_messages
 from gateway.chat_template import Message, TemplateRefusal
 from gateway.errors import ApiError
@@ -29,18 +30,26 @@ async def chat_completions(http: Request) -> Response:
         request = parse_chat_request(await caller.body())
         caller.admit(request.choices)
         model = await caller.model(request.model)
-        prompt = await chat_prompt(model, template_messages(request.messages), request.chat_template_kwargs or {})
+        plan = await chat_plan(
+            model,
+            caller.services.grammars,
+            template_messages(request.messages),
+            request.chat_template_kwargs or {},
+            request.tool_use(),
+            request.output_format(request.response_format),
+        )
         prediction = await predicted(model, request)
         jobs = jobs_for(
             request,
             model,
-            prompt,
+            plan.prompt,
             caller.principal,
             choices=request.choices,
             param="messages",
+            grammar=plan.grammar,
             prediction=prediction,
         )
-        generation = caller.generation("chat", jobs, request.stops, len(prompt))
+        generation = caller.generation("chat", jobs, request.stops, len(plan.prompt), plan.make_reader)
         if request.stream:
             return caller.stream(chunks(generation, request))
         return await caller.whole(body(generation, request))

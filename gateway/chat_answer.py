@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
+from gateway.chat_message import AssistantMessage, end_reason, message_delta
 from gateway.chat_request import ChatRequest
 from gateway.events import Delta, Finished
 from gateway.generation import Generation
@@ -35,17 +36,16 @@ async def chunks(generation: Generation, request: ChatRequest) -> AsyncGenerator
     speaking: set[int] = set()
     async with aclosing(generation.events()) as events:
         async for event in events:
-            delta: dict[str, Any] = {}
-            if event.choice not in speaking:
-                # The role comes with the first text; a choice without any still gets one.
-                speaking.add(event.choice)
-                delta = {"role": "assistant", "content": ""}
-                if isinstance(event, Finished):
-                    yield chunk(event.choice, delta, None)
-            if isinstance(event, Delta):
-                yield chunk(event.choice, delta | {"content": event.text}, None, event)
-            else:
-                yield chunk(event.choice, {}, event.reason, edgedraft=edgedraft_field([event.stats]))
+            first = event.choice not in speaking
+            speaking.add(event.choice)
+            if not isinstance(event, Finished):
+                spoken = event if isinstance(event, Delta) else None
+                yield chunk(event.choice, message_delta(event, first, request.legacy), None, spoken)
+                continue
+            if first:
+                yield chunk(event.choice, {"role": "assistant", "content": ""}, None)
+            reason = end_reason(event.reason, request.legacy)
+            yield chunk(event.choice, {}, reason, edgedraft=edgedraft_field([event.stats]))
     if request.include_usage:
         yield frame(head | {"choices": [], "usage": usage(generation), "metrics": generation.metrics()})
     yield DONE
@@ -54,20 +54,20 @@ async def chunks(generation: Generation, request: ChatRequest) -> AsyncGenerator
 async def body(generation: Generation, request: ChatRequest) -> dict[str, Any]:
     """The whole response. Raises what the generation raises."""
     head = _head(generation, "chat.completion", request)
-    deltas: list[list[Delta]] = [[] for _ in generation.jobs]
+    messages = [AssistantMessage() for _ in generation.jobs]
     async with aclosing(generation.events()) as events:
         async for event in events:
-            if isinstance(event, Delta):
-                deltas[event.choice].append(event)
+            if not isinstance(event, Finished):
+                messages[event.choice].add(event)
     token_bytes = generation.jobs[0].model.token_bytes
     choices = [
         {
             "index": index,
-            "message": {"role": "assistant", "content": "".join(delta.text for delta in said), "refusal": None},
-            "logprobs": chat_logprobs(said, token_bytes) if request.logprobs else None,
-            "finish_reason": generation.finished[index].reason,
+            "message": message.document(request.legacy),
+            "logprobs": chat_logprobs(message.said, token_bytes) if request.logprobs else None,
+            "finish_reason": end_reason(generation.finished[index].reason, request.legacy),
         }
-        for index, said in enumerate(deltas)
+        for index, message in enumerate(messages)
     ]
     return {
         **head,
@@ -86,7 +86,7 @@ def usage(generation: Generation) -> dict[str, Any]:
         "total_tokens": generation.prompt_tokens + generation.output_tokens,
         "prompt_tokens_details": {"cached_tokens": generation.cached_tokens},
         "completion_tokens_details": {
-            "reasoning_tokens": 0,
+            "reasoning_tokens": generation.reasoning_tokens,
             "accepted_prediction_tokens": sum(choice.predicted[0] for choice in generation.finished.values()),
             "rejected_prediction_tokens": sum(choice.predicted[1] for choice in generation.finished.values()),
         },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -10,7 +11,9 @@ from pydantic_core import from_json
 
 from edgedraft.wire import MAX_TOP_LOGPROBS
 from gateway.errors import ApiError
+from gateway.output_format import ResponseFormat, StructuredParameters
 from gateway.parameters import UNSERVED, Parameters
+from gateway.tools import MAX_TOOLS, Function, Tool, Tools, ToolUse, tool_use
 from gateway.validation import Schema, empty, one_of, read_object, refuse_unserved, validated
 
 
@@ -22,6 +25,21 @@ class ContentPart(Schema):
     refusal: str | None = None
 
 
+class CalledFunction(Schema):
+    """A call's function; `arguments` are JSON in a string, or the object itself."""
+
+    name: str
+    arguments: str | dict[str, Any] = "{}"
+
+
+class MessageCall(Schema):
+    """An earlier call of a tool, as a client sends it back."""
+
+    id: str = ""
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
 class ChatMessage(Schema):
     """One message; fields that only some templates know stay raw."""
 
@@ -30,8 +48,9 @@ class ChatMessage(Schema):
     name: str | None = None
     reasoning: Any = None
     reasoning_content: Any = None
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: list[MessageCall] | None = None
     tool_call_id: str | None = None
+    function_call: CalledFunction | None = None
 
 
 class Prediction(Schema):
@@ -41,8 +60,8 @@ class Prediction(Schema):
     content: str | list[ContentPart]
 
 
-class ChatRequest(Parameters):
-    """A chat completion's parameters."""
+class ChatRequest(Parameters, StructuredParameters):
+    """A chat completion's parameters. `functions` and `function_call` are the older form of tools and tool_choice."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -50,6 +69,28 @@ class ChatRequest(Parameters):
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     prediction: Prediction | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    tools: Tools | None = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    functions: Annotated[list[Function], Field(max_length=MAX_TOOLS)] | None = None
+    function_call: Any = None
+    response_format: ResponseFormat | None = None
+
+    @property
+    def legacy(self) -> bool:
+        """Whether calls are to be answered in the older form."""
+        return bool(self.functions)
+
+    def tool_use(self) -> ToolUse | None:
+        """What it wants of its tools. Raises ApiError 400."""
+        if not self.functions:
+            return tool_use(self.tools or (), self.tool_choice, self.parallel_tool_calls)
+        if self.tools:
+            raise ApiError(400, "functions and tools exclude each other.", param="functions", code="invalid_value")
+        choice = self.function_call
+        if isinstance(choice, dict):
+            choice = {"type": "function", "function": choice}
+        return tool_use([Tool(type="function", function=function) for function in self.functions], choice, False)
 
     @property
     def output_limit(self) -> int | None:
@@ -61,11 +102,6 @@ class ChatRequest(Parameters):
 
 
 _UNSERVED: dict[str, Callable[[Any], bool]] = UNSERVED | {
-    "tools": empty,
-    "tool_choice": one_of("none", "auto"),
-    "functions": empty,
-    "function_call": one_of("none", "auto"),
-    "response_format": lambda value: isinstance(value, dict) and value.get("type") == "text",
     "best_of": one_of(1),
     "echo": empty,
     "audio": empty,
@@ -106,13 +142,17 @@ def template_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
 
 
 def _template_message(index: int, message: ChatMessage) -> dict[str, Any]:
-    rendered: dict[str, Any] = {"role": message.role, "content": _content(index, message)}
+    role = "tool" if message.role == "function" else message.role
+    rendered: dict[str, Any] = {"role": role, "content": _content(index, message)}
     if message.name is not None:
         rendered["name"] = message.name
     if isinstance(reasoning := message.reasoning_content or message.reasoning, str):
         rendered["reasoning_content"] = reasoning
-    if message.tool_calls:
-        rendered["tool_calls"] = [_with_parsed_arguments(call) for call in message.tool_calls]
+    calls = message.tool_calls or []
+    if message.function_call:
+        calls = [*calls, MessageCall(function=message.function_call)]
+    if calls:
+        rendered["tool_calls"] = [_template_call(call) for call in calls]
     if message.tool_call_id is not None:
         rendered["tool_call_id"] = message.tool_call_id
     return rendered
@@ -144,13 +184,11 @@ def _text(param: str, content: str | list[ContentPart]) -> str:
     return "".join(texts)
 
 
-def _with_parsed_arguments(call: dict[str, Any]) -> dict[str, Any]:
+def _template_call(call: MessageCall) -> dict[str, Any]:
     """Clients send a call's arguments as a JSON string, templates want the object."""
-    function = call.get("function")
-    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
-        return call
-    try:
-        arguments = from_json(function["arguments"])  # unlike json.loads it bounds the depth
-    except ValueError:
-        return call
-    return {**call, "function": {**function, "arguments": arguments}}
+    arguments = call.function.arguments
+    if isinstance(arguments, str):
+        with suppress(ValueError):
+            arguments = from_json(arguments or "{}")
+    function = {"name": call.function.name, "arguments": arguments}
+    return {"id": call.id, "type": "function", "function": function}

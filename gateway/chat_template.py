@@ -27,7 +27,7 @@ class TemplateRefusal(Exception):
 
 
 class ChatTemplate:
-    """One compiled template."""
+    """One compiled template. `takes_tools` tells whether it has a place for tools and for earlier calls of them."""
 
     def __init__(self, source: str, bos_token: str, eos_token: str) -> None:
         """Raises TemplateRefusal when the source is no template."""
@@ -38,18 +38,25 @@ class ChatTemplate:
         environment.globals["raise_exception"] = _raise_exception
         environment.globals["strftime_now"] = _strftime_now
         try:
+            syntax = environment.parse(source)
             self._template = environment.from_string(source)
         except TemplateError as error:
             raise TemplateRefusal(f"the model's chat template does not compile: {error}") from error
+        self.takes_tools = _takes_tools(syntax)
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
 
-    def render(self, messages: Sequence[Message], options: Mapping[str, Any] | None = None) -> str:
+    def render(
+        self,
+        messages: Sequence[Message],
+        options: Mapping[str, Any] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> str:
         """The prompt up to where the assistant begins; `options` are variables that this template may know.
 
-        Raises TemplateRefusal.
+        `tools`, as OpenAI's API has them, are for templates that take them. Raises TemplateRefusal.
         """
         variables: dict[str, Any] = dict(options or {}) | self._tokens
-        variables |= {"messages": list(messages), "tools": None, "documents": None, "add_generation_prompt": True}
+        variables |= {"messages": list(messages), "tools": tools, "documents": None, "add_generation_prompt": True}
         try:
             return self._template.render(variables)
         except (
@@ -72,6 +79,12 @@ def with_one_system_message(messages: Sequence[Message]) -> list[Message]:
         return messages
     merged = {**system[0], "content": "\n\n".join(m["content"] for m in system)}
     return [merged, *(m for m in messages if m["role"] != "system")]
+
+
+def _takes_tools(syntax: nodes.Template) -> bool:
+    attributes = {attribute.attr for attribute in syntax.find_all(nodes.Getattr)}
+    keys = {constant.value for constant in syntax.find_all(nodes.Const) if isinstance(constant.value, str)}
+    return any(name.name == "tools" for name in syntax.find_all(nodes.Name)) and "tool_calls" in attributes | keys
 
 
 def _tojson(

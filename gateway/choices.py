@@ -19,7 +19,8 @@ async def follow(
     session: Session, choice: int, job: Job, stops: Sequence[str], reader: Reader
 ) -> AsyncGenerator[Event]:
     """One choice's events. Raises what Session.run raises."""
-    text = TextStream(job.model.tokenizer, stops)
+    silent = job.model.special - reader.wanted if reader.wanted else None
+    text = TextStream(job.model.tokenizer, stops, silent)
     output: list[int] = []  # the tokens that count
     logprobs: list[TokenLogprobs] = []
     told = 0  # so many of both are in parts already

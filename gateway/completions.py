@@ -11,6 +11,7 @@ from gateway.caller import admitted
 from gateway.chat import ANSWER
 from gateway.completions_answer import body, chunks
 from gateway.completions_request import CompletionRequest, parse_completion_request, prompt_tokens
+from gateway.grammar import output_grammar
 from gateway.jobs import jobs_for
 from gateway.openapi import described
 from gateway.served_model import ServedModel
@@ -26,10 +27,15 @@ async def completions(http: Request) -> Response:
         model = await caller.model(request.model)
         # Long prompts take a while; streams of others go on meanwhile.
         prompts = await asyncio.to_thread(lambda: [prompt_tokens(model, prompt) for prompt in request.prompts])
+        wanted = request.output_format()
+        content = await wanted.served(caller.services.grammars) if wanted else None
+        grammar = output_grammar(content, None, None, {})
         jobs = [
             job
             for prompt in prompts
-            for job in jobs_for(request, model, prompt, caller.principal, choices=request.candidates, param="prompt")
+            for job in jobs_for(
+                request, model, prompt, caller.principal, choices=request.candidates, param="prompt", grammar=grammar
+            )
         ]
         generation = caller.generation("completions", jobs, request.stops, sum(map(len, prompts)))
         echoes = [_echo(model, request, prompt) for prompt in request.prompts]

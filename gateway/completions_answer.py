@@ -13,7 +13,7 @@ from typing import Any
 
 from gateway.chat_answer import usage
 from gateway.completions_request import CompletionRequest
-from gateway.events import Delta
+from gateway.events import Delta, Finished
 from gateway.generation import Generation
 from gateway.logprobs import LegacyLogprobs, mean_logprob
 from gateway.speculation_stats import edgedraft_field
@@ -45,7 +45,7 @@ async def chunks(generation: Generation, request: CompletionRequest, echoes: Seq
                 echo = echoes[event.choice // request.choices]
             if isinstance(event, Delta):
                 yield chunk(event.choice, echo + event.text, None, event)
-            else:
+            elif isinstance(event, Finished):
                 yield chunk(event.choice, echo, event.reason, edgedraft=edgedraft_field([event.stats]))
     if request.include_usage:
         yield frame(head | {"choices": [], "usage": usage(generation), "metrics": generation.metrics()})

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from edgedraft.wire import MAX_TOP_LOGPROBS
 from gateway.errors import ApiError
+from gateway.output_format import StructuredParameters
 from gateway.parameters import UNSERVED, Parameters
 from gateway.served_model import ServedModel
 from gateway.validation import empty, read_object, refuse_unserved, validated
@@ -23,7 +24,7 @@ Texts = Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
 TokenLists = Annotated[list[Tokens], Field(min_length=1, max_length=MAX_PROMPTS)]
 
 
-class CompletionRequest(Parameters):
+class CompletionRequest(Parameters, StructuredParameters):
     """A completion's parameters."""
 
     prompt: str | Texts | Tokens | TokenLists

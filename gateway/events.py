@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from edgedraft.wire import FinishReason, TokenLogprobs
 from gateway.speculation_stats import SpeculationStats
+
+EndReason = FinishReason | Literal["tool_calls"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,25 +30,58 @@ class Delta:
 
 
 @dataclass(frozen=True, slots=True)
+class Reasoning:
+    """More of what one choice thinks before it answers; never empty."""
+
+    choice: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallBegun:
+    """One choice begins a tool call, its `index`th from 0: the function `name`, under a new id."""
+
+    choice: int
+    index: int
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallArguments:
+    """More of the arguments of one choice's `index`th call, a JSON text; never empty."""
+
+    choice: int
+    index: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
-    """A choice's end. `tokens` are those that count: none behind a stop string.
+    """A choice's end. `tokens` are those that count, none behind a stop string; `reasoning` are those of thinking.
 
     `predicted` tells of the job's prediction how many tokens were accepted and how many were not.
     """
 
     choice: int
-    reason: FinishReason
+    reason: EndReason
     tokens: int
     stats: SpeculationStats
     predicted: tuple[int, int] = (0, 0)
+    reasoning: int = 0
 
 
-Part = Delta
+Part = Delta | Reasoning | CallBegun | CallArguments
 Event = Part | Finished
 
 
 class Reader(Protocol):
     """Makes one choice's plain text into parts. Fed in order; `end` comes after the last text."""
+
+    @property
+    def wanted(self) -> frozenset[int]:
+        """Special tokens, which have no text otherwise, whose text it has to see."""
+        ...
 
     def read(self, delta: Delta) -> Iterable[Part]: ...
 
@@ -57,6 +92,8 @@ class Reader(Protocol):
 
 class PlainText:
     """The reader of output that is nothing but text."""
+
+    wanted: frozenset[int] = frozenset()
 
     def read(self, delta: Delta) -> Iterable[Part]:
         return (delta,)

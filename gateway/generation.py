@@ -91,6 +91,11 @@ class Generation:
         )
 
     @property
+    def reasoning_tokens(self) -> int:
+        """Of the choices that have finished, those of thinking."""
+        return sum(choice.reasoning for choice in self.finished.values())
+
+    @property
     def cached_tokens(self) -> int:
         return max((stats.cached for stats in self.stats), default=0)
 

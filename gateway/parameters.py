@@ -120,11 +120,6 @@ def _biased(key: str, vocab_size: int) -> int:
 
 # Parameters that would change the answer and are not served: name -> whether a value leaves it as it is.
 UNSERVED: dict[str, Callable[[Any], bool]] = {
-    "structured_outputs": empty,
-    "guided_json": empty,
-    "guided_regex": empty,
-    "guided_choice": empty,
-    "guided_grammar": empty,
     "min_tokens": empty,
     "stop_token_ids": empty,
     "bad_words": empty,

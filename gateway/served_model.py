@@ -14,7 +14,9 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from edgedraft.wire import ModelCard
+from gateway.call_format import TAGS, CallFormat, native_format
 from gateway.chat_template import ChatTemplate, Message, TemplateRefusal, with_one_system_message
+from gateway.thinking import thinking_marks
 from gateway.token_bytes import TokenBytes
 
 MAX_TOKENIZER = 1 << 27  # bytes of tokenizer.json, unpacked; the largest in use have a quarter of that
@@ -26,7 +28,12 @@ class UnusableCard(Exception):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ServedModel:
-    """One model. `created` is when this gateway first heard of it, in seconds since the epoch."""
+    """One model. `created` is when this gateway first heard of it, in seconds since the epoch.
+
+    `calls` is the format of tool calls that its template teaches, if it teaches one that is spoken here. `thinking` are
+    the marks around its thoughts, if it thinks. `mark_tokens` are the marks of both that are tokens of their own, and
+    `special` the tokens that have no text unless somebody asks for it.
+    """
 
     name: str
     fingerprint: str
@@ -36,6 +43,10 @@ class ServedModel:
     tokenizer: Tokenizer
     template: ChatTemplate | None
     token_bytes: TokenBytes
+    calls: CallFormat | None
+    thinking: tuple[str, str] | None
+    mark_tokens: Mapping[str, int]
+    special: frozenset[int]
     created: int = field(default_factory=lambda: int(time.time()))
 
     @classmethod
@@ -51,26 +62,45 @@ class ServedModel:
             template = ChatTemplate(card.chat_template, card.bos_token, card.eos_token) if card.chat_template else None
         except TemplateRefusal as error:
             raise UnusableCard(str(error)) from error
+        added = tokenizer.get_added_tokens_decoder()
+        ids = {token.content: number for number, token in added.items()}
+        thinking = thinking_marks(card.chat_template, ids)
         return cls(
-            card.name,
-            card.fingerprint,
-            card.vocab_size,
-            card.context_length,
-            tuple(card.eos),
-            tokenizer,
-            template,
-            TokenBytes(tokenizer),
+            name=card.name,
+            fingerprint=card.fingerprint,
+            vocab_size=card.vocab_size,
+            context_length=card.context_length,
+            eos=tuple(card.eos),
+            tokenizer=tokenizer,
+            template=template,
+            calls=native_format(card.chat_template) if template and template.takes_tools else None,
+            thinking=thinking,
+            mark_tokens={mark: ids[mark] for mark in (*TAGS, *(thinking or ())) if mark in ids},
+            special=frozenset(number for number, token in added.items() if token.special),
+            token_bytes=TokenBytes(tokenizer),
         )
 
-    def prompt(self, messages: Sequence[Message], options: Mapping[str, Any]) -> list[int]:
-        """Token ids of a chat, up to where the assistant begins.
+    def rendered(
+        self,
+        messages: Sequence[Message],
+        options: Mapping[str, Any],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> str:
+        """A chat as the model's template writes it, up to where the assistant begins.
 
         Raises TemplateRefusal when the model has no template or its template does not take these messages.
         """
         if self.template is None:
             raise TemplateRefusal(f"the model {self.name} has no chat template, so it cannot serve chats")
-        text = self.template.render(with_one_system_message(messages), options)
-        return self.tokenizer.encode(text, add_special_tokens=False).ids
+        return self.template.render(with_one_system_message(messages), options, tools)
+
+    def prompt(self, messages: Sequence[Message], options: Mapping[str, Any]) -> list[int]:
+        """Token ids of a chat, up to where the assistant begins. Raises TemplateRefusal as `rendered` does."""
+        return self.tokens(self.rendered(messages, options))
+
+    def tokens(self, rendered: str) -> list[int]:
+        """Token ids of a rendered chat."""
+        return self.tokenizer.encode(rendered, add_special_tokens=False).ids
 
 
 class Catalog:

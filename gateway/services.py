@@ -12,6 +12,7 @@ from gateway.accounts import Accounts
 from gateway.admission import Admission
 from gateway.agents import AgentRegistry
 from gateway.database import Database
+from gateway.grammar_check import GrammarCheck
 from gateway.ledger import Ledger
 from gateway.responses.store import ResponseStore
 from gateway.telemetry import Metrics
@@ -29,6 +30,7 @@ class Services:
     admission: Admission
     agents: AgentRegistry
     verifiers: VerifierPool
+    grammars: GrammarCheck
     metrics: Metrics
     traces: GatewayTraces | None = None
 

@@ -7,7 +7,7 @@ not depend on how tokens were grouped or where their borders lie: the match that
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from tokenizers import Tokenizer
@@ -31,10 +31,12 @@ class Piece:
 class TextStream:
     """One choice's text. Push tokens until a piece is stopped; at the end flush, unless it was."""
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = ()) -> None:
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = (), silent: Collection[int] | None = None) -> None:
+        """`silent` are the tokens that have no text; by default all special ones."""
         self._tokenizer = tokenizer
         self._stops = tuple(stops)
-        self._decoder = DecodeStream(skip_special_tokens=True)
+        self._silent = silent
+        self._decoder = self._new_decoder()
         self._held = ""
         self._released = 0  # characters that were ready so far
         self._begins: deque[int] = deque()  # the character at which each unsettled token begins
@@ -74,12 +76,17 @@ class TextStream:
             settled += 1
         return settled
 
+    def _new_decoder(self) -> DecodeStream:
+        return DecodeStream(skip_special_tokens=self._silent is None)
+
     def _decode(self, token: int) -> str | None:
+        if self._silent and token in self._silent:
+            return None
         try:
             return self._decoder.step(self._tokenizer, token)
         except Exception:
             # The decoder gives up on byte sequences that no tokenizer produces from text; begin again after them.
-            self._decoder = DecodeStream(skip_special_tokens=True)
+            self._decoder = self._new_decoder()
             return self._decoder.step(self._tokenizer, token)
 
     def _stop_start(self) -> int | None:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic_core import from_json, to_json
 
-from gateway.events import Delta, Event
+from gateway.events import Delta, Event, Finished
 from gateway.generation import Generation
 from gateway.logprobs import chat_logprobs
 from gateway.responses.output import Output, StreamEvent
@@ -75,6 +75,8 @@ class ResponseAnswer:
         """Note what the model did; the events to send."""
         if isinstance(event, Delta):
             return self._output.text(event.text, self._logprobs(event))
+        if not isinstance(event, Finished):
+            return []  # responses ask for nothing that has other parts
         # An answer without a word is still a message.
         told = [] if self._output.items else self._output.text("")
         return told + self._output.end("completed" if event.reason == "stop" else "incomplete")

@@ -90,10 +90,6 @@ async def test_bad_values_are_named(gateway: Gateway, change: dict[str, Any], pa
 @pytest.mark.parametrize(
     "change",
     [
-        {"tools": [{"type": "function", "function": {"name": "f"}}]},
-        {"tool_choice": "required"},
-        {"functions": [{"name": "f"}]},
-        {"response_format": {"type": "json_object"}},
         {"audio": {"voice": "alloy"}},
         {"modalities": ["text", "audio"]},
         {"min_tokens": 5},
@@ -137,7 +133,8 @@ async def test_neutral_and_unknown_parameters_pass(gateway: Gateway) -> None:
 async def test_arguments_that_are_no_json_reach_the_template_as_they_are(gateway: Gateway, arguments: str) -> None:
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": arguments}}
     messages = [*HELLO, {"role": "assistant", "tool_calls": [call]}, *HELLO]
-    assert (await post(gateway, CHAT | {"messages": messages})).status_code == 200
+    response = await post(gateway, CHAT | {"messages": messages})
+    assert response.status_code == 200 or error_of(response)["code"] == "context_length_exceeded"
 
 
 async def test_image_parts_are_refused(gateway: Gateway) -> None:

@@ -222,13 +222,16 @@ async def test_messages_reach_the_template_as_it_wants_them(gateway: Gateway, ve
     messages = [
         {"role": "user", "content": [{"type": "text", "text": "say "}, {"type": "text", "text": "a"}]},
         {"role": "developer", "content": "be brief"},
-        {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "function": {"arguments": "{}"}}]},
-        {"role": "tool", "tool_call_id": "1", "content": "4"},
+        {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": '{"a":1}'}},
+        {"role": "function", "name": "f", "content": "4"},
         {"role": "system", "content": "be kind"},
     ]
     await whole(gateway, messages=messages, max_tokens=1)
     assert verifier.opened[0].prompt == toy_model.chat_prompt(
-        ("system", "be brief\n\nbe kind"), ("user", "say a"), ("assistant", ""), ("tool", "4")
+        ("system", "be brief\n\nbe kind"),
+        ("user", "say a"),
+        ("assistant", '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>'),
+        ("user", "<tool_response>\n4\n</tool_response>"),
     )
 
 

@@ -27,7 +27,7 @@ TEMPLATE = (
 )
 
 
-def _build() -> Tokenizer:
+def build() -> Tokenizer:
     alphabet = sorted(ByteLevel.alphabet())
     tokenizer = Tokenizer(BPE({character: i for i, character in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=False)  # type: ignore[assignment]
@@ -36,7 +36,7 @@ def _build() -> Tokenizer:
     return tokenizer
 
 
-TOKENIZER = _build()
+TOKENIZER = build()
 EOS: int = TOKENIZER.encode(END, add_special_tokens=False).ids[0]
 VOCAB_SIZE = TOKENIZER.get_vocab_size()
 FINGERPRINT = fingerprint(TOKENIZER.to_str())
