@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import bindparam, insert, update
+from sqlalchemy import bindparam, insert, or_, update
 
 from gateway.database import Database, DatabaseDown
 from gateway.ledger.entry import Ended, Started
@@ -34,7 +34,8 @@ FLUSH_SECONDS = 10.0
 RUNNING, UNFINISHED = "running", "unfinished"
 
 _start = insert(usage)
-_end = update(usage).where(usage.c.id == bindparam("row"), usage.c.outcome.in_((RUNNING, UNFINISHED)))
+_open = or_(usage.c.outcome == RUNNING, usage.c.outcome == UNFINISHED)  # an IN could not be executed for many rows
+_end = update(usage).where(usage.c.id == bindparam("row"), _open)
 
 
 class Writer:
