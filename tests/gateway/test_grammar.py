@@ -156,7 +156,7 @@ HOSTILE: list[tuple[Body, str]] = [
     (json_body({"$ref": "#/$defs/missing"}), ""),
     (json_body({"type": "string", "pattern": "(?=a)"}), "look-around"),
     (json_body({"type": "integer", "minimum": 5, "maximum": 1}), ""),
-    (json_body({"type": "integer", "multipleOf": 999983}), "seconds to compile"),
+    (json_body({"type": "integer", "multipleOf": 999983}), "too much time"),
     (json_body({"enum": ["x" * 1000 + str(i) for i in range(300)]}), "characters"),
     (regex_body("(a"), "unclosed group"),
     (grammar_body('start: "a" | missing'), "missing"),
