@@ -7,6 +7,7 @@ the admin scope sees all of it. Nothing here tells a prompt, a text or a key.
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
@@ -18,7 +19,9 @@ from starlette.responses import JSONResponse, Response
 from gateway.accounts import Owner
 from gateway.agent_link import AgentLink
 from gateway.authentication import authenticate
-from gateway.errors import ApiError
+from gateway.database import DatabaseDown
+from gateway.errors import ApiError, database_down
+from gateway.ledger.report import usage_totals
 from gateway.services import services_of
 
 router = APIRouter()
@@ -40,6 +43,7 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-cache",
 }
+MONEY_DAYS = 30
 MOST_AGENTS = 200  # that are listed; the rest are only counted
 
 
@@ -69,6 +73,22 @@ async def data(request: Request) -> Response:
             {"model": link.model.name, "running": link.running, "max_sessions": link.max_sessions}
             for link in services.verifiers.links
         ]
+    return JSONResponse(told, headers={"cache-control": "no-store"})
+
+
+@router.get("/dashboard/money")
+async def money(request: Request) -> Response:
+    """What the last MONEY_DAYS cost and saved, by the ledger, to whom the key belongs. Raises ApiError 401 or 503."""
+    services = services_of(request)
+    principal = await authenticate(services.accounts, request.headers, scope=None)
+    own = {} if "admin" in principal.scopes else {"tenant": principal.tenant, "owner": principal.owner}
+    since = datetime.now(UTC).date() - timedelta(days=MONEY_DAYS - 1)
+    try:
+        totals = await usage_totals(services.database, since=since, **own)
+    except DatabaseDown as error:
+        raise database_down() from error
+    told: dict[str, Any] = {"days": MONEY_DAYS, "currency": services.ledger.prices.currency}
+    told |= totals[0].document() if totals else {"requests": 0}
     return JSONResponse(told, headers={"cache-control": "no-store"})
 
 

@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 
 _STARTS = ("http.response.start", "websocket.http.response.start")
 _USABLE = re.compile(r"[\w.:-]{1,128}", re.ASCII)
-_QUIET = frozenset({"/health", "/healthz", "/readyz", "/metrics", "/dashboard/data"})  # asked all the time
+# Asked all the time.
+_QUIET = frozenset({"/health", "/healthz", "/readyz", "/metrics", "/dashboard/data", "/dashboard/money"})
 _LONGEST_PATH = 200
 
 

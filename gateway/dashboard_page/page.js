@@ -5,10 +5,11 @@ import { draw } from "/dashboard/charts.js";
 
 const KEY = "edgedraft.key", THEME = "edgedraft.theme";
 const EVERY = 2000; // milliseconds between two looks, while the page is seen
+const MONEY_EVERY = 30000;
 const id = (name) => document.getElementById(name);
 const NO_SHARE = "–";
 
-let latest = null, timer = 0, running = 0;
+let latest = null, timer = 0, running = 0, moneyAt = -Infinity;
 
 function make(name, className, ...inside) {
   const element = document.createElement(name);
@@ -115,7 +116,6 @@ function show(data) {
 
   showAgents(data);
   showVerifiers(data.verifiers);
-  showMoney(data.money);
   id("sees").textContent = data.sees === "everybody"
     ? "You see everybody's figures: this key has the admin scope."
     : `You see the figures of ${data.sees}.`;
@@ -193,16 +193,16 @@ function showVerifiers(verifiers) {
 }
 
 function showMoney(money) {
-  id("money").hidden = !money;
-  if (!money) return;
+  id("money").hidden = !money.requests;
+  if (!money.requests) return;
   const amount = (text) => {
     const number = Number(text);
     return number.toLocaleString("en", { style: "currency", currency: money.currency || "USD",
       minimumFractionDigits: 2, maximumFractionDigits: Math.abs(number) < 1 ? 4 : 2 });
   };
   const entries = [["saved", "Saved", amount(money.saved)], ["", "Cost", amount(money.cost)],
-    ["", "Datacenter-only", amount(money.baseline)], ["", "Edge credit", amount(money.credit)],
-    ["", "Requests", short.format(money.requests)], ["", "Tokens", short.format(money.tokens)]];
+    ["", "Datacenter alone", amount(money.datacenter_only_cost)], ["", "Credited to desktops", amount(money.credit)],
+    ["", "Requests", short.format(money.requests)], ["", "Tokens written", short.format(money.output_tokens)]];
   id("sums").replaceChildren(...entries.map(([kind, title, text]) => make("div", kind, make("dt", "", title), make("dd", "", text))));
 }
 
@@ -232,15 +232,27 @@ async function look() {
     id("leave").hidden = false;
     id("figures").hidden = false;
     if (fresh) show(latest);
+    if (fresh && performance.now() - moneyAt > MONEY_EVERY) count(key);
   }
   timer = setTimeout(look, fresh ? EVERY : 3 * EVERY);
   return undefined;
+}
+
+// What the ledger says; without an answer the last one stays.
+async function count(key) {
+  moneyAt = performance.now();
+  try {
+    const answer = await fetch("/dashboard/money", { headers: { authorization: `Bearer ${key}` }, cache: "no-store" });
+    if (answer.ok && key === sessionStorage.getItem(KEY)) showMoney(await answer.json());
+  } catch { /* the next look tells whether the gateway is there */ }
 }
 
 const status = (data) => data.models.length ? `Live · ${data.models.join(", ")}` : "No verifier is connected";
 
 function ask(refused) {
   latest = null;
+  moneyAt = -Infinity;
+  id("money").hidden = true;
   id("figures").hidden = true;
   id("leave").hidden = true;
   id("sees").textContent = "";

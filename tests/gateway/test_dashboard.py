@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -49,6 +50,28 @@ async def test_a_key_sees_its_owners_and_an_admin_everybodys(gateway: Gateway) -
     assert all_of_it["verifiers"][0]["model"] == "toy"
     assert (hers["sees"], all_of_it["sees"]) == ("ann", "everybody")
     assert "secret" not in str([hers, his, all_of_it])
+
+
+async def test_money_is_the_ledgers_and_each_owners_own(gateway: Gateway) -> None:
+    ann = await gateway.accounts.create("ann", "default", ["inference", "edge"])
+    bob = await gateway.accounts.create("bob", "default", ["inference"])
+    admin = await gateway.accounts.create("root", "default", ["admin"])
+    async with gateway.agent(ann):
+        made = await ask(gateway, ann)
+        await ask(gateway, bob)
+
+    async def money(key: str) -> dict[str, Any]:
+        async with gateway.http(key) as http:
+            return (await http.get("/dashboard/money")).json()
+
+    async with asyncio.timeout(20):
+        while (await money(admin)).get("unfinished") != 0 or (await money(admin))["requests"] != 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    hers = await money(ann)
+    assert (hers["currency"], hers["days"], hers["output_tokens"]) == ("USD", 30, made["usage"]["completion_tokens"])
+    assert float(hers["credit"]) > 0
+    assert float(hers["saved"]) == pytest.approx(float(hers["datacenter_only_cost"]) - float(hers["cost"]))
+    assert float((await money(bob))["credit"]) == 0
 
 
 async def test_an_agents_answers_are_timed(gateway: Gateway) -> None:
