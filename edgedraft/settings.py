@@ -145,6 +145,7 @@ class GatewaySettings(TracedSettings):
     response_megabytes: int = Field(
         256, ge=32, le=1 << 20, description="megabytes of them kept for one owner; the longest unused go first"
     )
+    admin_api: bool = Field(False, description="serve /admin/v1 to keys with the admin scope")
     prices: Path | None = Field(
         None, description="TOML or JSON file of prices: datacenter_gpu_hour, edge_gpu_hour, accepted_million, currency"
     )

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, PlainTextResponse
 
 from edgedraft.settings import GatewaySettings
 from edgedraft.tracing import Tracing
-from gateway import agent_door, chat, completions, dashboard, errors, models, openapi, tokenize
+from gateway import admin, agent_door, chat, completions, dashboard, errors, models, openapi, tokenize
 from gateway.accounts import Accounts, Limits
 from gateway.admission import Admission
 from gateway.agents import AgentRegistry
@@ -83,6 +83,8 @@ def build_app(settings: GatewaySettings, tracing: Tracing | None = None) -> Fast
     errors.install(app)
     for routes in (chat, completions, create, stored, tokenize, models, agent_door, dashboard, openapi):
         app.include_router(routes.router)
+    if settings.admin_api:
+        app.include_router(admin.router)
     _add_health(app)
     return app
 

@@ -1,7 +1,7 @@
 """GET /dashboard: the page that operators and edge owners look at, and the figures that it polls.
 
-The page is static and knows nothing; figures need a key. A key sees what its owner's requests and agents did, one with
-the admin scope sees all of it. Nothing here tells a prompt, a text or a key.
+The page is static and knows nothing; figures need a key. A key sees what its owner's requests and agents did, an
+operator's (an admin of the tenant `default`) sees all of it. Nothing here tells a prompt, a text or a key.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ async def data(request: Request) -> Response:
     """What happened lately, to whom the key belongs. Raises ApiError 401."""
     services = services_of(request)
     principal = await authenticate(services.accounts, request.headers, scope=None)
-    everybody = "admin" in principal.scopes
+    everybody = principal.is_operator
     owner: Owner | None = None if everybody else principal.agents_owner
     agents = services.agents.attached(owner)
     told: dict[str, Any] = {

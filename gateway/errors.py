@@ -6,6 +6,7 @@ the middle of a stream take the same body (stream.py) but no status.
 
 from __future__ import annotations
 
+import logging
 from http import HTTPStatus
 from math import ceil
 from typing import Any
@@ -15,9 +16,14 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
+from gateway.database import DatabaseDown
+
 INVALID = "invalid_request_error"
 SERVER = "server_error"
 RATE_LIMIT = "rate_limit_error"
+
+
+log = logging.getLogger(__name__)
 
 
 class ApiError(Exception):
@@ -71,6 +77,11 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(ApiError)
     async def own(request: Request, error: ApiError) -> JSONResponse:
         return error.response()
+
+    @app.exception_handler(DatabaseDown)
+    async def database(request: Request, error: DatabaseDown) -> JSONResponse:
+        log.error("database not reached path=%s reason=%s", request.url.path, error)
+        return database_down().response()
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+OPERATOR_TENANT = "default"
 SCOPES = frozenset({"inference", "edge", "admin"})
 
 # Tenant and owner: an owner's name means nothing outside the tenant.
@@ -45,6 +46,11 @@ class Principal:
     tenant: str
     scopes: frozenset[str]
     limits: Limits = NO_LIMITS
+
+    @property
+    def is_operator(self) -> bool:
+        """Whether it may see and do everything: an admin of the tenant that is there from the first."""
+        return "admin" in self.scopes and self.tenant == OPERATOR_TENANT
 
     @property
     def agents_owner(self) -> Owner:

@@ -206,7 +206,9 @@ async def test_what_cannot_be_written_is_logged(
     await database.close()
 
 
-async def test_an_end_counts_once_and_many_share_a_transaction(database: Database) -> None:
+async def test_an_end_counts_once_and_many_share_a_transaction(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
     ledger = Ledger(database, Prices())
     await ledger.open()
     entries = [ledger.entry(ANN, "same", "toy", "chat", True, 5, 1, time.monotonic()) for _ in range(300)]
@@ -218,6 +220,7 @@ async def test_an_end_counts_once_and_many_share_a_transaction(database: Databas
     found = await rows(database)
     assert len(found) == 300
     assert {(row.outcome, row.output_tokens, row.first_token - row.started) for row in found} == {("finished", 7, 500)}
+    assert "not written" not in caplog.text
 
 
 async def test_rows_of_a_lost_gateway_are_marked_and_its_own_end_still_counts(database: Database) -> None:
