@@ -41,8 +41,9 @@ async def chat_plan(
     options: Mapping[str, Any],
     tools: ToolUse | None = None,
     wanted: OutputFormat | None = None,
+    given_in: str = "messages",
 ) -> ChatPlan:
-    """`options` are variables for the template.
+    """`options` are variables for the template; `given_in` is the parameter that the messages came in.
 
     Raises ApiError 400 for messages that the template does not take, and for schemas and grammars that cannot be
     served; it names the parameter.
@@ -51,7 +52,7 @@ async def chat_plan(
         # A long prompt takes a while; streams of others go on meanwhile.
         text, prompt = await asyncio.to_thread(_prompt, model, messages, options, tools)
     except TemplateRefusal as refusal:
-        raise ApiError(400, str(refusal), param="messages", code="invalid_messages") from None
+        raise ApiError(400, str(refusal), param=given_in, code="invalid_messages") from None
     thinking = thinking_after(text, model.thinking)
     content = await wanted.served(grammars) if wanted else None
     calls = await _calls(grammars, model, tools) if tools else None

@@ -14,11 +14,12 @@ from typing import Any, Literal
 
 from pydantic_core import from_json, to_json
 
-from gateway.events import Delta, Event, Finished
+from gateway.events import CallArguments, CallBegun, Delta, Event, Reasoning
 from gateway.generation import Generation
 from gateway.logprobs import chat_logprobs
 from gateway.responses.output import Output, StreamEvent
 from gateway.responses.request import ResponsesRequest
+from gateway.responses.tools import function_tools
 from gateway.token_bytes import TokenBytes
 
 Status = Literal["in_progress", "completed", "incomplete", "failed"]
@@ -73,13 +74,18 @@ class ResponseAnswer:
 
     def _take(self, event: Event) -> list[StreamEvent]:
         """Note what the model did; the events to send."""
-        if isinstance(event, Delta):
-            return self._output.text(event.text, self._logprobs(event))
-        if not isinstance(event, Finished):
-            return []  # responses ask for nothing that has other parts
+        match event:
+            case Delta():
+                return self._output.text(event.text, self._logprobs(event))
+            case Reasoning():
+                return self._output.reasoning(event.text)
+            case CallBegun():
+                return self._output.call(event.id, event.name)
+            case CallArguments():
+                return self._output.arguments(event.text)
         # An answer without a word is still a message.
         told = [] if self._output.items else self._output.text("")
-        return told + self._output.end("completed" if event.reason == "stop" else "incomplete")
+        return told + self._output.end("incomplete" if event.reason == "length" else "completed")
 
     def _logprobs(self, delta: Delta) -> list[dict[str, Any]]:
         return chat_logprobs([delta], self._token_bytes)["content"] if self._request.alternatives >= 0 else []
@@ -116,7 +122,7 @@ def _usage(generation: Generation) -> dict[str, Any]:
         "input_tokens": generation.prompt_tokens,
         "input_tokens_details": {"cached_tokens": generation.cached_tokens, "cache_write_tokens": 0},
         "output_tokens": generation.output_tokens,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": generation.reasoning_tokens},
         "total_tokens": generation.prompt_tokens + generation.output_tokens,
     }
 
@@ -142,7 +148,7 @@ def _echo(request: ResponsesRequest) -> dict[str, Any]:
             "verbosity": (text and text.verbosity) or "medium",
         },
         "tool_choice": request.tool_choice or "auto",
-        "tools": request.tools or [],
+        "tools": [tool.model_dump() | {"strict": bool(tool.strict)} for tool in function_tools(request.tools or ())],
         "top_logprobs": request.top_logprobs or 0,
         "top_p": 1.0 if request.top_p is None else request.top_p,
         "truncation": request.truncation or "disabled",

@@ -1,4 +1,4 @@
-"""What a request's answer is to follow: the responses before it, then its own input, as items and as a prompt."""
+"""What a request's answer is to follow: the responses before it, then its own input, as items and as messages."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from itertools import accumulate
 from typing import Any
 
 from gateway.accounts import Owner
+from gateway.chat_plan import told
 from gateway.chat_template import Message, TemplateRefusal
 from gateway.database import DatabaseDown
-from gateway.errors import SERVER, ApiError
+from gateway.errors import ApiError, database_down
 from gateway.responses.items import Item, input_items, is_response_id, no_such_item, referenced
 from gateway.responses.messages import chat_messages, turn_starts, without_beginning
 from gateway.responses.request import ResponsesRequest
 from gateway.responses.store import ChainTooLong, NotStored, ResponseStore
 from gateway.served_model import ServedModel
+from gateway.tools import ToolUse
 
 ROOM = 1024  # output tokens that truncation leaves room for where the request names no limit
 
@@ -65,7 +67,7 @@ async def read_conversation(
             message = f"The conversation cannot go on: {reason}. Send its items, or begin a new one."
             raise ApiError(400, message, param="previous_response_id", code="conversation_too_long") from None
         except DatabaseDown as error:
-            raise storage_fails() from error
+            raise database_down() from error
     return Conversation(before, input_items(request.input, response_id, stored), length)
 
 
@@ -78,38 +80,36 @@ async def _resolved(store: ResponseStore, owner: Owner, references: Mapping[str,
     return {identity: items[identity] for identity in references}
 
 
-async def prompt_of(model: ServedModel, request: ResponsesRequest, conversation: Conversation) -> list[int]:
-    """The prompt's tokens, its beginning left out where the request asks for that. Raises ApiError 400."""
-    messages = chat_messages(request.instructions, [*conversation.before, *conversation.own])
-    options = request.chat_template_kwargs or {}
+async def messages_of(
+    model: ServedModel, request: ResponsesRequest, conversation: Conversation, tools: ToolUse | None
+) -> list[Message]:
+    """For the model's template, the beginning left out where the request asks for that. Raises ApiError 400."""
+    messages: list[Message] = [*chat_messages(request.instructions, [*conversation.before, *conversation.own])]
+    if request.truncation != "auto":
+        return messages
+    limit = model.context_length - min(request.output_limit or ROOM, model.context_length // 2)
     try:
-        # A long prompt takes a while; streams of others go on meanwhile.
-        if request.truncation == "auto":
-            room = min(request.output_limit or ROOM, model.context_length // 2)
-            return await asyncio.to_thread(_fitting, model, messages, options, model.context_length - room)
-        return await asyncio.to_thread(model.prompt, messages, options)
+        # A long conversation takes a while; streams of others go on meanwhile.
+        return await asyncio.to_thread(_fitting, model, messages, request.chat_template_kwargs or {}, tools, limit)
     except TemplateRefusal as refusal:
         raise ApiError(400, str(refusal), param="input", code="invalid_messages") from None
 
 
-def _fitting(model: ServedModel, messages: Sequence[Message], options: Mapping[str, Any], limit: int) -> list[int]:
+def _fitting(
+    model: ServedModel, messages: list[Message], options: Mapping[str, Any], tools: ToolUse | None, limit: int
+) -> list[Message]:
     """The longest end of a conversation that has at most `limit` tokens, cut where a user speaks; else the shortest."""
-    prompt = model.prompt(messages, options)
+
+    def fits(messages: Sequence[Message]) -> bool:
+        shown, variable = told(model, messages, tools)
+        return len(model.tokens(model.rendered(shown, options, variable))) <= limit
+
     starts = turn_starts(messages)
-    if len(prompt) <= limit or not starts:
-        return prompt
+    if not starts or fits(messages):
+        return messages
     # Each text is counted by itself first: rendering ends that are far too long, again and again, would take too long.
-    counts = [len(model.tokenizer.encode(message["content"], add_special_tokens=False).ids) for message in messages]
+    counts = [len(model.tokens(message["content"])) for message in messages]
     ahead = list(accumulate(reversed(counts)))[::-1]
     starts = [start for start in starts if ahead[start] <= limit] or starts[-1:]
-
-    def from_(start: int) -> list[int]:
-        return model.prompt(without_beginning(messages, start), options)
-
-    at = bisect_left(starts, True, key=lambda start: len(from_(start)) <= limit)
-    return from_(starts[min(at, len(starts) - 1)])
-
-
-def storage_fails() -> ApiError:
-    """What is told when the database does not answer."""
-    return ApiError(503, "Stored responses cannot be reached.", kind=SERVER, code="storage_unavailable", retry_after=1)
+    at = bisect_left(starts, True, key=lambda start: fits(without_beginning(messages, start)))
+    return without_beginning(messages, starts[min(at, len(starts) - 1)])

@@ -10,14 +10,16 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from gateway.accounts import Owner
-from gateway.caller import admitted
+from gateway.caller import Caller, admitted
+from gateway.chat_plan import ChatPlan, chat_plan
 from gateway.jobs import jobs_for
 from gateway.openapi import described
 from gateway.responses.answer import Keep, ResponseAnswer
-from gateway.responses.conversation import Conversation, prompt_of, read_conversation
+from gateway.responses.conversation import Conversation, messages_of, read_conversation
 from gateway.responses.items import new_response_id
 from gateway.responses.request import ResponsesRequest, parse_responses_request
 from gateway.responses.store import ResponseStore, StoredResponse, TooLarge
+from gateway.served_model import ServedModel
 
 log = logging.getLogger(__name__)
 
@@ -32,18 +34,38 @@ router = APIRouter()
 async def create_response(http: Request) -> Response:
     async with admitted(http) as caller:
         request = parse_responses_request(await caller.body())
-        model = await caller.model(request.model)
-        owner, store = caller.principal.agents_owner, caller.services.responses
         response_id = new_response_id()
-        conversation = await read_conversation(store, owner, request, response_id)
-        prompt = await prompt_of(model, request, conversation)
-        jobs = jobs_for(request, model, prompt, caller.principal, choices=1, param="input")
-        generation = caller.generation("responses", jobs, request.stops, len(prompt))
+        model, conversation, plan = await _prepared(caller, request, response_id)
+        jobs = jobs_for(request, model, plan.prompt, caller.principal, choices=1, param="input", grammar=plan.grammar)
+        generation = caller.generation("responses", jobs, request.stops, len(plan.prompt), plan.make_reader)
+        owner, store = caller.principal.agents_owner, caller.services.responses
         keep = None if store is None or request.store is False else _keeper(store, owner, request, conversation)
         answer = ResponseAnswer(response_id, request, model.token_bytes, keep)
         if request.stream:
             return caller.stream(answer.frames(generation), answer.failed)
         return await caller.whole(answer.body(generation))
+
+
+@router.post("/v1/responses/input_tokens", **described(ResponsesRequest, "object", "input_tokens"))
+async def count_input_tokens(http: Request) -> dict[str, Any]:
+    """How many tokens the same request's prompt would have."""
+    async with admitted(http) as caller:
+        request = parse_responses_request(await caller.body())
+        _, _, plan = await _prepared(caller, request, new_response_id())
+        return {"object": "response.input_tokens", "input_tokens": len(plan.prompt)}
+
+
+async def _prepared(
+    caller: Caller, request: ResponsesRequest, response_id: str
+) -> tuple[ServedModel, Conversation, ChatPlan]:
+    """Raises ApiError."""
+    tools, wanted = request.tool_use(), request.text_format()
+    model = await caller.model(request.model)
+    services = caller.services
+    conversation = await read_conversation(services.responses, caller.principal.agents_owner, request, response_id)
+    messages = await messages_of(model, request, conversation, tools)
+    options = request.chat_template_kwargs or {}
+    return model, conversation, await chat_plan(model, services.grammars, messages, options, tools, wanted, "input")
 
 
 def _keeper(store: ResponseStore, owner: Owner, request: ResponsesRequest, conversation: Conversation) -> Keep:

@@ -7,14 +7,18 @@ built-in tools: this gateway runs functions of the client's only.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from edgedraft.wire import MAX_TOP_LOGPROBS
 from gateway.errors import ApiError
+from gateway.output_format import OutputFormat, StructuredParameters
 from gateway.parameters import UNSERVED, Parameters
 from gateway.responses.items import MAX_INPUT_ITEMS
+from gateway.responses.tools import chat_format, function_tools, use_of
+from gateway.tools import ToolUse
 from gateway.validation import Schema, empty, one_of, read_object, refuse_unserved, validated
 
 LOGPROBS = "message.output_text.logprobs"
@@ -29,8 +33,6 @@ _UNSERVED_INCLUDES = {
     "computer_call_output.output.image_url",
     "code_interpreter_call.outputs",
 }
-
-_TEXT = {"type": "text"}
 
 Identifier = Annotated[str, Field(max_length=512)]
 Metadata = Annotated[
@@ -52,7 +54,7 @@ class Reasoning(Schema):
     summary: Literal["auto", "concise", "detailed"] | None = None
 
 
-class ResponsesRequest(Parameters):
+class ResponsesRequest(Parameters, StructuredParameters):
     """A response's parameters."""
 
     input: str | Annotated[list[Any], Field(min_length=1, max_length=MAX_INPUT_ITEMS)]
@@ -79,6 +81,15 @@ class ResponsesRequest(Parameters):
     def output_limit(self) -> int | None:
         return self.max_output_tokens
 
+    def tool_use(self) -> ToolUse | None:
+        """What it wants of its tools. Raises ApiError 400."""
+        return use_of(function_tools(self.tools or ()), self.tool_choice, self.parallel_tool_calls)
+
+    def text_format(self) -> OutputFormat | None:
+        """What its answer's text has to be. Raises ApiError 400."""
+        wanted = self.output_format(chat_format(self.text and self.text.format))
+        return replace(wanted, param="text.format") if wanted and wanted.param == "response_format" else wanted
+
     @property
     def alternatives(self) -> int:
         asked = LOGPROBS in (self.include or ()) or self.top_logprobs
@@ -87,9 +98,6 @@ class ResponsesRequest(Parameters):
 
 _UNSERVED: dict[str, Callable[[Any], bool]] = UNSERVED | {
     "n": one_of(1),
-    "tools": empty,
-    "tool_choice": one_of("none", "auto"),
-    "text": lambda value: isinstance(value, dict) and (value.get("format") or _TEXT) == _TEXT,
     "background": empty,
     "conversation": empty,
     "prompt": empty,

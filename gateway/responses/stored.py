@@ -12,9 +12,8 @@ from starlette.responses import JSONResponse, Response
 from gateway.accounts import Owner
 from gateway.authentication import authenticate
 from gateway.database import DatabaseDown
-from gateway.errors import ApiError
+from gateway.errors import ApiError, database_down
 from gateway.openapi import described
-from gateway.responses.conversation import storage_fails
 from gateway.responses.create import ANSWER
 from gateway.responses.items import Item, is_response_id
 from gateway.responses.store import NotStored, ResponseStore, StoredResponse
@@ -82,7 +81,7 @@ async def _storage(http: Request) -> AsyncIterator[tuple[ResponseStore | None, O
     try:
         yield services.responses, principal.agents_owner
     except DatabaseDown as error:
-        raise storage_fails() from error
+        raise database_down() from error
 
 
 async def _stored(http: Request, response_id: str) -> StoredResponse:
