@@ -81,10 +81,10 @@ async def money(request: Request) -> Response:
     """What the last MONEY_DAYS cost and saved, by the ledger, to whom the key belongs. Raises ApiError 401 or 503."""
     services = services_of(request)
     principal = await authenticate(services.accounts, request.headers, scope=None)
-    own = {} if "admin" in principal.scopes else {"tenant": principal.tenant, "owner": principal.owner}
+    tenant, owner = (None, None) if "admin" in principal.scopes else principal.agents_owner
     since = datetime.now(UTC).date() - timedelta(days=MONEY_DAYS - 1)
     try:
-        totals = await usage_totals(services.database, since=since, **own)
+        totals = await usage_totals(services.database, since=since, tenant=tenant, owner=owner)
     except DatabaseDown as error:
         raise database_down() from error
     told: dict[str, Any] = {"days": MONEY_DAYS, "currency": services.ledger.prices.currency}

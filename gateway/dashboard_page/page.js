@@ -200,7 +200,9 @@ function showMoney(money) {
     return number.toLocaleString("en", { style: "currency", currency: money.currency || "USD",
       minimumFractionDigits: 2, maximumFractionDigits: Math.abs(number) < 1 ? 4 : 2 });
   };
-  const entries = [["saved", "Saved", amount(money.saved)], ["", "Cost", amount(money.cost)],
+  const saved = Number(money.saved) < 0
+    ? ["", "Spent more than alone", amount(-money.saved)] : ["saved", "Saved", amount(money.saved)];
+  const entries = [saved, ["", "Cost", amount(money.cost)],
     ["", "Datacenter alone", amount(money.datacenter_only_cost)], ["", "Credited to desktops", amount(money.credit)],
     ["", "Requests", short.format(money.requests)], ["", "Tokens written", short.format(money.output_tokens)]];
   id("sums").replaceChildren(...entries.map(([kind, title, text]) => make("div", kind, make("dt", "", title), make("dd", "", text))));
