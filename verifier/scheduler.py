@@ -68,6 +68,7 @@ class _Session:
     author: str = field(init=False)  # whose nodes the tree holds, also after that agent has left
     unseen: int = 0
     cached: int = 0
+    seconds: float = 0.0  # of steps since its last commit: those that took in its prompt
     checked: str = ""  # whose nodes are in the step that runs
     own: bool = False  # they are no agent's
     acceptance: float = 0.5  # of the best guess, a running mean
@@ -227,6 +228,7 @@ class Scheduler:
         for made in progress:
             session = self._sessions[made.session]
             session.unseen = made.unseen
+            session.seconds += made.seconds
             if not made.tokens and made.finish is None:
                 continue
             if session.waiting_since is not None:
@@ -253,13 +255,13 @@ class Scheduler:
                 nodes=made.nodes,
                 depth=made.depth,
                 accepted=made.accepted,
-                seconds=made.seconds,
+                seconds=session.seconds,
                 finish=made.finish,
                 cached=session.cached,
                 own=made.nodes > 0 and session.own,
                 logprobs=list(made.logprobs),
             )
-            session.cached = 0
+            session.cached, session.seconds = 0, 0.0
             if made.finish:
                 self.close(made.session, now)
         return commits

@@ -50,7 +50,7 @@ class Counting:
         key = item.session
         self.unseen[key] -= item.rows
         if self.unseen[key]:
-            return Progress(key, (), self.unseen[key])
+            return Progress(key, (), self.unseen[key], seconds=0.02)
         tokens, accepted, node = [self.made[key] + 1], 0, -1
         for i, (token, parent) in enumerate(zip(item.draft.tokens, item.draft.parents, strict=True)):
             if parent == node and token == tokens[-1]:
@@ -202,6 +202,15 @@ def test_waiting_for_one_does_not_stop_the_others() -> None:
     world.scheduler.edge(1, "desk")
     plan = world.scheduler.plan(world.now)
     assert [item.session for item in plan.work] == [2]
+
+
+def test_the_first_commit_tells_the_seconds_of_the_whole_prompt() -> None:
+    world = World(replace(LIMITS, step_tokens=60))
+    world.open(1, prompt=150)
+    assert not world.step()
+    assert not world.step()
+    assert world.step()[1].seconds == pytest.approx(2 * 0.02 + 0.01)
+    assert world.step()[1].seconds == pytest.approx(0.01)
 
 
 def test_long_prompts_go_in_by_chunks_beside_running_sessions() -> None:
