@@ -23,6 +23,7 @@ from tests.conformance.environments import CLIENTS, node_clients, python_clients
 PROMPT = "Tell a story about a lighthouse keeper and a storm."
 SEED = 11
 TOKENS = 16
+LONG = 96
 SIDES = ("edge", "datacenter")
 TOOL = {
     "type": "function",
@@ -69,7 +70,7 @@ class Gateway:
         return text[len(text) // 2 - 3 : len(text) // 2 + 3]
 
     def given(self, side: str) -> Given:
-        return Given(f"{self.url}/v1", self.keys[side], self.model, PROMPT, SEED, TOKENS, self.stop, TOOL, SCHEMA)
+        return Given(f"{self.url}/v1", self.keys[side], self.model, PROMPT, SEED, TOKENS, LONG, self.stop, TOOL, SCHEMA)
 
     def post(self, side: str, path: str, **body: Any) -> httpx.Response:
         """One request without any client package: what they all are compared with."""

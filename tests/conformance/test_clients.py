@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conformance.conftest import SIDES, Gateway, run_client, text_of
+from tests.conformance.conftest import LONG, SCHEMA, SIDES, TOOL, Gateway, run_client, text_of
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 TEXTS = ("whole", "sampled", "streamed", "streamed_async", "stopped")
+BOUND = ("structured", "called")
 PYTHON_CLIENTS = {
-    "langchain_chat.py": (*TEXTS, "usage"),
-    "llamaindex_chat.py": TEXTS,
-    "litellm_chat.py": (*TEXTS, "usage"),
+    "langchain_chat.py": (*TEXTS, "usage", *BOUND),
+    "llamaindex_chat.py": (*TEXTS, *BOUND),
+    "litellm_chat.py": (*TEXTS, "usage", *BOUND),
 }
-NODE_CLIENT = (*TEXTS, "usage", "refused", "aborted")
+NODE_CLIENT = (*TEXTS, "usage", *BOUND, "response", "refused", "aborted")
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,14 @@ def expected(gateway: Gateway) -> dict[str, Any]:
     assert stopped["choices"][0]["finish_reason"] == "stop"
     assert text_of(greedy).startswith(text_of(stopped) + gateway.stop)
     assert text_of(greedy) != text_of(sampled)
+    shape = {"type": "json_schema", "json_schema": {"name": "planet", "schema": SCHEMA, "strict": True}}
+    structured = gateway.reference(response_format=shape, max_tokens=LONG)
+    called = gateway.reference(tools=[TOOL], tool_choice="required", parallel_tool_calls=False, max_tokens=LONG)
+    function = called["choices"][0]["message"]["tool_calls"][0]["function"]
     return {
+        "structured": json.loads(text_of(structured)),
+        "called": [function["name"], json.loads(function["arguments"])],
+        "response": text_of(sampled),
         "whole": text_of(greedy),
         "sampled": text_of(sampled),
         "streamed": text_of(greedy),

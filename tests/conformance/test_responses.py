@@ -1,39 +1,75 @@
-"""client.responses of the openai package for Python against the real model: one text with an agent and without."""
+"""The Responses API through the openai package: whole, streamed, and going on from a stored one, on both sides."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import openai
 import pytest
+from openai.types.responses import Response
 
-from tests.conformance.conftest import PROMPT, SEED, TOKENS, Gateway, text_of
+from tests.conformance.conftest import PROMPT, SEED, SIDES, TOKENS, Gateway, text_of
 from tests.conformance.test_openai_python import MODES, client
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 
 def asked(gateway: Gateway, **more: Any) -> dict[str, Any]:
-    sampling = {"temperature": 0, "extra_body": {"seed": SEED}}
-    return {"model": gateway.model, "input": PROMPT, "max_output_tokens": TOKENS} | sampling | more
+    body = {"model": gateway.model, "input": PROMPT, "max_output_tokens": TOKENS, "temperature": 0}
+    return body | {"extra_body": {"seed": SEED}} | more
 
 
-def test_a_response_has_the_chats_text_and_can_be_gone_on_from(gateway: Gateway, side: str) -> None:
-    ask = client(gateway, side)
-    first = ask.responses.create(**asked(gateway))
-    assert first.output_text == text_of(gateway.reference())
-    assert (first.model_extra or {})["edgedraft"]["mode"] in MODES[side]
-    second = ask.responses.create(**asked(gateway, input="Shorter.", previous_response_id=first.id))
-    items = [{"role": "user", "content": PROMPT}, *first.output, {"role": "user", "content": "Shorter."}]
-    stateless = ask.responses.create(**asked(gateway, input=items, store=False))
-    assert second.output_text == stateless.output_text
-    assert ask.responses.retrieve(second.id).output_text == second.output_text
-    ask.responses.delete(second.id)
+@pytest.mark.parametrize("temperature", [0, 0.8])
+def test_a_response_has_the_text_of_a_chat(gateway: Gateway, side: str, temperature: float) -> None:
+    response = client(gateway, side).responses.create(**asked(gateway, temperature=temperature))
+    assert response.output_text == text_of(gateway.reference(temperature=temperature))
+    assert (response.model_extra or {})["edgedraft"]["mode"] in MODES[side]
+    assert response.usage
+    assert response.usage.output_tokens == gateway.reference(temperature=temperature)["usage"]["completion_tokens"]
 
 
-def test_a_stream_says_the_same(gateway: Gateway, side: str) -> None:
+def test_a_streamed_response_tells_its_text_and_its_end(gateway: Gateway, side: str) -> None:
     with client(gateway, side).responses.stream(**asked(gateway)) as stream:
         events = list(stream)
+    assert [event.type for event in events[:2]] == ["response.created", "response.in_progress"]
     text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
     assert text == text_of(gateway.reference())
+    last = events[-1]
+    assert last.type in {"response.completed", "response.incomplete"}
+    assert Response.model_validate(last.model_dump()["response"]).output_text == text
     assert [event.sequence_number for event in events] == list(range(len(events)))
-    assert events[-1].type == "response.incomplete"
+
+
+def test_a_conversation_goes_on_from_a_stored_response(gateway: Gateway) -> None:
+    told: list[str] = []
+    for side in SIDES:
+        responses = client(gateway, side).responses
+        first = responses.create(**asked(gateway, max_output_tokens=12))
+        second = responses.create(
+            **asked(gateway, input="What was the question?", previous_response_id=first.id, max_output_tokens=12)
+        )
+        by_hand = responses.create(
+            **asked(
+                gateway,
+                input=[
+                    {"role": "user", "content": PROMPT},
+                    *first.output,
+                    {"role": "user", "content": "What was the question?"},
+                ],
+                store=False,
+                max_output_tokens=12,
+            )
+        )
+        assert second.output_text == by_hand.output_text
+        assert responses.retrieve(first.id).output_text == first.output_text
+        told += [first.output_text + second.output_text]
+        responses.delete(first.id)
+        with pytest.raises(openai.NotFoundError):
+            responses.retrieve(first.id)
+    assert told[0] == told[1]
+
+
+def test_a_response_is_seen_by_its_owner_alone(gateway: Gateway) -> None:
+    mine = client(gateway, "edge").responses.create(**asked(gateway, max_output_tokens=4))
+    with pytest.raises(openai.NotFoundError):
+        client(gateway, "datacenter").responses.retrieve(mine.id)

@@ -19,7 +19,10 @@ Feature = Callable[["Given"], Any] | Callable[["Given"], Awaitable[Any]]
 
 @dataclass(frozen=True)
 class Given:
-    """What to ask, and whom. `tool` is an OpenAI function, `schema` the JSON schema of an object."""
+    """What to ask, and whom. `tool` is an OpenAI function, `schema` the JSON schema of an object.
+
+    `max_tokens` is enough for a piece of text, `long` for a call or an object.
+    """
 
     base_url: str
     api_key: str
@@ -27,6 +30,7 @@ class Given:
     prompt: str
     seed: int
     max_tokens: int
+    long: int
     stop: str
     tool: dict[str, Any]
     schema: dict[str, Any]

@@ -10,13 +10,13 @@ from langchain_openai import ChatOpenAI
 
 
 def chat(given: Given, temperature: float = 0.0, **more: Any) -> ChatOpenAI:
+    more.setdefault("max_tokens", given.max_tokens)
     return ChatOpenAI(
         model=given.model,
         base_url=given.base_url,
         api_key=given.api_key,
         temperature=temperature,
         seed=given.seed,
-        max_tokens=given.max_tokens,
         max_retries=0,
         **more,
     )
@@ -50,4 +50,19 @@ def usage(given: Given) -> list[int]:
     return [total.usage_metadata["input_tokens"], total.usage_metadata["output_tokens"]]
 
 
-answer(whole, sampled, streamed, streamed_async, stopped, usage)
+def structured(given: Given) -> dict[str, Any]:
+    bound = chat(given, max_tokens=given.long).with_structured_output(
+        {"title": "planet", **given.schema}, method="json_schema", strict=True
+    )
+    return bound.invoke(given.prompt)
+
+
+def called(given: Given) -> list[Any]:
+    bound = chat(given, max_tokens=given.long).bind_tools(
+        [given.tool], tool_choice="required", parallel_tool_calls=False
+    )
+    (call, *_) = bound.invoke(given.prompt).tool_calls
+    return [call["name"], call["args"]]
+
+
+answer(whole, sampled, streamed, streamed_async, stopped, usage, structured, called)

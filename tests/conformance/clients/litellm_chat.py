@@ -3,6 +3,7 @@
 # pyright: reportMissingImports=false
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import litellm
@@ -52,4 +53,18 @@ def usage(given: Given) -> list[int]:
     return [told.prompt_tokens, told.completion_tokens]
 
 
-answer(whole, sampled, streamed, streamed_async, stopped, usage)
+def structured(given: Given) -> dict[str, Any]:
+    shape = {"type": "json_schema", "json_schema": {"name": "planet", "schema": given.schema, "strict": True}}
+    whole = litellm.completion(**asked(given, response_format=shape, max_tokens=given.long))
+    return json.loads(whole.choices[0].message.content)
+
+
+def called(given: Given) -> list[Any]:
+    whole = litellm.completion(
+        **asked(given, tools=[given.tool], tool_choice="required", parallel_tool_calls=False, max_tokens=given.long)
+    )
+    function = whole.choices[0].message.tool_calls[0].function
+    return [function.name, json.loads(function.arguments)]
+
+
+answer(whole, sampled, streamed, streamed_async, stopped, usage, structured, called)

@@ -39,6 +39,36 @@ const features = {
     for await (const chunk of stream) usage = chunk.usage ?? usage;
     return [usage.prompt_tokens, usage.completion_tokens];
   },
+  structured: async () => {
+    const schema = { name: "planet", schema: given.schema, strict: true };
+    const format = { type: "json_schema", json_schema: schema };
+    const parsed = await client.chat.completions.parse(
+      asked(0, { response_format: format, max_completion_tokens: given.long }),
+    );
+    return parsed.choices[0].message.parsed;
+  },
+  called: async () => {
+    const runner = client.chat.completions.stream(
+      asked(0, {
+        tools: [given.tool],
+        tool_choice: "required",
+        parallel_tool_calls: false,
+        max_completion_tokens: given.long,
+      }),
+    );
+    const call = (await runner.finalChatCompletion()).choices[0].message.tool_calls[0].function;
+    return [call.name, JSON.parse(call.arguments)];
+  },
+  response: async () => {
+    const response = await client.responses.create({
+      model: given.model,
+      input: given.prompt,
+      temperature: 0.8,
+      seed: given.seed,
+      max_output_tokens: given.max_tokens,
+    });
+    return response.output_text;
+  },
   refused: async () => {
     try {
       await client.chat.completions.create({ ...asked(), model: "nonesuch" });
