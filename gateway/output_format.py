@@ -53,7 +53,7 @@ class OutputFormat:
 class NamedSchema(Schema):
     """OpenAI's json_schema; `strict` asks for a refusal of what cannot be kept to exactly."""
 
-    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]+\z", max_length=64)]
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]+$", max_length=64)]
     description: str | None = None
     document: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
     strict: bool | None = None

@@ -18,7 +18,7 @@ from gateway.validation import Schema, validated
 
 MAX_TOOLS = 128
 
-FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]+\z", max_length=64)]
+FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]+$", max_length=64)]
 
 
 class Function(Schema):
