@@ -114,7 +114,7 @@ def test_a_hundred_prompts_in_any_mix_give_generates_text(demo_target: PackedMod
         turn = [{"role": "user", "content": text}]
         rendered = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
         ids.append(tokenizer.encode(rendered, add_special_tokens=False))
-    tokens = 24
+    tokens = 16
     sessions = {}
     for key, prompt in enumerate(ids, 1):
         with torch.inference_mode():
