@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from tests.edge_agent.tiny import VOCAB, tiny_llama
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Tiny models gain nothing by threads and lose much where cores are few and busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

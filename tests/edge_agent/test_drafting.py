@@ -16,8 +16,6 @@ from edgedraft.wire import Close, Commit, Sampling
 from tests.edge_agent.scripted_gateway import ScriptedGateway, Seat, attached, until
 from tests.edge_agent.tiny import GREEDY, VOCAB, WARM, greedy_text, sampled_text, tiny_drafter
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 PROMPT = [5, 17, 80, 3, 44, 21, 9]
 PROMPTS = [[first, *PROMPT] for first in (1, 2, 3)]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,6 @@ from edgedraft.tokenizer import fingerprint
 from tests.edge_agent.tiny import VOCAB, greedy_text, point, tiny_llama
 
 PROMPT = [5, 17, 80, 3, 44, 21, 9]
-
-
-@pytest.fixture(autouse=True)
-def _threads_put_back() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def settings(**values: Any) -> AgentSettings:

@@ -29,8 +29,6 @@ from tests.edge_agent.tiny import (
     tiny_llama,
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 PROMPT = [5, 17, 80, 3, 44, 21, 9]
 
 

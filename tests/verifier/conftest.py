@@ -38,6 +38,5 @@ def tiny() -> Callable[[int], PackedModel]:
 
 @pytest.fixture(scope="session")
 def demo_target() -> PackedModel:
-    torch.set_num_threads(2)
     model = AutoModelForCausalLM.from_pretrained(ensure_demo_model(), dtype=torch.float32, attn_implementation="sdpa")
     return PackedModel(model, 16384)
