@@ -41,7 +41,7 @@ from verifier.target import load_target
 from verifier.transformers_engine import TransformersEngine
 
 PROMPTS = 10  # of each kind
-TOKENS = 64
+TOKENS = 48
 NODES = 16
 GREEDY, WARM, AGAIN = "greedy", "temperature 0.7", "temperature 0.7, asked again"
 SAMPLINGS = {

@@ -65,7 +65,7 @@ def test_a_network_that_is_lost_for_a_while_costs_no_stream(
     service: Service, far_agent: tuple[Partition, Child], seconds: float
 ) -> None:
     link, agent = far_agent
-    whole = service.ask(CASE, edge=False, tokens=400, endless=True)
+    whole = service.ask(CASE, edge=False, tokens=240, endless=True)
     until_drafted(service, 60)
     gateway = next(child for child in service.stack.children if child.words[0] == "gateway")
     before = resident(gateway, agent)
@@ -75,7 +75,7 @@ def test_a_network_that_is_lost_for_a_while_costs_no_stream(
         link.cut()
         healer.start()
 
-    assert while_streaming(service, CASE, 400, lose).text == whole.text
+    assert while_streaming(service, CASE, 240, lose).text == whole.text
     healer.join()
     until_drafted(service, 90)
     grown = [after - earlier for after, earlier in zip(resident(gateway, agent), before, strict=True)]
