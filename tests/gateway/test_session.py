@@ -49,6 +49,7 @@ class Surroundings:
     commits: list[Commit] = field(default_factory=list)
     agent: str = "desk"
     identity: str = "desk"
+    owner: tuple[str, str] = ("tenant", "ann")
 
     @property
     def committed(self) -> list[int]:
@@ -69,6 +70,9 @@ class Surroundings:
 
     def leave(self, session: Session) -> None:
         pass
+
+    def seconds(self) -> float:
+        return 0.0
 
     def begin_again(self, message: Open) -> None:
         self.opened.append(message)
