@@ -244,7 +244,7 @@ def test_no_address(given: str) -> None:
 async def run(url: str, draft_model: str = "none") -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "edgedraft.cli", "attach", url, "--key", "secret"),
-        *("--draft-model", draft_model, "--name", "desk", "--kv-tokens", "512"),
+        *("--draft-model", draft_model, "--name", "desk", "--kv-tokens", "512", "--no-polite"),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
