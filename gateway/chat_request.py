@@ -10,6 +10,7 @@ from pydantic import Field
 from pydantic_core import from_json
 
 from edgedraft.wire import MAX_TOP_LOGPROBS
+from gateway.content_parts import texts_of
 from gateway.errors import ApiError
 from gateway.output_format import ResponseFormat, StructuredParameters
 from gateway.parameters import UNSERVED, Parameters
@@ -133,7 +134,7 @@ def _not_with_prediction(param: str) -> ApiError:
 
 def predicted_text(prediction: Prediction) -> str:
     """Raises ApiError 400 for content other than text."""
-    return _text("prediction.content", prediction.content)
+    return "".join(texts_of(prediction.content, "prediction.content", ("text",)))
 
 
 def template_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
@@ -164,24 +165,7 @@ def _content(index: int, message: ChatMessage) -> str:
         if message.role != "assistant":
             raise ApiError(400, f"{param} is missing.", param=param, code="invalid_value")
         return ""
-    return _text(param, message.content)
-
-
-def _text(param: str, content: str | list[ContentPart]) -> str:
-    if isinstance(content, str):
-        return content
-    texts = []
-    for number, part in enumerate(content):
-        text = part.refusal if part.type == "refusal" else part.text if part.type == "text" else None
-        if text is None:
-            raise ApiError(
-                400,
-                f"Content of the type {part.type!r} is not supported; this model reads text only.",
-                param=f"{param}.{number}",
-                code="unsupported_content",
-            )
-        texts.append(text)
-    return "".join(texts)
+    return "".join(texts_of(message.content, param, ("text",)))
 
 
 def _template_call(call: MessageCall) -> dict[str, Any]:

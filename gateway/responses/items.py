@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from gateway.content_parts import texts_of
 from gateway.errors import ApiError
 from gateway.validation import Schema, validated
 
@@ -132,7 +133,7 @@ def _item(number: int, raw: Any, response_id: str, stored: Mapping[str, Item]) -
     match item:
         case _Message():
             own = {"type": "output_text", "annotations": []} if item.role == "assistant" else {"type": "input_text"}
-            texts = _texts(item.content, f"{param}.content")
+            texts = texts_of(item.content, f"{param}.content", _TEXT_PARTS)
             return made | {
                 "role": item.role,
                 "status": "completed",
@@ -148,16 +149,18 @@ def _item(number: int, raw: Any, response_id: str, stored: Mapping[str, Item]) -
         case _FunctionCallOutput():
             return made | {
                 "call_id": item.call_id,
-                "output": "".join(_texts(item.output, f"{param}.output")),
+                "output": "".join(texts_of(item.output, f"{param}.output", _TEXT_PARTS)),
                 "status": "completed",
             }
         case _Reasoning():
             return made | {
                 "summary": [
-                    {"type": "summary_text", "text": t} for t in _texts(item.summary or [], f"{param}.summary")
+                    {"type": "summary_text", "text": t}
+                    for t in texts_of(item.summary or [], f"{param}.summary", _TEXT_PARTS)
                 ],
                 "content": [
-                    {"type": "reasoning_text", "text": t} for t in _texts(item.content or [], f"{param}.content")
+                    {"type": "reasoning_text", "text": t}
+                    for t in texts_of(item.content or [], f"{param}.content", _TEXT_PARTS)
                 ],
             }
     raise AssertionError(f"no shape for {kind}")
@@ -171,23 +174,6 @@ def _kind(raw: Any) -> str | None:
     if kind is None:
         kind = "message" if "role" in raw else "item_reference" if set(raw) <= {"id", "type"} else None
     return kind if isinstance(kind, str) else None
-
-
-def _texts(content: str | list[_Part], param: str) -> list[str]:
-    if isinstance(content, str):
-        return [content]
-    texts = []
-    for number, part in enumerate(content):
-        text = part.refusal if part.type == "refusal" else part.text if part.type in _TEXT_PARTS else None
-        if text is None:
-            raise ApiError(
-                400,
-                f"Content of the type {part.type!r} is not supported; this model reads text only.",
-                param=f"{param}.{number}",
-                code="unsupported_content",
-            )
-        texts.append(text)
-    return texts
 
 
 def no_such_item(identity: Any, param: str) -> ApiError:
