@@ -112,8 +112,10 @@ class GatewaySettings(TracedSettings):
     """Serve the OpenAI API; pair sessions with agents; relay drafts to verifiers."""
 
     verifier: Annotated[list[str], *_Listed] = Field(
-        ["ws://127.0.0.1:9000"], description="a verifier's URL; may be repeated"
+        ["ws://127.0.0.1:9000"],
+        description="a verifier's URL, or dns+ws://NAME:PORT for one at each address of a name; may be repeated",
     )
+    dns_seconds: float = Field(5.0, gt=0, description="seconds between two looks at the addresses of such a name")
     verifier_token: str = Field("", description="what verifiers ask for, if they do")
     host: str = Field("127.0.0.1", description="address to listen on")
     port: Port = Field(8000, description="port to listen on; 0 takes a free one")
@@ -153,6 +155,21 @@ class GatewaySettings(TracedSettings):
     open_timeout: float = Field(30.0, gt=0, description="seconds a request waits for a verifier to take it")
     silence_timeout: float = Field(
         30.0, gt=0, description="seconds without a commit after which a verifier is given up"
+    )
+    hedge_after: float = Field(
+        2.0, ge=0, description="seconds of silence after which a generation also opens at another verifier; 0 is never"
+    )
+    drain_grace: float = Field(30.0, ge=0, description="seconds that streams get to end after SIGTERM")
+    redis: str = Field(
+        "", description="URL of the Redis or Valkey that replicas share: redis://[:PASSWORD@]HOST:6379/0; none if empty"
+    )
+    replica_secret: str = Field(
+        "", description="what replicas know each other by, the same for all; --redis needs it; 16 characters or more"
+    )
+    replica_host: str = Field("127.0.0.1", description="address to listen on for other replicas, if there is a --redis")
+    replica_port: Port = Field(8001, description="port to listen on for other replicas; 0 takes a free one")
+    advertise: str = Field(
+        "", description="ws://HOST:PORT where other replicas reach that; --replica-host and --replica-port if empty"
     )
 
 
