@@ -23,7 +23,7 @@ from websockets.asyncio.client import ClientConnection
 from edge_agent.counts import Tally
 from edge_agent.drafter import Drafter
 from edge_agent.drafting import DraftingLoop, Limits
-from edge_agent.link import Lost, dial, greet, pump
+from edge_agent.link import Lost, Moved, dial, greet, pump
 from edge_agent.mailbox import Incoming, Mailbox, MailboxClosed
 from edge_agent.observer import Observer
 from edge_agent.traces import DraftSpans
@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds, upper ends of what is drawn
 LASTING = 10.0  # seconds after which an attachment counts as a good one
 LEAVE_SECONDS = 0.3  # what a drafting thread gets to finish its step when the agent goes
+
+
+MOVED_TOO_SOON = 1.0  # seconds after which an agent that is told to move does so at once
 
 
 class LostSoon(Lost):
@@ -72,6 +75,8 @@ async def stay_attached(agent: Agent) -> None:
         )
         try:
             await tries(_attach, agent)
+        except Moved as moved:
+            agent.observer.moving(str(moved))
         except Lost as lost:
             wait = random.uniform(0, FIRST_WAIT)
             agent.observer.lost(str(lost), wait)
@@ -90,7 +95,10 @@ async def _attach(agent: Agent) -> None:
         finally:
             await socket.close(1000, "detached")
     except Lost as lost:
-        if time.monotonic() - began < LASTING:
+        lasted = time.monotonic() - began
+        if isinstance(lost, Moved) and lasted >= MOVED_TOO_SOON:
+            raise
+        if lasted < LASTING:
             raise LostSoon(*lost.args) from None
         raise
 

@@ -47,6 +47,10 @@ class Lost(Exception):
     """There is no link, or no longer; it may come back."""
 
 
+class Moved(Lost):
+    """The gateway is going and says so: another one takes this agent now."""
+
+
 def agent_url(url: str) -> str:
     """The WebSocket address of a gateway given as people write it. Raises Refused."""
     wrong = Refused(f"{url} is no gateway's URL: it looks like https://gateway.example.com")
@@ -130,6 +134,8 @@ def ended(closed: ConnectionClosed) -> Refused | Lost:
         return Lost("the connection broke")
     if closed.rcvd.code in FINAL and closed.rcvd.code >= 4000:
         return Refused(FINAL[closed.rcvd.code])
+    if closed.rcvd.code == wire.MOVE:
+        return Moved(closed.rcvd.reason)
     return Lost(f"the gateway closed it: {closed.rcvd}")
 
 

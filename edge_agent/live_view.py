@@ -85,6 +85,10 @@ class LiveView(logging.Handler):
         self._round_trip = None
         self._link = Text(f"no gateway: {why}; next try in {again_in:.0f} s", style="red")
 
+    def moving(self, why: str) -> None:
+        self._round_trip = None
+        self._link = Text(f"moving: {why}", style="yellow")
+
     def paused(self, why: str) -> None:
         self._pause = why
 

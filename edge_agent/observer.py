@@ -21,6 +21,10 @@ class Observer(Protocol):
         """There is no link; the next try is `again_in` seconds away."""
         ...
 
+    def moving(self, why: str) -> None:
+        """The gateway ends in good order; the next one is dialled at once."""
+        ...
+
     def paused(self, why: str) -> None:
         """Drafting pauses, or goes on where `why` is empty."""
         ...
@@ -45,6 +49,9 @@ class Lines:
 
     def lost(self, why: str, again_in: float) -> None:
         log.warning("no gateway: %s; next try in %.1f s", why, again_in)
+
+    def moving(self, why: str) -> None:
+        log.info("moving: %s", why)
 
     def paused(self, why: str) -> None:
         log.info("drafting pauses: %s", why) if why else log.info("drafting goes on")

@@ -103,7 +103,8 @@ class Stack:
 
     def gateway(self, *verifiers: str, flags: tuple[str, ...] = ()) -> Child:
         named = [word for url in verifiers for word in ("--verifier", url)]
-        child = self.start("gateway", "--key", self.key, *named, *(flags or ("--port", "0")))
+        drain = ("--drain-grace", str(GRACE_SECONDS / 2))  # so that it ends by itself when it is told to
+        child = self.start("gateway", "--key", self.key, *drain, *named, *(flags or ("--port", "0")))
         self.url = child.address
         return child
 

@@ -232,6 +232,8 @@ TOKENIZER_MISMATCH = 4409
 TOO_LARGE = 1009
 VIOLATION = 4422
 TOO_MANY = 4429
+TOO_FAST = 4430  # an agent sends more than it was told news to draft for
+MOVE = 4307  # this gateway is going: attach again at once, another one answers
 
 M = TypeVar("M")
 

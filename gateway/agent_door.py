@@ -16,6 +16,7 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from edgedraft.serving import receive_frame
 from edgedraft.telemetry import event
 from edgedraft.wire import (
+    MOVE,
     PROTOCOL,
     TIMEOUT,
     TOKENIZER_MISMATCH,
@@ -30,7 +31,7 @@ from gateway.accounts import Accounts, Principal
 from gateway.agent_link import AgentLink
 from gateway.authentication import authenticate, bearer_key
 from gateway.database import DatabaseDown
-from gateway.errors import ApiError
+from gateway.errors import ApiError, shutting_down
 from gateway.link import TooSlow
 from gateway.race import race
 from gateway.served_model import ServedModel
@@ -52,6 +53,8 @@ TRY_AGAIN_LATER = 1013  # RFC 6455's registry
 async def agent(websocket: WebSocket) -> None:
     services = services_of(websocket)
     try:
+        if services.drain.begun:
+            raise shutting_down()
         principal = await authenticate(services.accounts, websocket.headers, "edge")
     except ApiError as error:
         await websocket.send_denial_response(error.response())
@@ -62,7 +65,8 @@ async def agent(websocket: WebSocket) -> None:
         model = await _model_of(hello, services.verifiers)
         await _serve(websocket, services, principal, hello, model)
     except WireError as error:
-        event(log, "agent closed", level=logging.WARNING, owner=principal.owner, code=error.code, reason=error.reason)
+        level = logging.INFO if error.code == MOVE else logging.WARNING
+        event(log, "agent closed", level=level, owner=principal.owner, code=error.code, reason=error.reason)
         await _close(websocket, error.code, error.reason)
     except TooSlow as error:
         event(log, "agent closed", level=logging.WARNING, owner=principal.owner, reason=str(error))
@@ -85,6 +89,8 @@ async def _serve(
         tracing=services.traces.tracing if services.traces else None,
     )
     link.put(AgentWelcome(PROTOCOL, link.agent, model.name, model.vocab_size, link.max_sessions, model.fingerprint))
+    if services.drain.begun:
+        link.dismiss()  # it came while the others were told
     services.agents.attach(link)
     event(log, "agent attached", owner=principal.owner, agent=link.agent, name=hello.name, drafter=hello.drafter)
     try:
@@ -92,6 +98,7 @@ async def _serve(
             _read(websocket, link),
             link.outbox.write(websocket.send_bytes),
             link.outbox.overflow(),
+            link.dismissed(),
             _recheck(services.accounts, bearer_key(websocket.headers)),
         )
     finally:
@@ -101,7 +108,7 @@ async def _serve(
 
 async def _read(websocket: WebSocket, link: AgentLink) -> None:
     while True:
-        link.deliver(from_agent(await receive_frame(websocket)))
+        link.deliver(await receive_frame(websocket))
 
 
 def _identity(principal: Principal, hello: Hello) -> str:

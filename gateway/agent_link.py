@@ -6,6 +6,7 @@ sessions an agent gets is agents.py's choice.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -15,8 +16,21 @@ from msgspec.structs import replace
 
 from edgedraft.tracing import Tracing
 from edgedraft.tree import Violation
-from edgedraft.wire import BAD_FRAME, FORBIDDEN, VIOLATION, Close, Commit, Draft, Hello, Open, WireError
+from edgedraft.wire import (
+    BAD_FRAME,
+    FORBIDDEN,
+    MOVE,
+    VIOLATION,
+    Close,
+    Commit,
+    Draft,
+    Hello,
+    Open,
+    WireError,
+    from_agent,
+)
 from gateway.accounts import Owner
+from gateway.agent_budget import AgentBudget
 from gateway.agent_record import AgentRecord, SeatRecord
 from gateway.link import OUTBOX_MESSAGES, Outbox, SessionTable
 from gateway.traces import SeatSpan
@@ -64,6 +78,8 @@ class AgentLink:
         self._tracing = tracing
         self._seats: dict[int, SeatRecord] = {}
         self._clock = _ShareClock()
+        self._budget = AgentBudget()
+        self._dismissed = asyncio.Event()
 
     @property
     def running(self) -> int:
@@ -82,11 +98,19 @@ class AgentLink:
         number = self._sessions.add(listener)
         span = SeatSpan(self._tracing, message, self.drafter) if self._tracing else None
         self._seats[number] = SeatRecord(self.record, span)
-        self.put(replace(message, session=number))
+        self.begin(number, message)
         return Seat(self, number)
 
-    def deliver(self, messages: list[Hello | Draft]) -> None:
+    def begin(self, number: int, message: Open) -> None:
+        """Have the agent draft for this session from where `message` says it is."""
+        self._budget.news(message.window)
+        self.put(replace(message, session=number))
+
+    def deliver(self, frame: bytes | str) -> None:
         """Hand a frame's drafts to their sessions. Raises WireError, after which the link must end."""
+        self._budget.frame(len(frame))
+        messages = from_agent(frame)
+        self._budget.messages(len(messages))
         for message in messages:
             if isinstance(message, Hello):
                 raise WireError(BAD_FRAME, "a second hello")
@@ -106,6 +130,7 @@ class AgentLink:
         """Tell the agent what was committed in its session."""
         if seat := self._seats.get(number):
             seat.committed(commit)
+        self._budget.news(commit.window)
         self.put(replace(commit, session=number))
 
     def shared_seconds(self) -> float:
@@ -125,6 +150,15 @@ class AgentLink:
             self.put(Close(number))
             if self._on_room:
                 self._on_room()
+
+    def dismiss(self) -> None:
+        """Have the link end, and the agent attach elsewhere."""
+        self._dismissed.set()
+
+    async def dismissed(self) -> None:
+        """Wait for ever, or until it is. Raises WireError MOVE then."""
+        await self._dismissed.wait()
+        raise WireError(MOVE, "this gateway is going; attach again, another one answers")
 
     def lost(self) -> None:
         """The connection is gone: tell every session."""
@@ -163,7 +197,7 @@ class Seat:
 
     def begin_again(self, message: Open) -> None:
         """The same session from a new place: the agent plants anew after what `message` says is committed."""
-        self._link.put(replace(message, session=self._number))
+        self._link.begin(self._number, message)
 
     def seconds(self) -> float:
         """The agent's time that was this session's: between its sessions it counts as divided equally.

@@ -6,6 +6,7 @@ and gets one when an agent attaches or has room again.
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from typing import Protocol
 
@@ -13,6 +14,8 @@ from edgedraft.wire import TOO_MANY, WireError
 from gateway.accounts import Owner
 from gateway.agent_link import AgentLink
 from gateway.telemetry import Metrics
+
+DISMISS_SECONDS = 2.0  # over which agents that are told to move are spread; all at once would crowd another gateway
 
 
 class Seeker(Protocol):
@@ -59,6 +62,13 @@ class AgentRegistry:
             del self._agents[agent.owner]
         self._metrics.agents.dec()
         agent.lost()
+
+    async def dismiss(self) -> None:
+        """Tell every agent to attach elsewhere, one after the other."""
+        agents = self.attached()
+        for agent in agents:
+            agent.dismiss()
+            await asyncio.sleep(DISMISS_SECONDS / len(agents))
 
     def seek(self, seeker: Seeker) -> None:
         """Pair the session with an agent, now or when there is one."""

@@ -18,6 +18,7 @@ from gateway.accounts import Accounts, Limits
 from gateway.admission import Admission
 from gateway.agents import AgentRegistry
 from gateway.database import Database
+from gateway.drain import Doorkeeper, Drain
 from gateway.envelope import Envelope
 from gateway.grammar_check import GrammarCheck
 from gateway.ledger import Ledger, Prices
@@ -35,6 +36,7 @@ from gateway.verifiers import VerifierPool
 def build_app(settings: GatewaySettings, tracing: Tracing | None = None) -> FastAPI:
     """One gateway; its verifiers are dialled and its database is opened when the app starts."""
     metrics = Metrics()
+    drain = Drain(settings.drain_grace)
     database = Database(settings.database)
     ledger = Ledger(database, Prices.read(settings.prices))
     services = Services(
@@ -50,6 +52,7 @@ def build_app(settings: GatewaySettings, tracing: Tracing | None = None) -> Fast
         verifiers=VerifierPool(settings.verifier, settings.verifier_token, "gateway", metrics),
         grammars=GrammarCheck(),
         metrics=metrics,
+        drain=drain,
         traces=GatewayTraces(tracing) if tracing else None,
     )
 
@@ -70,7 +73,9 @@ def build_app(settings: GatewaySettings, tracing: Tracing | None = None) -> Fast
             await asyncio.to_thread(tracing.close)
 
     app = FastAPI(title="EdgeDraft gateway", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    drain.leave.append(services.agents.dismiss)
     app.state.services = services
+    app.add_middleware(Doorkeeper, drain=drain)
     app.add_middleware(Envelope)
     if settings.allowed_origins:
         app.add_middleware(
@@ -106,7 +111,9 @@ def _add_health(app: FastAPI) -> None:
 
     @app.get("/readyz", **OPEN)
     async def ready(request: Request) -> Response:
-        """Whether some verifier is connected."""
+        """Whether some verifier is connected, and the gateway is not ending."""
+        if services_of(request).drain.begun:
+            return JSONResponse({"status": "draining"}, 503)
         if services_of(request).verifiers.ready:
             return JSONResponse({"status": "ready"})
         return JSONResponse({"status": "no verifier is connected"}, 503)

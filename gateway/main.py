@@ -1,4 +1,4 @@
-"""`edgedraft gateway`: settings in, a serving process until SIGINT or SIGTERM."""
+"""`edgedraft gateway`: settings in, a serving process until SIGINT or SIGTERM and the drain after it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from edgedraft.wire import MAX_AGENT_FRAME
 from gateway.app import build_app
 from gateway.database import SchemaError
 from gateway.ledger import PricesError
+from gateway.services import services_of_app
 
 AGENT_PING_SECONDS = 10.0
 
 
 def main(settings: GatewaySettings) -> None:
-    """Prints one line on stdout once it takes requests. Streams that still run at its end get a few seconds."""
+    """Prints one line on stdout once it takes requests. Streams that run when it is told to end get --drain-grace."""
     configure_logging(settings.log_level, settings.log_format)
     try:
         app = build_app(settings, start_tracing(settings.otel, "edgedraft-gateway"))
@@ -30,4 +31,5 @@ def main(settings: GatewaySettings) -> None:
         lambda at: f"edgedraft gateway ready http://{at}",
         MAX_AGENT_FRAME,
         AGENT_PING_SECONDS,
+        services_of_app(app).drain.run,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import cast
 
+from starlette.applications import Starlette
 from starlette.requests import HTTPConnection
 
 from edgedraft.settings import GatewaySettings
@@ -12,6 +13,7 @@ from gateway.accounts import Accounts
 from gateway.admission import Admission
 from gateway.agents import AgentRegistry
 from gateway.database import Database
+from gateway.drain import Drain
 from gateway.grammar_check import GrammarCheck
 from gateway.ledger import Ledger
 from gateway.responses.store import ResponseStore
@@ -32,9 +34,14 @@ class Services:
     verifiers: VerifierPool
     grammars: GrammarCheck
     metrics: Metrics
+    drain: Drain
     traces: GatewayTraces | None = None
 
 
 def services_of(connection: HTTPConnection) -> Services:
     """Those of the app that a request or WebSocket came to."""
-    return cast(Services, connection.app.state.services)
+    return services_of_app(connection.app)
+
+
+def services_of_app(app: Starlette) -> Services:
+    return cast(Services, app.state.services)

@@ -207,6 +207,7 @@ class Watch:
     def __init__(self) -> None:
         self.names: list[str] = []
         self.losses: list[str] = []
+        self.moves: list[str] = []
         self.round_trips: list[float] = []
 
     def attached(self, welcome: AgentWelcome) -> None:
@@ -217,6 +218,9 @@ class Watch:
 
     def lost(self, why: str, again_in: float) -> None:
         self.losses.append(why)
+
+    def moving(self, why: str) -> None:
+        self.moves.append(why)
 
     def paused(self, why: str) -> None:
         raise AssertionError("nobody asked")

@@ -75,6 +75,31 @@ async def test_it_comes_back_when_the_gateway_drops_it_and_drafts_again() -> Non
         assert list(agent.tally.snapshot().sessions) == [3], "sessions of a lost link are gone"
 
 
+async def test_a_gateway_that_goes_in_good_order_is_left_at_once_and_is_no_loss(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(attachment, "FIRST_WAIT", 60.0)
+    monkeypatch.setattr(attachment, "MOVED_TOO_SOON", 0.0)
+    async with ScriptedGateway(VOCAB) as gateway, attached(gateway, lookup) as agent:
+        for times in (1, 2, 3):
+            await gateway.connections[-1].close(wire.MOVE, "another one answers")
+            await gateway.attached(times + 1)
+            assert await drafts(gateway)
+        assert agent.watch.losses == []
+        assert agent.watch.moves == ["another one answers"] * 3
+        monkeypatch.setattr(attachment, "MOVED_TOO_SOON", 60.0)
+        await gateway.connections[-1].close(wire.MOVE, "for ever")
+        await until(lambda: agent.watch.losses == ["for ever"])
+
+
+async def test_it_says_why_it_was_closed() -> None:
+    async with ScriptedGateway(VOCAB) as gateway, attached(gateway, lookup) as agent:
+        await gateway.connections[0].close(wire.TOO_FAST, "more messages than there was news to draft for")
+        await gateway.attached(2)
+        assert "4430" in agent.watch.losses[0]
+        assert "more messages than" in agent.watch.losses[0]
+
+
 async def test_it_waits_for_a_gateway_that_is_not_there_yet() -> None:
     async with ScriptedGateway(VOCAB, status=503) as gateway:
         agent = Attached(gateway, lookup)

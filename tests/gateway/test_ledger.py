@@ -271,6 +271,7 @@ async def test_a_gateway_that_ends_in_mid_stream(
     """A real process. Killed, it leaves one row that the next one marks; told to end, it completes the row itself."""
     verifier.step = 0.02
     command = ["-m", "edgedraft.cli", "gateway", "--port", "0", "--verifier", verifier.url, "--key", KEY]
+    command += ["--drain-grace", "0.2"]
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *command,

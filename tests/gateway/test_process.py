@@ -23,6 +23,7 @@ async def test_a_process_from_start_to_end(tmp_path: Path, verifier: ScriptedVer
     verifier.step = 0.02
     began = time.monotonic()
     command = ["-m", "edgedraft.cli", "gateway", "--port", "0", "--verifier", verifier.url, "--key", KEY]
+    command += ["--drain-grace", "2"]
     command += ["--database", f"sqlite+aiosqlite:///{tmp_path / 'gateway.db'}"]
     process = await asyncio.create_subprocess_exec(
         sys.executable, *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
@@ -44,13 +45,19 @@ async def test_a_process_from_start_to_end(tmp_path: Path, verifier: ScriptedVer
                 lines = response.aiter_lines()
                 await anext(lines)
                 process.send_signal(signal.SIGTERM)
+                while (ready := await http.get("/readyz")).status_code == 200:  # noqa: ASYNC110 - another process
+                    await asyncio.sleep(0.01)
+                assert ready.json() == {"status": "draining"}
+                refused = await http.post("/v1/chat/completions", json=body)
+                assert (refused.status_code, refused.json()["error"]["code"]) == (503, "shutting_down")
+                assert (refused.headers["retry-after"], refused.headers["connection"]) == ("1", "close")
                 last = [line async for line in lines if line]
         assert last[-1] == "data: [DONE]"
         assert json.loads(last[-2].removeprefix("data: "))["error"]["code"] == "shutting_down"
         assert len(last) > 50  # it had some seconds of grace
         async with asyncio.timeout(5):
             rest, log = await process.communicate()
-        assert process.returncode in (0, -signal.SIGTERM)
+        assert process.returncode == 0
         assert rest == b""
         assert b"outcome=finished" in log
         assert b"outcome=cancelled" in log
