@@ -106,6 +106,7 @@ class VerifierSettings(TracedSettings):
     prompt_lookup: bool = Field(
         True, description="draft for sessions without an agent by repeating what their text said before"
     )
+    drain_grace: float = Field(30.0, ge=0, description="seconds that sessions get to end after SIGTERM")
 
 
 class GatewaySettings(TracedSettings):

@@ -92,7 +92,13 @@ class EngineLoop:
         self._keys: dict[Address, int] = {}
         self._addresses: dict[int, Address] = {}
         self._last_key = 0
+        self.broken = False
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
+
+    @property
+    def busy(self) -> bool:
+        """Whether sessions are open that will go on."""
+        return self._thread.is_alive() and not self.broken and (bool(self._keys) or not self._inbox.empty())
 
     def start(self) -> None:
         self._thread.start()
@@ -112,6 +118,7 @@ class EngineLoop:
         except Exception:
             # Better a verifier that is gone, whose sessions open elsewhere, than one that is silent.
             log.critical("the engine's thread broke; this verifier ends", exc_info=True)
+            self.broken = True
             signal.raise_signal(signal.SIGTERM)
 
     def _run(self) -> None:

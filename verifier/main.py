@@ -11,6 +11,7 @@ from edgedraft.settings import VerifierSettings
 from edgedraft.telemetry import configure_logging
 from edgedraft.tracing import TracingUnavailable, start_tracing
 from edgedraft.wire import MAX_FRAME
+from verifier.drain import Drain
 from verifier.grammar import Grammars
 from verifier.scheduler import Limits
 from verifier.server import build_app
@@ -20,7 +21,7 @@ from verifier.transformers_engine import TransformersEngine
 
 
 def main(settings: VerifierSettings) -> None:
-    """Runs until SIGINT or SIGTERM. Exits 1 with a line on stderr when the model cannot be served."""
+    """Runs until SIGINT or SIGTERM and the drain after it. Exits 1 with a line on stderr when it cannot serve."""
     configure_logging(settings.log_level, settings.log_format)
     try:
         tracing = start_tracing(settings.otel, "edgedraft-verifier")
@@ -43,8 +44,12 @@ def main(settings: VerifierSettings) -> None:
         prompt_lookup=settings.prompt_lookup,
         max_waiting=settings.max_waiting,
     )
+    drain = Drain(settings.drain_grace)
     app = build_app(
-        engine, limits, card, settings.max_sessions + settings.max_waiting, settings.verifier_token, tracing
+        engine, limits, card, settings.max_sessions + settings.max_waiting, settings.verifier_token, tracing, drain
     )
+    ready = "edgedraft verifier ready ws://{}".format
     with ranks.leading() if ranks else nullcontext():
-        serve(app, settings.host, settings.port, lambda at: f"edgedraft verifier ready ws://{at}", MAX_FRAME)
+        serve(app, settings.host, settings.port, ready, MAX_FRAME, drain=drain.run)
+    if app.state.engine_loop.broken:
+        sys.exit("edgedraft verifier: the engine's thread broke")

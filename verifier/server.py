@@ -22,6 +22,7 @@ from edgedraft.telemetry import event
 from edgedraft.tracing import Tracing
 from edgedraft.wire import (
     BAD_FRAME,
+    CLOSE_FAILED,
     MAX_MESSAGES,
     PROTOCOL,
     UNAUTHORIZED,
@@ -40,6 +41,7 @@ from edgedraft.wire import (
     greet,
     to_verifier,
 )
+from verifier.drain import Drain
 from verifier.engine import Engine
 from verifier.loop import EngineLoop, Gone
 from verifier.metrics import Metrics
@@ -49,6 +51,8 @@ from verifier.traces import SessionSpans
 log = logging.getLogger(__name__)
 
 HELLO_SECONDS = 10.0
+TRY_AGAIN_LATER = 1013  # RFC 6455's registry
+GOING = "this verifier is going"
 
 
 Posted = Open | Draft | Edge | Close
@@ -65,6 +69,10 @@ class _Preparing:
         self._post = post
         self._held: dict[int, list[Posted]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._held)
 
     def take(self, message: Posted) -> None:
         """Post a message, at once or in its turn."""
@@ -117,12 +125,15 @@ def build_app(
     max_sessions: int,
     token: str,
     tracing: Tracing | None = None,
+    drain: Drain | None = None,
 ) -> FastAPI:
     """The verifier's ASGI app; at most `max_sessions` run or wait.
 
-    With a `token`, gateways must present it as their bearer token.
+    With a `token`, gateways must present it as their bearer token. Once the `drain` has begun, no session does.
     """
+    drain = drain or Drain(0.0)
     links: dict[int, _Link] = {}
+    prepared: set[_Preparing] = set()
     numbers = count(1)
     metrics = Metrics(card.name)
     spans = SessionSpans(tracing, card.name) if tracing else None
@@ -136,6 +147,7 @@ def build_app(
 
         app.state.engine_loop = engine_loop = EngineLoop(engine, limits, deliver, metrics, spans)
         engine_loop.start()
+        drain.busy = lambda: engine_loop.busy or any(preparing.busy for preparing in prepared)
         yield
         await asyncio.to_thread(engine_loop.stop)
         if tracing:
@@ -152,9 +164,15 @@ def build_app(
     app = FastAPI(title="EdgeDraft verifier", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.get("/healthz")
-    @app.get("/readyz")
     async def healthz() -> dict[str, str]:
         return {"status": "ok", "model": card.name}
+
+    @app.get("/readyz")
+    async def readyz(response: Response) -> dict[str, str]:
+        """Whether sessions may begin."""
+        if drain.begun:
+            response.status_code = 503
+        return {"status": "draining" if drain.begun else "ready", "model": card.name}
 
     @app.get("/metrics")
     async def prometheus() -> Response:
@@ -167,10 +185,14 @@ def build_app(
         if token and not hmac.compare_digest(presented.encode(), token.encode()):
             await socket.close(UNAUTHORIZED, "this verifier asks for another token")
             return
+        if drain.begun:
+            await socket.close(TRY_AGAIN_LATER, GOING)
+            return
         number, link = next(numbers), _Link(socket)
         engine_loop: EngineLoop = app.state.engine_loop
         writer: asyncio.Task[None] | None = None
         preparing = _Preparing(engine.prepare, partial(engine_loop.post, number))
+        prepared.add(preparing)
         try:
             async with asyncio.timeout(HELLO_SECONDS):
                 hello = greet(to_verifier(await receive_frame(socket)))
@@ -182,7 +204,10 @@ def build_app(
                 for message in to_verifier(await receive_frame(socket)):
                     if isinstance(message, Hello):
                         raise WireError(BAD_FRAME, "a second hello")
-                    preparing.take(message)
+                    if isinstance(message, Open) and drain.begun:
+                        link.send([Close(message.session, CLOSE_FAILED, GOING)])
+                    else:
+                        preparing.take(message)
         except WireError as error:
             event(log, "gateway closed", level=logging.WARNING, link=number, code=error.code, reason=error.reason)
             await socket.close(error.code, error.reason)
@@ -191,6 +216,7 @@ def build_app(
         finally:
             links.pop(number, None)
             preparing.cancel()
+            prepared.discard(preparing)
             engine_loop.post(number, Gone())
             if writer:
                 writer.cancel()

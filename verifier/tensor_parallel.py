@@ -94,7 +94,13 @@ class Ranks:
         return self.rank == 0
 
     def meet(self) -> None:
-        """Wait until every rank has loaded its slices, so that none waits inside a forward."""
+        """Wait until every rank has loaded its slices, so that none waits inside a forward.
+
+        From here on it is rank 0 that tells the others to end.
+        """
+        if not self.leads:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_IGN)  # torchrun sends them to all, and rank 0 may be in a forward
         with together(MEET_SECONDS + SILENCE_SECONDS):
             dist.monitored_barrier(self._calls, timeout=timedelta(seconds=MEET_SECONDS))
 
@@ -124,8 +130,6 @@ class Ranks:
 
     def follow(self, model: PackedModel) -> None:
         """Every other rank: do as called, until rank 0 ends."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)  # torchrun sends them to all, and rank 0 may be in a forward
         log.info("rank %d of %d follows", self.rank, self.size)
         while True:
             with together():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-import signal
+import urllib.error
+import urllib.request
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -27,12 +28,18 @@ SMALL = ("--step-tokens", "64")
 
 
 @pytest.fixture(scope="module")
-def url() -> Iterator[str]:
+def verifier() -> Iterator[Child]:
     child = Child(
         "verifier", "--port", "0", "--verifier-token", TOKEN, "--max-sessions", "3", "--max-waiting", "1", *SMALL
     )
-    yield child.wait_ready(120)
-    assert child.stop() == -signal.SIGTERM, "it ends when told to, not by being killed"
+    child.wait_ready(120)
+    yield child
+    assert child.stop() == 0, "it ends when told to, not by being killed"
+
+
+@pytest.fixture(scope="module")
+def url(verifier: Child) -> str:
+    return verifier.address
 
 
 def dial(url: str, token: str = TOKEN) -> ClientConnection:
@@ -47,6 +54,14 @@ def link(url: str) -> Iterator[ClientConnection]:
         (welcome,) = wire.from_verifier(connection.recv())
         assert isinstance(welcome, VerifierWelcome)
         yield connection
+
+
+def status(url: str, path: str) -> int:
+    try:
+        with urllib.request.urlopen(url.replace("ws://", "http://") + path, timeout=10) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
 
 
 def collect(link: ClientConnection, session: int) -> list[Commit]:
@@ -254,3 +269,24 @@ def test_metrics_count_steps_and_cpu(url: str, link: ClientConnection) -> None:
     assert after["edgedraft_verifier_tokens_total"] - before["edgedraft_verifier_tokens_total"] == 6
     assert after["edgedraft_verifier_steps_total"] - before["edgedraft_verifier_steps_total"] == 6
     assert after["process_cpu_seconds_total"] > before["process_cpu_seconds_total"]
+
+
+def test_told_to_end_it_finishes_what_runs_and_begins_nothing(
+    link: ClientConnection, verifier: Child, url: str
+) -> None:
+    """The last test here: it ends the verifier that all have shared."""
+    link.send(encode([Open(1, [504, 253], GREEDY, 100)]))
+    at = sum(len(message.tokens) for message in wire.from_verifier(link.recv(60)) if isinstance(message, Commit))
+    verifier.process.terminate()
+    while status(url, "/readyz") == 200:
+        pass
+    assert (status(url, "/readyz"), status(url, "/healthz")) == (503, 200)
+    link.send(encode([Open(2, [504, 253], GREEDY, 4)]))
+    commits, refused = [], []
+    while not commits or not commits[-1].finish:
+        for message in wire.from_verifier(link.recv(60)):
+            (commits if isinstance(message, Commit) else refused).append(message)
+    assert at + sum(len(commit.tokens) for commit in commits) == 100
+    assert [(message.session, message.code) for message in refused] == [(2, wire.CLOSE_FAILED)]
+    assert "going" in refused[0].reason
+    assert verifier.process.wait(10) == 0

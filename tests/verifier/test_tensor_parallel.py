@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -207,7 +206,7 @@ def test_two_ranks_under_torchrun_commit_the_text_of_one(flags: list[str], expec
 def test_told_to_end_rank_0_takes_the_other_with_it(two_ranks: tuple[str, Child, Child]) -> None:
     _, leader, follower = two_ranks
     follower.process.terminate()  # torchrun tells all of them
-    assert leader.stop() == -signal.SIGTERM, "as a verifier of one process does"
+    assert leader.stop() == 0, "as a verifier of one process does"
     assert follower.process.wait(60) == 0
 
 
