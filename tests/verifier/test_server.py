@@ -275,7 +275,7 @@ def test_told_to_end_it_finishes_what_runs_and_begins_nothing(
     link: ClientConnection, verifier: Child, url: str
 ) -> None:
     """The last test here: it ends the verifier that all have shared."""
-    link.send(encode([Open(1, [504, 253], GREEDY, 100)]))
+    link.send(encode([Open(1, [504, 253], GREEDY, 60)]))
     at = sum(len(message.tokens) for message in wire.from_verifier(link.recv(60)) if isinstance(message, Commit))
     verifier.process.terminate()
     while status(url, "/readyz") == 200:
@@ -286,7 +286,7 @@ def test_told_to_end_it_finishes_what_runs_and_begins_nothing(
     while not commits or not commits[-1].finish:
         for message in wire.from_verifier(link.recv(60)):
             (commits if isinstance(message, Commit) else refused).append(message)
-    assert at + sum(len(commit.tokens) for commit in commits) == 100
+    assert at + sum(len(commit.tokens) for commit in commits) == 60
     assert [(message.session, message.code) for message in refused] == [(2, wire.CLOSE_FAILED)]
     assert "going" in refused[0].reason
     assert verifier.process.wait(10) == 0
