@@ -1,0 +1,30 @@
+# The gateway, and the commands on its database: edgedraft gateway, db upgrade, keys, tenants, usage. No torch.
+#   docker build --file containers/gateway.Dockerfile --tag edgedraft-gateway:0.1.0 .
+ARG PYTHON_IMAGE=python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d
+
+FROM ${PYTHON_IMAGE} AS build
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /src
+COPY . .
+RUN python -m venv /opt/edgedraft \
+    && /opt/edgedraft/bin/pip install --constraint constraints.txt ".[gateway,postgres,otel]" \
+    && /opt/edgedraft/bin/pip uninstall --yes pip setuptools
+# What only the other commands need.
+WORKDIR /opt/edgedraft/lib/python3.11/site-packages
+RUN rm -r edge_agent verifier loadtest
+
+FROM ${PYTHON_IMAGE}
+COPY --from=build /opt/edgedraft /opt/edgedraft
+RUN groupadd --gid 10001 edgedraft \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin edgedraft
+ENV PATH=/opt/edgedraft/bin:$PATH \
+    HOME=/tmp \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    EDGEDRAFT_HOST=0.0.0.0
+USER 10001:10001
+WORKDIR /tmp
+EXPOSE 8000 8001
+# PID 1 is the server itself: it handles the signals that end it.
+ENTRYPOINT ["edgedraft"]
+CMD ["gateway"]

@@ -1,0 +1,49 @@
+# The verifier: edgedraft verifier, or torchrun over several GPUs of one machine.
+#   docker build --file containers/verifier.Dockerfile --build-arg VARIANT=cuda --tag edgedraft-verifier:0.1.0-cuda .
+# VARIANT is cpu or cuda. torch's CUDA wheels bring CUDA's libraries; of the host they need the driver alone.
+ARG PYTHON_IMAGE=python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d
+ARG VARIANT=cpu
+
+FROM ${PYTHON_IMAGE} AS build
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /src
+COPY constraints.txt .
+RUN python -m venv /opt/edgedraft
+
+FROM build AS torch-cpu
+RUN /opt/edgedraft/bin/pip install --constraint constraints.txt --index-url https://download.pytorch.org/whl/cpu torch
+
+FROM build AS torch-cuda
+RUN /opt/edgedraft/bin/pip install --constraint constraints.txt torch
+
+# gguf is what the demo model is converted from; pip fetches it.
+# hadolint ignore=DL3006
+FROM torch-${VARIANT} AS installed
+WORKDIR /src
+COPY . .
+RUN /opt/edgedraft/bin/pip install --constraint constraints.txt ".[verifier,otel]" gguf
+
+FROM ${PYTHON_IMAGE}
+# A server that is still loading its model has no handlers yet, and PID 1 without one ignores signals: tini is PID 1.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends tini=0.19.0-1+b3 \
+    && rm -rf /var/lib/apt/lists/* \
+    && groupadd --gid 10001 edgedraft \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin edgedraft \
+    && install --directory --owner 10001 --group 10001 /var/cache/edgedraft
+COPY --from=installed /opt/edgedraft /opt/edgedraft
+ENV PATH=/opt/edgedraft/bin:$PATH \
+    HOME=/tmp \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    HF_HOME=/var/cache/edgedraft/huggingface \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    EDGEDRAFT_CACHE=/var/cache/edgedraft \
+    EDGEDRAFT_HOST=0.0.0.0
+USER 10001:10001
+WORKDIR /tmp
+VOLUME /var/cache/edgedraft
+EXPOSE 9000
+ENTRYPOINT ["tini", "--", "edgedraft"]
+CMD ["verifier"]
