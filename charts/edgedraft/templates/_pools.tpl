@@ -1,0 +1,27 @@
+{{/* Verifier pools: the values' own over the defaults. */}}
+
+{{/* All pools as YAML, complete: callers read it with fromYaml. */}}
+{{- define "edgedraft.pools" -}}
+{{- $given := .Values.verifiers }}
+{{- if and (not $given) (not .Values.externalVerifiers) }}
+{{- $small := dict "requests" (dict "cpu" "1" "memory" "2Gi") }}
+{{- $given = dict "demo" (dict "model" "smollm2-135m-instruct" "resources" $small "modelCache" (dict "size" "5Gi")) }}
+{{- end }}
+{{- $pools := dict }}
+{{- range $name, $pool := $given }}
+{{- if $pool }}
+{{- $_ := set $pools $name (mergeOverwrite (deepCopy $.Values.verifierDefaults) $pool) }}
+{{- end }}
+{{- end }}
+{{- toYaml $pools }}
+{{- end }}
+
+{{/* What gateways are told to dial: pools by DNS, external ones as they are. */}}
+{{- define "edgedraft.verifierUrls" -}}
+{{- $urls := list }}
+{{- range $name, $_ := include "edgedraft.pools" . | fromYaml }}
+{{- $service := include "edgedraft.verifier.name" (dict "root" $ "pool" $name) }}
+{{- $urls = append $urls (printf "dns+ws://%s.%s.svc.%s:9000" $service $.Release.Namespace $.Values.clusterDomain) }}
+{{- end }}
+{{- join "," (concat $urls .Values.externalVerifiers) }}
+{{- end }}

@@ -1,0 +1,164 @@
+"""The container files: pinned, not root, small where they can be; and what the chart takes for granted of them."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sysconfig
+import tomllib
+from importlib.metadata import PackageNotFoundError, requires
+from pathlib import Path
+from typing import Any
+
+import dockerfile
+import pytest
+from packaging.requirements import Requirement
+
+from edgedraft import cli
+from edgedraft.demo_model import CACHE_VARIABLE
+from tests.charts.rendering import ROOT, container, rendered
+
+FOLDER = ROOT / "containers"
+IMAGES = ("gateway", "verifier", "agent")
+PINNED = re.compile(r"[a-z0-9./-]+:\d+\.\d+\.\d+[a-z0-9.-]*@sha256:[0-9a-f]{64}")
+
+
+def commands(image: str) -> list[dockerfile.Command]:
+    return list(dockerfile.parse_file(str(FOLDER / f"{image}.Dockerfile")))
+
+
+def last_stage(image: str) -> list[dockerfile.Command]:
+    """Of the stage that becomes the image."""
+    all_of_them = commands(image)
+    last = max(index for index, command in enumerate(all_of_them) if command.cmd.lower() == "from")
+    return all_of_them[last:]
+
+
+def values_of(image: str, instruction: str) -> list[tuple[str, ...]]:
+    return [command.value for command in last_stage(image) if command.cmd.lower() == instruction]
+
+
+def environment(image: str) -> dict[str, str]:
+    pairs = [pair for value in values_of(image, "env") for pair in zip(value[::2], value[1::2], strict=True)]
+    return {name: value.strip('"') for name, value in pairs}
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_the_linter_finds_nothing(image: str) -> None:
+    hadolint = Path(sysconfig.get_path("scripts")) / "hadolint"
+    done = subprocess.run([hadolint, FOLDER / f"{image}.Dockerfile"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_every_base_is_pinned_and_the_build_stays_behind(image: str) -> None:
+    arguments = dict(
+        command.value[0].split("=", 1) for command in commands(image) if command.cmd.lower() == "arg" and command.value
+    )
+    stages: set[str] = set()
+    bases = [command.value for command in commands(image) if command.cmd.lower() == "from"]
+    for base, *name in bases:
+        resolved = re.sub(r"\$\{(\w+)\}", lambda found: arguments[found[1]], base)
+        assert resolved in stages or PINNED.fullmatch(resolved), base
+        stages.update(name[1:])
+    assert len(bases) > 1
+    assert PINNED.fullmatch(re.sub(r"\$\{(\w+)\}", lambda found: arguments[found[1]], bases[-1][0]))
+    assert not any("pip install" in " ".join(run) for run in values_of(image, "run"))
+    if image != "gateway":
+        assert {"torch-cpu", "torch-cuda"} <= stages
+        assert arguments["VARIANT"] == "cpu"
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_it_does_not_run_as_root_and_as_the_user_that_the_chart_names(image: str) -> None:
+    ((user,),) = values_of(image, "user")
+    number, _, group = user.partition(":")
+    assert int(number) > 0
+    assert int(group) > 0
+    if image != "agent":
+        context = container(rendered("trial"), image).pod["securityContext"]
+        assert (context["runAsUser"], context["runAsGroup"]) == (int(number), int(group))
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_its_command_exists_and_its_variables_are_settings_of_it(image: str) -> None:
+    (entrypoint,), (words,) = values_of(image, "entrypoint"), values_of(image, "cmd")
+    assert entrypoint[-1] == "edgedraft"
+    kind, _ = cli.COMMANDS[words]
+    ours = {name: value for name, value in environment(image).items() if name.startswith("EDGEDRAFT_")}
+    known = {name: value for name, value in ours.items() if name != CACHE_VARIABLE}
+    assert {name.removeprefix("EDGEDRAFT_").lower() for name in known} <= set(kind.model_fields)
+    kind.model_validate({name.removeprefix("EDGEDRAFT_").lower(): value for name, value in known.items()})
+
+
+@pytest.mark.parametrize("image", ["gateway", "verifier"])
+def test_ports_and_folders_are_those_of_the_chart(image: str) -> None:
+    found = container(rendered("trial"), image)
+    exposed = {int(port) for ports in values_of(image, "expose") for port in ports}
+    assert exposed == {port["containerPort"] for port in found.container["ports"]}
+    mounted = {mount["mountPath"] for mount in found.container["volumeMounts"]}
+    assert {folder for folders in values_of(image, "volume") for folder in folders} <= mounted
+    assert environment(image)["HOME"] in mounted, "what a library writes to its home has a place"
+    for name in (CACHE_VARIABLE, "HF_HOME"):
+        if name in environment(image):
+            assert found.env[name]["value"] == environment(image)[name]
+
+
+def _installed(image: str) -> list[str]:
+    """The requirements of the project that its build installs, extras and all."""
+    runs = [" ".join(command.value) for command in commands(image) if command.cmd.lower() == "run"]
+    words = [word for run in runs for word in shlex.split(run) if word.startswith(".[")]
+    assert len(words) == 1
+    return words[0].removeprefix(".[").removesuffix("]").split(",")
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_every_extra_exists(image: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert set(_installed(image)) <= set(project["optional-dependencies"])
+
+
+def _all_that_comes_with(image: str) -> set[str]:
+    """Packages, by what this environment's own say that they need."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [*project["dependencies"], *(line for extra in _installed(image) for line in _extra(project, extra))]
+    seen: set[tuple[str, frozenset[str]]] = set()
+    return set().union(*(_with_its_own(Requirement(line), seen) for line in lines))
+
+
+def _extra(project: dict[str, Any], name: str) -> list[str]:
+    return project["optional-dependencies"][name]
+
+
+def _with_its_own(wanted: Requirement, seen: set[tuple[str, frozenset[str]]]) -> set[str]:
+    name, extras = wanted.name.lower(), frozenset(wanted.extras)
+    if (name, extras) in seen:
+        return set()
+    seen.add((name, extras))
+    try:
+        needed = [Requirement(line) for line in requires(name) or ()]
+    except PackageNotFoundError:
+        needed = []
+    found = {name}
+    for requirement in needed:
+        if requirement.marker is None or any(requirement.marker.evaluate({"extra": extra}) for extra in (*extras, "")):
+            found |= _with_its_own(requirement, seen)
+    return found
+
+
+def test_the_gateways_image_has_no_torch() -> None:
+    found = _all_that_comes_with("gateway")
+    assert {"fastapi", "asyncpg", "redis", "tokenizers", "opentelemetry-sdk"} <= found
+    assert not {"torch", "transformers", "accelerate", "xllamacpp"} & found
+    assert all("torch" in _all_that_comes_with(image) for image in ("verifier", "agent"))
+
+
+def test_nothing_but_the_source_goes_into_a_build() -> None:
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    assert "*" in lines
+    kept = {line.removeprefix("!") for line in lines if line.startswith("!")}
+    assert all((ROOT / name).exists() for name in kept)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert kept >= {*project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"], "constraints.txt"}
+    assert not {"tests", ".git", ".venv"} & kept
