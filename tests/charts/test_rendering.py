@@ -9,6 +9,7 @@ import helm_python
 import kubernetes_validate
 import pytest
 from kubernetes_validate import SchemaNotFoundError
+from pydantic_settings import CliApp
 
 from edgedraft import cli
 from edgedraft import settings as s
@@ -131,7 +132,7 @@ def test_every_variable_is_a_setting_of_the_command_and_has_a_value_it_takes(
                 if variable.startswith("EDGEDRAFT_") and variable != CACHE_VARIABLE:
                     assert variable.removeprefix("EDGEDRAFT_").lower() in kind.model_fields
                     patch.setenv(variable, given.get("value", "from-a-secret"))
-            kind(**{})
+            CliApp.run(kind, cli_args=[])
         # Without this a Service of the name edgedraft would set EDGEDRAFT_PORT.
         assert found.pod["enableServiceLinks"] is False
     assert {s.GatewaySettings, s.VerifierSettings} <= seen
