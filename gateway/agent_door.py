@@ -20,6 +20,7 @@ from edgedraft.wire import (
     PROTOCOL,
     TIMEOUT,
     TOKENIZER_MISMATCH,
+    TOO_MANY,
     UNAUTHORIZED,
     AgentWelcome,
     Hello,
@@ -94,6 +95,8 @@ async def _serve(
     services.agents.attach(link)
     event(log, "agent attached", owner=principal.owner, agent=link.agent, name=hello.name, drafter=hello.drafter)
     try:
+        if services.replicas and not await services.replicas.announce(link):
+            raise WireError(TOO_MANY, "this owner has as many agents attached as are allowed, at other replicas too")
         await race(
             _read(websocket, link),
             link.outbox.write(websocket.send_bytes),
@@ -103,6 +106,8 @@ async def _serve(
         )
     finally:
         services.agents.detach(link)
+        if services.replicas:
+            services.replicas.withdraw(link)
         event(log, "agent detached", owner=principal.owner, agent=link.agent)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -23,7 +22,6 @@ from edgedraft.wire import (
     VIOLATION,
     Close,
     Commit,
-    Draft,
     Hello,
     Open,
     WireError,
@@ -33,17 +31,8 @@ from gateway.accounts import Owner
 from gateway.agent_budget import AgentBudget
 from gateway.agent_record import AgentRecord, SeatRecord
 from gateway.link import OUTBOX_MESSAGES, Outbox, SessionTable
+from gateway.seat import AgentListener
 from gateway.traces import SeatSpan
-
-
-class AgentListener(Protocol):
-    """A session, as an agent's link sees it. Called from the event loop; must not block."""
-
-    def on_draft(self, draft: Draft) -> None:
-        """Raises tree.Violation for what no correct agent sends."""
-        ...
-
-    def on_agent_lost(self) -> None: ...
 
 
 class AgentLink:
@@ -93,16 +82,23 @@ class AgentLink:
         """Have `call` called whenever a session ends here."""
         self._on_room = call
 
-    def open(self, listener: AgentListener, message: Open) -> Seat:
+    def hold(self, listener: AgentListener) -> LocalSeat:
+        """A seat of which the agent learns when the session begins there (begin_again)."""
         self._clock.advance(self.running)
-        number = self._sessions.add(listener)
-        span = SeatSpan(self._tracing, message, self.drafter) if self._tracing else None
-        self._seats[number] = SeatRecord(self.record, span)
-        self.begin(number, message)
-        return Seat(self, number)
+        return LocalSeat(self, self._sessions.add(listener))
+
+    def open(self, listener: AgentListener, message: Open) -> LocalSeat:
+        seat = self.hold(listener)
+        seat.begin_again(message)
+        return seat
 
     def begin(self, number: int, message: Open) -> None:
         """Have the agent draft for this session from where `message` says it is."""
+        if self._sessions.find(number) is None:
+            return
+        if number not in self._seats:
+            span = SeatSpan(self._tracing, message, self.drafter) if self._tracing else None
+            self._seats[number] = SeatRecord(self.record, span)
         self._budget.news(message.window)
         self.put(replace(message, session=number))
 
@@ -120,6 +116,8 @@ class AgentLink:
                 raise WireError(FORBIDDEN, f"session {message.session} was never opened here") from None
             if listener is None:
                 continue
+            if message.session not in self._seats:
+                raise WireError(FORBIDDEN, f"session {message.session} has not begun here")
             try:
                 listener.on_draft(message)
             except Violation as violation:
@@ -146,8 +144,9 @@ class AgentLink:
         """End a session, unless it has ended already."""
         self._clock.advance(self.running)
         if self._sessions.remove(number):
-            self._seats.pop(number).end(lost=False)
-            self.put(Close(number))
+            if seat := self._seats.pop(number, None):
+                seat.end(lost=False)
+                self.put(Close(number))
             if self._on_room:
                 self._on_room()
 
@@ -185,8 +184,8 @@ class _ShareClock:
         self._at = now
 
 
-class Seat:
-    """One session's place at an agent."""
+class LocalSeat:
+    """One session's place at an agent of this gateway: seat.Seat."""
 
     def __init__(self, link: AgentLink, number: int) -> None:
         self.agent = link.identity
@@ -196,14 +195,9 @@ class Seat:
         self._number = number
 
     def begin_again(self, message: Open) -> None:
-        """The same session from a new place: the agent plants anew after what `message` says is committed."""
         self._link.begin(self._number, message)
 
     def seconds(self) -> float:
-        """The agent's time that was this session's: between its sessions it counts as divided equally.
-
-        An agent that has nothing to do for them is counted all the same, so it is an upper bound.
-        """
         return self._link.shared_seconds() - self._began
 
     def commit(self, commit: Commit) -> None:

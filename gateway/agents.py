@@ -13,6 +13,7 @@ from typing import Protocol
 from edgedraft.wire import TOO_MANY, WireError
 from gateway.accounts import Owner
 from gateway.agent_link import AgentLink
+from gateway.seat import Desk
 from gateway.telemetry import Metrics
 
 DISMISS_SECONDS = 2.0  # over which agents that are told to move are spread; all at once would crowd another gateway
@@ -27,13 +28,28 @@ class Seeker(Protocol):
     @property
     def fingerprint(self) -> str: ...
 
-    def on_agent(self, agent: AgentLink) -> None:
+    @property
+    def vocab_size(self) -> int: ...
+
+    def on_agent(self, agent: Desk) -> None:
         """Take a seat at this agent, which has room."""
         ...
 
 
+class Elsewhere(Protocol):
+    """Agents that are attached to other replicas."""
+
+    def seek(self, seeker: Seeker) -> None:
+        """Look there too, until the session leaves or is given an agent; then it leaves by the registry."""
+        ...
+
+    def leave(self, seeker: Seeker) -> None: ...
+
+
 class AgentRegistry:
-    """The agents attached to this gateway."""
+    """The agents attached to this gateway, and the way to those `elsewhere`, which come second."""
+
+    elsewhere: Elsewhere | None = None
 
     def __init__(self, max_per_owner: int, metrics: Metrics) -> None:
         self._max_per_owner = max_per_owner
@@ -72,11 +88,19 @@ class AgentRegistry:
 
     def seek(self, seeker: Seeker) -> None:
         """Pair the session with an agent, now or when there is one."""
+        self.wait(seeker)
+        if self.elsewhere and seeker in self._seekers.get(seeker.owner, ()):
+            self.elsewhere.seek(seeker)
+
+    def wait(self, seeker: Seeker) -> None:
+        """Pair the session with an agent of this gateway, now or when there is one."""
         self._seekers[seeker.owner][seeker] = None
         self._match(seeker.owner)
 
     def leave(self, seeker: Seeker) -> None:
         """The session wants no agent any more."""
+        if self.elsewhere:
+            self.elsewhere.leave(seeker)
         seekers = self._seekers.get(seeker.owner)
         if seekers is None:
             return

@@ -25,6 +25,7 @@ from gateway.ledger import Ledger, Prices
 from gateway.money import to_nano
 from gateway.openapi import OPEN
 from gateway.rate_limits import MemoryRates
+from gateway.replicas.service import Replicas
 from gateway.responses import create, stored
 from gateway.responses.store import ResponseStore
 from gateway.services import Services, services_of
@@ -34,9 +35,14 @@ from gateway.verifiers import VerifierPool
 
 
 def build_app(settings: GatewaySettings, tracing: Tracing | None = None) -> FastAPI:
-    """One gateway; its verifiers are dialled and its database is opened when the app starts."""
+    """One gateway; its verifiers are dialled and its database is opened when the app starts.
+
+    Raises ValueError for settings of replicas that cannot work.
+    """
     metrics = Metrics()
     drain = Drain(settings.drain_grace)
+    agents = AgentRegistry(settings.max_agents_per_owner, metrics)
+    replicas = Replicas(settings, agents, metrics) if settings.redis else None
     database = Database(settings.database)
     ledger = Ledger(database, Prices.read(settings.prices))
     services = Services(
@@ -47,12 +53,13 @@ def build_app(settings: GatewaySettings, tracing: Tracing | None = None) -> Fast
         responses=ResponseStore(database, settings.response_days, settings.response_megabytes << 20)
         if settings.store_responses
         else None,
-        admission=Admission(_default_limits(settings), MemoryRates(), ledger),
-        agents=AgentRegistry(settings.max_agents_per_owner, metrics),
+        admission=Admission(_default_limits(settings), replicas.rates if replicas else MemoryRates(), ledger),
+        agents=agents,
         verifiers=VerifierPool(settings.verifier, settings.verifier_token, "gateway", metrics),
         grammars=GrammarCheck(),
         metrics=metrics,
         drain=drain,
+        replicas=replicas,
         traces=GatewayTraces(tracing) if tracing else None,
     )
 
@@ -60,11 +67,15 @@ def build_app(settings: GatewaySettings, tracing: Tracing | None = None) -> Fast
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await database.open(upgrade=settings.db_upgrade)
         await ledger.open()
+        if replicas:
+            await replicas.start()
         services.verifiers.start()
         purging = asyncio.create_task(services.responses.keep_purged()) if services.responses else None
         yield
         if purging:
             purging.cancel()
+        if replicas:
+            await replicas.stop()
         await services.verifiers.stop()
         await services.grammars.close()
         await ledger.close()
@@ -73,7 +84,7 @@ def build_app(settings: GatewaySettings, tracing: Tracing | None = None) -> Fast
             await asyncio.to_thread(tracing.close)
 
     app = FastAPI(title="EdgeDraft gateway", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
-    drain.leave.append(services.agents.dismiss)
+    drain.leave += [agents.dismiss, *([replicas.leave] if replicas else [])]
     app.state.services = services
     app.add_middleware(Doorkeeper, drain=drain)
     app.add_middleware(Envelope)

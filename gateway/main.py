@@ -22,7 +22,7 @@ def main(settings: GatewaySettings) -> None:
     configure_logging(settings.log_level, settings.log_format)
     try:
         app = build_app(settings, start_tracing(settings.otel, "edgedraft-gateway"))
-    except (SchemaError, PricesError, TracingUnavailable) as error:
+    except (SchemaError, PricesError, TracingUnavailable, ValueError) as error:
         sys.exit(f"edgedraft gateway: {error}")
     serve(
         app,

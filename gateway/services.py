@@ -16,6 +16,7 @@ from gateway.database import Database
 from gateway.drain import Drain
 from gateway.grammar_check import GrammarCheck
 from gateway.ledger import Ledger
+from gateway.replicas.service import Replicas
 from gateway.responses.store import ResponseStore
 from gateway.telemetry import Metrics
 from gateway.traces import GatewayTraces
@@ -35,6 +36,7 @@ class Services:
     grammars: GrammarCheck
     metrics: Metrics
     drain: Drain
+    replicas: Replicas | None = None
     traces: GatewayTraces | None = None
 
 

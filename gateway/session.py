@@ -33,8 +33,8 @@ from edgedraft.wire import (
     TokenLogprobs,
 )
 from gateway.accounts import Owner
-from gateway.agent_link import AgentLink, Seat
 from gateway.agents import AgentRegistry
+from gateway.seat import Desk, Seat
 from gateway.served_model import ServedModel
 from gateway.speculation_stats import SpeculationStats
 from gateway.telemetry import Metrics, SessionMeter
@@ -133,6 +133,10 @@ class Session:
     @property
     def fingerprint(self) -> str:
         return self._job.model.fingerprint
+
+    @property
+    def vocab_size(self) -> int:
+        return self._job.model.vocab_size
 
     async def run(self) -> AsyncGenerator[Emission]:
         """The committed tokens as they come, until one emission has a finish.
@@ -270,7 +274,7 @@ class Session:
         final = code == CLOSE_REFUSED and not self._tree.committed
         self._inbox.put_nowait(Refused(reason) if final else lost)
 
-    def on_agent(self, agent: AgentLink) -> None:
+    def on_agent(self, agent: Desk) -> None:
         self._seat = agent.open(self, self._message())
         self.stats.agent, self.stats.agent_owner = agent.identity, agent.owner
         if self._lease:

@@ -51,6 +51,11 @@ class Metrics:
         self.queued = Gauge(name + "queued", "Sessions that wait for room at a verifier", registry=registry)
         self.agents = Gauge(name + "agents", "Agents attached", registry=registry)
         self.verifiers = Gauge(name + "verifiers", "Verifiers connected", registry=registry)
+        self.replicas = Gauge(name + "replicas", "Links to other replicas whose agents are borrowed", registry=registry)
+        self.guests = Gauge(
+            name + "guests", "Sessions of other replicas that agents of this one draft for", registry=registry
+        )
+        self.shared_store = Gauge(name + "shared_store_up", "Whether Redis answered the last call", registry=registry)
         self.reopened = Counter(name + "reopened", "Sessions taken to another verifier", registry=registry)
         self.agents_lost = Counter(name + "agents_lost", "Sessions that lost their agent", registry=registry)
         self.steps = Counter(name + "verifier_steps", "Commits received", ["model"], registry=registry)

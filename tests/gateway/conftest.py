@@ -24,11 +24,12 @@ from gateway.services import Services
 from tests.gateway.databases import database, database_url, postgres_server
 from tests.gateway.scripted_agent import ScriptedAgent
 from tests.gateway.scripted_verifier import ScriptedVerifier
+from tests.gateway.valkey_server import valkey, valkey_process
 from tests.gateway.waiting import until
 
 KEY = "ed-static-test-key"
 
-__all__ = ["database", "database_url", "postgres_server"]  # fixtures
+__all__ = ["database", "database_url", "postgres_server", "valkey", "valkey_process"]  # fixtures
 
 
 class _Server(uvicorn.Server):

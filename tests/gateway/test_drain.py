@@ -20,13 +20,18 @@ from tests.gateway.waiting import until
 BABBLE: dict[str, Any] = {"messages": user("babble"), "max_tokens": 120, "seed": 3}
 
 
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.agents.DISMISS_SECONDS", 0.1)
+
+
 async def test_streams_are_finished_and_new_work_is_refused(gateway: Gateway, verifier: ScriptedVerifier) -> None:
     alone = (await whole(gateway, **BABBLE))["choices"][0]["message"]["content"]
     verifier.step = 0.01
     async with gateway.agent() as agent, gateway.http() as http:
         stream = asyncio.create_task(chunks(gateway, **BABBLE))
         awaited = asyncio.create_task(http.post("/v1/chat/completions", json={"model": "toy"} | BABBLE))
-        await until(lambda: len(agent.opened) == 2)
+        await until(lambda: len(agent.opened) == 2 and all(len(c) > 1 for c in agent.committed.values()))
         draining = asyncio.create_task(gateway.services.drain.run())
         assert await agent.closing() == (wire.MOVE, "this gateway is going; attach again, another one answers")
         assert (await http.get("/readyz")).status_code == 503

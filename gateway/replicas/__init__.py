@@ -1,0 +1,1 @@
+"""Several gateways as one: which replica has whose agent (in Redis), and links between replicas to draft through."""
