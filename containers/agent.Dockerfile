@@ -12,7 +12,9 @@ COPY constraints.txt .
 RUN python -m venv /opt/edgedraft
 
 FROM build AS torch-cpu
-RUN /opt/edgedraft/bin/pip install --constraint constraints.txt --index-url https://download.pytorch.org/whl/cpu torch
+# What torch needs comes later, from the same index as the rest.
+RUN /opt/edgedraft/bin/pip install --no-deps --constraint constraints.txt \
+    --index-url https://download.pytorch.org/whl/cpu torch
 
 FROM build AS torch-cuda
 RUN /opt/edgedraft/bin/pip install --constraint constraints.txt torch
@@ -23,7 +25,13 @@ WORKDIR /src
 COPY . .
 RUN /opt/edgedraft/bin/pip install --constraint constraints.txt ".[agent,gguf,otel]"
 
-FROM ${PYTHON_IMAGE}
+FROM ${PYTHON_IMAGE} AS runtime-cpu
+
+FROM ${PYTHON_IMAGE} AS runtime-cuda
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+
+# hadolint ignore=DL3006
+FROM runtime-${VARIANT}
 # An agent that is still loading its model has no handlers yet, and PID 1 without one ignores signals: tini is PID 1.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends tini=0.19.0-1+b3 \
@@ -38,8 +46,6 @@ ENV PATH=/opt/edgedraft/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     HF_HOME=/var/cache/edgedraft/huggingface \
-    NVIDIA_VISIBLE_DEVICES=all \
-    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     EDGEDRAFT_CACHE=/var/cache/edgedraft \
     EDGEDRAFT_PAST_FOLDER=/var/cache/edgedraft/past-outputs \
     EDGEDRAFT_LIVE=false \

@@ -209,7 +209,7 @@ def test_the_schema_is_upgraded_before_the_gateways_where_the_database_is_elsewh
     assert int(hooked["helm.sh/hook-weight"]) < 0
 
 
-@pytest.mark.parametrize("controller", ["nginx", "traefik", "haproxy", "alb", "none"])
+@pytest.mark.parametrize("controller", ["nginx", "f5-nginx", "traefik", "haproxy", "alb", "none"])
 def test_ingress_of_every_controller(controller: str) -> None:
     given = {"ingress": {"enabled": True, "controller": controller, "host": "a.example.com", "annotations": {"x": "y"}}}
     (ingress,) = of_kind(render(given), "Ingress").values()
@@ -217,7 +217,7 @@ def test_ingress_of_every_controller(controller: str) -> None:
     annotations = ingress["metadata"]["annotations"]
     assert annotations.pop("x") == "y"
     assert all(isinstance(value, str) for value in annotations.values())
-    if controller in {"nginx", "haproxy", "alb"}:
+    if controller in {"nginx", "f5-nginx", "haproxy", "alb"}:
         assert any("3600" in value for value in annotations.values())
     assert bool(annotations) == (controller != "none")
 
