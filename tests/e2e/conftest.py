@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from openai import OpenAI
+from openai import OpenAI, Stream
+from openai.types.chat import ChatCompletionChunk
 
 from edgedraft.stack import Child, Stack
 from loadtest.workloads import mixed
 
 KEY = "e2e-key"
-TOKENS = 64
+TOKENS = 32
 STREAMS = 8
 
 
@@ -52,9 +53,11 @@ class Service:
     client: OpenAI
     model: str
 
-    def ask(self, case: Case, edge: bool = True, tokens: int = TOKENS, endless: bool = False) -> Answer:
-        """One streamed request, `endless` to go on past an end of text; raises if it ends without a finish."""
-        stream = self.client.chat.completions.create(
+    def stream(
+        self, case: Case, edge: bool = True, tokens: int = TOKENS, endless: bool = True
+    ) -> Stream[ChatCompletionChunk]:
+        """One streamed request, `endless` to go on past an end of text."""
+        return self.client.chat.completions.create(
             model=self.model,
             messages=[{"role": "user", "content": case.prompt}],
             temperature=case.temperature,
@@ -64,6 +67,10 @@ class Service:
             stream_options={"include_usage": True},
             extra_body={"edgedraft": {"edge": edge}, "ignore_eos": endless},
         )
+
+    def ask(self, case: Case, edge: bool = True, tokens: int = TOKENS, endless: bool = False) -> Answer:
+        """One streamed request to its end; raises if that comes without a finish."""
+        stream = self.stream(case, edge, tokens, endless)
         text, finish, made, how = "", None, 0, {}
         for chunk in stream:
             if chunk.choices:
@@ -75,10 +82,12 @@ class Service:
         assert finish, "the stream ended as it should"
         return Answer(text, finish, made, how["mode"], how["accepted"], how["verifier_steps"], how["verifier_accepted"])
 
-    def ask_all(self, cases: Sequence[Case], edge: bool = True, streams: int = STREAMS) -> list[Answer]:
+    def ask_all(
+        self, cases: Sequence[Case], edge: bool = True, streams: int = STREAMS, tokens: int = TOKENS
+    ) -> list[Answer]:
         """All of them, several streams at once."""
         with ThreadPoolExecutor(streams) as pool:
-            return list(pool.map(lambda case: self.ask(case, edge), cases))
+            return list(pool.map(lambda case: self.ask(case, edge, tokens), cases))
 
 
 @pytest.fixture(scope="session")

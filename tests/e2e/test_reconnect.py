@@ -13,12 +13,14 @@ import pytest
 from openai import OpenAI
 
 from edgedraft.stack import Child, Stack
+from tests.conftest import THOROUGH
 from tests.e2e.conftest import CASES, KEY, Answer, Case, Service
 from tests.e2e.partition import Partition
 from tests.e2e.test_start_order import free_port
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
+STREAMED = 160
 GROWTH = 64 << 20  # bytes that a process may gain by what a test does to it
 CASE = next(case for case in CASES if case.temperature == 0)
 
@@ -60,12 +62,12 @@ def while_streaming(service: Service, case: Case, tokens: int, act: Callable[[],
     return got[0]
 
 
-@pytest.mark.parametrize("seconds", [1.0, 10.0, 60.0])
+@pytest.mark.parametrize("seconds", [1.0, 10.0, *([60.0] if THOROUGH else [])])
 def test_a_network_that_is_lost_for_a_while_costs_no_stream(
     service: Service, far_agent: tuple[Partition, Child], seconds: float
 ) -> None:
     link, agent = far_agent
-    whole = service.ask(CASE, edge=False, tokens=240, endless=True)
+    whole = service.ask(CASE, edge=False, tokens=STREAMED, endless=True)
     until_drafted(service, 60)
     gateway = next(child for child in service.stack.children if child.words[0] == "gateway")
     before = resident(gateway, agent)
@@ -75,7 +77,7 @@ def test_a_network_that_is_lost_for_a_while_costs_no_stream(
         link.cut()
         healer.start()
 
-    assert while_streaming(service, CASE, 240, lose).text == whole.text
+    assert while_streaming(service, CASE, STREAMED, lose).text == whole.text
     healer.join()
     until_drafted(service, 90)
     grown = [after - earlier for after, earlier in zip(resident(gateway, agent), before, strict=True)]
