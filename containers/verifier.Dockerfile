@@ -34,7 +34,7 @@ ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 FROM runtime-${VARIANT}
 # A server that is still loading its model has no handlers yet, and PID 1 without one ignores signals: tini is PID 1.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends tini=0.19.0-1+b3 \
+    && apt-get install --yes --no-install-recommends tini=0.19.0-1* \
     && rm -rf /var/lib/apt/lists/* \
     && groupadd --gid 10001 edgedraft \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin edgedraft \

@@ -19,6 +19,7 @@ from tests.charts.rendering import (
     NAMESPACE,
     VALUE_SETS,
     Document,
+    chart,
     container,
     containers,
     of_kind,
@@ -248,6 +249,18 @@ def test_monitors_find_their_services() -> None:
         assert services
         (endpoint,) = monitor["spec"]["endpoints"]
         assert all(endpoint["port"] in {port["name"] for port in each["spec"]["ports"]} for each in services)
+
+
+@pytest.mark.parametrize("name", VALUE_SETS)
+def test_the_notes_tell_how_to_reach_it_and_no_secret(name: str) -> None:
+    files = chart().render(values_of(name), name="edgedraft", namespace=NAMESPACE)
+    (notes,) = [text for path, text in files.items() if path.endswith("NOTES.txt")]
+    documents = rendered(name)
+    (ingress,) = of_kind(documents, "Ingress").values() or [None]
+    assert (f"https://{ingress['spec']['rules'][0]['host']}/v1" if ingress else "port-forward") in notes
+    (gateway,) = [each for each in of_kind(documents, "Deployment") if each.endswith("gateway")]
+    assert f"deployment/{gateway}" in notes
+    assert not re.search("hunter|ed-[A-Za-z0-9]{20}", notes)
 
 
 def test_a_long_release_name_still_gives_names_that_kubernetes_takes() -> None:
