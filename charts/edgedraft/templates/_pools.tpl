@@ -4,7 +4,7 @@
 {{- define "edgedraft.pools" -}}
 {{- $given := .Values.verifiers }}
 {{- if and (not $given) (not .Values.externalVerifiers) }}
-{{- $small := dict "requests" (dict "cpu" "1" "memory" "2Gi") }}
+{{- $small := dict "requests" (dict "cpu" "1" "memory" "3Gi") }}
 {{- $given = dict "demo" (dict "model" "smollm2-135m-instruct" "resources" $small "modelCache" (dict "size" "5Gi")) }}
 {{- end }}
 {{- $pools := dict }}
