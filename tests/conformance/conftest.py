@@ -22,8 +22,8 @@ from tests.conformance.environments import CLIENTS, node_clients, python_clients
 
 PROMPT = "Tell a story about a lighthouse keeper and a storm."
 SEED = 11
-TOKENS = 16
-LONG = 96
+TOKENS = 10
+LONG = 80
 SIDES = ("edge", "datacenter")
 TOOL = {
     "type": "function",
