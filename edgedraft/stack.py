@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import IO, Self
 
 GRACE_SECONDS = 10.0
+_BRIEF_DRAIN = ("--drain-grace", str(GRACE_SECONDS / 2))  # so that they end by themselves when they are told to
 
 
 class StartError(RuntimeError):
@@ -99,12 +100,11 @@ class Stack:
         return child
 
     def verifier(self, *flags: str) -> Child:
-        return self.start("verifier", "--port", "0", *flags)
+        return self.start("verifier", *_BRIEF_DRAIN, "--port", "0", *flags)
 
     def gateway(self, *verifiers: str, flags: tuple[str, ...] = ()) -> Child:
         named = [word for url in verifiers for word in ("--verifier", url)]
-        drain = ("--drain-grace", str(GRACE_SECONDS / 2))  # so that it ends by itself when it is told to
-        child = self.start("gateway", "--key", self.key, *drain, *named, *(flags or ("--port", "0")))
+        child = self.start("gateway", *_BRIEF_DRAIN, "--key", self.key, *named, *(flags or ("--port", "0")))
         self.url = child.address
         return child
 
