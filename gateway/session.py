@@ -34,11 +34,12 @@ from edgedraft.wire import (
 )
 from gateway.accounts import Owner
 from gateway.agents import AgentRegistry
+from gateway.hedge import HedgedLease
 from gateway.seat import Desk, Seat
 from gateway.served_model import ServedModel
 from gateway.speculation_stats import SpeculationStats
 from gateway.telemetry import Metrics, SessionMeter
-from gateway.verifier_link import Lease, VerifierLink
+from gateway.verifier_link import VerifierLink
 from gateway.verifiers import NoRoom, NoVerifier, VerifierPool
 
 log = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ class Session:
         self._silence_timeout = silence_timeout
         self._tree = DraftTree(MAX_WINDOW)
         self._inbox: asyncio.Queue[Commit | Queued | _VerifierLost | Refused] = asyncio.Queue()
-        self._lease: Lease | None = None
+        self._lease: HedgedLease | None = None
         self._given_up: VerifierLink | None = None
         self._full: dict[VerifierLink, float] = {}  # those that turned it away before its first token, and until when
         self._seat: Seat | None = None
@@ -225,7 +226,7 @@ class Session:
             if event is None:
                 raise Crowded(str(self._give_up(f"no room in {self._open_timeout:g} seconds")))
         if event is None:
-            raise self._give_up(f"no commit in {self._silence_timeout:g} seconds")
+            raise self._give_up(f"no commit in {self._silence_timeout:g} seconds", its_fault=True)
         if isinstance(event, Exception):
             raise event
         assert isinstance(event, Commit), "nobody is put into a queue twice"
@@ -239,8 +240,10 @@ class Session:
         except TimeoutError:
             return None if self._inbox.empty() else self._inbox.get_nowait()
 
-    def _give_up(self, reason: str) -> _VerifierLost:
+    def _give_up(self, reason: str, its_fault: bool = False) -> _VerifierLost:
         if self._lease:
+            if its_fault:
+                self._lease.blame()
             self._given_up = self._lease.link
             self._lease.close()
             self._lease = None
@@ -250,11 +253,15 @@ class Session:
     def on_commit(self, commit: Commit) -> None:
         at = len(self._tree.committed)
         if commit.at != at or at + len(commit.tokens) > self._job.max_tokens:
-            self._inbox.put_nowait(self._give_up(f"{len(commit.tokens)} tokens committed at {commit.at} after {at}"))
+            wrong = f"{len(commit.tokens)} tokens committed at {commit.at} after {at}"
+            self._inbox.put_nowait(self._give_up(wrong, its_fault=True))
             return
         if self._job.logprobs >= 0 and len(commit.logprobs) != len(commit.tokens):
-            self._inbox.put_nowait(self._give_up(f"{len(commit.logprobs)} of {len(commit.tokens)} log-probabilities"))
+            wrong = f"{len(commit.logprobs)} of {len(commit.tokens)} log-probabilities"
+            self._inbox.put_nowait(self._give_up(wrong, its_fault=True))
             return
+        if self._lease:
+            self._lease.link.health.worked()
         self._tree.commit(at, commit.tokens)
         self.stats.add(commit, paired=self._seat is not None)
         self._meter.committed(commit)
@@ -273,6 +280,10 @@ class Session:
         # One that joins later may be smaller than the first; then others may still do.
         final = code == CLOSE_REFUSED and not self._tree.committed
         self._inbox.put_nowait(Refused(reason) if final else lost)
+
+    def on_verifier_changed(self) -> None:
+        if self._tree.epoch:
+            self._replant()
 
     def on_agent(self, agent: Desk) -> None:
         self._seat = agent.open(self, self._message())

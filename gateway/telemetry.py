@@ -56,6 +56,7 @@ class Metrics:
             name + "guests", "Sessions of other replicas that agents of this one draft for", registry=registry
         )
         self.shared_store = Gauge(name + "shared_store_up", "Whether Redis answered the last call", registry=registry)
+        self.hedged = Counter(name + "hedged", "Sessions for which a second verifier was asked", registry=registry)
         self.reopened = Counter(name + "reopened", "Sessions taken to another verifier", registry=registry)
         self.agents_lost = Counter(name + "agents_lost", "Sessions that lost their agent", registry=registry)
         self.steps = Counter(name + "verifier_steps", "Commits received", ["model"], registry=registry)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Protocol
+from typing import Any, Protocol
 
 from msgspec.structs import replace
 from websockets.asyncio.client import ClientConnection, connect
@@ -34,6 +34,7 @@ from edgedraft.wire import (
 from gateway.link import Outbox, SessionTable
 from gateway.race import race
 from gateway.served_model import ServedModel
+from gateway.verifier_health import Health
 
 log = logging.getLogger(__name__)
 
@@ -59,11 +60,12 @@ class VerifierListener(Protocol):
         ...
 
 
-async def dial(url: str, token: str, name: str) -> tuple[ClientConnection, VerifierWelcome]:
-    """Connect and greet.
+async def dial(url: str, token: str, name: str, host: str = "") -> tuple[ClientConnection, VerifierWelcome]:
+    """Connect and greet; at the address `host`, if there is one, and to whom the URL names.
 
     Raises WireError for a peer that is no verifier of our protocol, OSError, TimeoutError or a websockets exception.
     """
+    at: dict[str, Any] = {"host": host} if host else {}
     connection = await connect(
         url.rstrip("/") + ENGINE_PATH,
         additional_headers={"Authorization": f"Bearer {token}"} if token else None,
@@ -74,6 +76,7 @@ async def dial(url: str, token: str, name: str) -> tuple[ClientConnection, Verif
         max_size=MAX_FRAME,
         compression=None,
         proxy=None,
+        **at,
     )
     try:
         await connection.send(encode([Hello(PROTOCOL, name)]))
@@ -93,13 +96,17 @@ async def dial(url: str, token: str, name: str) -> tuple[ClientConnection, Verif
 class VerifierLink:
     """A greeted verifier, until `run` ends."""
 
-    def __init__(self, url: str, connection: ClientConnection, model: ServedModel, max_sessions: int) -> None:
+    def __init__(
+        self, url: str, connection: ClientConnection, model: ServedModel, max_sessions: int, health: Health
+    ) -> None:
         self.url = url
+        self.health = health
         self.model = model
         self.max_sessions = max_sessions
         self._connection = connection
         self._sessions: SessionTable[VerifierListener] = SessionTable()
         self._outbox = Outbox()
+        self._queued: set[int] = set()
 
     @property
     def running(self) -> int:
@@ -109,6 +116,16 @@ class VerifierLink:
     @property
     def has_room(self) -> bool:
         return self.running < self.max_sessions
+
+    @property
+    def waiting(self) -> int:
+        """Those of them that wait there for room, as far as it said."""
+        return len(self._queued)
+
+    @property
+    def fit(self) -> bool:
+        """Whether it is to be given a new session, if there is a choice."""
+        return not self.health.ejected and not (self.health.on_trial and self.running)
 
     def open(self, listener: VerifierListener, message: Open) -> Lease:
         number = self._sessions.add(listener)
@@ -141,14 +158,19 @@ class VerifierLink:
             raise WireError(BAD_FRAME, f"session {message.session} was never opened") from None
         if listener is None:
             return
+        if isinstance(message, Queued):
+            self._queued.add(message.session)
+            listener.on_queued(message.ahead)
+            return
+        self._queued.discard(message.session)
         if isinstance(message, Commit):
             if message.finish:
                 self._sessions.remove(message.session)
             listener.on_commit(message)
-        elif isinstance(message, Queued):
-            listener.on_queued(message.ahead)
         else:
             self._sessions.remove(message.session)
+            if message.code == CLOSE_FAILED:
+                self.health.failed()
             listener.on_verifier_closed(message.code, message.reason, message.retry_after)
 
     def relay(self, draft: Draft) -> bool:
@@ -164,6 +186,7 @@ class VerifierLink:
     def end(self, number: int) -> None:
         """Cancel a session, unless it has ended already."""
         if self._sessions.remove(number):
+            self._queued.discard(number)
             self._outbox.put(Close(number))
 
 

@@ -59,6 +59,8 @@ class ScriptedVerifier:
     silent_at: int | None = None  # output tokens after which it says nothing more
     fail_at: int | None = None  # output tokens after which the session fails
     garble_at: int | None = None  # output tokens after which a commit is out of place
+    fail_always: bool = False  # every session fails
+    garble_always: bool = False  # every commit is out of place
 
     opened: list[Open] = field(default_factory=list)
     drafts: list[Draft] = field(default_factory=list)
@@ -68,16 +70,17 @@ class ScriptedVerifier:
     violations: list[str] = field(default_factory=list)
     connections: set[ServerConnection] = field(default_factory=set)
     port: int = 0
+    host: str = "127.0.0.1"
     _server: Server | None = None
     _slots: asyncio.Semaphore | None = None
 
     @property
     def url(self) -> str:
-        return f"ws://127.0.0.1:{self.port}"
+        return f"ws://{self.host}:{self.port}"
 
     async def __aenter__(self) -> Self:
         self._server = await serve(
-            self._link, "127.0.0.1", self.port, max_size=MAX_FRAME, compression=None, close_timeout=0.1
+            self._link, self.host, self.port, max_size=MAX_FRAME, compression=None, close_timeout=0.1
         )
         self.port = next(iter(self._server.sockets)).getsockname()[1]
         return self
@@ -168,7 +171,7 @@ class ScriptedVerifier:
                 return
             if self.silent_at is not None and done >= self.silent_at:
                 return
-            if self.fail_at is not None and done >= self.fail_at:
+            if self.fail_always or (self.fail_at is not None and done >= self.fail_at):
                 self.fail_at = None
                 await connection.send(encode([Close(opened.session, "failed", "as told")]))
                 return
@@ -177,7 +180,7 @@ class ScriptedVerifier:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(session.fed.wait(), self.patience)
             commit = self._verify(session)
-            if self.garble_at is not None and done >= self.garble_at:
+            if self.garble_always or (self.garble_at is not None and done >= self.garble_at):
                 self.garble_at = None
                 commit = Commit(commit.session, commit.at + 1, commit.tokens)
             self.commits.append(commit)

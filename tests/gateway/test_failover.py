@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from edgedraft.wire import PROTOCOL
+from gateway.verifier_names import Place
 from tests.gateway import toy_model
 from tests.gateway.conftest import Gateway, running_gateway
 from tests.gateway.scripted_verifier import ScriptedVerifier
@@ -157,7 +158,8 @@ async def test_a_verifier_that_does_not_fit_is_not_used(tmp_path, verifier: Scri
         running_gateway(tmp_path, verifier) as gateway,
     ):
         pool = gateway.services.verifiers
-        pool._tasks += [asyncio.create_task(pool._keep(other.url)) for other in (newer, different, closed)]
+        for other in (newer, different, closed):
+            pool.join(Place(other.url))
         await asyncio.sleep(0.3)
         assert gateway.services.metrics.verifiers._value.get() == 1
         await whole(gateway, **BABBLE, n=4)
@@ -199,7 +201,7 @@ async def test_a_card_that_unpacks_to_too_much_is_not_used(
     monkeypatch.setattr("gateway.served_model.MAX_TOKENIZER", 1000)
     async with ScriptedVerifier(card=toy_model.card(name="bomb")) as bomb:
         pool = gateway.services.verifiers
-        pool._tasks.append(asyncio.create_task(pool._keep(bomb.url)))
+        pool.join(Place(bomb.url))
         await asyncio.sleep(0.2)
         assert pool.catalog.get("bomb") is None
         assert await whole(gateway, **BABBLE)

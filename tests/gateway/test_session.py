@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -14,6 +15,7 @@ from edgedraft.wire import Commit, Draft, Open, TokenLogprobs
 from gateway.served_model import ServedModel
 from gateway.session import Job, Session
 from gateway.telemetry import Metrics
+from gateway.verifier_health import Health
 from tests.gateway import toy_model
 from tests.gateway.waiting import until
 
@@ -26,7 +28,7 @@ class Lease:
     takes_drafts: bool = True
     drafts: list[Draft] = field(default_factory=list)
     edges: list[bool] = field(default_factory=list)
-    link: object = None
+    link: Any = field(default_factory=lambda: SimpleNamespace(health=Health()))
 
     def draft(self, draft: Draft) -> bool:
         if self.takes_drafts:
@@ -37,6 +39,9 @@ class Lease:
         self.edges.append(bool(agent))
 
     def close(self) -> None:
+        pass
+
+    def blame(self) -> None:
         pass
 
 
