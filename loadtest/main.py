@@ -21,6 +21,7 @@ BENCHMARKS = {
     "link": "loadtest.link",
     "gateway": "loadtest.gateway",
     "streams": "loadtest.streams",
+    "seed": "loadtest.seed.experiment",
 }
 
 
@@ -33,5 +34,4 @@ def main(settings: BenchSettings) -> None:
     result: Result = getattr(import_module(BENCHMARKS[settings.name]), settings.name)(settings)
     show(result)
     if settings.json_file:
-        document = {"rows": result.rows, "ratios": result.ratios, "settings": result.settings}
-        settings.json_file.write_text(json.dumps(document, indent=2) + "\n")
+        settings.json_file.write_text(json.dumps(result.document, indent=2) + "\n")

@@ -20,6 +20,13 @@ class Result:
     ratios: dict[str, float]
     settings: dict[str, Any]
     notes: list[str] = field(default_factory=list)
+    parts: list[Result] = field(default_factory=list)  # tables of other columns that belong to it
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """What is written as JSON."""
+        parts = {"parts": [{"title": part.title} | part.document for part in self.parts]} if self.parts else {}
+        return {"rows": self.rows, "ratios": self.ratios, "settings": self.settings} | parts
 
 
 def show(result: Result) -> None:
@@ -39,6 +46,8 @@ def show(result: Result) -> None:
         console.print(f"  {name.replace('_', ' ')}: [bold]{ratio:.3f}[/bold]")
     for note in result.notes:
         console.print(f"  {note}")
+    for part in result.parts:
+        show(part)
 
 
 def _cell(value: Any) -> str:

@@ -1,0 +1,128 @@
+"""What all parts of the experiment share: the requests with their texts, the target, its costs, the drafts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from edgedraft.demo_model import DEMO_MODEL, resolve_model
+from edgedraft.progress import progress
+from edgedraft.settings import BenchSettings, VerifierSettings
+from edgedraft.wire import ModelCard
+from loadtest.seed.beside import Beside, Speculation
+from loadtest.seed.chats import Chat, chats, record
+from loadtest.seed.clock import Clock
+from loadtest.seed.costs import Prices, cost
+from loadtest.seed.drafts import Drafts
+from loadtest.seed.fleet import Load, System, Window, run
+from loadtest.seed.profiles import DEVICES, LINKS, Device, Link
+from loadtest.seed.rounds import Round, Rounds
+from loadtest.seed.streaming import Streaming
+from loadtest.seed.target import Target, measured_steps, played, real
+from verifier.costs import StepCosts
+from verifier.target import load_target
+
+WARM = 0.7  # the temperature besides greedy
+KV_TOKENS = 1 << 16
+NAMES = {
+    "a": "datacenter only",
+    "b": "datacenter speculation",
+    "c": "edge, rounds",
+    "d": "EdgeDraft",
+}
+EDGES = ("c", "d")
+RECORDED_AT_ONCE = 48
+DEVICE, LINK = DEVICES["rtx-4090"], LINKS["fibre"]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """`chats` by temperature; `steps` and `looks` are the measured costs of the target and of the draft model."""
+
+    card: ModelCard
+    chats: dict[float, list[Chat]]
+    target: Target
+    steps: StepCosts
+    looks: StepCosts
+    drafts: Drafts
+    prices: Prices
+
+    @property
+    def ridge(self) -> int:
+        """Rows of the step that takes twice as long as a step of one: from there on it is bound by arithmetic."""
+        return next((n for n in range(1, 1024) if self.steps.seconds(n) >= 2 * self.steps.seconds(1)), 1024)
+
+    def played(self, temperature: float = 0.0, step: Callable[[int], float] | None = None) -> Target:
+        return played(self.chats[temperature], step or self.steps.seconds, self.card.eos)
+
+
+def prepare(settings: BenchSettings) -> Bench:
+    """Loads and measures; takes some minutes, most of them to compute what the draft model guesses where."""
+    model, card = load_target(
+        VerifierSettings.model_validate(
+            {"model": DEMO_MODEL, "device": "cpu", "dtype": settings.dtype, "threads": 1, "kv_tokens": KV_TOKENS}
+        )
+    )
+    tokenizer = AutoTokenizer.from_pretrained(resolve_model(DEMO_MODEL))
+    asked = {heat: record(chats(tokenizer, heat, i * 1000), model, card) for i, heat in enumerate((0.0, WARM))}
+    target = real(model, card)
+    with progress("measuring steps and looks"):
+        steps = measured_steps(target)
+        drafts = Drafts(card.vocab_size, threads=1)
+        looks = drafts.measured_looks()
+    bench = Bench(card, asked, target, steps, looks, drafts, Prices.read())
+    with progress("the draft model's guesses", 2, "temperatures") as advance:
+        for heat in (0.0, WARM):
+            # At so many streams a forward of the draft model serves them all.
+            everybody = Streaming(
+                Clock(), bench.played(heat, lambda rows: steps.seconds(1)), steps, (DEVICE, LINK, drafts)
+            )
+            total = sum(len(chat.text) for chat in asked[heat])
+            run(everybody, asked[heat], Load(RECORDED_AT_ONCE, tokens=2 * total, warm=0), seed=0)
+            advance()
+    return bench
+
+
+def system(
+    bench: Bench,
+    name: str,
+    target: Target,
+    steps: StepCosts,
+    edge: tuple[Device, Link],
+    plans: tuple[Speculation, Round],
+    looks: StepCosts | None = None,
+) -> System:
+    """One of the four, by its letter, new; `plans` are the sizes that (b) and (c) run with."""
+    device, link = edge
+    match name:
+        case "a":
+            return Streaming(Clock(), target, steps, None)
+        case "b":
+            return Beside(Clock(), target, steps, looks or bench.looks, bench.drafts, plans[0])
+        case "c":
+            return Rounds(Clock(), target, steps, (device, link, bench.drafts), plans[1])
+        case _:
+            return Streaming(Clock(), target, steps, (device, link, bench.drafts))
+
+
+def figures(window: Window, name: str, sessions: int, prices: Prices) -> dict[str, Any]:
+    """A run in numbers, the columns of the tables."""
+    priced = cost(window, sessions if name in EDGES else 0, prices)
+    meters = window.meters
+    return {
+        "tokens_per_s": window.tokens / window.seconds,
+        "tokens_per_busy_s": window.tokens / meters.server,
+        "$_per_1M": priced.rented,
+        "$_per_1M_used": priced.used,
+        "edge_share": priced.edge_share,
+        "first_token_ms": None if window.first is None else 1e3 * window.first,
+        "gap_ms": 1e3 * window.mean_gap,
+        "gap_p50_ms": 1e3 * window.gap(0.5),
+        "gap_p99_ms": 1e3 * window.gap(0.99),
+        "tokens_per_verify": window.tokens / meters.verifies,
+        "nodes_per_verify": meters.nodes / meters.verifies,
+        "bytes_per_token": (meters.up + meters.down) / window.tokens if name in EDGES else None,
+    }

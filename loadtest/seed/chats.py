@@ -1,0 +1,96 @@
+"""The requests: prompts of six kinds, some behind an earlier turn, with lengths spread as ShareGPT's are.
+
+ShareGPT's answers are 338 tokens long in the mean, its prompts 161 (Kwon et al. 2023, figure 11, arXiv 2309.06180),
+both log-normal to the eye. Here the spread is kept and the mean is a quarter, since the demo target runs on a CPU; the
+texts end earlier where the target ends them. They are computed once (`record`): every system is held to them.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from transformers import PreTrainedTokenizerBase
+
+from edgedraft.paged import PackedModel
+from edgedraft.progress import progress
+from edgedraft.wire import ModelCard, Sampling
+from loadtest.workloads import mixed
+from verifier.engine import Request, Work
+from verifier.transformers_engine import TransformersEngine
+
+MEAN, SPREAD = 84, 0.8  # tokens of an answer; sigma of its logarithm
+SHORTEST, LONGEST = 16, 256
+AT_ONCE = 24
+KINDS = ("chat", "code", "summary", "translation", "maths", "retrieval")
+
+
+@dataclass(frozen=True)
+class Chat:
+    """One request and what the target answers. `messages` are its turns as a client sends them."""
+
+    number: int
+    kind: str
+    messages: tuple[tuple[str, str], ...]  # (role, text)
+    prompt: tuple[int, ...]
+    sampling: Sampling
+    most: int  # tokens to answer with
+    text: tuple[int, ...] = ()
+
+
+def chats(tokenizer: PreTrainedTokenizerBase, temperature: float, first: int = 0) -> list[Chat]:
+    """48 requests, numbered from `first`: each prompt alone and behind another one of its kind; without their texts."""
+    dice = random.Random(11)
+    prompts = mixed()
+    made: list[Chat] = []
+    for earlier in (False, True):
+        for i, prompt in enumerate(prompts):
+            turns: list[tuple[str, str]] = []
+            if earlier:
+                before = prompts[(i + len(KINDS)) % len(prompts)]
+                turns += [("user", before.text), ("assistant", "I will come back to that.")]
+            turns.append(("user", prompt.text))
+            rendered = tokenizer.apply_chat_template(
+                [{"role": role, "content": text} for role, text in turns], add_generation_prompt=True, tokenize=False
+            )
+            assert isinstance(rendered, str)
+            made.append(
+                Chat(
+                    number=first + len(made),
+                    kind=prompt.kind,
+                    messages=tuple(turns),
+                    prompt=tuple(tokenizer.encode(rendered, add_special_tokens=False)),
+                    sampling=Sampling(temperature=temperature, seed=1000 + len(made)),
+                    most=_length(dice),
+                )
+            )
+    return made
+
+
+def record(asked: Sequence[Chat], model: PackedModel, card: ModelCard) -> list[Chat]:
+    """The requests with the target's texts, each up to its length or an end of text."""
+    engine = TransformersEngine(model, card.vocab_size, card.context_length, AT_ONCE)
+    texts: dict[int, list[int]] = {chat.number: [] for chat in asked}
+    waiting, unseen = list(asked), dict[int, int]()
+    with progress("the target's texts", len(asked), "texts") as advance:
+        while waiting or unseen:
+            while waiting and len(unseen) < AT_ONCE:
+                chat = waiting.pop(0)
+                unseen[chat.number] = engine.open(
+                    Request(chat.number, chat.prompt, chat.sampling, chat.most, frozenset(card.eos))
+                )
+            for made in engine.step([Work(key, rows) for key, rows in unseen.items()]):
+                texts[made.session] += made.tokens
+                unseen[made.session] = made.unseen
+                if made.finish:
+                    del unseen[made.session]
+                    engine.close(made.session)
+                    advance()
+    return [replace(chat, text=tuple(texts[chat.number])) for chat in asked]
+
+
+def _length(dice: random.Random) -> int:
+    drawn = dice.lognormvariate(math.log(MEAN) - SPREAD**2 / 2, SPREAD)
+    return max(SHORTEST, min(LONGEST, round(drawn)))

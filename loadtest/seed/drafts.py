@@ -1,0 +1,119 @@
+"""The real draft model's guesses, each computed once and then known: what it says at a place never changes.
+
+Places are asked for when a desktop begins to look at them and answered when its profile says that the look is over; so
+whatever was asked for until then is computed in one forward.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from edge_agent.drafter import NOTHING, Drafter, Guesses, Point, merge
+from edge_agent.loading import load as load_drafters
+from edge_agent.lookup_drafter import LookupDrafter
+from edge_agent.model_drafter import common_prefix
+from edgedraft.settings import AgentSettings
+from edgedraft.wire import Sampling
+from loadtest.seed.chats import Chat
+from verifier.costs import StepCosts
+
+KINDS = ("model", "lookup", "both")
+SIZES = (1, 2, 4, 8, 16, 32)
+SIZES_AGAIN = 3
+ODD = 7  # a token to draft behind, when only time counts
+
+Place = tuple[int, int, tuple[int, ...]]  # a chat's number, output tokens that are right, and wrong ones behind them
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A look under way: the model's place, and what prompt lookup says there already."""
+
+    place: Place | None
+    copied: Guesses
+
+
+class Drafts:
+    """The draft model's memory. Not thread-safe."""
+
+    def __init__(self, vocab_size: int, threads: int, kv_tokens: int = 1 << 15) -> None:
+        """`vocab_size` is the target's."""
+        armoury = load_drafters(
+            AgentSettings.model_validate(
+                {
+                    "url": "-",
+                    "key": "-",
+                    "prompt_lookup": False,
+                    "past_outputs": False,
+                    "threads": threads,
+                    "kv_tokens": kv_tokens,
+                }
+            )
+        )
+        self.description = armoury.description
+        self._drafter: Drafter = armoury.drafter(vocab_size)
+        self._known: dict[Place, Guesses] = {}
+        self._asked: dict[Place, Point] = {}
+        self._open: set[int] = set()
+
+    def ask(self, chat: Chat, point: Point, lookup: LookupDrafter | None, model: bool = True) -> Wanted:
+        """Begin a look. `lookup` is the asking desktop's own."""
+        [copied] = lookup.expand([point]) if lookup else [NOTHING]
+        if not model:
+            return Wanted(None, copied)
+        place = _place(chat, point)
+        if place not in self._known:
+            self._asked[place] = Point(chat.number + 1, point.context, point.settled, point.index, point.sampling)
+        return Wanted(place, copied)
+
+    def answer(self, wanted: Wanted) -> Guesses:
+        """End a look."""
+        if wanted.place is None:
+            return wanted.copied
+        while wanted.place not in self._known:
+            self._compute()
+        return merge([wanted.copied, self._known[wanted.place]])
+
+    def _compute(self) -> None:
+        """One forward: a place of each chat that has one to compute."""
+        batch = {place[0]: place for place in reversed(self._asked)}
+        for number in batch.keys() - self._open:
+            self._drafter.open(number + 1)
+            self._open.add(number)
+        places = list(batch.values())
+        for place, guesses in zip(places, self._drafter.expand([self._asked[place] for place in places]), strict=True):
+            if guesses.complete:
+                self._known[place] = guesses
+                del self._asked[place]
+
+    def measured_looks(self) -> StepCosts:
+        """CPU seconds of a look for so many sessions at once, each a token further than the last."""
+        costs = StepCosts()
+        greedy = Sampling(temperature=0)
+        for size in SIZES:
+            texts = {1_000_000 + i: [100 + i] * 16 for i in range(size)}
+            for number in texts:
+                self._drafter.open(number)
+            took: list[float] = []
+            for _ in range(SIZES_AGAIN + 1):
+                began = time.thread_time()
+                points = [Point(number, text, len(text), 0, greedy) for number, text in texts.items()]
+                answers: Sequence[Guesses] = self._drafter.expand(points)
+                took.append(time.thread_time() - began)
+                while not all(answer.complete for answer in answers):
+                    answers = self._drafter.expand(points)
+                for text in texts.values():
+                    text.append(ODD)
+            costs.measured(size, median(took[1:]))
+            for number in texts:
+                self._drafter.close(number)
+        return costs
+
+
+def _place(chat: Chat, point: Point) -> Place:
+    output = point.context[len(chat.prompt) :]
+    right = common_prefix(output, chat.text)
+    return chat.number, right, tuple(output[right:])
