@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import helm_python
 import kubernetes_validate
 import pytest
-from kubernetes_validate import SchemaNotFoundError
+from kubernetes_validate import SchemaNotFoundError, utils
 from pydantic_settings import CliApp
 
 from edgedraft import cli
@@ -39,6 +41,14 @@ def test_helm_finds_nothing_to_complain_of(name: str) -> None:
     report = helm_python.lint(CHART, values_of(name), strict=True, kube_version="v1.34.0", namespace=NAMESPACE)
     assert [message for message in report["messages"] if message["severity"] > 1] == []
     assert report["errors"] == []
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _schemas_are_read_once() -> Iterator[None]:
+    """The library reads 2 MB anew for each document."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utils, "schema_contents", cache(utils.schema_contents))
+        yield
 
 
 @pytest.mark.parametrize("name", VALUE_SETS)
