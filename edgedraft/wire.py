@@ -216,6 +216,7 @@ class Close(Struct, frozen=True, tag="close", array_like=True):
 CLOSE_OVERLOADED = "overloaded"  # no room now; another verifier or a later try may do
 CLOSE_REFUSED = "refused"  # can never be served: too long, a token outside the vocabulary
 CLOSE_FAILED = "failed"  # the verifier's own fault
+CLOSE_LEAVING = "leaving"  # the verifier ends in good order and begins nothing new
 
 FromAgent = Hello | Draft
 ToAgent = AgentWelcome | Open | Commit | Close

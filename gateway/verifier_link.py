@@ -15,6 +15,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from edgedraft.wire import (
     BAD_FRAME,
     CLOSE_FAILED,
+    CLOSE_LEAVING,
     MAX_FRAME,
     PROTOCOL,
     VERSION,
@@ -101,6 +102,7 @@ class VerifierLink:
     ) -> None:
         self.url = url
         self.health = health
+        self.leaving = False  # it begins nothing new, it said
         self.model = model
         self.max_sessions = max_sessions
         self._connection = connection
@@ -169,6 +171,7 @@ class VerifierLink:
             listener.on_commit(message)
         else:
             self._sessions.remove(message.session)
+            self.leaving = self.leaving or message.code == CLOSE_LEAVING
             if message.code == CLOSE_FAILED:
                 self.health.failed()
             listener.on_verifier_closed(message.code, message.reason, message.retry_after)

@@ -82,7 +82,7 @@ class VerifierPool:
 
     @property
     def ready(self) -> bool:
-        return any(member.link and not member.leaving for member in self._members.values())
+        return bool(self._staying())
 
     @property
     def links(self) -> list[VerifierLink]:
@@ -166,8 +166,11 @@ class VerifierPool:
 
     def _of(self, model: ServedModel) -> list[VerifierLink]:
         """Those that may be given sessions of it."""
+        return [link for link in self._staying() if link.model is model]
+
+    def _staying(self) -> list[VerifierLink]:
         members = self._members.values()
-        return [member.link for member in members if member.link and not member.leaving and member.link.model is model]
+        return [member.link for member in members if member.link and not member.leaving and not member.link.leaving]
 
     async def _watch(self, url: str) -> None:
         """Keep to what a name stands for."""

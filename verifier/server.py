@@ -22,7 +22,7 @@ from edgedraft.telemetry import event
 from edgedraft.tracing import Tracing
 from edgedraft.wire import (
     BAD_FRAME,
-    CLOSE_FAILED,
+    CLOSE_LEAVING,
     MAX_MESSAGES,
     PROTOCOL,
     UNAUTHORIZED,
@@ -205,7 +205,7 @@ def build_app(
                     if isinstance(message, Hello):
                         raise WireError(BAD_FRAME, "a second hello")
                     if isinstance(message, Open) and drain.begun:
-                        link.send([Close(message.session, CLOSE_FAILED, GOING)])
+                        link.send([Close(message.session, CLOSE_LEAVING, GOING)])
                     else:
                         preparing.take(message)
         except WireError as error:

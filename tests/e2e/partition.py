@@ -23,6 +23,10 @@ class Partition:
         self._thread = threading.Thread(target=self._main, daemon=True)
         self.port = 0
 
+    def point(self, port: int) -> None:
+        """New connections go there, as a balancer sends them."""
+        self._target = port
+
     def cut(self) -> None:
         self._loop.call_soon_threadsafe(self._whole.clear)
 

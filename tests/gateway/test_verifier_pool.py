@@ -121,6 +121,20 @@ async def test_one_that_fails_session_after_session_is_left_alone(
         assert len(bad.opened) == FAILURES + 2 + 3
 
 
+async def test_one_that_leaves_is_given_nothing_more_and_is_no_failure(tmp_path: Path) -> None:
+    leaving = ScriptedVerifier(refuse="leaving")
+    async with serving(tmp_path, leaving, ScriptedVerifier()) as (gateway, verifiers):
+        for _ in range(FAILURES + 1):
+            assert streamed(await chunks(gateway, **BABBLE | {"max_tokens": 80})) == ALONE
+        assert opened(verifiers) == [1, FAILURES + 1]
+        leaving.refuse = ""
+        await leaving.stop()
+        async with ScriptedVerifier(port=leaving.port) as again:
+            await until(lambda: again.connections)
+            await whole(gateway, **BABBLE | {"max_tokens": 3}, n=4)
+            assert len(again.opened) == 2
+
+
 async def test_a_bad_one_is_used_where_there_is_no_other(tmp_path: Path) -> None:
     flaky = ScriptedVerifier()
     async with serving(tmp_path, flaky) as (gateway, _):

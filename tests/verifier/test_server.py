@@ -287,6 +287,6 @@ def test_told_to_end_it_finishes_what_runs_and_begins_nothing(
         for message in wire.from_verifier(link.recv(60)):
             (commits if isinstance(message, Commit) else refused).append(message)
     assert at + sum(len(commit.tokens) for commit in commits) == 60
-    assert [(message.session, message.code) for message in refused] == [(2, wire.CLOSE_FAILED)]
+    assert [(message.session, message.code) for message in refused] == [(2, wire.CLOSE_LEAVING)]
     assert "going" in refused[0].reason
     assert verifier.process.wait(10) == 0

@@ -1,0 +1,98 @@
+"""Two gateways, a Valkey, a verifier and an agent, as processes: drafts cross between them, and one goes away."""
+
+from __future__ import annotations
+
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from openai import OpenAI
+
+from edgedraft.stack import Child, Stack
+from tests.e2e.conftest import CASES, KEY, Answer, Service
+from tests.e2e.partition import Partition
+from tests.gateway.valkey_server import ValkeyServer
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
+
+CASE = next(case for case in CASES if case.temperature == 0)
+TOKENS = 64
+
+
+@pytest.fixture
+def valkey() -> Iterator[ValkeyServer]:
+    server = ValkeyServer()
+    server.start()
+    yield server
+    server.stop()
+
+
+def client_of(gateway: Child, service: Service, stack: Stack) -> Service:
+    client = OpenAI(base_url=f"{gateway.address}/v1", api_key=KEY, max_retries=0, timeout=120)
+    return Service(stack, service.verifier, client, service.model)
+
+
+def ready(gateway: Child) -> bool:
+    try:
+        with urllib.request.urlopen(f"{gateway.address}/readyz", timeout=10):
+            return True
+    except OSError:
+        return False
+
+
+def until_paired(service: Service) -> None:
+    """Ask until an agent has a seat."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if service.ask(CASE, tokens=12, endless=True).mode != "datacenter":
+            return
+    raise AssertionError("no agent was found")
+
+
+def test_an_agent_drafts_for_both_replicas_and_moves_when_its_own_goes(
+    service: Service, valkey: ValkeyServer, tmp_path: Path
+) -> None:
+    whole = service.ask(CASE, edge=False, tokens=TOKENS, endless=True)
+    shared = ("--redis", valkey.url, "--replica-secret", "secret of the end-to-end test", "--replica-port", "0")
+    with Stack(KEY, tmp_path) as stack:
+        pair = [
+            stack.launch(
+                *("gateway", "--port", "0", "--key", KEY, "--verifier", service.verifier.address, *shared),
+                *("--database", f"sqlite+aiosqlite:///{tmp_path}/{name}.db", "--drain-grace", "60"),
+            )
+            for name in ("here", "there")
+        ]
+        for child in pair:
+            child.wait_ready(60)
+            while not ready(child):
+                time.sleep(0.05)
+        here, there = (client_of(child, service, stack) for child in pair)
+        ports = [urlsplit(child.address).port or 0 for child in pair]
+        with Partition(ports[1]) as balancer:
+            # Without a model, which would only take time to load: what it repeats is checked like any draft.
+            alone = ("--draft-model", "none", "--no-past-outputs", "--no-polite")
+            stack.start("attach", f"http://127.0.0.1:{balancer.port}", "--key", KEY, *alone)
+            until_paired(here)
+            got: list[Answer] = []
+            streams = [
+                threading.Thread(target=lambda asked=asked: got.append(asked.ask(CASE, tokens=TOKENS, endless=True)))
+                for asked in (here, there)
+            ]
+            for stream in streams:
+                stream.start()
+            time.sleep(0.5)
+            balancer.point(ports[0])
+            pair[1].process.terminate()
+            for stream in streams:
+                stream.join(120)
+            assert [answer.text for answer in got] == [whole.text] * 2
+            assert all(answer.mode != "datacenter" for answer in got)
+            assert pair[1].process.wait(30) == 0
+            until_paired(here)
+    log = next(path for path in tmp_path.glob("*-attach.log")).read_text()
+    assert "moving" in log
+    assert "no gateway" not in log
