@@ -23,7 +23,7 @@ from edgedraft.telemetry import event
 log = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 1.0  # for a connection, for an answer, and in line for one of the CONNECTIONS
-REST_SECONDS = 1.0  # without a try after a failure, so that requests do not each wait for one
+REST_SECONDS = 1.0  # without a try after a failure; then one call tries, so that requests do not each wait for it
 CONNECTIONS = 8  # scripts take microseconds: a few connections carry many thousands a second
 
 
@@ -49,13 +49,15 @@ class SharedStore:
         self._scripts: dict[str, AsyncScript] = {}
         self._calls: set[asyncio.Task[Any]] = set()
         self._up = up
-        self._said_down = False
+        self._down = False
+        self._trying = False
         self._rest_until = 0.0
 
     async def run(self, script: str, keys: Sequence[str], arguments: Sequence[str | int | float]) -> Any:
         """The result of a Lua script, which is atomic. Raises StoreDown."""
-        if time.monotonic() < self._rest_until:
+        if self._down and (self._trying or time.monotonic() < self._rest_until):
             raise StoreDown("the shared store did not answer lately")
+        self._trying = self._down
         # By itself: the client may lose the connection, and the cancellation too, of a call that is cancelled.
         task = asyncio.create_task(self._run(script, keys, arguments))
         self._calls.add(task)
@@ -80,13 +82,15 @@ class SharedStore:
             self._rest_until = time.monotonic() + REST_SECONDS
             self._tell(down=str(error) or type(error).__name__)
             raise StoreDown(str(error)) from error
+        finally:
+            self._trying = False
         self._tell(down="")
         return result
 
     def _tell(self, down: str) -> None:
         self._up.set(0 if down else 1)
-        if down and not self._said_down:
+        if down and not self._down:
             event(log, "shared store lost", level=logging.WARNING, reason=down)
-        elif self._said_down and not down:
+        elif self._down and not down:
             event(log, "shared store back")
-        self._said_down = bool(down)
+        self._down = bool(down)

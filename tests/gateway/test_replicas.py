@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from edgedraft import wire
@@ -41,12 +43,13 @@ def joined(got: list[dict[str, Any]]) -> str:
 
 @asynccontextmanager
 async def replicas(
-    folder: Path, valkey: ValkeyServer, verifier: ScriptedVerifier, count: int, **options: Any
+    folder: Path, valkey: ValkeyServer, verifier: ScriptedVerifier, count: int, known: int = 0, **options: Any
 ) -> AsyncIterator[list[Gateway]]:
+    """So many gateways, once as many are in the directory as are `known` or are these."""
     shared = {"redis": valkey.url, "replica_secret": SECRET, "replica_port": 0} | options
     async with AsyncExitStack() as stack:
         gateways = [await stack.enter_async_context(running_gateway(folder, verifier, **shared)) for _ in range(count)]
-        await until(lambda: valkey.client.zcard("edgedraft:replicas") == count)
+        await until(lambda: valkey.client.zcard("edgedraft:replicas") == (known or count))
         yield gateways
 
 
@@ -242,3 +245,57 @@ async def test_agents_of_one_owner_at_several_replicas_share_the_sessions(
         await until(lambda: not valkey.client.keys("edgedraft:agents:*"))
         async with here.agent() as welcome:
             assert welcome.welcome
+
+
+async def test_replicas_leave_and_join_under_load_and_no_request_fails(
+    tmp_path: Path, valkey: ValkeyServer, verifier: ScriptedVerifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a balancer does is done here: a request that is turned away goes to the next, as does a dead address."""
+    verifier.patience = 0.05
+    short = BABBLE | {"max_tokens": 40, "model": "toy", "stream": True}
+    refused = 0
+    texts: list[str] = []
+    serving: list[Gateway] = []
+    over = False
+
+    async def asked(http: httpx.AsyncClient) -> str | None:
+        async with http.stream("POST", "/v1/chat/completions", json=short) as response:
+            if response.status_code == 503:
+                assert response.headers["connection"] == "close"
+                return None
+            lines = [line.removeprefix("data: ") async for line in response.aiter_lines() if line]
+        assert lines[-1] == "[DONE]"
+        chunks = [json.loads(line) for line in lines[:-1]]
+        assert chunks[-1]["choices"][0]["finish_reason"] == "length", chunks[-1]
+        return joined(chunks)
+
+    async def client(number: int) -> None:
+        nonlocal refused
+        while not over:
+            gateway = serving[number % len(serving)]
+            number += 1
+            async with gateway.http() as http:
+                text = await asked(http)
+            refused += text is None
+            texts.extend([text] if text is not None else [])
+
+    async with AsyncExitStack() as stack:
+        first, second = await stack.enter_async_context(replicas(tmp_path, valkey, verifier, 2))
+        serving += [first, second]
+        for gateway in serving:
+            await stack.enter_async_context(gateway.agent(wrong_every=4))
+        clients = [asyncio.create_task(client(number)) for number in range(8)]
+        await until(lambda: len(texts) > 15)
+        verifier.step = 0.01
+        await first.services.drain.run()
+        seen = len(texts)
+        serving.remove(first)
+        (third,) = await stack.enter_async_context(replicas(tmp_path, valkey, verifier, 1, known=2))
+        serving.append(third)
+        verifier.step = 0.002
+        await until(lambda: len(texts) > seen + 20)
+        over = True
+        await asyncio.gather(*clients)
+    assert refused
+    assert set(texts) == {texts[0]}
+    assert not verifier.violations

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -90,6 +92,24 @@ async def test_without_the_store_each_counts_for_itself(two: list[SharedRates], 
     await asyncio.sleep(0.1)
     assert (await first.take("requests/a", 50, HOUR)).granted
     assert not (await second.take("requests/a", 50, HOUR)).granted
+
+
+async def test_a_store_that_hangs_holds_up_one_call_at_a_time(two: list[SharedRates], valkey: ValkeyServer) -> None:
+    rates = two[0]
+    await rates.take("requests/a", 1, HOUR)
+    assert valkey.process
+    valkey.process.send_signal(signal.SIGSTOP)
+    try:
+        await rates.take("requests/a", 1, HOUR)
+        await asyncio.sleep(0.1)
+        began = time.monotonic()
+        trying = asyncio.create_task(rates.take("requests/a", 1, HOUR))
+        await asyncio.sleep(0)
+        await asyncio.gather(*(rates.take("requests/a", 1, HOUR) for _ in range(20)))
+        assert time.monotonic() - began < 0.5
+        await trying
+    finally:
+        valkey.process.send_signal(signal.SIGCONT)
 
 
 async def test_a_keys_limit_holds_over_two_gateways(
