@@ -102,7 +102,7 @@ class VerifierLink:
     ) -> None:
         self.url = url
         self.health = health
-        self.leaving = False  # it begins nothing new, it said
+        self.leaving = False  # it begins nothing new: it said so, or the link is ending
         self.model = model
         self.max_sessions = max_sessions
         self._connection = connection
@@ -142,6 +142,7 @@ class VerifierLink:
         try:
             await race(self._read(), self._outbox.write(self._connection.send), self._outbox.overflow())
         finally:
+            self.leaving = True
             for listener in self._sessions.clear():
                 listener.on_verifier_closed(CLOSE_FAILED, "the link to the verifier was lost")
             await self._connection.close()

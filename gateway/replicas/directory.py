@@ -22,6 +22,8 @@ BEAT_SECONDS = 1.0
 LEASE_SECONDS = 5.0
 KEPT_SECONDS = 3600  # that an owner's hash is kept after the last agent of theirs was told of
 SAID_AGAIN_SECONDS = 1200.0
+TOGETHER = 64  # agents that are said at once when all are
+ANY = 1 << 30  # agents of one owner, for those that were let in before
 REPLICAS, NEWS, AGENTS = "edgedraft:replicas", "edgedraft:attached", "edgedraft:agents:"
 
 _NOW = "local time = redis.call('TIME')\nlocal now = time[1] + time[2] / 1000000\n"
@@ -97,6 +99,7 @@ class Directory:
         self._since = "-inf"
         self._out_of_date = True
         self._leaving = False
+        self._saying: asyncio.Task[None] | None = None
         self._withdrawing: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -107,7 +110,7 @@ class Directory:
             try:
                 await self.beat()
                 if clock() - said_at > SAID_AGAIN_SECONDS:
-                    await self._say_all()
+                    self._say_all_soon()
                     said_at = clock()
             except StoreDown:
                 self._out_of_date = True
@@ -123,6 +126,12 @@ class Directory:
         if not held and not self._leaving:
             await self._begin_anew()
         self._attached([key.decode() for key in news])
+
+    async def stop(self) -> None:
+        """Wait for what is being said."""
+        if self._saying:
+            self._saying.cancel()
+        await asyncio.gather(*filter(None, (self._saying, *self._withdrawing)), return_exceptions=True)
 
     async def announce(self, agent: AgentLink) -> bool:
         """Say that it is attached here. False when its owner has as many as are allowed, at all replicas together."""
@@ -173,18 +182,31 @@ class Directory:
         self._name = secrets.token_hex(8)
         await self._store.run(_BEAT, [REPLICAS, NEWS], [self._member, LEASE_SECONDS, "+inf"])
         self._out_of_date = False
-        await self._say_all()
+        self._say_all_soon()
+
+    def _say_all_soon(self) -> None:
+        """Beside the beat, which must not wait for many agents."""
+        if self._saying:
+            self._saying.cancel()
+        self._saying = asyncio.create_task(self._say_all())
 
     async def _say_all(self) -> None:
-        for agent in list(self._agents):
-            if agent in self._agents:
-                await self._say(agent, 1 << 30)  # it was let in before
+        agents = list(self._agents)
+        try:
+            for start in range(0, len(agents), TOGETHER):
+                some = [agent for agent in agents[start : start + TOGETHER] if agent in self._agents]
+                await asyncio.gather(*(self._say(agent, ANY) for agent in some))
+        except StoreDown:
+            self._out_of_date = True
 
     async def _say(self, agent: AgentLink, at_most: int) -> bool:
         key = owner_key(agent.owner)
         said = f"{agent.fingerprint} {agent.max_sessions}"
         arguments = [f"{self._name}/{agent.agent}", said, at_most, KEPT_SECONDS, key]
-        return bool(await self._store.run(_ANNOUNCE, [AGENTS + key, REPLICAS, NEWS], arguments))
+        granted = bool(await self._store.run(_ANNOUNCE, [AGENTS + key, REPLICAS, NEWS], arguments))
+        if agent not in self._agents:  # it went meanwhile
+            await self._withdraw(agent)
+        return granted
 
     async def _withdraw(self, agent: AgentLink) -> None:
         try:

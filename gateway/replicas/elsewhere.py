@@ -84,7 +84,7 @@ class Elsewhere:
 
     async def link(self, address: str) -> ReplicaLink:
         """The link to that replica, dialled if there is none. Raises Unreachable."""
-        if link := self._links.get(address):
+        if (link := self._links.get(address)) and not link.ended:
             return link
         if asyncio.get_running_loop().time() < self._not_before.get(address, 0.0):
             raise Unreachable
@@ -102,7 +102,9 @@ class Elsewhere:
         try:
             link = self._links[address] = ReplicaLink(address, await dial(address, self._prover))
         except (OSError, TimeoutError, WebSocketException, Unproven) as error:
-            self._not_before[address] = asyncio.get_running_loop().time() + AGAIN_SECONDS
+            now = asyncio.get_running_loop().time()
+            self._not_before = {other: until for other, until in self._not_before.items() if until > now}
+            self._not_before[address] = now + AGAIN_SECONDS
             event(log, "replica not reached", level=logging.WARNING, address=address, reason=str(error))
             raise Unreachable from error
         finally:

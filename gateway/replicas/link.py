@@ -80,6 +80,7 @@ class ReplicaLink:
 
     def __init__(self, address: str, connection: ClientConnection) -> None:
         self.address = address
+        self.ended = False
         self._connection = connection
         self._outbox = Outbox(LINK_MESSAGES)
         self._desks: SessionTable[RemoteDesk] = SessionTable()
@@ -104,6 +105,7 @@ class ReplicaLink:
         try:
             await race(self._read(), self._outbox.write(self._connection.send), self._outbox.overflow())
         finally:
+            self.ended = True
             for desk in self._desks.clear():
                 desk.gone()
             await self._connection.close()

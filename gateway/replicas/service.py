@@ -59,6 +59,8 @@ class Replicas:
             self._beating.cancel()
             await asyncio.gather(self._beating, return_exceptions=True)
         await self.leave()
+        if self._directory:
+            await self._directory.stop()
         if self._elsewhere:
             await self._elsewhere.stop()
         await self._door.close()

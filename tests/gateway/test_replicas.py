@@ -11,8 +11,12 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client import CollectorRegistry, Gauge
 
 from edgedraft import wire
+from gateway.agent_link import AgentLink
+from gateway.replicas.directory import Directory
+from gateway.shared_store import SharedStore
 from tests.gateway.conftest import KEY, Gateway, running_gateway
 from tests.gateway.scripted_verifier import ScriptedVerifier
 from tests.gateway.test_chat import chunks, user, whole
@@ -215,6 +219,50 @@ async def test_a_lease_that_lapsed_is_not_looked_at_and_taken_again(
         valkey.client.flushall()  # as a store that was started anew between two beats
         assert (await whole(here, **BABBLE))["edgedraft"]["accepted"] > 20
         assert len(agent.opened) == 2
+
+
+async def test_a_gateway_starts_without_the_store_and_uses_its_own_agents(
+    tmp_path: Path, valkey: ValkeyServer, verifier: ScriptedVerifier
+) -> None:
+    valkey.stop()
+    shared = {"redis": valkey.url, "replica_secret": SECRET, "replica_port": 0}
+    async with (
+        running_gateway(tmp_path, verifier, **shared) as here,
+        running_gateway(tmp_path, verifier, **shared) as there,
+        here.agent() as own,
+    ):
+        assert (await whole(here, **BABBLE))["edgedraft"]["mode"] == "edge"
+        assert own.opened
+        verifier.step = 0.02
+        waiting = asyncio.create_task(whole(there, **BABBLE))
+        await asyncio.sleep(0.2)
+        valkey.start()
+        assert (await waiting)["edgedraft"]["accepted"]
+
+
+async def test_many_agents_are_said_again_while_the_lease_is_kept(
+    valkey: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SharedStore(valkey.url, Gauge("up", "up", registry=CollectorRegistry()))
+    directory = Directory(store, "ws://here", 10_000, lambda keys: None)
+    running = asyncio.create_task(directory.run())
+    agents = [AgentLink(f"agent-{n}", "", ("acme", f"owner-{n % 250}"), "f", 8) for n in range(500)]
+
+    def said() -> int:
+        count = "for _, key in ipairs(redis.call('KEYS', ARGV[1])) do n = n + redis.call('HLEN', key) end"
+        return int(valkey.client.eval(f"local n = 0 {count} return n", 0, "edgedraft:agents:*"))
+
+    await asyncio.gather(*(directory.announce(agent) for agent in agents))
+    await until(lambda: said() >= 500)
+    valkey.client.flushall()
+    await until(lambda: said() == 500)
+    assert valkey.client.zcard("edgedraft:replicas") == 1
+    for agent in agents:
+        directory.withdraw(agent)
+    await until(lambda: said() == 0)
+    running.cancel()
+    await directory.stop()
+    await store.close()
 
 
 async def test_a_session_waits_for_room_elsewhere(pair: list[Gateway], verifier: ScriptedVerifier) -> None:
