@@ -104,7 +104,7 @@ class VerifierSettings(TracedSettings):
     )
     draft_wait: float = Field(0.5, ge=0, description="seconds a session may wait for a draft at most")
     prompt_lookup: bool = Field(
-        True, description="draft for sessions without an agent by repeating what their text said before"
+        True, description="where no agent's drafts are there, draft by repeating what the text said before"
     )
     drain_grace: float = Field(30.0, ge=0, description="seconds that sessions get to end after SIGTERM")
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from edgedraft.tree import Slice
 from edgedraft.wire import confidence_probability
+from verifier.rhythm import Rhythm
 
 BUCKET = 8  # confidence bytes in a bucket: half a bit of probability
 PRIOR_TRIALS = 10.0
@@ -23,7 +25,8 @@ FADING = 0.998  # weight left to a trial after the next one of its bucket
 class Calibration:
     """One drafter's trials and hits by bucket of confidence; `prior` tells a byte's worth while they are few."""
 
-    def __init__(self, prior: Callable[[int], float] = confidence_probability) -> None:
+    def __init__(self, prior: Callable[[int], float] = confidence_probability, rhythm: Rhythm | None = None) -> None:
+        self.rhythm = rhythm or Rhythm()
         self._prior = prior
         self._trials = [0.0] * (256 // BUCKET)
         self._hits = [0.0] * (256 // BUCKET)
@@ -69,7 +72,9 @@ class Calibrations:
         self._agents: OrderedDict[str, Calibration] = OrderedDict()
 
     def of(self, agent: str) -> Calibration:
-        record = self._agents.setdefault(agent, Calibration(self._everybody.chance))
+        record = self._agents.get(agent)
+        if record is None:
+            record = self._agents[agent] = Calibration(self._everybody.chance, replace(self._everybody.rhythm))
         self._agents.move_to_end(agent)
         if len(self._agents) > KEPT:
             self._agents.popitem(last=False)
@@ -79,6 +84,16 @@ class Calibrations:
         """Learn from a checked draft of that agent's."""
         self.of(agent).observe(draft, tokens)
         self._everybody.observe(draft, tokens)
+
+    def stepped(self, agent: str, nodes: int, tokens: int, kept: bool) -> None:
+        """Learn from a step of a session of that agent's (Rhythm.stepped)."""
+        for record in (self.of(agent), self._everybody):
+            record.rhythm.stepped(nodes, tokens, kept)
+
+    def drafted(self, agent: str, delay: float) -> None:
+        """Learn from that agent's draft after a miss (Rhythm.drafted)."""
+        for record in (self.of(agent), self._everybody):
+            record.rhythm.drafted(delay)
 
 
 def _confidence(draft: Slice, node: int) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from edgedraft.tree import Slice
+from verifier.rhythm import Rhythm
 
 SMOOTHING = 0.2  # weight of the newest value in a running mean
 LEAST_GAIN = 1.05
@@ -60,8 +61,22 @@ class Pace:
         return allowed
 
 
-def worth_waiting(acceptance: float, sessions: int, seconds: Callable[[int], float]) -> bool:
-    """Whether drafts are worth waiting for at all: checking pays when all `sessions` draft with such an `acceptance`.
+def worth_waiting(rhythm: Rhythm, delay: float, meanwhile: float, plain: float, checked: float) -> bool:
+    """Whether sessions that have nothing to check get on faster by waiting `delay` seconds for drafts.
+
+    A session is in one of two states, with drafts or without, and a step takes it from one to the other with the
+    rhythm's chances. Waiting, each step is a checked one, and one in so many comes after a delay; going on, those
+    without drafts decode at once, `meanwhile` tokens a step. Compared are tokens a second in the long run (renewal
+    reward), for steps of `plain` and `checked` seconds.
+    """
+    lost = 1 - rhythm.kept_checked
+    waiting = rhythm.tokens / (checked + lost * delay)
+    going = (rhythm.kept_plain * rhythm.tokens + lost * meanwhile) / (rhythm.kept_plain * checked + lost * plain)
+    return waiting > going
+
+
+def drafting_pays(acceptance: float, sessions: int, seconds: Callable[[int], float]) -> bool:
+    """Whether checking pays when all `sessions` draft with such an `acceptance`.
 
     Where steps have no arithmetic to spare it does not, and a session that waits is one fewer to share a step with.
     """

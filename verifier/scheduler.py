@@ -1,9 +1,9 @@
 """The scheduler: which sessions go into the next step, with which part of their drafts, and who waits until when.
 
 It holds each session's draft tree and its pace. What the client predicted of an output is a draft, too, and used where
-it promises more than the agent's. A session that has no agent is drafted for from its own text, where that repeats
-itself. Plain synchronous code, told the time; it neither computes nor sends. The judgements are
-policy.py's.
+it promises more than the agent's. A session that has no agent, or whose agent's drafts are on their way, is drafted for
+from its own text, where that repeats itself. Plain synchronous code, told the time; it neither computes nor sends. The
+judgements are policy.py's.
 """
 
 from __future__ import annotations
@@ -21,7 +21,17 @@ from verifier.admission import WaitingRoom
 from verifier.calibration import Calibrations
 from verifier.costs import StepCosts
 from verifier.engine import Engine, Overloaded, Progress, Refused, Request, Work
-from verifier.policy import Choose, Pace, goodput, prompt_rows, smoothed, window, worth_ripening, worth_waiting
+from verifier.policy import (
+    Choose,
+    Pace,
+    drafting_pays,
+    goodput,
+    prompt_rows,
+    smoothed,
+    window,
+    worth_ripening,
+    worth_waiting,
+)
 
 # Whose nodes they are that are no agent's; agents' names are hexadecimal.
 LOOKUP = "the verifier's own"
@@ -35,7 +45,8 @@ class Limits:
     """Bounds: rows of a step, nodes of one session in it, seconds that prompts may add, seconds to wait for a draft.
 
     `wait_share` is how much of the time that drafting saves may be spent on waiting (policy.Pace). `prompt_lookup`
-    tells whether sessions without an agent are drafted for here. At most `max_waiting` sessions wait for room.
+    tells whether sessions are drafted for here while no agent's drafts are there. At most `max_waiting` sessions wait
+    for room.
     """
 
     step_tokens: int
@@ -168,7 +179,9 @@ class Scheduler:
         if session.has_draft:
             session.lapsed = False
             if session.missed_at is not None:
-                session.draft_delay = smoothed(session.draft_delay, max(0.0, now - session.missed_at))
+                delay = max(0.0, now - session.missed_at)
+                session.draft_delay = smoothed(session.draft_delay, delay)
+                self._calibrations.drafted(session.author, delay)
                 session.missed_at = None
 
     def edge(self, key: int, agent: str) -> None:
@@ -193,8 +206,8 @@ class Scheduler:
         self._admit()
         limits, seconds = self._limits, self.costs.seconds
         ready = [key for key, session in self._sessions.items() if session.unseen <= 1]
-        waiting = {key: until for key in ready if (until := self._waits(key, now)) > now}
-        rows = {key: 1 for key in ready if key not in waiting}
+        waiting = self._waiting_for_drafts(ready, now)
+        rows = {} if waiting else dict.fromkeys(ready, 1)
         running = len(rows)
         # With nobody else running a prompt delays nobody.
         delay = limits.prompt_delay if ready else float("inf")
@@ -245,6 +258,9 @@ class Scheduler:
             session.pace = session.pace.after_step(made.accepted, extra * made.nodes, plain)
             at = len(session.tree.committed)
             session.tree.commit(at, made.tokens)
+            if session.agent:
+                nodes_of_its = 0 if session.own else made.nodes
+                self._calibrations.stepped(session.agent, nodes_of_its, len(made.tokens), session.has_draft)
             if session.missed_at is None and not session.has_draft:
                 session.missed_at = now
             commits[made.session] = Commit(
@@ -288,24 +304,25 @@ class Scheduler:
     def _draft_of(self, key: int) -> Slice:
         """The nodes that may be checked, noting whose they are."""
         session = self._sessions[key]
-        predicted = self._predicted(session)
-        if session.agent or session.has_draft or session.index is None:
-            author = session.author
-            drafted = session.tree.best(min(self._limits.verify_nodes, self._calibrations.of(author).trust))
-        else:
-            author, drafted = LOOKUP, EMPTY
-            if not len(predicted):
-                index = session.index
-                index.learn(session.text, min(len(session.text), index.learnt + LEARNT_AT_ONCE), session.prompt)
-                drafted = self._chain(*index.continuation(session.text))
-        client = PREDICTED + session.request.salt
-        if len(predicted) and self._promise(client, predicted) > self._promise(author, drafted):
-            author, drafted = client, predicted
-        session.checked, session.own = author, author in (LOOKUP, client)
-        return drafted
+        author = session.author
+        drafted = session.tree.best(min(self._limits.verify_nodes, self._calibrations.of(author).trust))
+        guesser, guessed = self._own_guess(session, stands_in=not len(drafted))
+        session.own = len(guessed) > 0 and self._promise(guesser, guessed) > self._promise(author, drafted)
+        session.checked = guesser if session.own else author
+        return guessed if session.own else drafted
 
-    def _predicted(self, session: _Session) -> Slice:
-        return self._chain(*session.prediction.continuation()) if session.prediction else EMPTY
+    def _own_guess(self, session: _Session, stands_in: bool = True) -> tuple[str, Slice]:
+        """What is guessed here, and in whose name: what the client predicts, or else, where it `stands_in`, lookup.
+
+        Neither costs a round trip, so prompt lookup stands in for drafts that are still on their way. An agent's own
+        drafts have its own lookup in them.
+        """
+        if session.prediction and len(predicted := self._chain(*session.prediction.continuation())):
+            return PREDICTED + session.request.salt, predicted
+        if (index := session.index) is None or not stands_in:
+            return LOOKUP, EMPTY
+        index.learn(session.text, min(len(session.text), index.learnt + LEARNT_AT_ONCE), session.prompt)
+        return LOOKUP, self._chain(*index.continuation(session.text))
 
     def _chain(self, tokens: Sequence[int], chances: Sequence[float]) -> Slice:
         """As many of these tokens, one behind the other, as a step takes of one session."""
@@ -324,6 +341,20 @@ class Scheduler:
         """Seconds of a step in which every session decodes plainly."""
         return self.costs.seconds(max(1, len(self._sessions)))
 
+    def _waiting_for_drafts(self, ready: Sequence[int], now: float) -> dict[int, float]:
+        """Until when each of `ready` waits, if all of them do and no prompt is there to be taken in.
+
+        A step that runs anyway takes everybody along: who sat it out would wait as long as it lasts.
+        """
+        waiting: dict[int, float] = {}
+        if len(ready) < len(self._sessions):
+            return waiting
+        for key in ready:
+            if (until := self._waits(key, now)) <= now:
+                return {}
+            waiting[key] = until
+        return waiting
+
     def _waits(self, key: int, now: float) -> float:
         """Until when this session waits for a draft; `now` or earlier if it has one, or no reason to wait."""
         session = self._sessions[key]
@@ -332,7 +363,9 @@ class Scheduler:
         if session.prediction and session.prediction.continuation(1)[0]:
             return now
         ripe = self._ripens(key, session) if session.has_draft else inf
-        if ripe <= now or not worth_waiting(session.acceptance, len(self._sessions), self.costs.seconds):
+        if ripe <= now or not drafting_pays(session.acceptance, len(self._sessions), self.costs.seconds):
+            return now
+        if not session.has_draft and not self._worth_waiting(session):
             return now
         if session.waiting_since is None:
             session.waiting_since = now
@@ -343,6 +376,16 @@ class Scheduler:
         if until <= now and session.patience > 0:
             session.lapsed = True
         return min(until, ripe)
+
+    def _worth_waiting(self, session: _Session) -> bool:
+        """Whether to wait for a draft that is missing; where its delay is not known yet, to learn it."""
+        rhythm, sessions = self._calibrations.of(session.agent).rhythm, len(self._sessions)
+        delay = session.draft_delay if session.draft_delay is not None else rhythm.delay
+        if delay is None:
+            return True
+        meanwhile = 1 + self._promise(*self._own_guess(session))
+        checked = self.costs.seconds(round(sessions * (1 + rhythm.nodes)))
+        return worth_waiting(rhythm, delay, meanwhile, self._plain_seconds(), checked)
 
     def _ripens(self, key: int, session: _Session) -> float:
         """Until when it pays to wait for more nodes below those that are there; a time that is past if it does not."""

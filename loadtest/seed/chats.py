@@ -1,7 +1,7 @@
-"""The requests: prompts of six kinds, some behind an earlier turn, with lengths spread as ShareGPT's are.
+"""The requests: prompts of six kinds, and answers whose lengths are spread as ShareGPT's are.
 
 ShareGPT's answers are 338 tokens long in the mean, its prompts 161 (Kwon et al. 2023, figure 11, arXiv 2309.06180),
-both log-normal to the eye. Here the spread is kept and the mean is a quarter, since the demo target runs on a CPU; the
+both log-normal to the eye. Here the spread is kept and the mean is three eighths, since the demo target runs on a CPU;
 texts end earlier where the target ends them. They are computed once (`record`): every system is held to them.
 """
 
@@ -21,19 +21,18 @@ from loadtest.workloads import mixed
 from verifier.engine import Request, Work
 from verifier.transformers_engine import TransformersEngine
 
-MEAN, SPREAD = 84, 0.8  # tokens of an answer; sigma of its logarithm
-SHORTEST, LONGEST = 16, 256
+MEAN, SPREAD = 128, 0.8  # tokens of an answer; sigma of its logarithm
+SHORTEST, LONGEST = 16, 320
 AT_ONCE = 24
-KINDS = ("chat", "code", "summary", "translation", "maths", "retrieval")
 
 
 @dataclass(frozen=True)
 class Chat:
-    """One request and what the target answers. `messages` are its turns as a client sends them."""
+    """One request, the user's `words`, and what the target answers."""
 
     number: int
     kind: str
-    messages: tuple[tuple[str, str], ...]  # (role, text)
+    words: str
     prompt: tuple[int, ...]
     sampling: Sampling
     most: int  # tokens to answer with
@@ -41,26 +40,21 @@ class Chat:
 
 
 def chats(tokenizer: PreTrainedTokenizerBase, temperature: float, first: int = 0) -> list[Chat]:
-    """48 requests, numbered from `first`: each prompt alone and behind another one of its kind; without their texts."""
+    """48 requests, numbered from `first`: each prompt as it is and asked for in detail; without their texts."""
     dice = random.Random(11)
-    prompts = mixed()
     made: list[Chat] = []
-    for earlier in (False, True):
-        for i, prompt in enumerate(prompts):
-            turns: list[tuple[str, str]] = []
-            if earlier:
-                before = prompts[(i + len(KINDS)) % len(prompts)]
-                turns += [("user", before.text), ("assistant", "I will come back to that.")]
-            turns.append(("user", prompt.text))
+    for opening in ("", "Please answer in detail. "):
+        for prompt in mixed():
+            words = opening + prompt.text
             rendered = tokenizer.apply_chat_template(
-                [{"role": role, "content": text} for role, text in turns], add_generation_prompt=True, tokenize=False
+                [{"role": "user", "content": words}], add_generation_prompt=True, tokenize=False
             )
             assert isinstance(rendered, str)
             made.append(
                 Chat(
                     number=first + len(made),
                     kind=prompt.kind,
-                    messages=tuple(turns),
+                    words=words,
                     prompt=tuple(tokenizer.encode(rendered, add_special_tokens=False)),
                     sampling=Sampling(temperature=temperature, seed=1000 + len(made)),
                     most=_length(dice),

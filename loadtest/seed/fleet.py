@@ -196,7 +196,7 @@ class _Fleet:
 
 def tokens_for(sessions: int) -> int:
     """How many tokens to measure over: each of many streams gets on by a few steps, a few streams by many."""
-    return max(400, 8 * sessions)
+    return max(600, 12 * sessions)
 
 
 def warm_for(sessions: int) -> int:

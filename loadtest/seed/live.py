@@ -40,7 +40,7 @@ def live(bench: Bench, settings: BenchSettings) -> Result:
             for chat in asked:
                 answer = client.chat.completions.create(
                     model=model,
-                    messages=[{"role": role, "content": text} for role, text in chat.messages],  # type: ignore[misc]
+                    messages=[{"role": "user", "content": chat.words}],
                     temperature=0,
                     max_tokens=chat.most,
                 )

@@ -35,7 +35,7 @@ DEVICE, LINK = Device("desktop", 0.002, "made up"), Link("near", 0.01)
 @pytest.fixture(scope="module")
 def chats() -> list[Chat]:
     return [
-        Chat(i, "chat", (), tuple(c.prompt), Sampling(temperature=0), min(TOKENS, len(c.text)), tuple(c.text[:TOKENS]))
+        Chat(i, "chat", "", tuple(c.prompt), Sampling(temperature=0), min(TOKENS, len(c.text)), tuple(c.text[:TOKENS]))
         for i, c in enumerate(load()[:4])
     ]
 
@@ -156,7 +156,9 @@ def test_arrivals_are_served_as_they_come(chats: Sequence[Chat], target: Target,
 
 
 def test_another_text_ends_the_run(chats: Sequence[Chat], target: Target, steps: StepCosts) -> None:
-    other = [Chat(c.number, c.kind, (), c.prompt, c.sampling, c.most, (*c.text[:-1], c.text[-1] + 1)) for c in chats]
+    other = [
+        Chat(c.number, c.kind, c.words, c.prompt, c.sampling, c.most, (*c.text[:-1], c.text[-1] + 1)) for c in chats
+    ]
     with pytest.raises(AssertionError, match="differs"):
         run(Streaming(Clock(), target, steps, None), other, Load(1, tokens=60, warm=0), seed=1)
 

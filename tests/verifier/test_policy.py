@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
-from verifier.policy import Pace, prompt_rows, window, worth_checking, worth_waiting
+from verifier.policy import Pace, drafting_pays, prompt_rows, window, worth_checking, worth_waiting
+from verifier.rhythm import Rhythm
 
 STEP = 0.04
 
@@ -40,10 +43,51 @@ def test_drafts_are_waited_for_only_where_checking_them_would_pay() -> None:
     def none_to_spare(rows: int) -> float:
         return 0.01 * rows
 
-    assert worth_waiting(0.5, 16, spare)
-    assert worth_waiting(0.5, 1, stairs)
-    assert not worth_waiting(0.5, 16, none_to_spare)
-    assert not worth_waiting(0.02, 16, spare)
+    assert drafting_pays(0.5, 16, spare)
+    assert drafting_pays(0.5, 1, stairs)
+    assert not drafting_pays(0.5, 16, none_to_spare)
+    assert not drafting_pays(0.02, 16, spare)
+
+
+def test_a_missing_draft_is_waited_for_if_that_is_the_faster_way() -> None:
+    rhythm = Rhythm(kept_plain=0.6, kept_checked=0.6, tokens=1.9)
+    soon, late = STEP / 10, STEP / 2
+    assert worth_waiting(rhythm, soon, 1.0, plain=STEP, checked=1.3 * STEP)
+    assert not worth_waiting(rhythm, late, 1.0, plain=STEP, checked=1.3 * STEP)
+    assert not worth_waiting(rhythm, soon, 1.6, plain=STEP, checked=1.3 * STEP), "there is enough to check meanwhile"
+    forgetful = Rhythm(kept_plain=0.1, kept_checked=0.6, tokens=1.9)
+    assert worth_waiting(forgetful, late, 1.0, plain=STEP, checked=1.3 * STEP), "a plain step would lose them again"
+
+
+def test_waiting_is_judged_as_a_simulation_of_both_ways_would() -> None:
+    """The closed form against thirty thousand steps of dice."""
+    dice = random.Random(5)
+    for delay in (0.1 * STEP, 0.3 * STEP, 0.45 * STEP, 0.8 * STEP):
+        rhythm = Rhythm(kept_plain=0.55, kept_checked=0.5, tokens=2.0)
+        rates = {}
+        for waits in (True, False):
+            seconds = tokens = 0.0
+            drafts = False
+            for _ in range(30_000):
+                if waits and not drafts:
+                    seconds, drafts = seconds + delay, True
+                seconds += 1.2 * STEP if drafts else STEP
+                tokens += rhythm.tokens if drafts else 1.0
+                drafts = dice.random() < (rhythm.kept_checked if drafts else rhythm.kept_plain)
+            rates[waits] = tokens / seconds
+        if abs(rates[True] / rates[False] - 1) > 0.02:
+            assert worth_waiting(rhythm, delay, 1.0, STEP, 1.2 * STEP) == (rates[True] > rates[False])
+
+
+def test_a_rhythm_follows_what_happens() -> None:
+    rhythm = Rhythm()
+    for _ in range(200):
+        rhythm.stepped(nodes=4, tokens=3, kept=True)
+        rhythm.stepped(nodes=0, tokens=1, kept=False)
+        rhythm.drafted(0.02)
+    assert rhythm.kept_checked > 0.99
+    assert rhythm.kept_plain < 0.01
+    assert (rhythm.tokens, rhythm.nodes, rhythm.delay) == pytest.approx((3, 4, 0.02), abs=0.01)
 
 
 def test_waiting_and_wrong_drafts_cost_one_step_in_all() -> None:

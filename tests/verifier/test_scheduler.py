@@ -194,14 +194,17 @@ def test_a_draft_does_not_ripen_on_time_that_the_session_lacks() -> None:
     assert world.scheduler.plan(world.now).work
 
 
-def test_waiting_for_one_does_not_stop_the_others() -> None:
+def test_a_step_that_runs_anyway_takes_along_who_would_wait() -> None:
     world = World()
     world.open(1)
     world.open(2)
     world.warm(1)
     world.scheduler.edge(1, "desk")
-    plan = world.scheduler.plan(world.now)
-    assert [item.session for item in plan.work] == [2]
+    assert [item.session for item in world.scheduler.plan(world.now).work] == [1, 2]
+    world.scheduler.close(2, world.now)
+    assert not world.scheduler.plan(world.now).work, "alone it waits"
+    world.open(3, prompt=30)
+    assert [item.session for item in world.scheduler.plan(world.now).work] == [1, 3], "a prompt is work, too"
 
 
 def test_the_first_commit_tells_the_seconds_of_the_whole_prompt() -> None:
@@ -337,15 +340,21 @@ def test_without_an_agent_what_the_text_said_before_is_the_draft_and_it_is_named
     assert commit.tokens == list(range(commit.tokens[0], commit.tokens[0] + commit.accepted + 1))
 
 
-def test_prompt_lookup_can_be_switched_off_and_leaves_agents_sessions_alone() -> None:
+def test_prompt_lookup_can_be_switched_off() -> None:
     world = World(replace(LIMITS, prompt_lookup=False))
     world.scheduler.open(1, Open(1, [*range(1, 40), 7, 8], Sampling(temperature=0), 500))
     assert not any(world.step()[1].nodes for _ in range(8))
+
+
+def test_prompt_lookup_stands_in_for_an_agents_drafts_until_they_come() -> None:
     world = World()
     world.scheduler.open(1, Open(1, [*range(1, 40), 7, 8], Sampling(temperature=0), 500, agent="desk"))
-    for _ in range(8):
-        if commit := world.step_or_wait().get(1):
-            assert not commit.nodes
+    commits = [made[1] for _ in range(8) if 1 in (made := world.step_or_wait())]
+    assert any(commit.own and commit.accepted for commit in commits)
+    at = commits[-1].at + len(commits[-1].tokens)
+    world.draft(1, at, 1, [at + 1])
+    commit = world.step_or_wait()[1]
+    assert (commit.own, commit.accepted, commit.nodes) == (False, 1, 1), "what the agent says counts more"
 
 
 def test_nodes_of_an_agent_that_left_still_count_as_its_own() -> None:
