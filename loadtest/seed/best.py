@@ -24,12 +24,12 @@ P = TypeVar("P")
 SPECULATIONS = [
     Speculation(draft, looks, nodes)
     for draft in ("model", "lookup", "both")
-    for looks in ((1, 2, 3, 4, 6, 8) if draft != "lookup" else (1,))
-    for nodes in sorted({max(1, looks), 2 * looks, 4 * looks} if draft != "lookup" else {2, 4, 8})
+    for looks in ((1, 2, 3, 4, 6) if draft != "lookup" else (1,))
+    for nodes in ((looks, 2 * looks) if draft != "lookup" else (2, 4, 8))
 ]
 ROUNDS = [
     Round(looks, nodes)
-    for looks in (1, 2, 3, 4, 6, 8, 12, 16)
+    for looks in (1, 2, 4, 8, 16)
     for nodes in sorted({looks, 2 * looks, 32})
     if nodes <= 32
 ]

@@ -21,7 +21,7 @@ from loadtest.seed.chats import Chat
 from verifier.costs import StepCosts
 
 KINDS = ("model", "lookup", "both")
-SIZES = (1, 2, 4, 8, 16, 32)
+SIZES = (1, 4, 16, 32)
 SIZES_AGAIN = 3
 ODD = 7  # a token to draft behind, when only time counts
 

@@ -27,9 +27,9 @@ from loadtest.seed.profiles import DEVICES
 from loadtest.seed.rounds import Round
 from loadtest.seed.statistics import Ratio, ratio
 
-SESSIONS = (1, 2, 4, 8, 16, 64, 256)
-WARM_SESSIONS = (1, 8)
-ARRIVALS = (0.5, 0.8)  # of what datacenter-only decoding serves at most
+SESSIONS = (1, 4, 16, 64, 256)
+WARM_SESSIONS = (1, 4)
+ARRIVALS = (0.7,)  # of what datacenter-only decoding serves at most
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def seed(settings: BenchSettings) -> Result:
     windows = _closed_loop(bench, cells, plans, settings.repeats)
     busiest = max(mean(w.tokens / w.seconds for w in windows[Cell(0.0, n), "a"]) for n in SESSIONS)
     open_cells = [Cell(0.0, 0, share) for share in ARRIVALS]
-    plans |= {cell: plans[Cell(0.0, 8)] for cell in open_cells}
+    plans |= {cell: plans[Cell(0.0, 4)] for cell in open_cells}
     windows |= _open_loop(bench, open_cells, plans, busiest, settings.repeats)
     cells += open_cells
     ratios = _ratios(bench, cells, windows)

@@ -15,7 +15,7 @@ from edgedraft.progress import progress
 from edgedraft.settings import BenchSettings
 from edgedraft.stack import Stack
 from loadtest.report import Result
-from loadtest.seed.bench import Bench
+from loadtest.seed.bench import EDGE_LIMITS, Bench
 from loadtest.seed.clock import Clock
 from loadtest.seed.fleet import Load, run
 from loadtest.seed.profiles import Device, Link
@@ -30,7 +30,7 @@ def live(bench: Bench, settings: BenchSettings) -> Result:
     asked = bench.chats[0.0]
     tokens = verifies = same = 0
     with tempfile.TemporaryDirectory() as folder, Stack(KEY, Path(folder)) as stack:
-        verifier = stack.verifier("--threads", "1", "--dtype", settings.dtype, "--no-prompt-lookup")
+        verifier = stack.verifier("--threads", "1", "--dtype", settings.dtype)
         stack.gateway(verifier.address)
         stack.wait_served()
         stack.agent("--threads", "1", "--no-past-outputs", "--dtype", "float32")
@@ -51,7 +51,7 @@ def live(bench: Bench, settings: BenchSettings) -> Result:
                 same += answer.usage.completion_tokens == len(chat.text)
                 advance()
     here = Device("this machine", bench.looks.seconds(1), "measured in the same run")
-    system = Streaming(Clock(), bench.played(), bench.steps, (here, NEAR, bench.drafts))
+    system = Streaming(Clock(), bench.played(), bench.steps, (here, NEAR, bench.drafts), limits=EDGE_LIMITS)
     window = run(system, asked, Load(1, tokens=2 * sum(len(chat.text) for chat in asked)), seed=0)
     rows = [
         {"desktop": "live", "tokens": tokens, "tokens_per_verify": tokens / verifies},

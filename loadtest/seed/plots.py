@@ -14,7 +14,7 @@ from loadtest.seed.bench import NAMES
 
 COLOURS = dict(zip(NAMES.values(), ("#8c8c8c", "#c8851f", "#4f81bd", "#1a7f4b"), strict=True))
 EDGE_PRICES = (0.0, 0.07, 0.14, 0.21, 0.28, 0.35, 0.5, 0.7)  # dollars an hour
-STREAMS = (1, 8)
+STREAMS = (1, 4)
 
 
 def draw(result: Result, folder: Path) -> None:
