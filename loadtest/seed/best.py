@@ -27,12 +27,7 @@ SPECULATIONS = [
     for looks in ((1, 2, 3, 4, 6) if draft != "lookup" else (1,))
     for nodes in ((looks, 2 * looks) if draft != "lookup" else (2, 4, 8))
 ]
-ROUNDS = [
-    Round(looks, nodes)
-    for looks in (1, 2, 4, 8, 16)
-    for nodes in sorted({looks, 2 * looks, 32})
-    if nodes <= 32
-]
+ROUNDS = [Round(looks, nodes) for looks in (1, 2, 4, 8, 16) for nodes in sorted({looks, 2 * looks, 32}) if nodes <= 32]
 SEED = 99
 
 

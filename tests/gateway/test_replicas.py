@@ -134,7 +134,7 @@ async def test_an_agent_that_attaches_elsewhere_late_joins_the_running_session(
 
 
 async def test_agents_move_from_a_replica_that_goes_and_draft_on_from_another(
-    pair: list[Gateway], verifier: ScriptedVerifier, alone: str
+    pair: list[Gateway], verifier: ScriptedVerifier, valkey: ValkeyServer, alone: str
 ) -> None:
     here, there = pair
     verifier.step = 0.03
@@ -151,6 +151,8 @@ async def test_agents_move_from_a_replica_that_goes_and_draft_on_from_another(
             assert all(len(opened.committed) > 10 for opened in moved.opened)
             assert joined(await task) == joined(await own) == alone
             await draining
+        await asyncio.sleep(0.3)
+        assert valkey.client.zcard("edgedraft:replicas") == 1, "the lease is not taken again"
         assert not verifier.violations
 
 
