@@ -11,6 +11,7 @@ from typing import Any
 import uvicorn
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from edgedraft.impatient_http import ImpatientHttp
 from edgedraft.open_files import allow_many_files
 
 
@@ -63,6 +64,22 @@ class _Server(uvicorn.Server):
             self.force_exit = True
 
 
+def server_config(app: Any, max_frame: int, ping_seconds: float, graceful_seconds: int) -> uvicorn.Config:
+    """What `serve` runs with. WebSockets are not compressed: a few bytes could unpack into a full `max_frame`."""
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        http=ImpatientHttp,
+        ws="websockets-sansio",
+        ws_max_size=max_frame,
+        ws_ping_interval=ping_seconds,
+        ws_ping_timeout=ping_seconds,
+        ws_per_message_deflate=False,
+        timeout_graceful_shutdown=graceful_seconds,
+    )
+
+
 def serve(
     app: Any,
     host: str,
@@ -81,15 +98,5 @@ def serve(
     allow_many_files()
     listener = socket.create_server((host, port), backlog=2048)
     address, bound = listener.getsockname()[:2]
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        ws="websockets-sansio",
-        ws_max_size=max_frame,
-        ws_ping_interval=ping_seconds,
-        ws_ping_timeout=ping_seconds,
-        ws_per_message_deflate=False,
-        timeout_graceful_shutdown=GRACEFUL_SECONDS if drain is None else DRAINED_SECONDS,
-    )
+    config = server_config(app, max_frame, ping_seconds, GRACEFUL_SECONDS if drain is None else DRAINED_SECONDS)
     _Server(config, lambda: print(ready(f"{address}:{bound}"), flush=True), drain).run([listener])

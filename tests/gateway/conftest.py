@@ -15,6 +15,7 @@ import openai
 import pytest
 import uvicorn
 
+from edgedraft.serving import server_config
 from edgedraft.settings import GatewaySettings
 from edgedraft.tracing import Tracing
 from edgedraft.wire import MAX_AGENT_FRAME
@@ -92,6 +93,7 @@ async def running_gateway(
     *verifiers: ScriptedVerifier,
     small_buffers: bool = False,
     tracing: Tracing | None = None,
+    ping_seconds: float = 20.0,
     **options: Any,
 ) -> AsyncIterator[Gateway]:
     """Serve with these verifiers; `options` are settings."""
@@ -107,16 +109,7 @@ async def running_gateway(
     listener = socket.create_server(("127.0.0.1", 0))
     if small_buffers:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 14)
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        ws="websockets-sansio",
-        ws_max_size=MAX_AGENT_FRAME,
-        ws_per_message_deflate=False,
-        timeout_graceful_shutdown=1,
-    )
-    server = _Server(config)
+    server = _Server(server_config(app, MAX_AGENT_FRAME, ping_seconds, 1))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     services: Services = app.state.services
     await until(lambda: server.started)
