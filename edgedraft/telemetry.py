@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 LogFormat = Literal["text", "json"]
 
+OURS = ("edgedraft", "gateway", "verifier", "edge_agent", "loadtest")
 LONGEST_VALUE = 1024  # characters of a field's text: some come from peers
 
 # Fields of every line that is written for the same request: its id, and its trace's if it has one.
@@ -23,12 +24,17 @@ request_fields: ContextVar[Mapping[str, Any]] = ContextVar("request_fields", def
 
 
 def configure_logging(level: str, form: LogFormat = "text") -> None:
-    """Set up the root logger for a process; `level` and `form` are settings.log_level and log_format."""
+    """Set up logging for a process; `level` and `form` are settings.log_level and log_format.
+
+    Other packages than ours are heard from warnings on only, whatever the level.
+    """
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines() if form == "json" else TextLines())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for noisy in ("httpx", "httpcore", "websockets", "uvicorn", "urllib3", "opentelemetry"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    wanted = logging.getLevelNamesMapping()[level.upper()]
+    # Libraries' debug lines hold what ours never do: headers with keys, frames, SQL with its values.
+    logging.basicConfig(level=max(wanted, logging.WARNING), handlers=[handler], force=True)
+    for ours in OURS:
+        logging.getLogger(ours).setLevel(wanted)
 
 
 def event(log: logging.Logger, what: str, *, level: int = logging.INFO, **fields: Any) -> None:

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from edgedraft.telemetry import configure_logging, event, request_fields
+from edgedraft.telemetry import OURS, configure_logging, event, request_fields
 
-log = logging.getLogger("tests.telemetry")
+log = logging.getLogger("edgedraft.tests")
 
 
 @pytest.fixture(autouse=True)
@@ -19,6 +19,8 @@ def _logging_as_before() -> Iterator[None]:
     before = root.handlers[:], root.level
     yield
     root.handlers[:], root.level = before
+    for ours in OURS:
+        logging.getLogger(ours).setLevel(logging.NOTSET)
 
 
 def test_a_json_line_has_the_event_its_fields_and_the_request(capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,7 +34,7 @@ def test_a_json_line_has_the_event_its_fields_and_the_request(capsys: pytest.Cap
     assert told.pop("time").endswith("+00:00")
     assert told == {
         "level": "info",
-        "logger": "tests.telemetry",
+        "logger": "edgedraft.tests",
         "event": "agent attached",
         "owner": "ann",
         "sessions": 3,
@@ -61,7 +63,7 @@ def test_a_text_line_cannot_be_forged_by_a_value(capsys: pytest.CaptureFixture[s
     )
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith(r'request path="/v1/x\nFAKE line" name="two words \"quoted\"" plain=/ok s=0.12')
-    assert "WARNING tests.telemetry:" in line
+    assert "WARNING edgedraft.tests:" in line
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
