@@ -20,11 +20,10 @@ from edge_agent.mailbox import Incoming, Mailbox, MailboxClosed
 from edge_agent.pace import Pace
 from edge_agent.session import DraftSession
 from edge_agent.traces import DraftSpans
-from edgedraft.wire import Close, Commit, Draft, Open
+from edgedraft.wire import MAX_AGENT_TEXT, Close, Commit, Draft, Open
 
 log = logging.getLogger(__name__)
 
-LONGEST_TEXT = 1 << 18  # tokens of prompt and output; longer ones are not drafted at all
 UNACCEPTABLE = "a token outside the vocabulary, or too long a text"
 
 
@@ -126,7 +125,7 @@ class DraftingLoop:
 
     def _acceptable(self, length: int, tokens: Sequence[int]) -> bool:
         """Whether these tokens may follow a text of that length."""
-        return length + len(tokens) <= LONGEST_TEXT and max(tokens, default=0) < self._limits.vocab_size
+        return length + len(tokens) <= MAX_AGENT_TEXT and max(tokens, default=0) < self._limits.vocab_size
 
     def _draft(self) -> bool:
         """One step for all sessions; False when none of them had anything worth drafting."""

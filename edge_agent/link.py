@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit, urlunsplit
 
+from msgspec.structs import replace
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
@@ -71,7 +72,7 @@ async def dial(url: str, key: str) -> ClientConnection:
         return await connect(
             url,
             additional_headers={"Authorization": f"Bearer {key}"},
-            max_size=wire.MAX_FRAME,
+            max_size=wire.MAX_FRAME_TO_AGENT,
             max_queue=4,
             compression=None,
             open_timeout=OPEN_SECONDS,
@@ -95,14 +96,16 @@ async def greet(socket: ClientConnection, hello: Hello) -> tuple[AgentWelcome, l
     try:
         async with asyncio.timeout(WELCOME_SECONDS):
             await socket.send(wire.encode([hello]))
-            messages = await _read(socket)
+            messages, _ = await _read(socket)
     except TimeoutError:
         raise Lost("it sends no welcome") from None
     except ConnectionClosed as closed:
         raise ended(closed) from None
     match messages:
         case [AgentWelcome() as welcome, *rest] if welcome.protocol == wire.PROTOCOL:
-            return welcome, await _no_welcome(socket, rest)
+            return replace(welcome, agent=shown(welcome.agent), model=shown(welcome.model)), await _no_welcome(
+                socket, rest
+            )
         case [AgentWelcome(), *_]:
             raise Refused(FINAL[wire.VERSION])
     await socket.close(wire.VIOLATION, "the first message must be a welcome")
@@ -135,13 +138,19 @@ def ended(closed: ConnectionClosed) -> Refused | Lost:
     if closed.rcvd.code in FINAL and closed.rcvd.code >= 4000:
         return Refused(FINAL[closed.rcvd.code])
     if closed.rcvd.code == wire.MOVE:
-        return Moved(closed.rcvd.reason)
-    return Lost(f"the gateway closed it: {closed.rcvd}")
+        return Moved(shown(closed.rcvd.reason))
+    return Lost(f"the gateway closed it: {shown(str(closed.rcvd))}")
+
+
+def shown(text: str) -> str:
+    """What a gateway wrote, without what a terminal would obey."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 async def _receive(socket: ClientConnection, mailbox: Mailbox) -> None:
     while True:
-        await mailbox.deliver(await _no_welcome(socket, await _read(socket)))
+        messages, size = await _read(socket)
+        await mailbox.deliver(await _no_welcome(socket, messages), size)
 
 
 async def _send(socket: ClientConnection, mailbox: Mailbox) -> None:
@@ -164,11 +173,11 @@ async def _no_welcome(socket: ClientConnection, messages: Sequence[ToAgent]) -> 
     return incoming
 
 
-async def _read(socket: ClientConnection) -> list[ToAgent]:
-    """One frame's messages. A frame that breaks the protocol closes the link: raises Lost."""
+async def _read(socket: ClientConnection) -> tuple[list[ToAgent], int]:
+    """One frame's messages, and its bytes. A frame that breaks the protocol closes the link: raises Lost."""
     frame = await socket.recv()
     try:
-        return wire.to_agent(frame)
+        return wire.to_agent(frame), len(frame)
     except WireError as error:
         await socket.close(error.code, error.reason)
         raise Lost(f"it sent a bad frame: {error.reason}") from None

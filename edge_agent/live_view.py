@@ -121,7 +121,7 @@ class LiveView(logging.Handler):
         trip = "" if self._round_trip is None else f", round trip {1e3 * self._round_trip:.0f} ms"
         table.add_row("gateway", Text.assemble(self._url, "\n", self._link, trip))
         if self._model:
-            table.add_row("drafting for", self._model)
+            table.add_row("drafting for", Text(self._model))  # a gateway wrote it: no markup
         table.add_row("with", self._hello.drafter)
         if self._pause:
             table.add_row("paused", Text(self._pause, style="yellow"))

@@ -17,6 +17,7 @@ from edgedraft.wire import Close, Commit, Draft, Open
 Incoming = Open | Commit | Close
 
 INBOX = 1024  # messages
+INBOX_BYTES = 1 << 22  # of frames; a message takes up to ten times as much once it is read
 OUTBOX = 128  # drafts; also one frame's worth, at most 128 kB of the 256 kB that a frame may have
 FULL_INBOX_PAUSE = 0.01  # seconds
 
@@ -33,17 +34,19 @@ class Mailbox:
         self._posted = asyncio.Event()
         self._changed = threading.Condition()
         self._inbox: deque[Incoming] = deque()
+        self._inbox_bytes = 0
         self._outbox: deque[Draft] = deque()
         self._closed = False
 
-    async def deliver(self, messages: Sequence[Incoming]) -> None:
-        """From the link: hand messages over, waiting for room. Raises MailboxClosed."""
+    async def deliver(self, messages: Sequence[Incoming], size: int = 0) -> None:
+        """From the link: hand over messages that came in `size` bytes, waiting for room. Raises MailboxClosed."""
         while True:
             with self._changed:
                 if self._closed:
                     raise MailboxClosed
-                if len(self._inbox) < INBOX:
+                if len(self._inbox) < INBOX and self._inbox_bytes < INBOX_BYTES:
                     self._inbox.extend(messages)
+                    self._inbox_bytes += size
                     self._changed.notify()
                     return
             await asyncio.sleep(FULL_INBOX_PAUSE)
@@ -75,6 +78,7 @@ class Mailbox:
                 raise MailboxClosed
             messages = list(self._inbox)
             self._inbox.clear()
+            self._inbox_bytes = 0
             return messages
 
     def post(self, drafts: Sequence[Draft]) -> None:

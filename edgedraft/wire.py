@@ -23,18 +23,26 @@ PROTOCOL = 3
 
 # Bounds of the protocol. A peer that passes one is closed; none of them is reached by a well-behaved one.
 MAX_AGENT_FRAME = 1 << 18  # bytes from an agent in one frame
+MAX_FRAME_TO_AGENT = 1 << 22  # bytes: a desktop is to be safe from its gateway, and reads no text longer than the next
+MAX_AGENT_TEXT = 1 << 18  # tokens of prompt and output; longer ones are not drafted at all
 MAX_FRAME = 1 << 26  # bytes on the other ways: prompts and the model card with its tokenizer
 MAX_WINDOW = 64  # uncommitted draft nodes of one session
 MAX_DRAFT_NODES = 64  # nodes in one Draft
 MAX_MESSAGES = 1024  # messages in one frame
 MAX_GRAMMAR = 1 << 18  # characters
 MAX_TOP_LOGPROBS = 20
+MAX_VOCAB = 1 << 20  # tokens: rows of noise and of logits are so wide; the largest in use have a quarter of that
+MAX_TEMPLATE = 1 << 20  # characters
 
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 SessionId = Annotated[int, Meta(ge=1, le=2**53)]
 NodeId = Annotated[int, Meta(ge=0, le=2**53)]
 Position = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Name = Annotated[str, Meta(max_length=256)]
+VocabSize = Annotated[int, Meta(ge=1, le=MAX_VOCAB)]
+Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Nodes = Annotated[int, Meta(ge=0, le=MAX_WINDOW)]
+Seconds = Annotated[float, Meta(ge=0, le=1e6)]
 
 FinishReason = Literal["stop", "length"]
 
@@ -66,8 +74,8 @@ class TokenLogprobs(Struct, frozen=True, array_like=True):
     """
 
     logprob: float
-    tokens: list[TokenId] = []
-    logprobs: list[float] = []
+    tokens: Annotated[list[TokenId], Meta(max_length=MAX_TOP_LOGPROBS)] = []
+    logprobs: Annotated[list[float], Meta(max_length=MAX_TOP_LOGPROBS)] = []
 
 
 class Hello(Struct, frozen=True, tag="hello", array_like=True):
@@ -89,15 +97,15 @@ class ModelCard(Struct, frozen=True):
     tokenizer is the model's tokenizer.json, zlib-compressed; chat_template is Jinja source, empty if it has none.
     """
 
-    name: str
-    fingerprint: str
-    vocab_size: int
-    context_length: int
-    eos: tuple[int, ...]
+    name: Annotated[str, Meta(min_length=1, max_length=256)]
+    fingerprint: Name
+    vocab_size: VocabSize
+    context_length: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+    eos: Annotated[tuple[int, ...], Meta(max_length=256)]
     tokenizer: bytes
-    chat_template: str
-    bos_token: str = ""
-    eos_token: str = ""
+    chat_template: Annotated[str, Meta(max_length=MAX_TEMPLATE)]
+    bos_token: Name = ""
+    eos_token: Name = ""
 
 
 class VerifierWelcome(Struct, frozen=True, tag="welcome", array_like=True):
@@ -105,18 +113,18 @@ class VerifierWelcome(Struct, frozen=True, tag="welcome", array_like=True):
 
     protocol: int
     card: ModelCard
-    max_sessions: int
+    max_sessions: Count
 
 
 class AgentWelcome(Struct, frozen=True, tag="welcome", array_like=True):
     """A gateway's answer to an agent's Hello; fingerprint is the model's tokenizer's."""
 
     protocol: int
-    agent: str
-    model: str
-    vocab_size: int
-    max_sessions: int
-    fingerprint: str = ""
+    agent: Name
+    model: Name
+    vocab_size: VocabSize
+    max_sessions: Count
+    fingerprint: Name = ""
 
 
 class Open(Struct, frozen=True, tag="open", array_like=True):
@@ -137,7 +145,7 @@ class Open(Struct, frozen=True, tag="open", array_like=True):
     max_tokens: Annotated[int, Meta(ge=1)]
     committed: list[TokenId] = []
     window: Annotated[int, Meta(ge=0, le=MAX_WINDOW)] = 0
-    epoch: NodeId = 0
+    epoch: Annotated[int, Meta(ge=0, le=2**52)] = 0  # those that follow it are NodeIds, too
     eos: tuple[int, ...] = ()
     agent: Name = ""
     salt: Name = ""
@@ -177,12 +185,12 @@ class Commit(Struct, frozen=True, tag="commit", array_like=True):
     at: Position
     tokens: list[TokenId]
     window: Annotated[int, Meta(ge=0, le=MAX_WINDOW)] = 0
-    nodes: int = 0
-    depth: int = 0
-    accepted: int = 0
-    seconds: float = 0.0
+    nodes: Nodes = 0
+    depth: Nodes = 0
+    accepted: Nodes = 0
+    seconds: Seconds = 0.0
     finish: FinishReason | None = None
-    cached: int = 0
+    cached: Count = 0
     own: bool = False
     logprobs: list[TokenLogprobs] = []
 
@@ -191,7 +199,7 @@ class Queued(Struct, frozen=True, tag="queued", array_like=True):
     """Verifier to gateway: there is no room for this session yet, and `ahead` others came before it."""
 
     session: SessionId
-    ahead: int
+    ahead: Count
 
 
 class Edge(Struct, frozen=True, tag="edge", array_like=True):
@@ -210,7 +218,7 @@ class Close(Struct, frozen=True, tag="close", array_like=True):
     session: SessionId
     code: Name = ""
     reason: Annotated[str, Meta(max_length=1024)] = ""
-    retry_after: float = 0.0
+    retry_after: Seconds = 0.0
 
 
 CLOSE_OVERLOADED = "overloaded"  # no room now; another verifier or a later try may do
@@ -270,7 +278,7 @@ class FrameDecoder(Generic[M]):
 
 
 from_agent: FrameDecoder[FromAgent] = FrameDecoder(FromAgent, MAX_AGENT_FRAME)  # type: ignore[arg-type]
-to_agent: FrameDecoder[ToAgent] = FrameDecoder(ToAgent, MAX_FRAME)  # type: ignore[arg-type]
+to_agent: FrameDecoder[ToAgent] = FrameDecoder(ToAgent, MAX_FRAME_TO_AGENT)  # type: ignore[arg-type]
 from_verifier: FrameDecoder[FromVerifier] = FrameDecoder(FromVerifier, MAX_FRAME)  # type: ignore[arg-type]
 to_verifier: FrameDecoder[ToVerifier] = FrameDecoder(ToVerifier, MAX_FRAME)  # type: ignore[arg-type]
 

@@ -18,6 +18,8 @@ from edgedraft.tree import Violation
 from edgedraft.wire import (
     BAD_FRAME,
     FORBIDDEN,
+    MAX_AGENT_TEXT,
+    MAX_FRAME_TO_AGENT,
     MOVE,
     VIOLATION,
     Close,
@@ -61,7 +63,7 @@ class AgentLink:
         self.owner = owner
         self.fingerprint = fingerprint
         self.max_sessions = max_sessions
-        self.outbox = Outbox(outbox_limit)
+        self.outbox = Outbox(outbox_limit, MAX_FRAME_TO_AGENT)
         self._sessions: SessionTable[AgentListener] = SessionTable()
         self._on_room: Callable[[], None] | None = None
         self._tracing = tracing
@@ -93,14 +95,14 @@ class AgentLink:
         return seat
 
     def begin(self, number: int, message: Open) -> None:
-        """Have the agent draft for this session from where `message` says it is."""
-        if self._sessions.find(number) is None:
+        """Have the agent draft for this session from where `message` says it is, unless no agent would."""
+        if self._sessions.find(number) is None or len(message.prompt) + len(message.committed) > MAX_AGENT_TEXT:
             return
         if number not in self._seats:
             span = SeatSpan(self._tracing, message, self.drafter) if self._tracing else None
             self._seats[number] = SeatRecord(self.record, span)
         self._budget.news(message.window)
-        self.put(replace(message, session=number))
+        self.put(replace(message, session=number, prediction=message.prediction[:MAX_AGENT_TEXT]))
 
     def deliver(self, frame: bytes | str) -> None:
         """Hand a frame's drafts to their sessions. Raises WireError, after which the link must end."""

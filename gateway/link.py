@@ -59,8 +59,10 @@ class SessionTable(Generic[H]):
 class Outbox:
     """Messages on their way to one peer, in order."""
 
-    def __init__(self, limit: int = OUTBOX_MESSAGES) -> None:
+    def __init__(self, limit: int = OUTBOX_MESSAGES, max_frame: int = MAX_FRAME) -> None:
+        """At most `limit` messages wait; the peer reads frames of `max_frame` bytes."""
         self._limit = limit
+        self._max_frame = max_frame
         self._messages: list[Struct] = []
         self._filled = asyncio.Event()
         self._overflowed = asyncio.Event()
@@ -95,9 +97,9 @@ class Outbox:
 
     def _take(self) -> list[Struct]:
         """The next frame's messages: all, unless they are too many or too large for one."""
-        room, count = MAX_FRAME // 2, 0
+        room, count = self._max_frame // 2, 0
         for message in self._messages[:MAX_MESSAGES]:
-            room -= _OPEN_BYTES * (len(message.prompt) + len(message.committed)) if isinstance(message, Open) else 0
+            room -= _bytes(message) if isinstance(message, Open) else 0
             if room < 0 and count:
                 break
             count += 1
@@ -105,3 +107,8 @@ class Outbox:
         if not self._messages:
             self._filled.clear()
         return taken
+
+
+def _bytes(message: Open) -> int:
+    """What an Open's token ids take, at most."""
+    return _OPEN_BYTES * (len(message.prompt) + len(message.committed) + len(message.prediction))

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from edgedraft.wire import MAX_FRAME, Close, Commit, Draft, FrameDecoder, Name, Open, SessionId
+from edgedraft.wire import MAX_FRAME, Close, Commit, Draft, FrameDecoder, Name, Open, SessionId, VocabSize
 
 PROTOCOL = 1
 PATH = f"/v1/replica/{PROTOCOL}"
@@ -26,7 +26,7 @@ class Seek(Struct, frozen=True, tag="seek", array_like=True):
     tenant: OwnerName
     owner: OwnerName
     fingerprint: Name
-    vocab_size: int
+    vocab_size: VocabSize
 
 
 class Full(Struct, frozen=True, tag="full", array_like=True):

@@ -312,6 +312,7 @@ def test_a_frame_too_large_is_told_so_without_being_read() -> None:
     assert error.code == wire.TOO_LARGE
     assert str(wire.MAX_AGENT_FRAME) in error.reason
     assert refused(wire.from_agent, bytes(wire.MAX_AGENT_FRAME)).code == wire.BAD_FRAME
+    assert refused(wire.to_agent, bytes(wire.MAX_FRAME_TO_AGENT + 1)).code == wire.TOO_LARGE
 
 
 def test_a_reason_fits_in_a_close_frame() -> None:

@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
+from edgedraft.race import race
 from edgedraft.wire import MAX_MESSAGES, Close, Open, Sampling, to_agent
 from gateway.link import Outbox, SessionTable, TooSlow
-from gateway.race import race
 
 
 async def test_what_collects_while_a_frame_is_sent_goes_out_as_one() -> None:
@@ -31,14 +31,13 @@ async def test_what_collects_while_a_frame_is_sent_goes_out_as_one() -> None:
     writer.cancel()
 
 
-async def test_long_prompts_are_spread_over_frames(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.link.MAX_FRAME", 10_000)
+async def test_long_prompts_are_spread_over_frames() -> None:
     frames: list[list[int]] = []
 
     async def send(frame: bytes) -> None:
         frames.append([message.session for message in to_agent(frame) if isinstance(message, Open)])
 
-    outbox = Outbox()
+    outbox = Outbox(max_frame=10_000)
     for number in (1, 2, 3):
         outbox.put(Open(number, [7] * 700, Sampling(), 5))
     writer = asyncio.create_task(outbox.write(send))
