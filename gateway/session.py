@@ -251,24 +251,34 @@ class Session:
         return _VerifierLost(reason)
 
     def on_commit(self, commit: Commit) -> None:
-        at = len(self._tree.committed)
-        if commit.at != at or at + len(commit.tokens) > self._job.max_tokens:
-            wrong = f"{len(commit.tokens)} tokens committed at {commit.at} after {at}"
-            self._inbox.put_nowait(self._give_up(wrong, its_fault=True))
-            return
-        if self._job.logprobs >= 0 and len(commit.logprobs) != len(commit.tokens):
-            wrong = f"{len(commit.logprobs)} of {len(commit.tokens)} log-probabilities"
+        if wrong := self._wrong_with(commit):
             self._inbox.put_nowait(self._give_up(wrong, its_fault=True))
             return
         if self._lease:
             self._lease.link.health.worked()
-        self._tree.commit(at, commit.tokens)
+        self._tree.commit(commit.at, commit.tokens)
         self.stats.add(commit, paired=self._seat is not None)
         self._meter.committed(commit)
         if self._seat:
             bare = replace(commit, logprobs=[])
             self._seat.commit(replace(bare, nodes=0, depth=0, accepted=0) if commit.own else bare)
         self._inbox.put_nowait(commit)
+
+    def _wrong_with(self, commit: Commit) -> str:
+        """What no correct verifier commits; empty where there is nothing."""
+        at, tokens = len(self._tree.committed), commit.tokens
+        if commit.at != at or at + len(tokens) > self._job.max_tokens:
+            return f"{len(tokens)} tokens committed at {commit.at} after {at}"
+        if not tokens and not commit.finish:
+            return "a commit of nothing"
+        if tokens and max(tokens) >= self._job.model.vocab_size:
+            return f"a token outside the vocabulary of {self._job.model.vocab_size}"
+        if self._job.logprobs >= 0 and (
+            len(commit.logprobs) != len(tokens)
+            or any(len(entry.tokens) != len(entry.logprobs) for entry in commit.logprobs)
+        ):
+            return f"log-probabilities that do not go with {len(tokens)} tokens"
+        return ""
 
     def on_queued(self, ahead: int) -> None:
         self._inbox.put_nowait(Queued(1, ahead))
