@@ -12,12 +12,12 @@ from typing import Protocol
 from msgspec.structs import replace
 from websockets.asyncio.client import ClientConnection, connect
 
+from edgedraft.race import race
 from edgedraft.tree import Violation
 from edgedraft.wire import BAD_FRAME, MAX_FRAME, VIOLATION, Close, Commit, Draft, Open, WireError
 from gateway.accounts import Owner
 from gateway.agents import Seeker
 from gateway.link import Outbox, SessionTable
-from gateway.race import race
 from gateway.replicas.messages import (
     ANSWER_HEADER,
     CALL_HEADER,
@@ -69,7 +69,7 @@ async def dial(address: str, prover: Prover) -> ClientConnection:
         user_agent_header=None,
     )
     given = connection.response.headers.get(ANSWER_HEADER, "") if connection.response else ""
-    if not hmac.compare_digest(given.encode(), answer.encode()):
+    if not hmac.compare_digest(given.encode(errors="replace"), answer.encode()):
         await connection.close()
         raise Unproven("it does not have the secret")
     return connection
@@ -160,6 +160,8 @@ class RemoteDesk:
         """Raises WireError for what no correct replica sends."""
         if isinstance(message, Draft):
             self._draft(message)
+        elif isinstance(message, Granted | Full) and self.identity:
+            raise WireError(BAD_FRAME, "a seat that was granted before")
         elif isinstance(message, Full):
             self._asker.on_full()
         else:

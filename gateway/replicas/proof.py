@@ -39,6 +39,8 @@ class Prover:
     def check(self, address: str, call: str) -> None:
         """Whether this is a new call of a replica to this one, which is at `address`. Raises Unproven."""
         number, at, proof = [*call.split(" "), "", "", ""][:3]
+        if not call.isascii():
+            raise Unproven("a call that is no text")
         if not hmac.compare_digest(proof.encode(), self._sign("call", address, number, at).encode()):
             raise Unproven(f"no call of a replica to {address}")
         now = self._clock()

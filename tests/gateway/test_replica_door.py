@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import pytest
 from msgspec import Struct
@@ -14,7 +15,7 @@ from websockets.exceptions import InvalidStatus
 
 from edgedraft import wire
 from edgedraft.wire import Close, Commit, Draft, Open, Sampling, encode
-from gateway.replicas.link import dial
+from gateway.replicas.link import Asker, RemoteDesk, ReplicaLink, dial
 from gateway.replicas.messages import CALL_HEADER, PATH, Full, Granted, Seek, to_borrower
 from gateway.replicas.proof import Prover, Unproven
 from tests.gateway.conftest import Gateway
@@ -61,7 +62,7 @@ def test_a_call_is_for_one_replica_and_one_time() -> None:
     now += 61
     with pytest.raises(Unproven, match="old"):
         there.check("ws://there", old)
-    for wrong in ("", "a", "a b", "a b c d", old[:-1]):
+    for wrong in ("", "a", "a b", "a b c d", old[:-1], "\udcff 1 \udcfe"):
         with pytest.raises(Unproven):
             there.check("ws://there", wrong)
     with pytest.raises(ValueError, match="16"):
@@ -82,6 +83,40 @@ async def test_who_cannot_prove_to_be_a_replica_is_denied_in_http(lender: Gatewa
         with pytest.raises(InvalidStatus) as denied:
             await connect(url + path, additional_headers=headers, proxy=None)
         assert denied.value.response.status_code == status
+
+
+async def test_a_proof_that_is_no_text_is_denied_without_a_word_in_the_log(
+    lender: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    host, port = address(lender).removeprefix("ws://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    head = f"GET {PATH} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    head += "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+    writer.write(head.encode() + CALL_HEADER.encode() + b": \xff\xfe \xff \xff\r\n\r\n")
+    async with asyncio.timeout(5):
+        assert b"401" in await reader.readline()
+    writer.close()
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_a_seat_is_granted_once() -> None:
+    desk = RemoteDesk(cast(ReplicaLink, None), cast(Asker, Once()), ("default", "ann"))
+    desk.deliver(Granted(1, "a", 1))
+    for again in (Granted(1, "b", 1), Full(1)):
+        with pytest.raises(wire.WireError):
+            desk.deliver(again)
+    assert desk.identity == "a"
+
+
+class Once:
+    """A link.Asker that may be told of one seat."""
+
+    def __init__(self) -> None:
+        self.granted = 0
+
+    def on_granted(self, desk: RemoteDesk) -> None:
+        self.granted += 1
+        assert self.granted == 1
 
 
 async def test_nothing_is_said_to_who_cannot_answer() -> None:
