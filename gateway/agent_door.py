@@ -13,6 +13,7 @@ from contextlib import suppress
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
+from edgedraft.race import race
 from edgedraft.serving import receive_frame
 from edgedraft.telemetry import event
 from edgedraft.wire import (
@@ -34,7 +35,6 @@ from gateway.authentication import authenticate, bearer_key
 from gateway.database import DatabaseDown
 from gateway.errors import ApiError, shutting_down
 from gateway.link import TooSlow
-from gateway.race import race
 from gateway.served_model import ServedModel
 from gateway.services import Services, services_of
 from gateway.verifiers import VerifierPool

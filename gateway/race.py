@@ -1,34 +1,19 @@
-"""Several coroutines of which the first to end ends all: a reader and its writer, a piece of work and its client."""
+"""A piece of work and the HTTP client that it is for: it ends when the client has gone."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from starlette.types import Receive
+
+from edgedraft.race import race
 
 T = TypeVar("T")
 
 
 class ClientGone(Exception):
     """The HTTP client closed the connection; nobody waits for an answer any more."""
-
-
-async def race(*coroutines: Coroutine[Any, Any, T]) -> T:
-    """The result of whichever ends first, or its exception; the others are cancelled and waited for.
-
-    Of several that have ended, the leftmost counts.
-    """
-    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        winner = next(task for task in tasks if task.done())
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    return winner.result()
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:

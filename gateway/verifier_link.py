@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from msgspec.structs import replace
 from websockets.asyncio.client import ClientConnection, connect
 
+from edgedraft.race import race
 from edgedraft.wire import (
     BAD_FRAME,
     CLOSE_FAILED,
@@ -33,7 +34,6 @@ from edgedraft.wire import (
     from_verifier,
 )
 from gateway.link import Outbox, SessionTable
-from gateway.race import race
 from gateway.served_model import ServedModel
 from gateway.verifier_health import Health
 

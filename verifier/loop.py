@@ -100,6 +100,11 @@ class EngineLoop:
         """Whether sessions are open that will go on."""
         return self._thread.is_alive() and not self.broken and (bool(self._keys) or not self._inbox.empty())
 
+    @property
+    def backlog(self) -> int:
+        """Messages that the thread has not come to yet."""
+        return self._inbox.qsize()
+
     def start(self) -> None:
         self._thread.start()
 

@@ -10,13 +10,14 @@ import hmac
 import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from itertools import count
 
 from fastapi import FastAPI, Response, WebSocket, WebSocketDisconnect
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from edgedraft.race import race
 from edgedraft.serving import receive_frame
 from edgedraft.telemetry import event
 from edgedraft.tracing import Tracing
@@ -25,6 +26,8 @@ from edgedraft.wire import (
     CLOSE_LEAVING,
     MAX_MESSAGES,
     PROTOCOL,
+    TIMEOUT,
+    TOO_MANY,
     UNAUTHORIZED,
     Close,
     Commit,
@@ -51,6 +54,12 @@ from verifier.traces import SessionSpans
 log = logging.getLogger(__name__)
 
 HELLO_SECONDS = 10.0
+CLOSE_SECONDS = 2.0
+SEND_SECONDS = 20.0  # for one frame; a gateway that takes longer is gone
+OUTBOX = 1 << 16  # messages that wait for one gateway to read them
+BACKLOG = 1 << 13  # messages that wait for the engine, after which gateways are read no further
+BACKLOG_PAUSE = 0.01  # seconds
+MOST_HELD = 256  # messages of a session whose grammar is being compiled
 TRY_AGAIN_LATER = 1013  # RFC 6455's registry
 GOING = "this verifier is going"
 
@@ -64,7 +73,8 @@ class _Preparing:
     The engine's thread hears of none of it before that is done, and so never waits for a compiler.
     """
 
-    def __init__(self, prepare: Callable[[Sampling], None], post: Callable[[Posted], None]) -> None:
+    def __init__(self, prepare: Callable[[Sampling], None], post: Callable[[Posted], None], max_sessions: int) -> None:
+        self._max_sessions = max_sessions
         self._prepare = prepare
         self._post = post
         self._held: dict[int, list[Posted]] = {}
@@ -75,10 +85,18 @@ class _Preparing:
         return bool(self._held)
 
     def take(self, message: Posted) -> None:
-        """Post a message, at once or in its turn."""
+        """Post a message, at once or in its turn. Raises WireError for more than a gateway is told there is room for.
+
+        Drafts past the bound are dropped, which costs no text.
+        """
         if held := self._held.get(message.session):
-            held.append(message)
+            if len(held) < MOST_HELD:
+                held.append(message)
+            elif not isinstance(message, Draft):
+                raise WireError(TOO_MANY, f"session {message.session} has {MOST_HELD} messages before its grammar")
         elif isinstance(message, Open) and message.sampling.grammar:
+            if len(self._held) >= self._max_sessions:
+                raise WireError(TOO_MANY, f"more than {self._max_sessions} sessions")
             self._held[message.session] = [message]
             task = asyncio.create_task(self._compile(message))
             self._tasks.add(task)
@@ -110,12 +128,19 @@ class _Link:
         self._filled.set()
 
     async def write(self) -> None:
+        """For ever. Raises WireError for a gateway that does not read."""
         while True:
             await self._filled.wait()
             self._filled.clear()
             while self._outbox:
+                if len(self._outbox) > OUTBOX:
+                    raise WireError(TIMEOUT, f"{OUTBOX} messages are waiting to be read")
                 batch, self._outbox = self._outbox[:MAX_MESSAGES], self._outbox[MAX_MESSAGES:]
-                await self._socket.send_bytes(encode(batch))
+                try:
+                    async with asyncio.timeout(SEND_SECONDS):
+                        await self._socket.send_bytes(encode(batch))
+                except TimeoutError:
+                    raise WireError(TIMEOUT, f"a frame was not read in {SEND_SECONDS:g} seconds") from None
 
 
 def build_app(
@@ -178,6 +203,20 @@ def build_app(
     async def prometheus() -> Response:
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
+    async def read(socket: WebSocket, link: _Link, preparing: _Preparing) -> None:
+        """Hand on what a gateway sends, no faster than the engine's thread takes it. Raises WireError."""
+        engine_loop: EngineLoop = app.state.engine_loop
+        while True:
+            for message in to_verifier(await receive_frame(socket)):
+                if isinstance(message, Hello):
+                    raise WireError(BAD_FRAME, "a second hello")
+                if isinstance(message, Open) and drain.begun:
+                    link.send([Close(message.session, CLOSE_LEAVING, GOING)])
+                else:
+                    preparing.take(message)
+            while engine_loop.backlog > BACKLOG:  # noqa: ASYNC110 - the engine's thread sets no event
+                await asyncio.sleep(BACKLOG_PAUSE)
+
     @app.websocket("/v1/engine")
     async def gateway(socket: WebSocket) -> None:
         await socket.accept()
@@ -190,8 +229,7 @@ def build_app(
             return
         number, link = next(numbers), _Link(socket)
         engine_loop: EngineLoop = app.state.engine_loop
-        writer: asyncio.Task[None] | None = None
-        preparing = _Preparing(engine.prepare, partial(engine_loop.post, number))
+        preparing = _Preparing(engine.prepare, partial(engine_loop.post, number), max_sessions)
         prepared.add(preparing)
         try:
             async with asyncio.timeout(HELLO_SECONDS):
@@ -199,18 +237,10 @@ def build_app(
             await socket.send_bytes(encode([VerifierWelcome(PROTOCOL, card, max_sessions)]))
             event(log, "gateway connected", link=number, gateway=hello.name or None)
             links[number] = link
-            writer = asyncio.create_task(link.write())
-            while True:
-                for message in to_verifier(await receive_frame(socket)):
-                    if isinstance(message, Hello):
-                        raise WireError(BAD_FRAME, "a second hello")
-                    if isinstance(message, Open) and drain.begun:
-                        link.send([Close(message.session, CLOSE_LEAVING, GOING)])
-                    else:
-                        preparing.take(message)
+            await race(read(socket, link, preparing), link.write())
         except WireError as error:
             event(log, "gateway closed", level=logging.WARNING, link=number, code=error.code, reason=error.reason)
-            await socket.close(error.code, error.reason)
+            await _close(socket, error)
         except (WebSocketDisconnect, TimeoutError) as gone:
             event(log, "gateway gone", link=number, reason=type(gone).__name__)
         finally:
@@ -218,7 +248,12 @@ def build_app(
             preparing.cancel()
             prepared.discard(preparing)
             engine_loop.post(number, Gone())
-            if writer:
-                writer.cancel()
 
     return app
+
+
+async def _close(socket: WebSocket, error: WireError) -> None:
+    """Say why, if the gateway still listens."""
+    with suppress(TimeoutError, RuntimeError, WebSocketDisconnect):
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await socket.close(error.code, error.reason)

@@ -12,11 +12,11 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
+from edgedraft.race import race
 from edgedraft.telemetry import event
 from edgedraft.wire import MAX_FRAME, WireError
 from gateway.agents import AgentRegistry
 from gateway.link import Outbox, TooSlow
-from gateway.race import race
 from gateway.replicas.guests import Guests
 from gateway.replicas.messages import ANSWER_HEADER, CALL_HEADER, PATH, to_lender
 from gateway.replicas.proof import Prover, Unproven

@@ -261,6 +261,28 @@ def test_drafts_that_break_the_rules_disturb_nobody(link: ClientConnection) -> N
     assert len(tokens_of(collect(link, 1))) == 12
 
 
+def many_grammars(count: int) -> list[Open]:
+    return [
+        Open(n, [504], msgspec.structs.replace(GREEDY, grammar=f"start: /a{{{n},{9000 + n}}}/"), 4)
+        for n in range(1, count + 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [many_grammars(5), [*many_grammars(1), *[Edge(1, "desk")] * 300]],
+    ids=["more sessions than it takes", "more messages than a session has"],
+)
+def test_what_waits_for_a_grammar_is_bounded(link: ClientConnection, messages: list[Open | Edge]) -> None:
+    assert closing(link, encode(messages))[0] == wire.TOO_MANY
+
+
+def test_drafts_past_that_bound_are_dropped(link: ClientConnection) -> None:
+    opened = replace(many_grammars(1)[0], sampling=replace(GREEDY, grammar="start: /a{3}/"))
+    link.send(encode([opened, *[Draft(1, 1, 0, n, [5], [0], b"\0") for n in range(1, 600)]]))
+    assert collect(link, 1)[-1].finish == "stop"
+
+
 def test_metrics_count_steps_and_cpu(url: str, link: ClientConnection) -> None:
     before = verifier_counters(url)
     link.send(encode([Open(1, [504, 253], GREEDY, 6)]))
