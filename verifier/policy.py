@@ -128,6 +128,16 @@ def prompt_rows(base: int, most: int, delay: float, seconds: Callable[[int], flo
     return fits
 
 
+def beside(prompts: int, running: int, seconds: Callable[[int], float]) -> Callable[[int], float]:
+    """What a step of so many rows takes beside `prompts` rows of prompts, the time of those `running` alone included.
+
+    Prompts cost their time whatever else is in the step, so nodes are not to be judged by it: next to a long prompt
+    every node would look cheap.
+    """
+    sunk = seconds(prompts + running) - seconds(running)
+    return lambda rows: seconds(prompts + rows) - sunk
+
+
 class Choose(Protocol):
     """Which nodes of the sessions' drafts go into a step; parameters are those of worth_checking."""
 

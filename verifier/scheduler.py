@@ -24,6 +24,7 @@ from verifier.engine import Engine, Overloaded, Progress, Refused, Request, Work
 from verifier.policy import (
     Choose,
     Pace,
+    beside,
     drafting_pays,
     goodput,
     prompt_rows,
@@ -223,7 +224,9 @@ class Scheduler:
         chances = {
             key: self._calibrations.of(self._sessions[key].checked).chances(draft) for key, draft in drafts.items()
         }
-        nodes = self._choose(drafts, chances, total, len(ends), limits.step_tokens - total, seconds)
+        nodes = self._choose(
+            drafts, chances, running, len(ends), limits.step_tokens - total, beside(total - running, running, seconds)
+        )
         work = [
             Work(key, count, drafts[key].take(nodes[key]) if nodes.get(key) else EMPTY) for key, count in rows.items()
         ]

@@ -195,8 +195,10 @@ class _Fleet:
 
 
 def tokens_for(sessions: int) -> int:
-    """How many tokens to measure over: each of many streams gets on by a few steps, a few streams by many."""
-    return max(600, 12 * sessions)
+    """How many tokens to measure over: enough that requests which happen to begin in the window do not decide."""
+    if sessions <= 2:
+        return 600
+    return max(1500, 12 * sessions)
 
 
 def warm_for(sessions: int) -> int:

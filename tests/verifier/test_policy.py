@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from verifier.policy import Pace, drafting_pays, prompt_rows, window, worth_checking, worth_waiting
+from verifier.policy import Pace, beside, drafting_pays, prompt_rows, window, worth_checking, worth_waiting
 from verifier.rhythm import Rhythm
 
 STEP = 0.04
@@ -47,6 +47,16 @@ def test_drafts_are_waited_for_only_where_checking_them_would_pay() -> None:
     assert drafting_pays(0.5, 1, stairs)
     assert not drafting_pays(0.5, 16, none_to_spare)
     assert not drafting_pays(0.02, 16, spare)
+
+
+def test_a_prompt_in_the_step_makes_no_node_look_cheap() -> None:
+    def seconds(rows: int) -> float:
+        return STEP + 0.002 * rows
+
+    chances = {1: [0.5, 0.2], 2: [0.4, 0.1]}
+    alone = worth_checking(chances, 16, 16, 8, seconds)
+    assert worth_checking(chances, 16, 16, 8, beside(200, 16, seconds)) == alone
+    assert worth_checking(chances, 216, 16, 8, seconds) != alone, "judged by the whole step it would"
 
 
 def test_a_missing_draft_is_waited_for_if_that_is_the_faster_way() -> None:
