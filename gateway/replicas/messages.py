@@ -10,7 +10,19 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from edgedraft.wire import MAX_FRAME, Close, Commit, Draft, FrameDecoder, Name, Open, SessionId, VocabSize
+from edgedraft.wire import (
+    MAX_FRAME,
+    Close,
+    Commit,
+    Count,
+    Draft,
+    FrameDecoder,
+    Name,
+    Open,
+    Seconds,
+    SessionId,
+    VocabSize,
+)
 
 PROTOCOL = 1
 PATH = f"/v1/replica/{PROTOCOL}"
@@ -40,15 +52,15 @@ class Granted(Struct, frozen=True, tag="granted", array_like=True):
 
     session: SessionId
     agent: Name
-    running: int
+    running: Count
 
 
 class Spent(Struct, frozen=True, tag="spent", array_like=True):
     """To the borrower: the agent's time that was the session's so far, and how many share the agent now."""
 
     session: SessionId
-    seconds: float
-    running: int
+    seconds: Seconds
+    running: Count
 
 
 ToLender = Seek | Open | Commit | Close

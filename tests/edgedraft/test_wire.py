@@ -27,6 +27,7 @@ from edgedraft.wire import (
     VerifierWelcome,
     WireError,
 )
+from gateway.replicas.messages import Full, Granted, Seek, Spent, to_borrower, to_lender
 
 CARD = ModelCard(
     name="target",
@@ -71,8 +72,12 @@ MESSAGES: list[tuple[FrameDecoder[Any], Struct]] = [
     (wire.to_verifier, DRAFT),
     (wire.to_verifier, Edge(session=1, agent="desk")),
     (wire.to_verifier, Close(session=1)),
+    (to_lender, Seek(1, "default", "ann", "f" * 64, 49152)),
+    (to_borrower, Granted(1, "ab12", 2)),
+    (to_borrower, Full(1)),
+    (to_borrower, Spent(1, 0.5, 3)),
 ]
-EVERY = [wire.from_agent, wire.to_agent, wire.from_verifier, wire.to_verifier]
+EVERY = [wire.from_agent, wire.to_agent, wire.from_verifier, wire.to_verifier, to_lender, to_borrower]
 
 
 def raw(*messages: object) -> bytes:
