@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -25,13 +26,15 @@ from gateway.ledger import Ledger, Prices
 from gateway.money import to_nano
 from gateway.openapi import OPEN
 from gateway.rate_limits import MemoryRates
-from gateway.replicas.service import Replicas
 from gateway.responses import create, stored
 from gateway.responses.store import ResponseStore
 from gateway.services import Services, services_of
 from gateway.telemetry import Metrics
 from gateway.traces import GatewayTraces
 from gateway.verifiers import VerifierPool
+
+if TYPE_CHECKING:
+    from gateway.replicas.service import Replicas
 
 
 def build_app(settings: GatewaySettings, tracing: Tracing | None = None) -> FastAPI:
@@ -42,7 +45,7 @@ def build_app(settings: GatewaySettings, tracing: Tracing | None = None) -> Fast
     metrics = Metrics()
     drain = Drain(settings.drain_grace)
     agents = AgentRegistry(settings.max_agents_per_owner, metrics)
-    replicas = Replicas(settings, agents, metrics) if settings.redis else None
+    replicas = _replicas(settings, agents, metrics) if settings.redis else None
     database = Database(settings.database)
     ledger = Ledger(database, Prices.read(settings.prices))
     services = Services(
@@ -110,6 +113,13 @@ def build_app(settings: GatewaySettings, tracing: Tracing | None = None) -> Fast
         app.include_router(admin.router)
     _add_health(app)
     return app
+
+
+def _replicas(settings: GatewaySettings, agents: AgentRegistry, metrics: Metrics) -> Replicas:
+    """Imported only here: the Redis client loads OpenTelemetry's SDK wherever that is installed."""
+    from gateway.replicas.service import Replicas
+
+    return Replicas(settings, agents, metrics)
 
 
 def _default_limits(settings: GatewaySettings) -> Limits:

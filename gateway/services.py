@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection
@@ -16,11 +16,13 @@ from gateway.database import Database
 from gateway.drain import Drain
 from gateway.grammar_check import GrammarCheck
 from gateway.ledger import Ledger
-from gateway.replicas.service import Replicas
 from gateway.responses.store import ResponseStore
 from gateway.telemetry import Metrics
 from gateway.traces import GatewayTraces
 from gateway.verifiers import VerifierPool
+
+if TYPE_CHECKING:
+    from gateway.replicas.service import Replicas
 
 
 @dataclass(frozen=True, slots=True)

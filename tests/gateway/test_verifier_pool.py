@@ -47,15 +47,16 @@ async def test_a_chat_goes_on_where_it_began_though_more_runs_there(tmp_path: Pa
     async with serving(tmp_path, ScriptedVerifier(), ScriptedVerifier()) as (gateway, verifiers):
         await whole(gateway, messages=user(chat + LONG), max_tokens=3)
         [one] = [verifier for verifier in verifiers if verifier.opened]
-        one.step = 0.2
-        running = asyncio.create_task(whole(gateway, messages=user(chat + LONG), max_tokens=3))
+        one.step = 0.1
+        running = asyncio.create_task(whole(gateway, messages=user(chat + LONG), max_tokens=400))
         await until(lambda: len(one.opened) == 2)
-        one.step = 0.0
         await whole(gateway, messages=user(chat + 2 * LONG), max_tokens=3)
         assert len(one.opened) == 3
         await whole(gateway, messages=user("new" + 2 * LONG), max_tokens=3)
         assert len(one.opened) == 3, "another chat goes where less runs"
-        await running
+        assert not running.done()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_no_verifier_is_crowded_for_a_beginning(tmp_path: Path) -> None:
