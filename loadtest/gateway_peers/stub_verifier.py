@@ -46,7 +46,8 @@ class Said:
         """The commit of the next `count` tokens. Each of them is as sure as can be."""
         at, self.committed = self.committed, self.committed + count
         tokens = script[at : self.committed]
-        told = [TokenLogprobs(0.0, [token] * min(1, self.logprobs), [0.0]) for token in tokens]
+        most = min(1, max(0, self.logprobs))
+        told = [TokenLogprobs(0.0, [token] * most, [0.0] * most) for token in tokens]
         finish = "length" if self.committed == self.length else None
         return Commit(session, at, tokens, seconds=seconds, finish=finish, logprobs=told if self.logprobs >= 0 else [])
 
