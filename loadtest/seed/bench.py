@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer
@@ -13,12 +14,13 @@ from edgedraft.progress import progress
 from edgedraft.settings import BenchSettings, VerifierSettings
 from edgedraft.wire import ModelCard
 from loadtest.seed.beside import Beside, Speculation
-from loadtest.seed.chats import Chat, chats, record
+from loadtest.seed.chats import Chat, chats, record, with_texts
 from loadtest.seed.clock import Clock
 from loadtest.seed.costs import Prices, cost
 from loadtest.seed.drafts import Drafts
 from loadtest.seed.fleet import Load, System, Window, run
 from loadtest.seed.profiles import DEVICES, LINKS, Device, Link
+from loadtest.seed.record import Record, read, record_file, write
 from loadtest.seed.rounds import Round, Rounds
 from loadtest.seed.streaming import LIMITS, Streaming
 from loadtest.seed.target import Target, measured_steps, played, real
@@ -34,6 +36,7 @@ NAMES = {
     "d": "EdgeDraft",
 }
 EDGES = ("c", "d")
+LEARNING = ("a", "d")  # they have been running for long and keep what they learnt; the others learn nothing
 RECORDED_AT_ONCE = 48
 EDGE_LIMITS = replace(LIMITS, prompt_lookup=True)  # as a verifier has it
 DEVICE, LINK = DEVICES["rtx-4090"], LINKS["fibre"]
@@ -50,6 +53,12 @@ class Bench:
     looks: StepCosts
     drafts: Drafts
     prices: Prices
+    file: Path
+
+    def keep(self) -> None:
+        """Keep texts and guesses for the next run."""
+        texts = {str(heat): [chat.text for chat in asked] for heat, asked in self.chats.items()}
+        write(self.file, Record(texts, self.drafts.known))
 
     @property
     def ridge(self) -> int:
@@ -61,30 +70,42 @@ class Bench:
 
 
 def prepare(settings: BenchSettings) -> Bench:
-    """Loads and measures; takes some minutes, most of them to compute what the draft model guesses where."""
+    """Loads, measures, and records what no run on this machine with these weights has recorded before."""
     model, card = load_target(
         VerifierSettings.model_validate(
             {"model": DEMO_MODEL, "device": "cpu", "dtype": settings.dtype, "threads": 1, "kv_tokens": KV_TOKENS}
         )
     )
     tokenizer = AutoTokenizer.from_pretrained(resolve_model(DEMO_MODEL))
-    asked = {heat: record(chats(tokenizer, heat, i * 1000), model, card) for i, heat in enumerate((0.0, WARM))}
+    asked = {heat: chats(tokenizer, heat, i * 1000) for i, heat in enumerate((0.0, WARM))}
+    file = record_file(DEMO_MODEL, settings.dtype, asked)
+    kept = read(file)
+    drafts = Drafts(card.vocab_size, threads=1)
+    if kept:
+        texts = {heat: with_texts(asked[heat], kept.texts[str(heat)]) for heat in asked}
+        drafts.remember(kept.guesses)
+    else:
+        texts = {heat: record(asked[heat], model, card) for heat in asked}
     target = real(model, card)
     with progress("measuring steps and looks"):
         steps = measured_steps(target)
-        drafts = Drafts(card.vocab_size, threads=1)
         looks = drafts.measured_looks()
-    bench = Bench(card, asked, target, steps, looks, drafts, Prices.read())
-    with progress("the draft model's guesses", 2, "temperatures") as advance:
-        for heat in (0.0, WARM):
-            # At so many streams a forward of the draft model serves them all.
-            everybody = Streaming(
-                Clock(), bench.played(heat, lambda rows: steps.seconds(1)), steps, (DEVICE, LINK, drafts)
-            )
-            total = sum(len(chat.text) for chat in asked[heat])
-            run(everybody, asked[heat], Load(RECORDED_AT_ONCE, tokens=2 * total, warm=0), seed=0)
-            advance()
+    bench = Bench(card, texts, target, steps, looks, drafts, Prices.read(), file)
+    if not kept:
+        _guess_ahead(bench)
+    bench.keep()
     return bench
+
+
+def _guess_ahead(bench: Bench) -> None:
+    """Most of the draft model's guesses: with so many streams a forward of it serves them all."""
+    with progress("the draft model's guesses", len(bench.chats), "temperatures") as advance:
+        for heat, asked in bench.chats.items():
+            quick = bench.played(heat, lambda rows: bench.steps.seconds(1))
+            everybody = Streaming(Clock(), quick, bench.steps, (DEVICE, LINK, bench.drafts))
+            total = sum(len(chat.text) for chat in asked)
+            run(everybody, asked, Load(RECORDED_AT_ONCE, tokens=2 * total, warm=0), seed=0)
+            advance()
 
 
 def system(

@@ -50,6 +50,8 @@ class Beside:
 
     def serve(self, committed: Callable[[Stream, Sequence[int]], None]) -> None:
         self._committed = committed
+
+    def stop(self) -> None:
         self._server.clear()
 
     def begin(self, stream: Stream) -> None:

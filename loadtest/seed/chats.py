@@ -85,6 +85,11 @@ def record(asked: Sequence[Chat], model: PackedModel, card: ModelCard) -> list[C
     return [replace(chat, text=tuple(texts[chat.number])) for chat in asked]
 
 
+def with_texts(asked: Sequence[Chat], texts: Sequence[Sequence[int]]) -> list[Chat]:
+    """The requests with texts that were recorded before, in the same order."""
+    return [replace(chat, text=tuple(text)) for chat, text in zip(asked, texts, strict=True)]
+
+
 def _length(dice: random.Random) -> int:
     drawn = dice.lognormvariate(math.log(MEAN) - SPREAD**2 / 2, SPREAD)
     return max(SHORTEST, min(LONGEST, round(drawn)))

@@ -18,6 +18,7 @@ from edge_agent.model_drafter import common_prefix
 from edgedraft.settings import AgentSettings
 from edgedraft.wire import Sampling
 from loadtest.seed.chats import Chat
+from loadtest.seed.record import Known
 from verifier.costs import StepCosts
 
 KINDS = ("model", "lookup", "both")
@@ -76,6 +77,16 @@ class Drafts:
         while wanted.place not in self._known:
             self._compute()
         return merge([wanted.copied, self._known[wanted.place]])
+
+    @property
+    def known(self) -> list[Known]:
+        """All guesses so far, to be kept."""
+        return [(*place, g.tokens, g.parents, g.probabilities) for place, g in self._known.items()]
+
+    def remember(self, known: Sequence[Known]) -> None:
+        """Guesses of an earlier run."""
+        for number, right, wrong, tokens, parents, probabilities in known:
+            self._known[number, right, wrong] = Guesses(tokens, parents, probabilities)
 
     def _compute(self) -> None:
         """One forward: a place of each chat that has one to compute."""

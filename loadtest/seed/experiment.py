@@ -16,7 +16,7 @@ from edgedraft.demo_model import DEMO_MODEL
 from edgedraft.progress import progress
 from edgedraft.settings import BenchSettings
 from loadtest.report import Result
-from loadtest.seed.bench import DEVICE, LINK, NAMES, WARM, Bench, figures, prepare, system
+from loadtest.seed.bench import DEVICE, LEARNING, LINK, NAMES, WARM, Bench, figures, prepare, system
 from loadtest.seed.beside import Speculation
 from loadtest.seed.best import best_round, best_speculation
 from loadtest.seed.fleet import Load, Window, run, tokens_for, warm_for
@@ -28,7 +28,7 @@ from loadtest.seed.rounds import Round
 from loadtest.seed.statistics import Ratio, ratio
 
 SESSIONS = (1, 4, 16, 64, 256)
-WARM_SESSIONS = (1, 4)
+WARM_SESSIONS = (1,)
 ARRIVALS = (0.7,)  # of what datacenter-only decoding serves at most
 
 
@@ -52,6 +52,7 @@ def seed(settings: BenchSettings) -> Result:
     bench = prepare(settings)
     cells = [*(Cell(0.0, n) for n in SESSIONS), *(Cell(WARM, n) for n in WARM_SESSIONS)]
     plans = {cell: _plans(bench, cell) for cell in cells}
+    bench.keep()
     windows = _closed_loop(bench, cells, plans, settings.repeats)
     busiest = max(mean(w.tokens / w.seconds for w in windows[Cell(0.0, n), "a"]) for n in SESSIONS)
     open_cells = [Cell(0.0, 0, share) for share in ARRIVALS]
@@ -111,11 +112,10 @@ def _closed_loop(
     bench: Bench, cells: Sequence[Cell], plans: Mapping[Cell, tuple[Speculation, Round]], repeats: int
 ) -> dict[tuple[Cell, str], list[Window]]:
     """Systems take turns at each load; a repeat is the same requests for all of them."""
-    # These have been running for long, and keep what they learnt; the others learn nothing.
     kept = {
         (heat, name): system(bench, name, bench.target, bench.steps, (DEVICE, LINK), plans[Cell(heat, 1)])
         for heat in (0.0, WARM)
-        for name in ("a", "d")
+        for name in LEARNING
     }
     windows: dict[tuple[Cell, str], list[Window]] = {(cell, name): [] for cell in cells for name in NAMES}
     with progress("serving", len(windows) * repeats, "runs") as advance:
@@ -141,7 +141,7 @@ def _open_loop(
     with progress("arriving", len(windows) * repeats, "runs") as advance:
         for repeat in range(repeats):
             for cell in cells:
-                load = Load(rate=cell.arrivals * busiest / length, tokens=800, warm=200)
+                load = Load(rate=cell.arrivals * busiest / length, tokens=400, warm=100)
                 for name in NAMES:
                     served = system(bench, name, bench.target, bench.steps, (DEVICE, LINK), plans[cell])
                     windows[cell, name].append(run(served, asked, load, repeat))

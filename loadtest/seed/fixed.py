@@ -66,7 +66,8 @@ class FixedServer:
         """Take a step's progress in; returns the sessions that got tokens and go on."""
         going: list[int] = []
         for made in progress:
-            session = self.sessions[made.session]
+            if (session := self.sessions.get(made.session)) is None:
+                continue  # it was closed while the step ran
             session.unseen = made.unseen
             if not made.tokens and made.finish is None:
                 continue

@@ -59,6 +59,10 @@ class System(Protocol):
 
     def begin(self, stream: Stream) -> None: ...
 
+    def stop(self) -> None:
+        """Close all streams, so that the engine, which others use too, is empty again."""
+        ...
+
 
 @dataclass
 class Window:
@@ -105,7 +109,10 @@ def run(system: System, chats: Sequence[Chat], load: Load, seed: int) -> Window:
     fleet = _Fleet(system, chats, load, seed)
     system.serve(fleet.committed)
     fleet.start()
-    system.clock.run(lambda: fleet.done)
+    try:
+        system.clock.run(lambda: fleet.done)
+    finally:
+        system.stop()
     assert fleet.done, "everything came to rest before the end"
     return fleet.window
 
@@ -197,9 +204,9 @@ class _Fleet:
 def tokens_for(sessions: int) -> int:
     """How many tokens to measure over: enough that requests which happen to begin in the window do not decide."""
     if sessions <= 2:
-        return 600
-    return max(1500, 12 * sessions)
+        return 240
+    return max(600, 6 * sessions)
 
 
 def warm_for(sessions: int) -> int:
-    return max(100, ceil(1.5 * sessions))
+    return max(50, ceil(1.2 * sessions))

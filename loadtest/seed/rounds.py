@@ -70,6 +70,8 @@ class Rounds:
 
     def serve(self, committed: Callable[[Stream, Sequence[int]], None]) -> None:
         self._committed = committed
+
+    def stop(self) -> None:
         self._server.clear()
         self._arrived.clear()
 

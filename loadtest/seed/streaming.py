@@ -49,8 +49,9 @@ class Streaming:
         self._committed: Callable[[Stream, Sequence[int]], None] = lambda stream, tokens: None
 
     def serve(self, committed: Callable[[Stream, Sequence[int]], None]) -> None:
-        """Whatever ran before is closed."""
         self._committed = committed
+
+    def stop(self) -> None:
         for key in [*self._streams]:
             self._scheduler.close(key, self._clock.now)
         self._streams.clear()

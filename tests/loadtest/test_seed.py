@@ -5,23 +5,30 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from edge_agent.drafter import Point
 from edge_agent.session import DraftSession
 from edgedraft.tree import Slice
 from edgedraft.wire import Open, Sampling
+from loadtest.report import Result
+from loadtest.seed.bench import NAMES
 from loadtest.seed.beside import Beside, Speculation
 from loadtest.seed.chats import Chat
 from loadtest.seed.clock import Clock
 from loadtest.seed.costs import Prices, cost
 from loadtest.seed.drafts import Drafts
 from loadtest.seed.fleet import Load, Meters, System, Window, run
+from loadtest.seed.plots import draw
 from loadtest.seed.profiles import FRAME_BYTES, RETRANSMISSION, Device, Link, Way
+from loadtest.seed.record import Record, read, record_file, write
 from loadtest.seed.rounds import Round, Rounds
 from loadtest.seed.statistics import ratio
 from loadtest.seed.streaming import Streaming
-from loadtest.seed.target import Playback, Target, played, verified
+from loadtest.seed.target import MAX_SESSIONS, Playback, Target, played, verified
 from loadtest.trace import load
 from verifier.costs import StepCosts
 from verifier.engine import Request, Work
@@ -133,6 +140,7 @@ def test_every_system_says_the_texts_and_speculation_takes_fewer_steps(
 ) -> None:
     load_of = Load(sessions, tokens=60, warm=6)
     windows = {name: run(system, chats, load_of, seed=1) for name, system in systems(target, steps, drafts).items()}
+    assert target.engine.capacity().sessions == MAX_SESSIONS, "the next run finds an empty engine"
     for window in windows.values():
         assert window.tokens >= 60
         assert window.seconds > 0
@@ -204,3 +212,41 @@ def test_a_window_counts_gaps_by_tokens() -> None:
     window = Window(gaps=[(0.1, 9), (1.0, 1)])
     assert (window.gap(0.5), window.gap(0.99)) == (0.1, 1.0)
     assert window.mean_gap == pytest.approx(0.19)
+
+
+def test_a_record_is_read_back_and_a_broken_one_is_none(tmp_path: Path) -> None:
+    file = tmp_path / "cache" / "record.msgpack"
+    assert read(file) is None
+    kept = Record({"0.0": [(1, 2), ()]}, [(3, 0, (), (5, 6), (-1, 0), (0.5, 0.25))])
+    write(file, kept)
+    assert read(file) == kept
+    file.write_bytes(file.read_bytes()[:-3])
+    assert read(file) is None
+
+
+def test_a_record_belongs_to_its_circumstances() -> None:
+    assert record_file("model", "float32") == record_file("model", "float32")
+    assert record_file("model", "float32") != record_file("model", "bfloat16")
+
+
+def test_recorded_guesses_are_remembered(chats: Sequence[Chat], drafts: Drafts) -> None:
+    chat, context = chats[0], [*chats[0].prompt, *chats[0].text[:3]]
+    point = Point(1, context, len(context), 3, chat.sampling)
+    said = drafts.answer(drafts.ask(chat, point, None))
+    other = Drafts(VOCAB, threads=1, kv_tokens=4096)
+    other.remember(drafts.known)
+    assert other.answer(other.ask(chat, point, None)) == said
+    assert len(other.known) == len(drafts.known)
+
+
+def test_plots_are_drawn_of_every_table(tmp_path: Path) -> None:
+    def rows(name: str, values: Sequence[object]) -> list[dict[str, Any]]:
+        figures = {"tokens_per_s": 2.0, "gap_ms": 3.0}
+        return [{name: value, "way": way, **figures} for value in values for way in NAMES.values()]
+
+    kinds = Result("kinds", [{"kind": "chat", "tokens_per_verify": 2.0}], {}, {})
+    latency = Result("latency", rows("round_trip_ms", [0, 15]), {}, {})
+    settings = {"ridge_rows": 16, "prices": {"server_hour": 5.05}}
+    draw(Result("all", rows("load", ["1 streams", "4 streams"]), {}, settings, [], [kinds, latency]), tmp_path / "new")
+    for name in ("throughput", "latency", "cost", "kinds"):
+        assert (tmp_path / "new" / f"seed-{name}.png").read_bytes().startswith(b"\x89PNG")
