@@ -28,7 +28,7 @@ from verifier.costs import StepCosts
 from verifier.target import load_target
 
 WARM = 0.7  # the temperature besides greedy
-KV_TOKENS = 1 << 16
+KV_TOKENS = 1 << 17
 NAMES = {
     "a": "datacenter only",
     "b": "datacenter speculation",

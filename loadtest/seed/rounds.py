@@ -168,6 +168,9 @@ class Rounds:
             self.meters.server += took
             before = {key: (s.stream, len(s.said)) for key, s in self._server.sessions.items()}
             going = self._server.apply(progress, self._committed)
+            # What found no room in the KV cache stands in line for the next step.
+            left = trees.keys() - {item.session for item in progress}
+            self._arrived = {key: trees[key] for key in left if key in self._server.sessions} | self._arrived
             for item in progress:
                 if item.tokens:
                     stream, at = before[item.session]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from loadtest.seed.streaming import Streaming
 from loadtest.seed.target import MAX_SESSIONS, Playback, Target, played, verified
 from loadtest.trace import load
 from verifier.costs import StepCosts
-from verifier.engine import Request, Work
+from verifier.engine import Progress, Request, Work
 
 TOKENS = 12
 VOCAB = 49152
@@ -250,3 +250,16 @@ def test_plots_are_drawn_of_every_table(tmp_path: Path) -> None:
     draw(Result("all", rows("load", ["1 streams", "4 streams"]), {}, settings, [], [kinds, latency]), tmp_path / "new")
     for name in ("throughput", "latency", "cost", "kinds"):
         assert (tmp_path / "new" / f"seed-{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_tree_that_found_no_room_stands_in_line_for_the_next_step(
+    chats: Sequence[Chat], target: Target, steps: StepCosts, drafts: Drafts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, turns = target.engine.step, count()
+
+    def crowded(work: Sequence[Work]) -> list[Progress]:
+        return whole(work if len(work) < 2 or next(turns) % 3 else work[:-1])
+
+    monkeypatch.setattr(target.engine, "step", crowded)
+    system = Rounds(Clock(), target, steps, (DEVICE, LINK, drafts), Round(3, 6))
+    assert run(system, chats, Load(3, tokens=60, warm=6), seed=1).tokens >= 60
