@@ -250,7 +250,16 @@ class UpSettings(Settings):
     model: str = Field(DEMO_MODEL, description="target model")
     draft_model: str = Field("auto", description="draft model")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="of both models")
-    agent: bool = Field(True, description="attach an agent on this machine")
+    agent: bool = Field(True, description="attach agents on this machine")
+    gateways: int = Field(
+        1, ge=1, le=16, description="gateways; they take ports from --port up and share all they know"
+    )
+    verifiers: int = Field(1, ge=1, le=16, description="verifiers")
+    agents: int = Field(1, ge=0, le=16, description="agents on this machine, if any are attached")
+    redis: str = Field(
+        "", description="URL of the Redis or Valkey that several gateways share; one is started if empty"
+    )
+    database: str = GatewaySettings.model_fields["database"].default
 
 
 class _DatabaseSettings(Settings):

@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
+from urllib.parse import urlsplit
 
 GRACE_SECONDS = 10.0
 _BRIEF_DRAIN = ("--drain-grace", str(GRACE_SECONDS / 2))  # so that they end by themselves when they are told to
@@ -77,9 +78,16 @@ class Child:
 class Stack:
     """A verifier, a gateway and any number of agents; leaving the context ends them all, agents first."""
 
-    def __init__(self, key: str, log_folder: Path | None = None, start_seconds: float = 300.0) -> None:
+    def __init__(
+        self,
+        key: str,
+        log_folder: Path | None = None,
+        start_seconds: float = 300.0,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self.key = key
         self.url = ""
+        self._env = env
         self._log_folder = log_folder
         self._start_seconds = start_seconds
         self.children: list[Child] = []
@@ -87,7 +95,7 @@ class Stack:
     def start(self, *words: str) -> Child:
         """One more process, ready."""
         child = self.launch(*words)
-        child.wait_ready(self._start_seconds)
+        self.ready(child)
         return child
 
     def launch(self, *words: str) -> Child:
@@ -95,12 +103,28 @@ class Stack:
         log: IO[str] | None = None
         if self._log_folder:
             log = (self._log_folder / f"{len(self.children)}-{words[0]}.log").open("w")
-        child = Child(*words, log=log)
+        child = Child(*words, env=self._env, log=log)
         self.children.append(child)
         return child
 
+    def ready(self, child: Child) -> str:
+        """The address of one that was launched. Raises StartError."""
+        return child.wait_ready(self._start_seconds)
+
+    def again(self, child: Child) -> Child:
+        """What a child that has ended was, on the port that it had; not waited for."""
+        words = list(child.words)
+        if "--port" in words:
+            words[words.index("--port") + 1] = str(urlsplit(child.address).port)
+        return self.launch(*words)
+
     def verifier(self, *flags: str) -> Child:
-        return self.start("verifier", *_BRIEF_DRAIN, "--port", "0", *flags)
+        child = self.launch_verifier("--port", "0", *flags)
+        self.ready(child)
+        return child
+
+    def launch_verifier(self, *flags: str) -> Child:
+        return self.launch("verifier", *_BRIEF_DRAIN, *flags)
 
     def gateway(self, *verifiers: str, flags: tuple[str, ...] = ()) -> Child:
         named = [word for url in verifiers for word in ("--verifier", url)]
@@ -108,11 +132,11 @@ class Stack:
         self.url = child.address
         return child
 
-    def wait_served(self) -> None:
-        """Until the gateway has a verifier. Raises StartError when that takes too long."""
+    def wait_served(self, url: str = "") -> None:
+        """Until that gateway, or the last one, has a verifier. Raises StartError when that takes too long."""
         deadline = time.monotonic() + self._start_seconds
         while time.monotonic() < deadline:
-            with suppress(urllib.error.HTTPError), urllib.request.urlopen(f"{self.url}/readyz", timeout=10):
+            with suppress(urllib.error.HTTPError), urllib.request.urlopen(f"{url or self.url}/readyz", timeout=10):
                 return
             time.sleep(0.05)
         raise StartError("the gateway found no verifier")
@@ -134,5 +158,10 @@ class Stack:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for child in reversed(self.children):
-            child.stop()
+        try:
+            for child in reversed(self.children):
+                child.stop()
+        except BaseException:  # a second Ctrl-C, say: whoever is in a hurry leaves no process behind either
+            for child in self.children:
+                child.process.kill()
+            raise

