@@ -39,6 +39,7 @@ def _cpus(value: Any) -> Any:
 
 
 Limit = Annotated[int, Field(ge=1, le=10**12)] | None
+Priority = Annotated[int, Field(ge=0, le=9)] | None
 Spend = Annotated[Decimal, Field(ge=0, le=10**9)] | None
 _Listed = (NoDecode, BeforeValidator(_split))
 
@@ -88,6 +89,7 @@ class VerifierSettings(TracedSettings):
     )
     max_sessions: int = Field(64, ge=1, le=4096, description="sessions at once; more wait")
     max_waiting: int = Field(64, ge=0, le=4096, description="sessions that wait for room; more are turned away")
+    max_wait: float = Field(30.0, gt=0, le=3600, description="seconds in that line at most, waited or foreseen")
     kv_tokens: int = Field(32768, ge=256, description="tokens that the KV cache holds, all sessions together")
     context_length: int = Field(0, ge=0, description="longest prompt with output; 0 takes the model's own")
     step_tokens: int = Field(512, ge=16, description="tokens in one forward at most; long prompts take several")
@@ -282,6 +284,7 @@ class KeysCreateSettings(_DatabaseSettings):
     tokens_per_minute: Limit = Field(None, description="tokens a minute; the gateway's default if not given")
     concurrent: Limit = Field(None, description="generations at once; the gateway's default if not given")
     monthly_spend: Spend = Field(None, description="money in a calendar month; the gateway's default if not given")
+    priority: Priority = Field(None, description="0 to 9; where verifiers are full, higher ones go first (default: 0)")
 
 
 class KeysListSettings(_DatabaseSettings):
@@ -297,6 +300,7 @@ class KeysUpdateSettings(_DatabaseSettings):
     tokens_per_minute: Literal["default"] | Limit = Field(None, description="prompt and output tokens a minute")
     concurrent: Literal["default"] | Limit = Field(None, description="generations at once")
     monthly_spend: Literal["default"] | Spend = Field(None, description="money in a calendar month")
+    priority: Literal["default"] | Priority = Field(None, description="0 to 9; higher ones go first in a full service")
 
 
 class KeysRevokeSettings(_DatabaseSettings):

@@ -26,6 +26,7 @@ MAX_AGENT_FRAME = 1 << 18  # bytes from an agent in one frame
 MAX_FRAME_TO_AGENT = 1 << 22  # bytes: a desktop is to be safe from its gateway, and reads no text longer than the next
 MAX_AGENT_TEXT = 1 << 18  # tokens of prompt and output; longer ones are not drafted at all
 MAX_FRAME = 1 << 26  # bytes on the other ways: prompts and the model card with its tokenizer
+MAX_PRIORITY = 9
 MAX_WINDOW = 64  # uncommitted draft nodes of one session
 MAX_DRAFT_NODES = 64  # nodes in one Draft
 MAX_MESSAGES = 1024  # messages in one frame
@@ -137,6 +138,7 @@ class Open(Struct, frozen=True, tag="open", array_like=True):
     A verifier may reuse what it computed for one session in others of the same `salt`; agents are not told it.
     With `logprobs` of 0 or more, commits carry so many alternatives of each token (TokenLogprobs); -1 asks for none.
     `prediction` is what the client expects the output to be, a draft like any other. `trace` is a W3C traceparent.
+    Where there is no room, sessions of higher `priority` go first; agents are not told it.
     """
 
     session: SessionId
@@ -152,6 +154,7 @@ class Open(Struct, frozen=True, tag="open", array_like=True):
     logprobs: Annotated[int, Meta(ge=-1, le=MAX_TOP_LOGPROBS)] = -1
     prediction: list[TokenId] = []
     trace: Name = ""
+    priority: Annotated[int, Meta(ge=0, le=MAX_PRIORITY)] = 0
 
 
 class Draft(Struct, frozen=True, tag="draft", array_like=True):

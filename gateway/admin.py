@@ -23,6 +23,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
+from edgedraft.wire import MAX_PRIORITY
 from gateway.accounts import SCOPES, Accounts, KeyRecord, Limits, Principal, TenantExists, Tenants, UnknownTenant
 from gateway.authentication import authenticate
 from gateway.errors import ApiError
@@ -65,6 +66,7 @@ class KeyChange(Schema):
     tokens_per_minute: Count | None = None
     concurrent: Count | None = None
     monthly_spend: Money | None = None
+    priority: Annotated[int, Field(ge=0, le=MAX_PRIORITY)] | None = None
 
     @property
     def changes(self) -> dict[str, int | str | None]:
@@ -257,6 +259,7 @@ def _key(record: KeyRecord) -> dict[str, Any]:
         "tokens_per_minute": limits.tokens_per_minute,
         "concurrent": limits.concurrent,
         "monthly_spend": None if limits.monthly_spend is None else to_text(limits.monthly_spend),
+        "priority": limits.priority,
     }
 
 

@@ -20,7 +20,7 @@ from gateway.accounts import Principal
 from gateway.admission import Ticket
 from gateway.authentication import authenticate
 from gateway.choices import SIDE_BY_SIDE
-from gateway.errors import SERVER, ApiError, shutting_down
+from gateway.errors import RATE_LIMIT, SERVER, ApiError, shutting_down
 from gateway.events import MakeReader, PlainText
 from gateway.generation import Generation, Operation
 from gateway.race import ClientGone, while_connected
@@ -163,6 +163,7 @@ async def _with_failures(frames: AsyncGenerator[bytes], failure: Callable[[str, 
 def _before_the_first_token(error: Refused | Unavailable) -> ApiError:
     if isinstance(error, Refused):
         return ApiError(400, f"The model refused this request: {error}", code="refused")
-    code = "overloaded" if isinstance(error, Crowded) else "unavailable"
     message = f"No verifier took this request: {error}"
-    return ApiError(503, message, kind=SERVER, code=code, retry_after=error.retry_after)
+    if isinstance(error, Crowded):
+        return ApiError(429, message, kind=RATE_LIMIT, code="overloaded", retry_after=error.retry_after)
+    return ApiError(503, message, kind=SERVER, code="unavailable", retry_after=error.retry_after)

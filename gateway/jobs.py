@@ -59,6 +59,7 @@ def jobs_for(
             edge=parameters.edge,
             logprobs=parameters.alternatives if alternatives is None else alternatives,
             prediction=tuple(prediction[: model.context_length]),
+            priority=principal.limits.priority or 0,
         )
         for choice in range(choices)
     ]

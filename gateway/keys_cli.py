@@ -32,6 +32,7 @@ async def _run(settings: KeysSettings, accounts: Accounts) -> None:
                 settings.tokens_per_minute,
                 settings.concurrent,
                 None if settings.monthly_spend is None else to_nano(settings.monthly_spend),
+                settings.priority,
             )
             expires = None if settings.expires is None else int(time.time() + settings.expires * 86400)
             print(
@@ -59,6 +60,7 @@ def _changes(settings: KeysUpdateSettings) -> dict[str, int | str | None]:
         "tokens_per_minute": settings.tokens_per_minute,
         "concurrent": settings.concurrent,
         "monthly_spend": settings.monthly_spend,
+        "priority": settings.priority,
     }
     changes: dict[str, int | str | None] = {}
     for field, value in named.items():
@@ -75,6 +77,7 @@ def _row(record: KeyRecord) -> tuple[str, ...]:
         "tokens/min": limits.tokens_per_minute,
         "at once": limits.concurrent,
         "spend/month": spend,
+        "priority": limits.priority,
     }
     return (
         record.id,

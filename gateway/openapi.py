@@ -38,7 +38,7 @@ _ERRORS = {
     "403": "The key lacks the scope",
     "404": "There is no such thing",
     "413": "The body is too large",
-    "429": "The key may do no more now; see retry-after",
+    "429": "The key may do no more now, or all verifiers are full; see retry-after",
     "500": "The gateway's own fault",
     "503": "Nobody can serve this now; see retry-after",
 }

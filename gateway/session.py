@@ -53,7 +53,7 @@ _BACKOFF = wait_random_exponential(multiplier=0.05, max=0.5)
 class Job:
     """What one session is to generate, and whose it is. max_tokens counts output tokens.
 
-    logprobs, prediction and trace are wire.Open's.
+    logprobs, prediction, trace and priority are wire.Open's.
     """
 
     model: ServedModel
@@ -67,6 +67,7 @@ class Job:
     logprobs: int = -1
     prediction: tuple[int, ...] = ()
     trace: str = ""
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +208,7 @@ class Session:
             agent=self._seat.agent if self._seat else "",
             salt=self._job.tenant,
             logprobs=self._job.logprobs,
+            priority=self._job.priority,
         )
         try:
             self._lease = self._verifiers.open(self, self._job.model, message, self._given_up, self._full)

@@ -49,6 +49,7 @@ keys = Table(
     Column("tokens_per_minute", BigInteger),
     Column("concurrent", BigInteger),
     Column("monthly_spend", BigInteger),
+    Column("priority", BigInteger),
     UniqueConstraint("hash", name="keys_hash_key"),
 )
 

@@ -133,6 +133,7 @@ def play(model: PackedModel, card: ModelCard, chosen: Load, choose: Choose | Non
             scheduler.open(
                 key + 1,
                 Open(key + 1, conversation.prompt, GREEDY, TOKENS, eos=card.eos, agent=agent, salt=f"{salt} {key}"),
+                now,
             )
             texts[key + 1] = []
             if agent:
@@ -170,7 +171,7 @@ def play(model: PackedModel, card: ModelCard, chosen: Load, choose: Choose | Non
                 due += agents[key].committed(len(texts[key]), commit.tokens, commit.accepted, now)
     run.wall, run.cpu = time.monotonic() - began, time.thread_time() - cpu
     for key in texts:
-        scheduler.close(key, time.monotonic())
+        scheduler.close(key)
     return run
 
 

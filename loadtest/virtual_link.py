@@ -121,7 +121,7 @@ def streaming(
 
     key = engine.begin(chat)
     session = _session(chat, [], FIRST_WINDOW, key)
-    scheduler.open(key, Open(key, chat.prompt, GREEDY, len(chat.text), agent=AGENT))
+    scheduler.open(key, Open(key, chat.prompt, GREEDY, len(chat.text), agent=AGENT), 0.0)
     inbox: list[Commit] = []
     stepping, looking, opened = False, False, False
     at(0.0, "wake")
@@ -170,7 +170,7 @@ def streaming(
                 at(now + machine.step(rows), "stepped", (plan.work, engine.step(plan.work), now))
             elif plan.wake_at is not None:
                 at(max(plan.wake_at, now), "wake")
-    scheduler.close(key, now)
+    scheduler.close(key)
     return outcome
 
 

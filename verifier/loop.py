@@ -132,6 +132,7 @@ class EngineLoop:
             answers: list[tuple[int, Commit | Queued | Close]] = []
             if not self._take(wait, answers):
                 return
+            self._turn_away(answers)
             plan = self._scheduler.plan(time.monotonic())
             if plan.work:
                 answers.extend(self._step(plan.work))
@@ -180,7 +181,7 @@ class EngineLoop:
             return Close(message.session, CLOSE_REFUSED, "this session is open already")
         self._last_key += 1
         try:
-            ahead = self._scheduler.open(self._last_key, message)
+            ahead = self._scheduler.open(self._last_key, message, at)
         except Refused as refused:
             return Close(message.session, CLOSE_REFUSED, str(refused))
         except Overloaded as overloaded:
@@ -192,10 +193,16 @@ class EngineLoop:
             self._spans.opened(self._last_key, message, at, ahead)
         return None if ahead is None else Queued(message.session, ahead)
 
+    def _turn_away(self, answers: list[tuple[int, Commit | Queued | Close]]) -> None:
+        for key, why in self._scheduler.turned_away(time.monotonic()):
+            link, session = self._addresses[key]
+            answers.append((link, Close(session, CLOSE_OVERLOADED, str(why), why.retry_after)))
+            self._close((link, session))
+
     def _close(self, address: Address) -> None:
         if key := self._keys.pop(address, None):
             del self._addresses[key]
-            self._scheduler.close(key, time.monotonic())
+            self._scheduler.close(key)
             self._metrics.closed(key)
             if self._spans:
                 self._spans.closed(key)

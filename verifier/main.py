@@ -43,6 +43,7 @@ def main(settings: VerifierSettings) -> None:
         wait_share=settings.wait_share,
         prompt_lookup=settings.prompt_lookup,
         max_waiting=settings.max_waiting,
+        max_wait=settings.max_wait,
     )
     drain = Drain(settings.drain_grace)
     app = build_app(

@@ -14,7 +14,6 @@ SMOOTHING = 0.2  # weight of the newest value in a running mean
 LEAST_GAIN = 1.05
 RIPENING = 2.0
 WAITED_FOR = (1, 2, 4)  # depths of a draft
-LEAST_RETRY, LONGEST_RETRY = 1.0, 60.0  # seconds
 LEAST_PROMPT_ROWS = 16  # a prompt always gets on
 SAVED_STEPS_KEPT = 4.0  # steps won by drafting that may be spent on waiting later
 WAITED_ON_CREDIT = 0.5  # of a step, before anything was won: the rest lets drafts that come late be checked
@@ -107,13 +106,6 @@ def window(acceptance: float, delay: float, widest: int) -> int:
         return widest
     depth = math.ceil(math.log(0.02) / math.log(max(acceptance, 0.05)))
     return max(8, min(widest, int(2 * depth * (1 + delay))))
-
-
-def retry_after(waiting: int, interval: float | None) -> float:
-    """Seconds after which one more may find a place behind `waiting` others, `interval` apart as far as is known."""
-    if interval is None:
-        return LEAST_RETRY
-    return min(LONGEST_RETRY, max(LEAST_RETRY, (waiting + 1) * interval))
 
 
 def prompt_rows(base: int, most: int, delay: float, seconds: Callable[[int], float]) -> int:

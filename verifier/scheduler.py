@@ -16,11 +16,12 @@ from math import inf
 from edgedraft.prediction import PredictionCursor
 from edgedraft.prompt_lookup import TextIndex
 from edgedraft.tree import EMPTY, DraftTree, Slice, Violation
-from edgedraft.wire import MAX_WINDOW, Commit, Draft, Open, confidence_byte
+from edgedraft.wire import MAX_PRIORITY, MAX_WINDOW, Commit, Draft, Open, confidence_byte
 from verifier.admission import WaitingRoom
 from verifier.calibration import Calibrations
 from verifier.costs import StepCosts
 from verifier.engine import Engine, Overloaded, Progress, Refused, Request, Work
+from verifier.forecast import Forecast, wait
 from verifier.policy import (
     Choose,
     Pace,
@@ -38,6 +39,7 @@ from verifier.policy import (
 LOOKUP = "the verifier's own"
 PREDICTED = "predicted by clients of "  # and their salt: nobody pays for another tenant's predictions
 LATE = 1.5  # intervals between drafts after which the next one is not waited for any more
+BEGUN = MAX_PRIORITY + 1  # the rank of a session that has begun elsewhere
 LEARNT_AT_ONCE = 256  # tokens of a text that a step takes in for looking up
 
 
@@ -47,7 +49,7 @@ class Limits:
 
     `wait_share` is how much of the time that drafting saves may be spent on waiting (policy.Pace). `prompt_lookup`
     tells whether sessions are drafted for here while no agent's drafts are there. At most `max_waiting` sessions wait
-    for room.
+    for room, each `max_wait` seconds.
     """
 
     step_tokens: int
@@ -57,6 +59,7 @@ class Limits:
     wait_share: float
     prompt_lookup: bool = True
     max_waiting: int = 64
+    max_wait: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +111,8 @@ class Scheduler:
         self._limits = limits
         self._choose = choose
         self._sessions: dict[int, _Session] = {}
-        self._waiting: WaitingRoom[_Session] = WaitingRoom(limits.max_waiting)
+        self._waiting: WaitingRoom[_Session] = WaitingRoom(limits.max_waiting, limits.max_wait)
+        self._forecast = Forecast()
         self._room = False  # something ended since the first in line was turned away
         self._calibrations = Calibrations()
         self.costs = StepCosts()
@@ -122,8 +126,11 @@ class Scheduler:
         """Sessions that found no room yet."""
         return len(self._waiting)
 
-    def open(self, key: int, message: Open) -> int | None:
-        """Begin a session, or have it wait; then how many are before it. Raises Refused or Overloaded (engine.py)."""
+    def open(self, key: int, message: Open, now: float) -> int | None:
+        """Begin a session, or have it wait; then how many are before it. Raises Refused or Overloaded (engine.py).
+
+        One that has begun elsewhere goes before all that are new, and is not turned away for a long wait.
+        """
         request = Request(
             session=key,
             prompt=tuple(message.prompt),
@@ -153,9 +160,14 @@ class Scheduler:
             session.prediction.follow(message.committed)
         if not self._waiting and self._begun(key, session):
             return None
-        ahead = len(self._waiting)
-        self._waiting.enter(key, session)
-        return ahead
+        rank = BEGUN if message.committed else message.priority
+        running = (self._takes(other) for other in self._sessions.values())
+        seconds = 0.0 if message.committed else wait(running, map(self._takes, self._waiting.before(rank)))
+        return self._waiting.enter(key, session, rank, now, seconds)
+
+    def turned_away(self, now: float) -> list[tuple[int, Overloaded]]:
+        """Sessions that waited and will not be served, since the last call: others went first, or it took too long."""
+        return self._waiting.turned_away(now)
 
     def draft(self, key: int, message: Draft, now: float) -> None:
         """Take drafted nodes in, which came at `now`.
@@ -193,13 +205,12 @@ class Scheduler:
             session.draft_delay = None
             session.lapsed = False
 
-    def close(self, key: int, now: float) -> None:
+    def close(self, key: int) -> None:
         """End a session that runs or waits; unknown ones are ignored."""
         if self._waiting.leave(key):
             self._room = True  # it may have been the first, and the next may need less
         if self._sessions.pop(key, None):
             self._engine.close(key)
-            self._waiting.session_ended(now)
             self._room = True
 
     def plan(self, now: float) -> Plan:
@@ -230,7 +241,8 @@ class Scheduler:
         work = [
             Work(key, count, drafts[key].take(nodes[key]) if nodes.get(key) else EMPTY) for key, count in rows.items()
         ]
-        return Plan(work, min(waiting.values(), default=None))
+        patience = [*waiting.values(), *([] if (until := self._waiting.until) is None else [until])]
+        return Plan(work, min(patience, default=None))
 
     def apply(self, work: Sequence[Work], progress: Iterable[Progress], began: float, now: float) -> dict[int, Commit]:
         """Commit what a step made; returns a Commit a session, its session number left to the sender."""
@@ -241,6 +253,8 @@ class Scheduler:
         plain = self.costs.seconds(rows)
         extra = max(0.0, self.costs.seconds(rows + nodes) - plain) / max(1, nodes)
         commits: dict[int, Commit] = {}
+        progress = list(progress)
+        self._forecast.stepped(len(self._sessions), sum(len(made.tokens) for made in progress), now - began)
         for made in progress:
             session = self._sessions[made.session]
             session.unseen = made.unseen
@@ -282,7 +296,8 @@ class Scheduler:
             )
             session.cached, session.seconds = 0, 0.0
             if made.finish:
-                self.close(made.session, now)
+                self._forecast.ended(len(session.text) - session.prompt)
+                self.close(made.session)
         return commits
 
     def _admit(self) -> None:
@@ -300,6 +315,11 @@ class Scheduler:
         session.cached = len(session.text) - session.unseen
         self._sessions[key] = session
         return True
+
+    def _takes(self, session: _Session) -> float:
+        """Seconds that it is expected to run from where it is."""
+        prompt = self.costs.seconds(session.unseen or len(session.text)) if self.costs.known else 0.0
+        return prompt + self._forecast.takes(session.request.max_tokens - (len(session.text) - session.prompt))
 
     def _known(self, key: int) -> _Session | None:
         return self._sessions.get(key) or self._waiting.get(key)

@@ -171,7 +171,7 @@ def _behind(created: int, key_id: str) -> ColumnElement[bool]:
 
 
 def _limits(row: Row[tuple[object, ...]]) -> Limits:
-    return Limits(row.requests_per_minute, row.tokens_per_minute, row.concurrent, row.monthly_spend)
+    return Limits(row.requests_per_minute, row.tokens_per_minute, row.concurrent, row.monthly_spend, row.priority)
 
 
 def _record(row: Row[tuple[object, ...]]) -> KeyRecord:

@@ -13,12 +13,16 @@ Owner = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """A key's own limits; None leaves one to the gateway's settings. Spend is nano-units of money a calendar month."""
+    """A key's own limits; None leaves one to the gateway's settings. Spend is nano-units of money a calendar month.
+
+    Where a verifier has no room, requests of higher `priority` go first (wire.Open); None is 0.
+    """
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     concurrent: int | None = None
     monthly_spend: int | None = None
+    priority: int | None = None
 
     def over(self, defaults: Limits) -> Limits:
         """These, and where there is none of their own, the defaults."""
@@ -31,6 +35,7 @@ class Limits:
             first(self.tokens_per_minute, defaults.tokens_per_minute),
             first(self.concurrent, defaults.concurrent),
             first(self.monthly_spend, defaults.monthly_spend),
+            first(self.priority, defaults.priority),
         )
 
 

@@ -3,4 +3,4 @@
 HEAD is told here as well, so that a gateway whose database is up to date starts without loading Alembic.
 """
 
-HEAD = "0003"
+HEAD = "0004"

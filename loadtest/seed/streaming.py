@@ -53,7 +53,7 @@ class Streaming:
 
     def stop(self) -> None:
         for key in [*self._streams]:
-            self._scheduler.close(key, self._clock.now)
+            self._scheduler.close(key)
         self._streams.clear()
 
     def begin(self, stream: Stream) -> None:
@@ -65,7 +65,7 @@ class Streaming:
             eos=self._target.eos, agent=agent, salt=stream.salt,
         )  # fmt: skip
         spent = self._target.spent()
-        self._scheduler.open(stream.key, opened)
+        self._scheduler.open(stream.key, opened, self._clock.now)
         self.meters.server += self._target.spent() - spent
         if self._edge:
             desktop, _, down = self._desktop(stream.slot)

@@ -18,7 +18,7 @@ from tests.gateway.conftest import Gateway
 
 async def test_a_key_stands_for_its_principal(database: Database) -> None:
     accounts = Accounts(database)
-    limits = Limits(60, 1000, None, 2**62)
+    limits = Limits(60, 1000, None, 2**62, 3)
     key = await accounts.create("ann", "acme", ["inference", "edge", "edge"], "laptop", limits)
     assert key.startswith("ed-")
     assert len(key) == 3 + 43

@@ -89,8 +89,10 @@ async def test_a_keys_life(open_gateway: Gateway) -> None:
     assert found
     assert found.limits == Limits(tokens_per_minute=900, monthly_spend=2_500_000_000)
     path = f"/keys/{made['id']}"
-    status, changed = await call(gateway, "POST", path, json={"tokens_per_minute": None, "concurrent": 3, "name": "x"})
-    assert (changed["tokens_per_minute"], changed["concurrent"], changed["name"]) == (None, 3, "x")
+    status, changed = await call(
+        gateway, "POST", path, json={"tokens_per_minute": None, "concurrent": 3, "name": "x", "priority": 7}
+    )
+    assert [changed[name] for name in ("tokens_per_minute", "concurrent", "name", "priority")] == [None, 3, "x", 7]
     assert changed["monthly_spend"] == made["monthly_spend"]
     assert (await call(gateway, "GET", path))[1] == changed
     assert "key" not in changed
@@ -112,6 +114,7 @@ async def test_a_keys_life(open_gateway: Gateway) -> None:
         {"owner": "ann", "scopes": ["edge"], "monthly_spend": "-1"},
         {"owner": "ann", "scopes": ["edge"], "monthly_spend": 0.5},
         {"owner": "ann", "scopes": ["edge"], "concurrent": 0},
+        {"owner": "ann", "scopes": ["edge"], "priority": 10},
         {"owner": "ann", "scopes": ["edge"], "concurrent": 10**30},
     ],
 )

@@ -260,7 +260,7 @@ async def test_a_template_that_refuses_is_a_400(tmp_path) -> None:
         assert "no chat template" in error_of(response)["message"]
 
 
-async def test_a_verifiers_refusal_is_a_400_and_overload_a_503(tmp_path) -> None:
+async def test_a_verifiers_refusal_is_a_400_and_overload_a_429(tmp_path) -> None:
     async with ScriptedVerifier(refuse="refused") as verifier, running_gateway(tmp_path, verifier) as gateway:
         response = await post(gateway, CHAT | {"stream": True})
         assert response.status_code == 400
@@ -272,7 +272,7 @@ async def test_a_verifiers_refusal_is_a_400_and_overload_a_503(tmp_path) -> None
     ):
         for stream in (False, True):
             response = await post(gateway, CHAT | {"stream": stream})
-            assert response.status_code == 503
+            assert response.status_code == 429
             assert response.headers["retry-after"]
-            assert error_of(response)["type"] == "server_error"
+            assert error_of(response)["type"] == "rate_limit_error"
         assert len(verifier.opened) == 2

@@ -113,7 +113,7 @@ async def test_a_request_is_turned_away_at_once_when_all_are_full_and_told_when_
     ):
         for stream in (False, True):
             response = await http.post("/v1/chat/completions", json={"model": "toy", "stream": stream} | BABBLE)
-            assert response.status_code == 503
+            assert response.status_code == 429
             assert response.json()["error"]["code"] == "overloaded"
             assert response.headers["retry-after"] == "8", "the soonest, in whole seconds, never too soon"
         assert len(one.opened) == len(other.opened) == 2
@@ -128,7 +128,7 @@ async def test_who_waits_longer_than_the_gateway_lets_them_is_turned_away(tmp_pa
         first = asyncio.create_task(http.post("/v1/chat/completions", json={"model": "toy"} | BABBLE))
         await until(lambda: verifier.opened)
         response = await http.post("/v1/chat/completions", json={"model": "toy"} | BABBLE)
-        assert (response.status_code, response.json()["error"]["code"]) == (503, "overloaded")
+        assert (response.status_code, response.json()["error"]["code"]) == (429, "overloaded")
         await until(lambda: verifier.cancelled)
         first.cancel()
 

@@ -18,6 +18,7 @@ from gateway.rate_limits import MemoryRates
 from tests.gateway.conftest import Gateway, running_gateway
 from tests.gateway.scripted_verifier import ScriptedVerifier
 from tests.gateway.test_chat import user
+from tests.gateway.test_ledger import ended
 
 
 async def ask(http: httpx.AsyncClient, **body: Any) -> httpx.Response:
@@ -111,6 +112,29 @@ async def test_errors_tell_what_is_left_too(gateway: Gateway) -> None:
         assert response.headers["x-ratelimit-remaining-tokens"] == "1000"
     async with gateway.http() as http:
         assert "x-ratelimit-limit-requests" not in (await ask(http)).headers
+
+
+async def test_a_keys_priority_goes_to_the_verifier(gateway: Gateway, verifier: ScriptedVerifier) -> None:
+    for limits, priority in (({"priority": 4}, 4), ({}, 0)):
+        async with gateway.http(await key_with(gateway, **limits)) as http:
+            assert (await ask(http)).status_code == 200
+        assert verifier.opened[-1].priority == priority
+
+
+async def test_who_is_turned_away_by_full_verifiers_pays_nothing(tmp_path: Path) -> None:
+    async with (
+        ScriptedVerifier(refuse="overloaded", retry_after=3) as verifier,
+        running_gateway(tmp_path, verifier) as gateway,
+    ):
+        key = await key_with(gateway, tokens_per_minute=1000)
+        async with gateway.http(key) as http:
+            refused = await ask(http, max_tokens=100)
+            assert error_of(refused) == (429, "rate_limit_error", "overloaded")
+            assert refused.headers["retry-after"] == "3"
+            later = await ask(http, model="other")
+        assert later.headers["x-ratelimit-remaining-tokens"] == "1000", "its tokens are given back"
+        (entry,) = await ended(gateway.services.database)
+        assert (entry.output_tokens, entry.verifier_ns, entry.verifier_cost) == (0, 0, 0)
 
 
 @given(st.lists(st.tuples(st.floats(0, 30), st.integers(0, 150), st.integers(-50, 50)), max_size=40))

@@ -1,40 +1,75 @@
-"""The line of those who wait for room."""
+"""The line of those who wait for room, and what is foretold of it."""
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
-from verifier.admission import WaitingRoom
+from verifier.admission import WaitingRoom, retry_after
 from verifier.engine import Overloaded
-from verifier.policy import retry_after
+from verifier.forecast import Forecast, wait
 
 
 def test_first_come_first_in_line_and_nobody_beyond_the_last_place() -> None:
-    room: WaitingRoom[str] = WaitingRoom(2)
-    room.enter(7, "long")
-    room.enter(3, "short")
+    room: WaitingRoom[str] = WaitingRoom(2, longest=30)
+    assert room.enter(7, "long", 0, 0.0, 1.0) == 0
+    assert room.enter(3, "short", 0, 1.0, 1.0) == 1
     with pytest.raises(Overloaded, match="2 sessions are waiting"):
-        room.enter(9, "late")
+        room.enter(9, "late", 0, 2.0, 1.0)
     assert room.first() == (7, "long")
     assert room.leave(7)
     assert not room.leave(7)
     assert room.first() == (3, "short")
+    assert room.turned_away(30.9) == []
+    assert room.until == 31
+    assert [key for key, _ in room.turned_away(31.0)] == [3]
+    assert room.until is None
 
 
-def test_the_advice_when_to_come_again_follows_how_fast_places_become_free() -> None:
-    room: WaitingRoom[str] = WaitingRoom(1)
-    room.session_ended(0.0)
-    room.enter(1, "a")
-    with pytest.raises(Overloaded) as unknown:
-        room.enter(2, "b")
-    assert unknown.value.retry_after == 1
-    for end in range(10):
-        room.session_ended(100.0 + 4 * end)
-    with pytest.raises(Overloaded) as known:
-        room.enter(2, "b")
-    assert known.value.retry_after == pytest.approx(8)
+def test_ranks_stand_in_order_whoever_comes_when() -> None:
+    dice = random.Random(4)
+    room: WaitingRoom[tuple[int, int]] = WaitingRoom(200, longest=30)
+    came = [(-dice.randrange(4), number) for number in range(200)]
+    for rank, number in came:
+        ahead = len([other for other in came[:number] if other <= (rank, number)])
+        assert room.enter(number, (rank, number), -rank, 0.0, 0.0) == ahead
+    served = []
+    while first := room.first():
+        served.append(first[1])
+        room.leave(first[0])
+    assert served == sorted(came)
 
 
-@pytest.mark.parametrize(("waiting", "interval", "seconds"), [(0, None, 1), (0, 0.01, 1), (9, 2.0, 20), (500, 2.0, 60)])
-def test_that_advice_is_bounded(waiting: int, interval: float | None, seconds: float) -> None:
-    assert retry_after(waiting, interval) == seconds
+def test_a_long_wait_is_told_and_when_it_will_be_shorter() -> None:
+    room: WaitingRoom[str] = WaitingRoom(2, longest=30)
+    with pytest.raises(Overloaded, match="about 42 s") as told:
+        room.enter(1, "a", 0, 0.0, 42.0)
+    assert told.value.retry_after == 12
+    assert len(room) == 0
+
+
+@pytest.mark.parametrize(("seconds", "advice"), [(0, 1), (0.01, 1), (20, 20), (500, 60)])
+def test_that_advice_is_bounded(seconds: float, advice: float) -> None:
+    assert retry_after(seconds) == advice
+
+
+def test_a_wait_is_the_line_played_forward() -> None:
+    assert wait([], []) == 0
+    assert wait([5, 2, 9], []) == 2
+    assert wait([5, 2, 9], [1]) == 3, "the place that was free at 2 is again at 3"
+    assert wait([5, 2, 9], [4, 4]) == 6
+    assert wait([10], [7, 7, 7]) == 31
+
+
+def test_what_is_expected_follows_what_was_served() -> None:
+    forecast = Forecast()
+    assert forecast.takes(100) == 0, "nothing is known yet"
+    for _ in range(200):
+        forecast.ended(40)
+        forecast.stepped(sessions=8, tokens=16, seconds=0.1)  # two tokens a session
+    assert forecast.takes(1000) == pytest.approx(40 * 0.05)
+    assert forecast.takes(10) == pytest.approx(10 * 0.05), "its limit leaves no more"
+    for _ in range(400):
+        forecast.stepped(sessions=8, tokens=8, seconds=0.3)
+    assert forecast.takes(1000) == pytest.approx(40 * 0.3, rel=0.01)

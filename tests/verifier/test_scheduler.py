@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -78,8 +79,10 @@ class World:
         for rows in range(1, 70):
             self.scheduler.costs.measured(rows, costs(rows))
 
-    def open(self, key: int, prompt: int = 1, tokens: int = 500, edge: bool = False) -> None:
-        self.scheduler.open(key, Open(key, [0] * prompt, Sampling(temperature=0), tokens, agent="desk" if edge else ""))
+    def open(self, key: int, prompt: int = 1, tokens: int = 500, edge: bool = False, **more: Any) -> int | None:
+        agent = "desk" if edge else ""
+        message = Open(key, [0] * prompt, Sampling(temperature=0), tokens, agent=agent, **more)
+        return self.scheduler.open(key, message, self.now)
 
     def draft(self, key: int, at: int, epoch: int, tokens: Sequence[int]) -> None:
         chain = list(range(len(tokens)))
@@ -201,7 +204,7 @@ def test_a_step_that_runs_anyway_takes_along_who_would_wait() -> None:
     world.warm(1)
     world.scheduler.edge(1, "desk")
     assert [item.session for item in world.scheduler.plan(world.now).work] == [1, 2]
-    world.scheduler.close(2, world.now)
+    world.scheduler.close(2)
     assert not world.scheduler.plan(world.now).work, "alone it waits"
     world.open(3, prompt=30)
     assert [item.session for item in world.scheduler.plan(world.now).work] == [1, 3], "a prompt is work, too"
@@ -291,14 +294,14 @@ def test_a_finished_session_is_gone_and_late_messages_are_ignored() -> None:
     assert len(world.scheduler) == 0
     world.draft(1, 0, 1, [1])
     world.scheduler.edge(1, "desk")
-    world.scheduler.close(1, world.now)
+    world.scheduler.close(1)
 
 
 def test_who_finds_no_room_waits_in_line_and_one_more_is_turned_away() -> None:
     world = World(replace(LIMITS, max_waiting=2), room=2)
     for key in (1, 2):
         world.open(key, tokens=4)
-    assert [world.scheduler.open(key, Open(key, [0], Sampling(temperature=0), 4)) for key in (3, 4)] == [0, 1]
+    assert [world.open(key, tokens=4) for key in (3, 4)] == [0, 1]
     with pytest.raises(Overloaded) as turned_away:
         world.open(5)
     assert turned_away.value.retry_after >= 1
@@ -312,6 +315,54 @@ def test_who_finds_no_room_waits_in_line_and_one_more_is_turned_away() -> None:
     assert world.scheduler.waiting == 0
 
 
+def test_where_there_is_no_room_higher_priorities_go_first_and_what_has_begun_before_all() -> None:
+    world = World(replace(LIMITS, max_waiting=3), room=1)
+    world.open(1, tokens=2)
+    assert [world.open(2, tokens=2), world.open(3, tokens=2, priority=5)] == [0, 0]
+    assert world.open(4, tokens=3, committed=[7]) == 0
+    with pytest.raises(Overloaded):
+        world.open(5, tokens=2)
+    assert world.open(6, tokens=2, priority=5) == 2, "behind its equals"
+    [(gone, why)] = world.scheduler.turned_away(world.now)
+    assert (gone, why.retry_after) == (2, 1), "the last of the lowest gave way"
+    ended = []
+    while len(world.scheduler) or world.scheduler.waiting:
+        ended += [key for key, commit in world.step().items() if commit.finish]
+    assert ended == [1, 4, 3, 6]
+
+
+def test_nobody_waits_longer_than_the_limit() -> None:
+    world = World(replace(LIMITS, max_wait=3.5 * STEP), room=1)
+    world.open(1, tokens=500)
+    world.step()
+    world.open(2)
+    world.step()
+    world.step()
+    world.open(3)
+    assert world.scheduler.turned_away(world.now) == []
+    world.step()
+    world.step()
+    assert [key for key, _ in world.scheduler.turned_away(world.now)] == [2]
+    assert world.scheduler.turned_away(world.now) == []
+    assert world.scheduler.waiting == 1
+
+
+def test_who_would_wait_too_long_is_told_at_once_when_to_come_again() -> None:
+    """Answers come to ten tokens, a token a step: the third in line would wait for thirty steps."""
+    world = World(replace(LIMITS, max_wait=25 * STEP), room=1)
+    for key in range(1, 30):
+        world.open(key, tokens=10)
+        while len(world.scheduler):
+            world.step()
+    world.open(101, tokens=400)
+    world.step()
+    assert [world.open(102, tokens=400), world.open(103, tokens=400)] == [0, 1]
+    with pytest.raises(Overloaded, match="it would take about"):
+        world.open(104, tokens=400)
+    assert world.open(105, tokens=400, priority=9) == 0, "its wait is a shorter one"
+    assert world.open(106, tokens=400, committed=[1]) == 0, "what has begun is not turned away"
+
+
 def test_a_waiting_session_can_be_drafted_for_cancelled_and_is_not_overtaken() -> None:
     world = World(room=1)
     world.open(1, tokens=2)
@@ -320,19 +371,19 @@ def test_a_waiting_session_can_be_drafted_for_cancelled_and_is_not_overtaken() -
     world.draft(2, 0, 1, [1, 2, 3])
     with pytest.raises(Violation):
         world.draft(4, 0, 1, [5000])
-    world.scheduler.close(3, world.now)
+    world.scheduler.close(3)
     world.step()
     assert world.step()[1].finish
     commit = world.step()[2]
     assert commit.accepted == 3, "it was drafted for while it waited"
     assert world.scheduler.waiting == 1
-    world.scheduler.close(2, world.now)
+    world.scheduler.close(2)
     assert 4 in world.step()
 
 
 def test_without_an_agent_what_the_text_said_before_is_the_draft_and_it_is_named_the_verifiers_own() -> None:
     world = World()
-    world.scheduler.open(1, Open(1, [*range(1, 40), 7, 8], Sampling(temperature=0), 500))
+    world.scheduler.open(1, Open(1, [*range(1, 40), 7, 8], Sampling(temperature=0), 500), world.now)
     commit = [world.step()[1] for _ in range(6)][-1]
     # The engine counts up, and after 5 came 6 before.
     assert commit.accepted > 0
@@ -342,13 +393,13 @@ def test_without_an_agent_what_the_text_said_before_is_the_draft_and_it_is_named
 
 def test_prompt_lookup_can_be_switched_off() -> None:
     world = World(replace(LIMITS, prompt_lookup=False))
-    world.scheduler.open(1, Open(1, [*range(1, 40), 7, 8], Sampling(temperature=0), 500))
+    world.scheduler.open(1, Open(1, [*range(1, 40), 7, 8], Sampling(temperature=0), 500), world.now)
     assert not any(world.step()[1].nodes for _ in range(8))
 
 
 def test_prompt_lookup_stands_in_for_an_agents_drafts_until_they_come() -> None:
     world = World()
-    world.scheduler.open(1, Open(1, [*range(1, 40), 7, 8], Sampling(temperature=0), 500, agent="desk"))
+    world.scheduler.open(1, Open(1, [*range(1, 40), 7, 8], Sampling(temperature=0), 500, agent="desk"), world.now)
     commits = [made[1] for _ in range(8) if 1 in (made := world.step_or_wait())]
     assert any(commit.own and commit.accepted for commit in commits)
     at = commits[-1].at + len(commits[-1].tokens)
@@ -375,8 +426,8 @@ def test_what_the_client_predicts_is_checked_and_is_no_agents() -> None:
     world = World()
     world.open(2)
     world.warm(2)
-    world.scheduler.close(2, world.now)
-    world.scheduler.open(1, predicting([*range(1, 10), 77, 78, *range(12, 40)]))
+    world.scheduler.close(2)
+    world.scheduler.open(1, predicting([*range(1, 10), 77, 78, *range(12, 40)]), world.now)
     commits = [world.step()[1] for _ in range(6)]
     text = [token for commit in commits for token in commit.tokens]
     assert text == list(range(1, len(text) + 1))
@@ -388,8 +439,8 @@ def test_with_an_agent_the_draft_that_promises_more_is_checked() -> None:
     world = World()
     world.open(2)
     world.warm(2)
-    world.scheduler.close(2, world.now)
-    world.scheduler.open(1, predicting([1, 2, 3, 90, 91], agent="desk"))
+    world.scheduler.close(2)
+    world.scheduler.open(1, predicting([1, 2, 3, 90, 91], agent="desk"), world.now)
     commit = world.step()[1]
     assert (commit.tokens, commit.own) == ([1, 2, 3, 4], True), "nobody waits for an agent meanwhile"
     world.draft(1, 4, 1, [5, 6, 7])
@@ -401,15 +452,15 @@ def test_a_prediction_that_is_wrong_is_soon_left_alone_and_costs_no_other_tenant
     world = World(costs=lambda rows: STEP * (1 + 0.1 * rows))
     world.open(9)
     world.warm(9)
-    world.scheduler.close(9, world.now)
+    world.scheduler.close(9)
     wrong = [number for start in range(1, 200) for number in (start, 900)]
     nodes = []
     for key in range(1, 30):
-        world.scheduler.open(key, predicting(wrong, salt="a"))
+        world.scheduler.open(key, predicting(wrong, salt="a"), world.now)
         nodes.append(world.step()[key].nodes)
-        world.scheduler.close(key, world.now)
+        world.scheduler.close(key)
     assert nodes[0] > nodes[-1]
-    world.scheduler.open(50, predicting(range(1, 30), salt="b"))
+    world.scheduler.open(50, predicting(range(1, 30), salt="b"), world.now)
     assert world.step()[50].nodes > nodes[-1]
 
 
@@ -417,12 +468,12 @@ def test_a_session_taken_over_goes_on_in_its_prediction() -> None:
     world = World()
     world.open(2)
     world.warm(2)
-    world.scheduler.close(2, world.now)
-    world.scheduler.open(1, predicting([900, 901, 1, 2, 3], committed=[900, 901]))
+    world.scheduler.close(2)
+    world.scheduler.open(1, predicting([900, 901, 1, 2, 3], committed=[900, 901]), world.now)
     assert world.step()[1].tokens[:2] == [1, 2]
 
 
 @pytest.mark.parametrize(("prediction", "message"), [([1000], "outside the vocabulary"), ([1] * 1001, "exceeds")])
 def test_a_prediction_out_of_bounds_is_refused(prediction: list[int], message: str) -> None:
     with pytest.raises(Refused, match=message):
-        World().scheduler.open(1, predicting(prediction))
+        World().scheduler.open(1, predicting(prediction), 0.0)

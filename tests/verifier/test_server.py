@@ -188,6 +188,23 @@ def test_a_cancelled_session_ends_and_makes_room(link: ClientConnection, url: st
     assert len(tokens_of(fourth)) == 4
 
 
+def test_who_waits_gives_way_to_a_higher_priority_and_is_told(link: ClientConnection) -> None:
+    link.send(encode([Open(n, [504, 253], GREEDY, 2000) for n in (1, 2, 3)]))
+    link.recv(60)
+    link.send(encode([Open(4, [504, 253], GREEDY, 4), Open(5, [504, 253], GREEDY, 4, priority=9)]))
+    answers: list[Any] = []
+    while len(answers) < 3:
+        answers += [m for m in wire.from_verifier(link.recv(60)) if isinstance(m, Close | Queued)]
+    assert answers[:2] == [Queued(4, 0), Queued(5, 0)]
+    assert (answers[2].session, answers[2].code) == (4, wire.CLOSE_OVERLOADED)
+    assert answers[2].retry_after >= 1
+    link.send(encode([Close(2)]))
+    fifth: list[Commit] = []
+    while not fifth or not fifth[-1].finish:
+        fifth += [m for m in wire.from_verifier(link.recv(60)) if isinstance(m, Commit) and m.session == 5]
+    assert len(tokens_of(fifth)) == 4
+
+
 def test_what_can_never_be_served_is_refused_with_the_reason(link: ClientConnection) -> None:
     link.send(encode([Open(1, [504], GREEDY, 10**6), Open(2, [10**6], GREEDY, 5)]))
     messages: list[Any] = []
