@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from edgedraft.demo_model import DEMO_MODEL, resolve_model
 from edgedraft.progress import progress
 from edgedraft.settings import BenchSettings, VerifierSettings
 from edgedraft.wire import ModelCard
-from loadtest.seed.beside import Beside, Speculation
+from loadtest.seed.beside import Beside
+from loadtest.seed.best import Plans, best_round, best_speculations
 from loadtest.seed.chats import Chat, chats, record, with_texts
 from loadtest.seed.clock import Clock
 from loadtest.seed.costs import Prices, cost
@@ -21,7 +22,7 @@ from loadtest.seed.drafts import Drafts
 from loadtest.seed.fleet import Load, System, Window, run
 from loadtest.seed.profiles import DEVICES, LINKS, Device, Link
 from loadtest.seed.record import Record, read, record_file, write
-from loadtest.seed.rounds import Round, Rounds
+from loadtest.seed.rounds import Rounds
 from loadtest.seed.streaming import LIMITS, Streaming
 from loadtest.seed.target import Target, measured_steps, played, real
 from verifier.costs import StepCosts
@@ -32,9 +33,11 @@ KV_TOKENS = 1 << 17
 NAMES = {
     "a": "datacenter only",
     "b": "datacenter speculation",
+    "m": "the same, draft model only",
     "c": "edge, rounds",
     "d": "EdgeDraft",
 }
+OTHERS = tuple(name for name in NAMES if name != "d")
 EDGES = ("c", "d")
 LEARNING = ("a", "d")  # they have been running for long and keep what they learnt; the others learn nothing
 RECORDED_AT_ONCE = 48
@@ -108,24 +111,40 @@ def _guess_ahead(bench: Bench) -> None:
             advance()
 
 
+def best_plans(
+    bench: Bench,
+    target: Target,
+    asked: Sequence[Chat],
+    load: Load,
+    steps: StepCosts,
+    looks: StepCosts,
+    edge: tuple[Device, Link],
+) -> Plans:
+    """The other ways at their best for this load."""
+    both = best_speculations(target, steps, looks, bench.drafts, asked, load)
+    return Plans(*both, best_round(target, steps, (*edge, bench.drafts), asked, load))
+
+
 def system(
     bench: Bench,
     name: str,
     target: Target,
     steps: StepCosts,
     edge: tuple[Device, Link],
-    plans: tuple[Speculation, Round],
+    plans: Plans,
     looks: StepCosts | None = None,
 ) -> System:
-    """One of the four, by its letter, new; `plans` are the sizes that (b) and (c) run with."""
+    """One of them, by its letter, new."""
     device, link = edge
     match name:
         case "a":
             return Streaming(Clock(), target, steps, None)
         case "b":
-            return Beside(Clock(), target, steps, looks or bench.looks, bench.drafts, plans[0])
+            return Beside(Clock(), target, steps, looks or bench.looks, bench.drafts, plans.speculation)
+        case "m":
+            return Beside(Clock(), target, steps, looks or bench.looks, bench.drafts, plans.model)
         case "c":
-            return Rounds(Clock(), target, steps, (device, link, bench.drafts), plans[1])
+            return Rounds(Clock(), target, steps, (device, link, bench.drafts), plans.rounds)
         case _:
             return Streaming(Clock(), target, steps, (device, link, bench.drafts), limits=EDGE_LIMITS)
 

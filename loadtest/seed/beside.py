@@ -88,7 +88,7 @@ class Beside:
                 Open(key, list(s.stream.chat.prompt), s.stream.chat.sampling, s.stream.chat.most, s.said, plan.nodes), 1
             )
             for key, s in self._server.sessions.items()
-            if s.unseen <= 1
+            if s.under_way
         }
         for _ in range(plan.looks):
             asked = {key: wanted for key, session in grown.items() if (wanted := session.point())}

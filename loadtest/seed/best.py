@@ -6,7 +6,8 @@ that one is then run there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from loadtest.seed.beside import Beside, Speculation
@@ -31,23 +32,37 @@ ROUNDS = [Round(looks, nodes) for looks in (1, 2, 4, 8, 16) for nodes in sorted(
 SEED = 99
 
 
-def best_speculation(
+@dataclass(frozen=True)
+class Plans:
+    """What (b), the same with nothing but the draft model (m), and (c) run with."""
+
+    speculation: Speculation
+    model: Speculation
+    rounds: Round
+
+    def __str__(self) -> str:
+        return f"(b) {self.speculation}; (m) {self.model}; (c) {self.rounds}"
+
+
+def best_speculations(
     target: Target, steps: StepCosts, looks: StepCosts, drafts: Drafts, chats: Sequence[Chat], load: Load
-) -> Speculation:
-    """The highest throughput of datacenter speculation."""
-    return _best(SPECULATIONS, lambda plan: Beside(Clock(), target, steps, looks, drafts, plan), chats, load)
+) -> tuple[Speculation, Speculation]:
+    """The highest throughput of datacenter speculation: of all, and of those that draft with the model alone."""
+    rates = _rates(SPECULATIONS, lambda plan: Beside(Clock(), target, steps, looks, drafts, plan), chats, load)
+    return _fastest(rates), _fastest({plan: rate for plan, rate in rates.items() if plan.draft == "model"})
 
 
 def best_round(
     target: Target, steps: StepCosts, edge: tuple[Device, Link, Drafts], chats: Sequence[Chat], load: Load
 ) -> Round:
     """The highest throughput of SpecEdge's rounds."""
-    return _best(ROUNDS, lambda plan: Rounds(Clock(), target, steps, edge, plan), chats, load)
+    return _fastest(_rates(ROUNDS, lambda plan: Rounds(Clock(), target, steps, edge, plan), chats, load))
 
 
-def _best(plans: Sequence[P], system: Callable[[P], System], chats: Sequence[Chat], load: Load) -> P:
-    def rate(plan: P) -> float:
-        window = run(system(plan), chats, load, SEED)
-        return window.tokens / window.seconds
+def _rates(plans: Sequence[P], system: Callable[[P], System], chats: Sequence[Chat], load: Load) -> dict[P, float]:
+    windows = {plan: run(system(plan), chats, load, SEED) for plan in plans}
+    return {plan: window.tokens / window.seconds for plan, window in windows.items()}
 
-    return max(plans, key=rate)
+
+def _fastest(rates: Mapping[P, float]) -> P:
+    return max(rates, key=lambda plan: rates[plan])

@@ -1,4 +1,4 @@
-"""`bench seed`: the four ways side by side at growing numbers of streams, with what the desktops and the links change.
+"""`bench seed`: the ways to serve side by side at growing numbers of streams, and what desktops and links change.
 
 The main table's server does the real work. The parts after it are played back with the cost curves measured in the same
 run, or computed for the machines of SpecEdge's paper: each title says which.
@@ -16,15 +16,13 @@ from edgedraft.demo_model import DEMO_MODEL
 from edgedraft.progress import progress
 from edgedraft.settings import BenchSettings
 from loadtest.report import Result
-from loadtest.seed.bench import DEVICE, LEARNING, LINK, NAMES, WARM, Bench, figures, prepare, system
-from loadtest.seed.beside import Speculation
-from loadtest.seed.best import best_round, best_speculation
+from loadtest.seed.bench import DEVICE, LEARNING, LINK, NAMES, OTHERS, WARM, Bench, best_plans, figures, prepare, system
+from loadtest.seed.best import Plans
 from loadtest.seed.fleet import Load, Window, run, tokens_for, warm_for
 from loadtest.seed.live import live
 from loadtest.seed.parts import devices, latency, paper
 from loadtest.seed.plots import draw
 from loadtest.seed.profiles import DEVICES
-from loadtest.seed.rounds import Round
 from loadtest.seed.statistics import Ratio, ratio
 
 SESSIONS = (1, 4, 16, 64, 256)
@@ -68,7 +66,7 @@ def seed(settings: BenchSettings) -> Result:
         live(bench, settings),
     ]
     result = Result(
-        f"four ways to serve, {settings.dtype}, one core; desktops: {DEVICE.name}, {1e3 * LINK.trip:.0f} ms away",
+        f"ways to serve, {settings.dtype}, one core; desktops: {DEVICE.name}, {1e3 * LINK.trip:.0f} ms away",
         [_row(bench, cell, name, windows[cell, name]) for cell in cells for name in NAMES],
         {name: found.value for name, found in ratios.items()},
         {
@@ -80,7 +78,7 @@ def seed(settings: BenchSettings) -> Result:
             "step_ms": {n: 1e3 * bench.steps.seconds(n) for n in (1, 2, 4, 8, 16, 32, 64, 128, 256)},
             "look_ms_on_the_server": {n: 1e3 * bench.looks.seconds(n) for n in (1, 4, 16, 64)},
             "intervals": {name: (found.low, found.high) for name, found in ratios.items()},
-            "plans": {cell.name: [str(plan) for plan in plans[cell]] for cell in cells},
+            "plans": {cell.name: str(plans[cell]) for cell in cells},
             "prices": {"server_hour": bench.prices.server_hour, "edge_hour": bench.prices.edge_hour},
             "devices": {device.name: device.source for device in DEVICES.values()},
             "machine_load_before": load_before,
@@ -98,18 +96,15 @@ def seed(settings: BenchSettings) -> Result:
     return result
 
 
-def _plans(bench: Bench, cell: Cell) -> tuple[Speculation, Round]:
+def _plans(bench: Bench, cell: Cell) -> Plans:
     load = Load(cell.sessions, tokens=max(300, 2 * cell.sessions), warm=warm_for(cell.sessions))
     target, asked = bench.played(cell.heat), bench.chats[cell.heat]
-    with progress(f"the best of (b) and (c) for {cell.name}"):
-        return (
-            best_speculation(target, bench.steps, bench.looks, bench.drafts, asked, load),
-            best_round(target, bench.steps, (DEVICE, LINK, bench.drafts), asked, load),
-        )
+    with progress(f"the best of (b), (m) and (c) for {cell.name}"):
+        return best_plans(bench, target, asked, load, bench.steps, bench.looks, (DEVICE, LINK))
 
 
 def _closed_loop(
-    bench: Bench, cells: Sequence[Cell], plans: Mapping[Cell, tuple[Speculation, Round]], repeats: int
+    bench: Bench, cells: Sequence[Cell], plans: Mapping[Cell, Plans], repeats: int
 ) -> dict[tuple[Cell, str], list[Window]]:
     """Systems take turns at each load; a repeat is the same requests for all of them."""
     kept = {
@@ -132,7 +127,7 @@ def _closed_loop(
 
 
 def _open_loop(
-    bench: Bench, cells: Sequence[Cell], plans: Mapping[Cell, tuple[Speculation, Round]], busiest: float, repeats: int
+    bench: Bench, cells: Sequence[Cell], plans: Mapping[Cell, Plans], busiest: float, repeats: int
 ) -> dict[tuple[Cell, str], list[Window]]:
     """The same Poisson arrivals for all."""
     asked = bench.chats[0.0]
@@ -177,7 +172,7 @@ def _ratios(
         for title, column in columns.items():
             if cell.arrivals and title != "gap":
                 continue
-            for other in "abc":
+            for other in OTHERS:
                 ours = [each[column] for each in found["d"]]
                 theirs = [each[column] for each in found[other]]
                 ratios[f"{title}_d_over_{other},_{cell.name}"] = ratio(ours, theirs)

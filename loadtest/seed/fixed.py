@@ -20,11 +20,15 @@ from verifier.policy import prompt_rows
 
 @dataclass
 class Checked:
-    """A stream on the server: `unseen` tokens of its text are left to go in."""
+    """A stream on the server: `unseen` tokens of its text are left to go in; it is under way once it decodes.
+
+    A part of a prompt may leave one token, so that `unseen` alone does not tell.
+    """
 
     stream: Stream
     unseen: int
     said: list[int]
+    under_way: bool
 
 
 class FixedServer:
@@ -44,17 +48,18 @@ class FixedServer:
         request = Request(
             stream.key, chat.prompt, chat.sampling, chat.most, frozenset(self._target.eos), known, stream.salt
         )
-        self.sessions[stream.key] = Checked(stream, self._target.engine.open(request), list(known))
+        unseen = self._target.engine.open(request)
+        self.sessions[stream.key] = Checked(stream, unseen, list(known), unseen <= 1)
 
     def step(self, trees: Mapping[int, Slice]) -> tuple[list[Progress], float] | None:
         """One step over these sessions and what fits of prompts, and the seconds it takes; None without any work."""
         spent = self._target.spent()
         work = [Work(key, 1, tree) for key, tree in trees.items()]
-        delay = LIMITS.prompt_delay if any(s.unseen <= 1 for s in self.sessions.values()) else float("inf")
+        delay = LIMITS.prompt_delay if any(s.under_way for s in self.sessions.values()) else float("inf")
         rows = sum(1 + len(tree) for tree in trees.values())
         left = prompt_rows(rows, max(0, LIMITS.step_tokens - rows), delay, self._steps.seconds)
         for key, session in self.sessions.items():
-            if session.unseen > 1 and left > 0:
+            if not session.under_way and left > 0:
                 work.append(Work(key, min(session.unseen, left)))
                 left -= work[-1].rows
         if not work:
@@ -74,6 +79,7 @@ class FixedServer:
             self._meters.verifies += 1
             self._meters.nodes += made.nodes
             self._meters.accepted += made.accepted
+            session.under_way = True
             session.said += made.tokens
             committed(session.stream, made.tokens)
             if made.finish:

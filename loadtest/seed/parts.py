@@ -11,8 +11,7 @@ from typing import Any
 
 from edgedraft.progress import progress
 from loadtest.report import Result
-from loadtest.seed.bench import DEVICE, LEARNING, LINK, NAMES, Bench, figures, system
-from loadtest.seed.best import best_round, best_speculation
+from loadtest.seed.bench import DEVICE, LEARNING, LINK, NAMES, OTHERS, Bench, best_plans, figures, system
 from loadtest.seed.fleet import Load, run, tokens_for, warm_for
 from loadtest.seed.profiles import DEVICES, Device, Link
 from verifier.costs import StepCosts
@@ -69,7 +68,7 @@ def paper(bench: Bench) -> Result:
                 found = _rows(bench, mark, DEVICE, LINK, sessions, steps, looks)
                 rows += found
                 rates = {row["way"]: row["tokens_per_s"] for row in found}
-                for other in "abc":
+                for other in OTHERS:
                     ratios[f"throughput_d_over_{other},_{pair},_{sessions}_streams"] = (
                         rates[NAMES["d"]] / rates[NAMES[other]]
                     )
@@ -91,14 +90,11 @@ def _rows(
     steps: StepCosts | None = None,
     looks: StepCosts | None = None,
 ) -> list[dict[str, Any]]:
-    """All four ways, (b) and (c) at their best there."""
+    """All ways, the others at their best there."""
     steps, looks = steps or bench.steps, looks or bench.looks
     target, asked = bench.played(0.0, steps.seconds), bench.chats[0.0]
     trial = Load(sessions, tokens=max(300, 2 * sessions), warm=warm_for(sessions))
-    plans = (
-        best_speculation(target, steps, looks, bench.drafts, asked, trial),
-        best_round(target, steps, (device, link, bench.drafts), asked, trial),
-    )
+    plans = best_plans(bench, target, asked, trial, steps, looks, (device, link))
     rows: list[dict[str, Any]] = []
     for name in NAMES:
         load = Load(sessions, tokens=tokens_for(sessions), warm=warm_for(sessions))
@@ -118,7 +114,7 @@ def _gaps(rows: Sequence[dict[str, Any]], column: str, unit: str) -> dict[str, f
     return {
         f"gap_d_over_{other},_{place}{' ' if unit else ''}{unit}": gaps[place, NAMES["d"]] / gaps[place, NAMES[other]]
         for place in dict.fromkeys(row[column] for row in rows)
-        for other in "abc"
+        for other in OTHERS
     }
 
 

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from loadtest.report import Result
-from loadtest.seed.bench import NAMES
+from loadtest.seed.bench import EDGES, NAMES
 
-COLOURS = dict(zip(NAMES.values(), ("#8c8c8c", "#c8851f", "#4f81bd", "#1a7f4b"), strict=True))
+COLOURS = dict(zip(NAMES.values(), ("#8c8c8c", "#c8851f", "#e3bd83", "#4f81bd", "#1a7f4b"), strict=True))
 EDGE_PRICES = (0.0, 0.07, 0.14, 0.21, 0.28, 0.35, 0.5, 0.7)  # dollars an hour
 STREAMS = (1, 4)
 
@@ -65,8 +65,8 @@ def _cost(axes: Axes, rows: Sequence[dict[str, Any]], server_hour: float) -> Non
     """Desktops rented for as long as they have a stream."""
     for streams, style in zip(STREAMS, ("o-", "s--"), strict=True):
         rates = {row["way"]: row["tokens_per_s"] for row in rows if row["load"] == f"{streams} streams"}
-        for way in (NAMES["a"], NAMES["b"], NAMES["c"], NAMES["d"]):
-            desktops = streams if way in (NAMES["c"], NAMES["d"]) else 0
+        for name, way in NAMES.items():
+            desktops = streams if name in EDGES else 0
             dollars = [(server_hour + desktops * price) / 3600 / rates[way] * 1e6 for price in EDGE_PRICES]
             axes.plot(EDGE_PRICES, dollars, style, color=COLOURS[way], label=f"{way}, {streams}", markersize=4)
     axes.set_ylim(bottom=0)

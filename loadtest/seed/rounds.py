@@ -90,7 +90,7 @@ class Rounds:
         self.meters.desktops += takes
         desktop.lookup.open(stream.key)
         self._server.open(stream)
-        if self._server.sessions[stream.key].unseen > 1:
+        if not self._server.sessions[stream.key].under_way:
             self._turn()
             return
         self._round(stream.key, 0.0)  # it has been running

@@ -1,9 +1,10 @@
-"""The seed's experiment: virtual time, links, costs, and four systems that must all say the target's own text."""
+"""The seed's experiment: virtual time, links, costs, and systems that must all say the target's own text."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,15 @@ from loadtest.seed.chats import Chat
 from loadtest.seed.clock import Clock
 from loadtest.seed.costs import Prices, cost
 from loadtest.seed.drafts import Drafts
-from loadtest.seed.fleet import Load, Meters, System, Window, run
+from loadtest.seed.fixed import FixedServer
+from loadtest.seed.fleet import Load, Meters, Stream, System, Window, run
 from loadtest.seed.plots import draw
 from loadtest.seed.profiles import FRAME_BYTES, RETRANSMISSION, Device, Link, Way
 from loadtest.seed.record import Record, read, record_file, write
 from loadtest.seed.rounds import Round, Rounds
 from loadtest.seed.statistics import ratio
 from loadtest.seed.streaming import Streaming
-from loadtest.seed.target import MAX_SESSIONS, Playback, Target, played, verified
+from loadtest.seed.target import KEYS, MAX_SESSIONS, Playback, Target, played, verified
 from loadtest.trace import load
 from verifier.costs import StepCosts
 from verifier.engine import Progress, Request, Work
@@ -263,3 +265,26 @@ def test_a_tree_that_found_no_room_stands_in_line_for_the_next_step(
     monkeypatch.setattr(target.engine, "step", crowded)
     system = Rounds(Clock(), target, steps, (DEVICE, LINK, drafts), Round(3, 6))
     assert run(system, chats, Load(3, tokens=60, warm=6), seed=1).tokens >= 60
+
+
+def test_a_prompt_of_which_one_token_is_left_goes_in(
+    chats: Sequence[Chat], target: Target, steps: StepCosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part of a prompt may leave one token, and then the session is not yet one that drafts."""
+    whole = target.engine.step
+    server = FixedServer(target, steps, Meters())
+    chat = chats[0]
+    server.open(Stream(next(KEYS), chat, 0, 0, 0.0, "new"))
+    [session] = server.sessions.values()
+
+    def parted(work: Sequence[Work]) -> list[Progress]:
+        return whole([replace(item, rows=session.unseen - 1) if session.unseen > 1 else item for item in work])
+
+    said: list[int] = []
+    monkeypatch.setattr(target.engine, "step", parted)
+    for _ in range(2):
+        made = server.step({})
+        assert made
+        server.apply(made[0], lambda stream, tokens: said.extend(tokens))
+    assert said == list(chat.text[:1])
+    server.clear()
