@@ -32,8 +32,8 @@ WARM = 0.7  # the temperature besides greedy
 KV_TOKENS = 1 << 17
 NAMES = {
     "a": "datacenter only",
-    "b": "datacenter speculation",
-    "m": "the same, draft model only",
+    "b": "best speculation",
+    "m": "model speculation",
     "c": "edge, rounds",
     "d": "EdgeDraft",
 }

@@ -40,7 +40,9 @@ class Cell:
 
     @property
     def name(self) -> str:
-        load = f"{self.arrivals:.0%} arrivals" if self.arrivals else f"{self.sessions} streams"
+        load = (
+            f"{self.arrivals:.0%} arrivals" if self.arrivals else f"{self.sessions} stream{'s' * (self.sessions > 1)}"
+        )
         return load if self.heat == 0 else f"{load} at {self.heat}"
 
 
@@ -91,6 +93,7 @@ def seed(settings: BenchSettings) -> Result:
             "$ are per million tokens with every desktop rented while it has a stream; 'used': while it drafts",
         ],
         parts,
+        by="load",
     )
     if settings.plots:
         draw(result, settings.plots)
@@ -148,9 +151,9 @@ def _open_loop(
 def _row(bench: Bench, cell: Cell, name: str, windows: Sequence[Window]) -> dict[str, Any]:
     every = [figures(window, name, cell.sessions, bench.prices) for window in windows]
     row: dict[str, Any] = {
+        "way": NAMES[name],
         "load": cell.name,
         "of_ridge": cell.sessions / bench.ridge if cell.sessions else None,
-        "way": NAMES[name],
     }
     for column in every[0]:
         values = [found[column] for found in every if found[column] is not None]

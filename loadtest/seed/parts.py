@@ -38,6 +38,7 @@ def latency(bench: Bench) -> Result:
         rows,
         _gaps(rows, "round_trip_ms", "ms"),
         {},
+        by="round_trip_ms",
     )
 
 
@@ -53,6 +54,7 @@ def devices(bench: Bench) -> Result:
         rows,
         _gaps(rows, "device", ""),
         {},
+        by="device",
     )
 
 
@@ -78,6 +80,7 @@ def paper(bench: Bench) -> Result:
         rows,
         ratios,
         {},
+        by="streams",
     )
 
 
@@ -105,7 +108,7 @@ def _rows(
                 served = system(bench, name, target, steps, (device, link), plans, looks)
             every.append(figures(run(served, asked, load, seed), name, sessions, bench.prices))
         columns = ("tokens_per_s", "tokens_per_busy_s", "$_per_1M", "gap_ms", "gap_p99_ms", "tokens_per_verify")
-        rows.append({**mark, "way": NAMES[name], **{c: sum(each[c] for each in every) / len(every) for c in columns}})
+        rows.append({"way": NAMES[name], **mark, **{c: sum(each[c] for each in every) / len(every) for c in columns}})
     return rows
 
 

@@ -20,7 +20,7 @@ STREAMS = (1, 4)
 def draw(result: Result, folder: Path) -> None:
     """Write them all into a folder, which is made."""
     folder.mkdir(parents=True, exist_ok=True)
-    closed = [row for row in result.rows if row["load"].endswith("streams")]
+    closed = [row for row in result.rows if row["load"].endswith(("stream", "streams"))]
     kinds, latency = result.parts[0], result.parts[1]
     _save(folder / "seed-throughput.png", lambda axes: _throughput(axes, closed, result.settings["ridge_rows"]))
     _save(folder / "seed-latency.png", lambda axes: _latency(axes, latency.rows))
@@ -64,7 +64,7 @@ def _latency(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
 def _cost(axes: Axes, rows: Sequence[dict[str, Any]], server_hour: float) -> None:
     """Desktops rented for as long as they have a stream."""
     for streams, style in zip(STREAMS, ("o-", "s--"), strict=True):
-        rates = {row["way"]: row["tokens_per_s"] for row in rows if row["load"] == f"{streams} streams"}
+        rates = {row["way"]: row["tokens_per_s"] for row in rows if row["load"].split()[0] == str(streams)}
         for name, way in NAMES.items():
             desktops = streams if name in EDGES else 0
             dollars = [(server_hour + desktops * price) / 3600 / rates[way] * 1e6 for price in EDGE_PRICES]

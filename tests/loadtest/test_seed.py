@@ -249,7 +249,7 @@ def test_plots_are_drawn_of_every_table(tmp_path: Path) -> None:
     kinds = Result("kinds", [{"kind": "chat", "tokens_per_verify": 2.0}], {}, {})
     latency = Result("latency", rows("round_trip_ms", [0, 15]), {}, {})
     settings = {"ridge_rows": 16, "prices": {"server_hour": 5.05}}
-    draw(Result("all", rows("load", ["1 streams", "4 streams"]), {}, settings, [], [kinds, latency]), tmp_path / "new")
+    draw(Result("all", rows("load", ["1 stream", "4 streams"]), {}, settings, [], [kinds, latency]), tmp_path / "new")
     for name in ("throughput", "latency", "cost", "kinds"):
         assert (tmp_path / "new" / f"seed-{name}.png").read_bytes().startswith(b"\x89PNG")
 
