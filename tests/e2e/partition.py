@@ -48,7 +48,7 @@ class Partition:
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await self._whole.wait()
-        with suppress(OSError):
+        with suppress(OSError, asyncio.CancelledError):  # cancelled at the relay's end, which asyncio would report
             there, back = await asyncio.open_connection("127.0.0.1", self._target)
             await asyncio.gather(self._pump(reader, back), self._pump(there, writer))
         writer.close()
