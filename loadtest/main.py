@@ -22,6 +22,7 @@ BENCHMARKS = {
     "gateway": "loadtest.gateway",
     "streams": "loadtest.streams",
     "seed": "loadtest.seed.experiment",
+    "soak": "loadtest.soak",
 }
 
 

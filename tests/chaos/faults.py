@@ -16,7 +16,7 @@ from tests.topology import AGENTS, GATEWAYS, VERIFIERS, Topology
 
 Kind = Literal["agent killed", "agent frozen", "agent partitioned", "gateway restarted", "verifier killed"]
 
-DRAIN_SECONDS = 120.0
+DRAIN_SECONDS = 600.0
 
 
 def plan(rng: random.Random, rounds: int) -> list[Kind]:

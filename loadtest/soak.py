@@ -1,0 +1,179 @@
+"""`bench soak`: mixed load on two gateways, two verifiers and three agents for a long time; what grows meanwhile?
+
+Every process's memory and open files are sampled while it runs, and compared at rest before the load and after it, with
+what is still open then. It gives numbers: whether they are flat is for the reader to say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import tempfile
+import time
+import urllib.request
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import linear_regression, mean
+from typing import Any
+
+import psutil
+from openai import APIError, AsyncOpenAI
+
+from edgedraft.fleet import Fleet, shared_by
+from edgedraft.settings import BenchSettings
+from edgedraft.stack import Child, Stack
+from edgedraft.valkey import Valkey
+from loadtest.report import Result
+from loadtest.workloads import mixed
+
+GATEWAYS, VERIFIERS, AGENTS = 2, 2, 3
+AT_ONCE = 8
+SAMPLES = 120  # over the whole time, at most one a second
+WARM_UP = 0.2  # share of the time whose samples are left out: caches fill, allocators take what they keep
+REST_SECONDS = 15.0  # after the load: connections that are kept alive have ended
+CANCELLED = 6  # one request in so many is given up by its client
+OPEN = {"gateway": ("sessions", "queued", "guests"), "verifier": ("sessions", "waiting")}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One process at one moment, in MiB and files (sockets among them)."""
+
+    at: float
+    memory: float
+    files: int
+
+
+@dataclass
+class Watched:
+    """One process, with its samples under load and at rest before and after."""
+
+    name: str
+    child: Child
+    before: Sample
+    samples: list[Sample] = field(default_factory=list)
+
+    def row(self, after: Sample) -> dict[str, Any]:
+        """`MiB_per_hour` is the slope of a straight line through the samples after the warm-up."""
+        end = self.samples[-1].at
+        warm = [sample for sample in self.samples if sample.at >= end * WARM_UP]
+        tenth = max(1, len(warm) // 10)
+        slope = linear_regression([sample.at for sample in warm], [sample.memory for sample in warm]).slope
+        return {
+            "process": self.name,
+            "MiB_at_rest_before": self.before.memory,
+            "MiB_first": mean(sample.memory for sample in warm[:tenth]),
+            "MiB_last": mean(sample.memory for sample in warm[-tenth:]),
+            "MiB_per_hour": slope * 3600,
+            "MiB_at_rest_after": after.memory,
+            "files_before": self.before.files,
+            "files_at_most": max(sample.files for sample in self.samples),
+            "files_after": after.files,
+            "sessions_left": left_open(self.child),
+            "KV_tokens_left": held(self.child),
+        }
+
+
+def soak(settings: BenchSettings) -> Result:
+    """Raises StartError or NoValkey when a part does not come up."""
+    with tempfile.TemporaryDirectory() as name, Valkey() as valkey:
+        folder = Path(name)
+        env = shared_by(valkey.url, f"sqlite:///{folder}/gateway.db")
+        with Stack("bench-key", folder, env=env) as stack:
+            model = ("--threads", str(settings.threads), "--dtype", settings.dtype, "--kv-tokens", "8192")
+            fleet = Fleet.start(stack, GATEWAYS, VERIFIERS, verifier_flags=model)
+            fleet.attach(AGENTS, ("--threads", "1", "--no-past-outputs", "--no-polite"), named="agent")
+            watched = [
+                Watched(f"{kind} {index + 1}", child, sample(child, 0.0))
+                for kind in ("gateway", "verifier", "agent")
+                for index, child in enumerate(getattr(fleet, kind + "s"))
+            ]
+            told = asyncio.run(_load(fleet, watched, settings.minutes * 60))
+            time.sleep(REST_SECONDS)
+            rows = [one.row(sample(one.child, one.samples[-1].at)) for one in watched]
+    return Result(
+        f"{settings.minutes:g} minutes of mixed load, {AT_ONCE} streams at once",
+        rows,
+        {f"{row['process'].replace(' ', '_')}_MiB_last_over_first": row["MiB_last"] / row["MiB_first"] for row in rows},
+        {"minutes": settings.minutes, "dtype": settings.dtype, "threads": settings.threads, "samples": SAMPLES},
+        [f"streams: {dict(told)}"],
+    )
+
+
+async def _load(fleet: Fleet, watched: list[Watched], seconds: float) -> Counter[str]:
+    """Ask for so long; how many requests ended how."""
+    told: Counter[str] = Counter()
+    clients = [AsyncOpenAI(base_url=f"{url}/v1", api_key=fleet.stack.key, max_retries=0) for url in fleet.urls]
+    model = (await clients[0].models.list()).data[0].id
+    began, rng = time.monotonic(), random.Random(0)
+
+    async def ask_on() -> None:
+        while time.monotonic() - began < seconds:
+            try:
+                told[await _one(rng.choice(clients), model, rng)] += 1
+            except APIError as error:
+                told[f"failed: {type(error).__name__}"] += 1
+                await asyncio.sleep(0.5)
+
+    async def look() -> None:
+        while (at := time.monotonic() - began) < seconds:
+            for one in watched:
+                one.samples.append(sample(one.child, at))
+            await asyncio.sleep(max(1.0, seconds / SAMPLES))
+
+    await asyncio.gather(look(), *(ask_on() for _ in range(AT_ONCE)))
+    for client in clients:
+        await client.close()
+    return told
+
+
+async def _one(client: AsyncOpenAI, model: str, rng: random.Random) -> str:
+    """One request of any kind; what became of it. Raises APIError."""
+    asked: dict[str, Any] = {
+        "model": model,
+        "messages": [{"role": "user", "content": rng.choice(mixed()).text}],
+        "temperature": rng.choice((0.0, 0.7)),
+        "seed": rng.randrange(1 << 30),
+        "max_tokens": rng.randint(8, 64),
+        "extra_body": {"edgedraft": {"edge": rng.random() < 0.8}},
+    }
+    if rng.random() < 0.3:
+        await client.chat.completions.create(**asked)
+        return "whole"
+    give_up = rng.randint(1, 8) if rng.randrange(CANCELLED) == 0 else 0
+    async with await client.chat.completions.create(**asked, stream=True) as stream:
+        count = 0
+        async for _ in stream:
+            count += 1
+            if count == give_up:
+                return "cancelled"
+    return "streamed"
+
+
+def sample(child: Child, at: float) -> Sample:
+    process = psutil.Process(child.process.pid)
+    return Sample(at, process.memory_info().rss / (1 << 20), process.num_fds())
+
+
+def left_open(child: Child) -> int | None:
+    """Sessions of any kind that a process still has; None of an agent, which does not tell."""
+    kind = child.words[0]
+    if kind not in OPEN:
+        return None
+    figures = _figures(child)
+    return int(sum(figures[f"edgedraft_{kind}_{what}"] for what in OPEN[kind]))
+
+
+def held(child: Child) -> int | None:
+    """Tokens of a verifier's KV cache that are neither free nor only remembered."""
+    if child.words[0] != "verifier":
+        return None
+    figures = _figures(child)
+    return int(figures["edgedraft_verifier_kv_tokens"] - figures["edgedraft_verifier_kv_free_tokens"])
+
+
+def _figures(child: Child) -> dict[str, float]:
+    with urllib.request.urlopen(child.address.replace("ws://", "http://") + "/metrics", timeout=30) as reply:
+        return {name: float(value) for name, value in re.findall(r"^(\w+) (\S+)$", reply.read().decode(), re.MULTILINE)}
