@@ -48,32 +48,35 @@ class Sample:
 
 @dataclass
 class Watched:
-    """One process, with its samples under load and at rest before and after."""
+    """One process, with its samples under load and at rest before."""
 
     name: str
     child: Child
     before: Sample
     samples: list[Sample] = field(default_factory=list)
 
-    def row(self, after: Sample) -> dict[str, Any]:
-        """`MiB_per_hour` is the slope of a straight line through the samples after the warm-up."""
-        end = self.samples[-1].at
-        warm = [sample for sample in self.samples if sample.at >= end * WARM_UP]
-        tenth = max(1, len(warm) // 10)
-        slope = linear_regression([sample.at for sample in warm], [sample.memory for sample in warm]).slope
-        return {
-            "process": self.name,
-            "MiB_at_rest_before": self.before.memory,
-            "MiB_first": mean(sample.memory for sample in warm[:tenth]),
-            "MiB_last": mean(sample.memory for sample in warm[-tenth:]),
-            "MiB_per_hour": slope * 3600,
-            "MiB_at_rest_after": after.memory,
-            "files_before": self.before.files,
-            "files_at_most": max(sample.files for sample in self.samples),
-            "files_after": after.files,
-            "sessions_left": left_open(self.child),
-            "KV_tokens_left": held(self.child),
-        }
+    def row(self) -> dict[str, Any]:
+        """All that is told of it; call it at rest."""
+        after = sample(self.child, self.samples[-1].at)
+        left = {"sessions_left": left_open(self.child), "KV_tokens_left": held(self.child)}
+        return {"process": self.name} | growth(self.before, self.samples, after) | left
+
+
+def growth(before: Sample, samples: list[Sample], after: Sample) -> dict[str, float]:
+    """First and last are means over a tenth of the time after the warm-up, the slope a straight line's through it."""
+    warm = [sample for sample in samples if sample.at >= samples[-1].at * WARM_UP]
+    tenth = max(1, len(warm) // 10)
+    slope = linear_regression([sample.at for sample in warm], [sample.memory for sample in warm]).slope
+    return {
+        "MiB_at_rest_before": before.memory,
+        "MiB_first": mean(sample.memory for sample in warm[:tenth]),
+        "MiB_last": mean(sample.memory for sample in warm[-tenth:]),
+        "MiB_per_hour": slope * 3600,
+        "MiB_at_rest_after": after.memory,
+        "files_before": before.files,
+        "files_at_most": max(sample.files for sample in samples),
+        "files_after": after.files,
+    }
 
 
 def soak(settings: BenchSettings) -> Result:
@@ -92,7 +95,7 @@ def soak(settings: BenchSettings) -> Result:
             ]
             told = asyncio.run(_load(fleet, watched, settings.minutes * 60))
             time.sleep(REST_SECONDS)
-            rows = [one.row(sample(one.child, one.samples[-1].at)) for one in watched]
+            rows = [one.row() for one in watched]
     return Result(
         f"{settings.minutes:g} minutes of mixed load, {AT_ONCE} streams at once",
         rows,

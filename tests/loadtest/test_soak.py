@@ -1,0 +1,23 @@
+"""What bench soak makes of its samples: growth shows, and what happens before all is warm does not."""
+
+from __future__ import annotations
+
+import pytest
+
+from loadtest.soak import Sample, growth
+
+REST = Sample(0.0, 100.0, 10)
+
+
+def test_a_process_that_grows_steadily_shows_its_slope() -> None:
+    found = growth(REST, [Sample(at * 60.0, 200.0 + at, 20) for at in range(61)], Sample(3600.0, 250.0, 12))
+    assert found["MiB_per_hour"] == pytest.approx(60.0)
+    assert found["MiB_last"] - found["MiB_first"] == pytest.approx(45.0)
+    assert (found["MiB_at_rest_before"], found["MiB_at_rest_after"]) == (100.0, 250.0)
+    assert (found["files_before"], found["files_at_most"], found["files_after"]) == (10, 20, 12)
+
+
+def test_what_a_process_takes_while_it_warms_up_is_no_growth() -> None:
+    found = growth(REST, [Sample(at * 60.0, 100.0 + min(at, 10) * 20, 20) for at in range(61)], REST)
+    assert found["MiB_per_hour"] == pytest.approx(0.0)
+    assert found["MiB_first"] == found["MiB_last"] == pytest.approx(300.0)
