@@ -39,6 +39,7 @@ class Faults:
     done: Counter[Kind] = field(default_factory=Counter)
     idle: int = 0  # faults while nothing was running
     story: list[str] = field(default_factory=list)
+    _turn: int = 0
     _began: float = field(default_factory=time.monotonic)
     _agents: list[asyncio.Lock] = field(default_factory=lambda: [asyncio.Lock() for _ in range(AGENTS)])
     _gateways: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -46,8 +47,9 @@ class Faults:
 
     async def cause(self, kind: Kind) -> None:
         """This fault, until it is mended."""
-        agent, gateway = self.rng.randrange(AGENTS), self.rng.randrange(GATEWAYS)
-        verifier, seconds = self.rng.randrange(VERIFIERS), self.rng.uniform(0.5, 6.0)
+        self._turn += 1
+        agent, gateway, verifier = self._turn % AGENTS, self.done[kind] % GATEWAYS, self.done[kind] % VERIFIERS
+        seconds = self.rng.uniform(0.5, 6.0)
         match kind:
             case "agent killed":
                 async with self._agents[agent]:
