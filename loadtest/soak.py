@@ -56,10 +56,21 @@ class Watched:
     samples: list[Sample] = field(default_factory=list)
 
     def row(self) -> dict[str, Any]:
-        """All that is told of it; call it at rest."""
+        """What became of its memory; call it at rest."""
         after = sample(self.child, self.samples[-1].at)
-        left = {"sessions_left": left_open(self.child), "KV_tokens_left": held(self.child)}
-        return {"process": self.name} | growth(self.before, self.samples, after) | left
+        return {"process": self.name} | growth(self.before, self.samples, after)
+
+    def left(self) -> dict[str, Any]:
+        """What of it is still open; call it at rest."""
+        after = sample(self.child, self.samples[-1].at)
+        return {
+            "process": self.name,
+            "files_before": self.before.files,
+            "files_at_most": max(sample.files for sample in self.samples),
+            "files_after": after.files,
+            "sessions_left": left_open(self.child),
+            "KV_tokens_left": held(self.child),
+        }
 
 
 def growth(before: Sample, samples: list[Sample], after: Sample) -> dict[str, float]:
@@ -68,14 +79,11 @@ def growth(before: Sample, samples: list[Sample], after: Sample) -> dict[str, fl
     tenth = max(1, len(warm) // 10)
     slope = linear_regression([sample.at for sample in warm], [sample.memory for sample in warm]).slope
     return {
-        "MiB_at_rest_before": before.memory,
+        "MiB_before": before.memory,
         "MiB_first": mean(sample.memory for sample in warm[:tenth]),
         "MiB_last": mean(sample.memory for sample in warm[-tenth:]),
         "MiB_per_hour": slope * 3600,
-        "MiB_at_rest_after": after.memory,
-        "files_before": before.files,
-        "files_at_most": max(sample.files for sample in samples),
-        "files_after": after.files,
+        "MiB_after": after.memory,
     }
 
 
@@ -95,13 +103,14 @@ def soak(settings: BenchSettings) -> Result:
             ]
             told = asyncio.run(_load(fleet, watched, settings.minutes * 60))
             time.sleep(REST_SECONDS)
-            rows = [one.row() for one in watched]
+            rows, left = [one.row() for one in watched], [one.left() for one in watched]
     return Result(
         f"{settings.minutes:g} minutes of mixed load, {AT_ONCE} streams at once",
         rows,
         {f"{row['process'].replace(' ', '_')}_MiB_last_over_first": row["MiB_last"] / row["MiB_first"] for row in rows},
         {"minutes": settings.minutes, "dtype": settings.dtype, "threads": settings.threads, "samples": SAMPLES},
         [f"streams: {dict(told)}"],
+        [Result("what is open, sockets among the files", left, {}, {})],
     )
 
 
