@@ -93,6 +93,7 @@ def test_an_agent_drafts_for_both_replicas_and_moves_when_its_own_goes(
             assert all(answer.mode != "datacenter" for answer in got)
             assert pair[1].process.wait(30) == 0
             until_paired(here)
-    log = next(path for path in tmp_path.glob("*-attach.log")).read_text()
+            # Read while the balancer stands: the agent tells when that goes, too.
+            log = next(path for path in tmp_path.glob("*-attach.log")).read_text()
     assert "moving" in log
     assert "no gateway" not in log
