@@ -8,8 +8,8 @@ judgements are policy.py's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from math import inf
 
@@ -34,6 +34,7 @@ from verifier.policy import (
     worth_ripening,
     worth_waiting,
 )
+from verifier.session import Session
 
 # Whose nodes they are that are no agent's; agents' names are hexadecimal.
 LOOKUP = "the verifier's own"
@@ -70,39 +71,6 @@ class Plan:
     wake_at: float | None
 
 
-@dataclass(slots=True)
-class _Session:
-    request: Request
-    tree: DraftTree
-    text: list[int]  # prompt and output
-    prompt: int
-    agent: str  # whose drafts are expected; "" is nobody's
-    pace: Pace
-    index: TextIndex | None
-    prediction: PredictionCursor | None
-    author: str = field(init=False)  # whose nodes the tree holds, also after that agent has left
-    unseen: int = 0
-    cached: int = 0
-    seconds: float = 0.0  # of steps since its last commit: those that took in its prompt
-    checked: str = ""  # whose nodes are in the step that runs
-    own: bool = False  # they are no agent's
-    acceptance: float = 0.5  # of the best guess, a running mean
-    missed_at: float | None = None  # since when there has been nothing to check
-    draft_delay: float | None = None  # from a miss to the next draft, a running mean
-    drafted_at: float | None = None  # when nodes came last, since the last commit
-    interval: float | None = None  # between two drafts that follow each other, a running mean
-    waiting_since: float | None = None
-    patience: float = 0.0
-    lapsed: bool = False  # patience ended without a draft; not waited for again until one arrives
-
-    @property
-    def has_draft(self) -> bool:
-        return len(self.tree) > 0 and not self.tree.surplus
-
-    def __post_init__(self) -> None:
-        self.author = self.agent
-
-
 class Scheduler:
     """Sessions by the engine's keys, in the order in which they were opened."""
 
@@ -110,8 +78,8 @@ class Scheduler:
         self._engine = engine
         self._limits = limits
         self._choose = choose
-        self._sessions: dict[int, _Session] = {}
-        self._waiting: WaitingRoom[_Session] = WaitingRoom(limits.max_waiting, limits.max_wait)
+        self._sessions: dict[int, Session] = {}
+        self._waiting: WaitingRoom[Session] = WaitingRoom(limits.max_waiting, limits.max_wait)
         self._forecast = Forecast()
         self._room = False  # something ended since the first in line was turned away
         self._calibrations = Calibrations()
@@ -146,7 +114,7 @@ class Scheduler:
         if max(message.prediction, default=0) >= self._engine.vocab_size:
             raise Refused(f"a predicted token id is outside the vocabulary of {self._engine.vocab_size}")
         self._engine.check(request)
-        session = _Session(
+        session = Session(
             request=request,
             tree=DraftTree(MAX_WINDOW, message.committed, message.epoch),
             text=[*message.prompt, *message.committed],
@@ -244,7 +212,7 @@ class Scheduler:
         patience = [*waiting.values(), *([] if (until := self._waiting.until) is None else [until])]
         return Plan(work, min(patience, default=None))
 
-    def apply(self, work: Sequence[Work], progress: Iterable[Progress], began: float, now: float) -> dict[int, Commit]:
+    def apply(self, work: Sequence[Work], progress: Sequence[Progress], began: float, now: float) -> dict[int, Commit]:
         """Commit what a step made; returns a Commit a session, its session number left to the sender."""
         drafts = {item.session: item.draft for item in work}
         rows = sum(item.rows for item in work)
@@ -253,7 +221,6 @@ class Scheduler:
         plain = self.costs.seconds(rows)
         extra = max(0.0, self.costs.seconds(rows + nodes) - plain) / max(1, nodes)
         commits: dict[int, Commit] = {}
-        progress = list(progress)
         self._forecast.stepped(len(self._sessions), sum(len(made.tokens) for made in progress), now - began)
         for made in progress:
             session = self._sessions[made.session]
@@ -306,7 +273,7 @@ class Scheduler:
             if self._room:
                 self._waiting.leave(first[0])
 
-    def _begun(self, key: int, session: _Session) -> bool:
+    def _begun(self, key: int, session: Session) -> bool:
         """Whether the engine has room for it, which then runs."""
         try:
             session.unseen = self._engine.open(session.request)
@@ -316,12 +283,12 @@ class Scheduler:
         self._sessions[key] = session
         return True
 
-    def _takes(self, session: _Session) -> float:
+    def _takes(self, session: Session) -> float:
         """Seconds that it is expected to run from where it is."""
         prompt = self.costs.seconds(session.unseen or len(session.text)) if self.costs.known else 0.0
         return prompt + self._forecast.takes(session.request.max_tokens - (len(session.text) - session.prompt))
 
-    def _known(self, key: int) -> _Session | None:
+    def _known(self, key: int) -> Session | None:
         return self._sessions.get(key) or self._waiting.get(key)
 
     def _draft_of(self, key: int) -> Slice:
@@ -334,7 +301,7 @@ class Scheduler:
         session.checked = guesser if session.own else author
         return guessed if session.own else drafted
 
-    def _own_guess(self, session: _Session, stands_in: bool = True) -> tuple[str, Slice]:
+    def _own_guess(self, session: Session, stands_in: bool = True) -> tuple[str, Slice]:
         """What is guessed here, and in whose name: what the client predicts, or else, where it `stands_in`, lookup.
 
         Neither costs a round trip, so prompt lookup stands in for drafts that are still on their way. An agent's own
@@ -400,7 +367,7 @@ class Scheduler:
             session.lapsed = True
         return min(until, ripe)
 
-    def _worth_waiting(self, session: _Session) -> bool:
+    def _worth_waiting(self, session: Session) -> bool:
         """Whether to wait for a draft that is missing; where its delay is not known yet, to learn it."""
         rhythm, sessions = self._calibrations.of(session.agent).rhythm, len(self._sessions)
         delay = session.draft_delay if session.draft_delay is not None else rhythm.delay
@@ -410,7 +377,7 @@ class Scheduler:
         checked = self.costs.seconds(round(sessions * (1 + rhythm.nodes)))
         return worth_waiting(rhythm, delay, meanwhile, self._plain_seconds(), checked)
 
-    def _ripens(self, key: int, session: _Session) -> float:
+    def _ripens(self, key: int, session: Session) -> float:
         """Until when it pays to wait for more nodes below those that are there; a time that is past if it does not."""
         if session.interval is None or session.drafted_at is None:
             return -inf
