@@ -31,7 +31,7 @@ def find_valkey() -> str:
 
 
 class Valkey:
-    """Runs from `with` to its end; `url` is where."""
+    """Runs from `with`, or `start`, to its end; `url` is where, running or not."""
 
     def __init__(self) -> None:
         """Raises NoValkey."""
@@ -39,8 +39,10 @@ class Valkey:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = probe.getsockname()[1]
         self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> Self:
+    def start(self) -> None:
+        """Raises NoValkey."""
         flags = ("--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no")
         self.process = subprocess.Popen(
             (self._program, *flags), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
@@ -48,21 +50,30 @@ class Valkey:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and self.process.poll() is None:
             if self._answers():
-                return self
+                return
             time.sleep(0.02)
-        self.process.kill()
-        self.process.wait()
+        self.kill()
         raise NoValkey(f"{self._program} does not start")
+
+    def kill(self) -> None:
+        """End it at once, if it runs."""
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.process.terminate()
-        try:
-            self.process.wait(START_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        if self.process:
+            self.process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(START_SECONDS)
+        self.kill()
 
     def _answers(self) -> bool:
         with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1) as talk:
