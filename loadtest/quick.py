@@ -7,10 +7,8 @@ are the same.
 
 from __future__ import annotations
 
-import re
 import tempfile
 import time
-import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -21,6 +19,7 @@ from rich.progress import track
 
 from edgedraft.settings import BenchSettings
 from edgedraft.stack import Stack
+from loadtest.metrics import metrics_of
 from loadtest.report import Result
 from loadtest.workloads import Prompt, mixed
 
@@ -130,6 +129,4 @@ def _run(
 
 def verifier_counters(url: str) -> dict[str, float]:
     """The counters of a verifier's /metrics, by name."""
-    with urllib.request.urlopen(url.replace("ws", "http", 1) + "/metrics", timeout=30) as reply:
-        text = reply.read().decode()
-    return {name: float(value) for name, value in re.findall(r"^(\w+_total) (\S+)$", text, re.MULTILINE)}
+    return {name: value for name, value in metrics_of(url).items() if name.endswith("_total")}

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-import re
 import tempfile
 import time
-import urllib.request
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +23,7 @@ from edgedraft.fleet import Fleet, shared_by
 from edgedraft.settings import BenchSettings
 from edgedraft.stack import Child, Stack
 from edgedraft.valkey import Valkey
+from loadtest.metrics import still_open
 from loadtest.report import Result
 from loadtest.workloads import mixed
 
@@ -34,7 +33,6 @@ SAMPLES = 120  # over the whole time, at most one a second
 WARM_UP = 0.2  # share of the time whose samples are left out: caches fill, allocators take what they keep
 REST_SECONDS = 15.0  # after the load: connections that are kept alive have ended
 CANCELLED = 6  # one request in so many is given up by its client
-OPEN = {"gateway": ("sessions", "queued", "guests"), "verifier": ("sessions", "waiting")}
 
 
 @dataclass(frozen=True)
@@ -63,13 +61,15 @@ class Watched:
     def left(self) -> dict[str, Any]:
         """What of it is still open; call it at rest."""
         after = sample(self.child, self.samples[-1].at)
+        sessions = still_open(self.child.words[0], self.child.address)
+        held = sessions.pop("kv_held", None)
         return {
             "process": self.name,
             "files_before": self.before.files,
             "files_at_most": max(sample.files for sample in self.samples),
             "files_after": after.files,
-            "sessions_left": left_open(self.child),
-            "KV_tokens_left": held(self.child),
+            "sessions_left": int(sum(sessions.values())) if sessions else None,
+            "KV_tokens_left": None if held is None else int(held),
         }
 
 
@@ -167,25 +167,3 @@ async def _one(client: AsyncOpenAI, model: str, rng: random.Random) -> str:
 def sample(child: Child, at: float) -> Sample:
     process = psutil.Process(child.process.pid)
     return Sample(at, process.memory_info().rss / (1 << 20), process.num_fds())
-
-
-def left_open(child: Child) -> int | None:
-    """Sessions of any kind that a process still has; None of an agent, which does not tell."""
-    kind = child.words[0]
-    if kind not in OPEN:
-        return None
-    figures = _figures(child)
-    return int(sum(figures[f"edgedraft_{kind}_{what}"] for what in OPEN[kind]))
-
-
-def held(child: Child) -> int | None:
-    """Tokens of a verifier's KV cache that are neither free nor only remembered."""
-    if child.words[0] != "verifier":
-        return None
-    figures = _figures(child)
-    return int(figures["edgedraft_verifier_kv_tokens"] - figures["edgedraft_verifier_kv_free_tokens"])
-
-
-def _figures(child: Child) -> dict[str, float]:
-    with urllib.request.urlopen(child.address.replace("ws://", "http://") + "/metrics", timeout=30) as reply:
-        return {name: float(value) for name, value in re.findall(r"^(\w+) (\S+)$", reply.read().decode(), re.MULTILINE)}

@@ -6,29 +6,22 @@ It is `edgedraft up`'s fleet, with a relay between each agent and its gateway, w
 from __future__ import annotations
 
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from prometheus_client.parser import text_string_to_metric_families
-
 from edgedraft.fleet import Fleet, shared_by
 from edgedraft.stack import Child, Stack
 from edgedraft.valkey import Valkey
+from loadtest.metrics import metrics_of, still_open
 from tests.e2e.partition import Partition
 from tests.gateway.databases import new_postgres, running_postgres
 
 KEY = "topology-key"
 MODEL = "smollm2-135m-instruct"
 GATEWAYS, VERIFIERS, AGENTS = 2, 2, 3
-
-COUNTED = {
-    "gateway": ("gateway_sessions", "gateway_queued", "gateway_guests"),
-    "verifier": ("verifier_sessions", "verifier_waiting", "verifier_kv_held"),
-}
 
 _VERIFIER = ("--threads", "1", "--dtype", "float32", "--kv-tokens", "8192", "--max-sessions", "64")
 # A machine that starts a verifier while the other one serves is slow at both: nobody is to give up for that.
@@ -47,17 +40,16 @@ class Topology:
 
     def attached(self) -> int:
         """Agents attached to gateways, all together."""
-        return sum(int(figures(child)["gateway_agents"]) for child in self.fleet.gateways)
+        return sum(int(metrics_of(child.address)["edgedraft_gateway_agents"]) for child in self.fleet.gateways)
 
     def open(self) -> dict[str, float]:
         """What is not at rest: sessions of any kind, and tokens of KV cache neither free nor only remembered."""
-        found: dict[str, float] = {}
-        for child in (*self.fleet.gateways, *self.fleet.verifiers):
-            has = figures(child)
-            if child in self.fleet.verifiers:
-                has["verifier_kv_held"] = has["verifier_kv_tokens"] - has["verifier_kv_free_tokens"]
-            found |= {f"{child.address} {name}": has[name] for name in COUNTED[child.words[0]] if has[name]}
-        return found
+        return {
+            f"{child.address} {child.words[0]} {what}": value
+            for child in (*self.fleet.gateways, *self.fleet.verifiers)
+            for what, value in still_open(child.words[0], child.address).items()
+            if value
+        }
 
     def until_attached(self, agents: int = AGENTS, seconds: float = 90) -> None:
         deadline = time.monotonic() + seconds
@@ -69,15 +61,6 @@ class Topology:
         """New connections of these agents, or of all, go to that gateway."""
         for index in range(len(self.links)) if links is None else links:
             self.links[index].point(port_of(self.fleet.gateways[gateway]))
-
-
-def figures(child: Child) -> dict[str, float]:
-    """One process's metrics that have no labels, by name without the prefix."""
-    address = child.address.replace("ws://", "http://")
-    with urllib.request.urlopen(f"{address}/metrics", timeout=30) as reply:
-        families = list(text_string_to_metric_families(reply.read().decode()))
-    samples = (sample for family in families for sample in family.samples if not sample.labels)
-    return {sample.name.removeprefix("edgedraft_"): sample.value for sample in samples}
 
 
 def port_of(child: Child) -> int:
