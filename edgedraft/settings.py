@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, CliPositionalArg, NoDecode, Settings
 from edgedraft.demo_model import DEMO_MODEL
 from edgedraft.telemetry import LogFormat
 from edgedraft.tracing import Otel
+from edgedraft.wire import MAX_PRIORITY
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -39,7 +40,7 @@ def _cpus(value: Any) -> Any:
 
 
 Limit = Annotated[int, Field(ge=1, le=10**12)] | None
-Priority = Annotated[int, Field(ge=0, le=9)] | None
+Priority = Annotated[int, Field(ge=0, le=MAX_PRIORITY)] | None
 Spend = Annotated[Decimal, Field(ge=0, le=10**9)] | None
 _Listed = (NoDecode, BeforeValidator(_split))
 

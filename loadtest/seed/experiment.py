@@ -40,9 +40,8 @@ class Cell:
 
     @property
     def name(self) -> str:
-        load = (
-            f"{self.arrivals:.0%} arrivals" if self.arrivals else f"{self.sessions} stream{'s' * (self.sessions > 1)}"
-        )
+        streams = "1 stream" if self.sessions == 1 else f"{self.sessions} streams"
+        load = f"{self.arrivals:.0%} arrivals" if self.arrivals else streams
         return load if self.heat == 0 else f"{load} at {self.heat}"
 
 

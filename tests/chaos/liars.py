@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,7 +23,7 @@ SURE = 0  # a confidence: the drafter has no doubt
 
 
 @dataclass
-class Liar(ScriptedAgent):
+class Liar(ScriptedAgent, ABC):
     """One life of one: it fits any model, and may guess what it likes."""
 
     fingerprint: str = ""
@@ -38,9 +39,9 @@ class Liar(ScriptedAgent):
         if self._socket:
             await self.die()
 
+    @abstractmethod
     def guess(self, session: Drafting, offset: int) -> int:
         """The token so many places after the text's end, as this one tells it."""
-        raise NotImplementedError
 
     async def _draft(self, session: Drafting) -> None:
         tree = session.tree
