@@ -66,6 +66,22 @@ class Slice:
             depths=tuple(self.depths[i] for i in chosen),
         )
 
+    def likeliest_path(self) -> Slice:
+        """The part without branches, from the text downwards, that by the costs promises the most tokens."""
+        promised = [2.0 ** (-cost / 16) for cost in self.costs]
+        below: dict[int, int] = {}
+        for i in reversed(range(len(self))):
+            promised[i] += promised[below[i]] if i in below else 0.0
+            best = below.get(self.parents[i])
+            if best is None or promised[i] >= promised[best]:
+                below[self.parents[i]] = i
+        path = []
+        node = -1
+        while node in below:
+            node = below[node]
+            path.append(node)
+        return self.take(path)
+
 
 EMPTY = Slice()
 

@@ -91,6 +91,8 @@ class SayingEngine:
     Steps cost next to nothing, so that what is fuzzed is everything around them.
     """
 
+    branches = True
+
     def __init__(self, vocab_size: int, context_length: int, max_sessions: int) -> None:
         self.vocab_size = vocab_size
         self.context_length = context_length

@@ -177,6 +177,7 @@ def streaming(
 class Playback:
     """An engine that says the recorded texts, one session at a time; prompts are in from the start."""
 
+    branches = True
     vocab_size = 1 << 31
     context_length = 1 << 20
 

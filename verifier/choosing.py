@@ -8,34 +8,77 @@ of what was chosen, which are the model's own.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 
 from edgedraft.history import History, penalises
 from edgedraft.sampling import choose, choose_behind
-from edgedraft.wire import TokenLogprobs
+from edgedraft.tree import Slice
+from edgedraft.wire import FinishReason, TokenLogprobs
 from verifier.engine import Request
 from verifier.grammar import Constraint
 
 Choice = Callable[[int], int | None]
 
 
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """How far a session came in a step: the tokens chosen, and the indices of the draft's nodes that are among them."""
+
+    tokens: tuple[int, ...] = ()
+    path: tuple[int, ...] = ()
+    finish: FinishReason | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()
+
+
 class Choices:
     """One session's. What it chooses is final: with each choice the text that it knows of grows."""
 
     def __init__(self, request: Request, constraint: Constraint | None) -> None:
+        self._request = request
         self._sampling = request.sampling
         self._constraint = constraint
         self._history = (
             History(request.sampling, request.prompt, request.committed) if penalises(request.sampling) else None
         )
 
-    @property
-    def ended(self) -> bool:
-        """Whether the grammar lets nothing follow."""
-        return self._constraint is not None and self._constraint.ended
+    def walk(self, logits: torch.Tensor, first: int, draft: Slice) -> Walk:
+        """Choose, and go down the draft while the choice is a child, from output index `first` on.
 
-    def over(self, logits: torch.Tensor, indices: Sequence[int]) -> Choice:
+        Row 0 of logits [1 + nodes, vocab] is behind the text, the others are behind the draft's nodes.
+        """
+        request = self._request
+        choice = self._over(logits, [first, *(first + depth for depth in draft.depths)])
+        children = {
+            (parent, token): i for i, (parent, token) in enumerate(zip(draft.parents, draft.tokens, strict=True))
+        }
+        tokens: list[int] = []
+        path: list[int] = []
+        node = -1
+        finish: FinishReason | None = None
+        while finish is None:
+            token = choice(node + 1)
+            if token is None:
+                finish = "length"  # a grammar that failed: to the client this text is unfinished
+                break
+            tokens.append(token)
+            if token in request.eos or (self._constraint is not None and self._constraint.ended):
+                finish = "stop"
+            elif first + len(tokens) >= request.max_tokens:
+                finish = "length"
+            child = children.get((node, token))
+            if child is None:
+                break
+            node = child
+            path.append(child)
+        logprobs: tuple[TokenLogprobs, ...] = ()
+        if request.logprobs >= 0:
+            rows = [0, *(i + 1 for i in path)][: len(tokens)]
+            logprobs = logprobs_of(logits[rows], tokens, request.logprobs)
+        return Walk(tuple(tokens), tuple(path), finish, logprobs)
+
+    def _over(self, logits: torch.Tensor, indices: Sequence[int]) -> Choice:
         """What tells the choice at a row of logits [rows, vocab], which decides that output index.
 
         Rows are asked for in the order of the walk. None is the answer of a grammar that has failed.

@@ -26,6 +26,10 @@ class Overloaded(Exception):
         self.retry_after = retry_after
 
 
+class EngineLost(Exception):
+    """The engine broke in a step, and what it knows of any session may be wrong: its process is to end."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One session to open. `committed` are output tokens that exist already; `max_tokens` counts those too.
@@ -86,9 +90,24 @@ class Capacity:
     kv_free: int
 
 
-class Engine(Protocol):
-    """Not thread-safe: one thread calls all of it, but `prepare`."""
+def check_bounds(request: Request, vocab_size: int, longest: int) -> None:
+    """Raises Refused for a request that no engine of this vocabulary and of texts up to `longest` tokens can serve."""
+    if len(request.prompt) + request.max_tokens > longest:
+        raise Refused(f"{len(request.prompt)} prompt and {request.max_tokens} output tokens exceed {longest}")
+    if not request.prompt or len(request.committed) >= request.max_tokens:
+        raise Refused("a session needs a prompt and a token left to make")
+    named = (*request.prompt, *request.committed, *request.sampling.logit_bias)
+    if not all(0 <= token < vocab_size for token in named):
+        raise Refused(f"a token id is outside the vocabulary of {vocab_size}")
 
+
+class Engine(Protocol):
+    """Not thread-safe: one thread calls all of it, but `prepare`.
+
+    Of drafts that branch, an engine without `branches` checks the likeliest path alone.
+    """
+
+    branches: bool
     vocab_size: int
     context_length: int
 

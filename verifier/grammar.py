@@ -19,7 +19,7 @@ from llguidance import LLMatcher, LLTokenizer
 
 from edgedraft.grammar import REASON, limits, refusal
 from edgedraft.wire import ModelCard
-from verifier.engine import Refused
+from verifier.engine import Refused, Request
 
 log = logging.getLogger(__name__)
 
@@ -127,3 +127,15 @@ class Constraint:
             self._slow = True
             self._grammars.give_up(self._grammar, TOO_SLOW)
             log.warning("%s: its session ends", TOO_SLOW)
+
+
+def constraint_of(request: Request, grammars: Grammars | None) -> Constraint | None:
+    """A session's place in the grammar that it asks for, None if it asks for none. Raises Refused."""
+    if not request.sampling.grammar:
+        return None
+    if grammars is None:
+        raise Refused("grammars are not served here")
+    constraint = grammars.begin(request.sampling.grammar, request.committed)
+    if constraint.ended:
+        raise Refused("nothing can follow in the grammar")
+    return constraint

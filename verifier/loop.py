@@ -30,7 +30,7 @@ from edgedraft.wire import (
     Sampling,
 )
 from verifier.costs import StepCosts
-from verifier.engine import Engine, Overloaded, Refused, Request, Work
+from verifier.engine import Engine, EngineLost, Overloaded, Refused, Request, Work
 from verifier.metrics import Metrics
 from verifier.scheduler import Limits, Scheduler
 from verifier.traces import SessionSpans
@@ -211,6 +211,8 @@ class EngineLoop:
         began = time.monotonic()
         try:
             progress = self._engine.step(work)
+        except EngineLost:
+            raise
         except Exception:
             log.exception("a step of %d sessions failed", len(work))
             return [self._fail(item) for item in work]

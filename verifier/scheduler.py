@@ -295,7 +295,12 @@ class Scheduler:
         """The nodes that may be checked, noting whose they are."""
         session = self._sessions[key]
         author = session.author
-        drafted = session.tree.best(min(self._limits.verify_nodes, self._calibrations.of(author).trust))
+        most = min(self._limits.verify_nodes, self._calibrations.of(author).trust)
+        if self._engine.branches:
+            drafted = session.tree.best(most)
+        else:
+            path = session.tree.best(len(session.tree)).likeliest_path()
+            drafted = path.take(range(min(most, len(path))))
         guesser, guessed = self._own_guess(session, stands_in=not len(drafted))
         session.own = len(guessed) > 0 and self._promise(guesser, guessed) > self._promise(author, drafted)
         session.checked = guesser if session.own else author

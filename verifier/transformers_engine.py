@@ -16,10 +16,10 @@ import torch
 from edgedraft.kv import BLOCK, KVSequence, OutOfBlocks
 from edgedraft.paged import PackedModel, Rows
 from edgedraft.tree import EMPTY, Slice
-from edgedraft.wire import FinishReason, Sampling, TokenLogprobs
-from verifier.choosing import Choices, logprobs_of
-from verifier.engine import Capacity, Overloaded, Progress, Refused, Request, Work
-from verifier.grammar import Constraint, Grammars
+from edgedraft.wire import Sampling
+from verifier.choosing import Choices, Walk
+from verifier.engine import Capacity, Overloaded, Progress, Request, Work, check_bounds
+from verifier.grammar import Grammars, constraint_of
 
 
 @dataclass(slots=True)
@@ -43,16 +43,6 @@ class _Session:
 
 
 @dataclass(frozen=True, slots=True)
-class _Walk:
-    """How far a session came in a step: Progress's fields of these names."""
-
-    tokens: tuple[int, ...] = ()
-    accepted: int = 0
-    finish: FinishReason | None = None
-    logprobs: tuple[TokenLogprobs, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class _Job:
     session: _Session
     rows: Rows
@@ -62,6 +52,8 @@ class _Job:
 
 class TransformersEngine:
     """engine.Engine over a PackedModel."""
+
+    branches = True
 
     def __init__(
         self,
@@ -84,15 +76,8 @@ class TransformersEngine:
             self._grammars.prepare(sampling.grammar)
 
     def check(self, request: Request) -> None:
-        longest = min(self.context_length, self._model.kv.tokens)
-        if len(request.prompt) + request.max_tokens > longest:
-            raise Refused(f"{len(request.prompt)} prompt and {request.max_tokens} output tokens exceed {longest}")
-        if not request.prompt or len(request.committed) >= request.max_tokens:
-            raise Refused("a session needs a prompt and a token left to make")
-        named = (*request.prompt, *request.committed, *request.sampling.logit_bias)
-        if not all(0 <= token < self.vocab_size for token in named):
-            raise Refused(f"a token id is outside the vocabulary of {self.vocab_size}")
-        self._constraint(request)
+        check_bounds(request, self.vocab_size, min(self.context_length, self._model.kv.tokens))
+        constraint_of(request, self._grammars)
 
     def open(self, request: Request) -> int:
         self.check(request)
@@ -102,7 +87,7 @@ class TransformersEngine:
             request=request,
             kv=self._model.sequence(request.salt),
             text=[*request.prompt, *request.committed],
-            choices=Choices(request, self._constraint(request)),
+            choices=Choices(request, constraint_of(request, self._grammars)),
         )
         session.kv.adopt(session.text)
         promised = sum(other.unseen for other in self._sessions.values())
@@ -130,7 +115,7 @@ class TransformersEngine:
                     unseen=job.session.unseen,
                     nodes=len(job.draft),
                     depth=max(job.draft.depths, default=0),
-                    accepted=walk.accepted,
+                    accepted=len(walk.path),
                     seconds=seconds * len(job.rows.tokens),
                     finish=walk.finish,
                     logprobs=walk.logprobs,
@@ -177,56 +162,18 @@ class TransformersEngine:
                 return key
         return None
 
-    def _constraint(self, request: Request) -> Constraint | None:
-        """Raises Refused."""
-        if not request.sampling.grammar:
-            return None
-        if self._grammars is None:
-            raise Refused("grammars are not served here")
-        constraint = self._grammars.begin(request.sampling.grammar, request.committed)
-        if constraint.ended:
-            raise Refused("nothing can follow in the grammar")
-        return constraint
-
-    def _walk(self, job: _Job, logits: torch.Tensor) -> _Walk:
-        """Choose, and go down the draft while the choice is a child."""
-        session, request, draft = job.session, job.session.request, job.draft
+    def _walk(self, job: _Job, logits: torch.Tensor) -> Walk:
+        """What was chosen, and the cache without the rows of what was not."""
+        session = job.session
         if not job.rows.wanted:
             session.kv.keep(range(job.context))
             session.kv.publish(session.text)
-            return _Walk()
-        first = session.output
-        choice = session.choices.over(logits, [first, *(first + depth for depth in draft.depths)])
-        children = {
-            (parent, token): i for i, (parent, token) in enumerate(zip(draft.parents, draft.tokens, strict=True))
-        }
-        tokens: list[int] = []
-        path: list[int] = []
-        node = -1
-        finish: FinishReason | None = None
-        while finish is None:
-            token = choice(node + 1)
-            if token is None:
-                finish = "length"  # a grammar that failed: to the client this text is unfinished
-                break
-            tokens.append(token)
-            if token in request.eos or session.choices.ended:
-                finish = "stop"
-            elif first + len(tokens) >= request.max_tokens:
-                finish = "length"
-            child = children.get((node, token))
-            if child is None:
-                break
-            node = child
-            path.append(child)
-        session.kv.keep([*range(job.context), *(job.context + i for i in path)])
-        session.text.extend(tokens)
+            return Walk()
+        walk = session.choices.walk(logits, session.output, job.draft)
+        session.kv.keep([*range(job.context), *(job.context + i for i in walk.path)])
+        session.text.extend(walk.tokens)
         session.kv.publish(session.text)
-        logprobs: tuple[TokenLogprobs, ...] = ()
-        if request.logprobs >= 0:
-            rows = [0, *(i + 1 for i in path)][: len(tokens)]
-            logprobs = logprobs_of(logits[rows], tokens, request.logprobs)
-        return _Walk(tuple(tokens), len(path), finish, logprobs)
+        return walk
 
 
 def _job(session: _Session, item: Work) -> _Job:

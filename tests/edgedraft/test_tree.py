@@ -265,6 +265,15 @@ def test_of_equals_the_older_node_is_chosen() -> None:
 # Looking at the tree
 
 
+def test_the_likeliest_path_promises_the_most_tokens() -> None:
+    # A sure node without children against one that is less sure and has a sure chain below.
+    tree = grown((10, 0, 8), (11, 0, 12), (12, 2, 1), (13, 2, 60), (14, 3, 1))
+    path = tree.best(8).likeliest_path()
+    assert (path.tokens, path.parents, path.costs, path.depths) == ((11, 12, 14), (-1, 0, 1), (12, 13, 14), (1, 2, 3))
+    assert tree.best(1).likeliest_path().tokens == (10,)
+    assert len(EMPTY.likeliest_path()) == 0
+
+
 def test_path_leads_from_the_cursor_to_the_node() -> None:
     tree = grown((10, 0, 1), (11, 1, 1), (12, 2, 1), (13, 1, 1))
     assert tree.path(3) == [10, 11, 12]

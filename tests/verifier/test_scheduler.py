@@ -20,6 +20,7 @@ LIMITS = Limits(step_tokens=64, verify_nodes=8, prompt_delay=0.3, draft_wait=0.5
 class Counting:
     """An engine whose next token is the last one plus one; prompts end in 0."""
 
+    branches = True
     vocab_size = 1000
     context_length = 1000
 
