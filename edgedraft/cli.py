@@ -5,6 +5,7 @@ It imports a room only when that room's command is called, so that `edgedraft ga
 
 from __future__ import annotations
 
+import shlex
 import sys
 from importlib import import_module
 
@@ -55,10 +56,14 @@ def main(argv: list[str] | None = None) -> None:
         print(f"edgedraft: no command {' '.join(argv[:2])!r}; edgedraft --help lists them", file=sys.stderr)
         sys.exit(2)
     kind, module = COMMANDS[words]
+    rest = argv[len(words) :]
+    if "--" in rest and "engine_args" in kind.model_fields:
+        rest, engines = rest[: rest.index("--")], rest[rest.index("--") + 1 :]
+        rest = [*rest, "--engine-args", shlex.join(engines)]
     try:
         parsed = CliApp.run(
             type(kind.__name__, (kind,), {"__doc__": kind.__doc__, "model_config": {"cli_prog_name": _name(words)}}),
-            cli_args=argv[len(words) :],
+            cli_args=rest,
         )
     except ValidationError as error:
         for problem in error.errors(include_url=False):

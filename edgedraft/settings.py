@@ -76,6 +76,10 @@ class VerifierSettings(TracedSettings):
     """Serve a target model to gateways."""
 
     model: str = Field(DEMO_MODEL, description="target model: a Hugging Face name, a folder, or the demo model's name")
+    engine: Literal["transformers", "vllm"] = Field(
+        "transformers", description="what computes: this process, or vLLM, for models beyond one machine"
+    )
+    engine_args: str = Field("", description="vLLM's own arguments as one text; what follows a -- is the same")
     served_name: str = Field("", description="the model's name in the API; the last part of --model if empty")
     host: str = Field("127.0.0.1", description="address to listen on")
     port: Port = Field(9000, description="port to listen on; 0 takes a free one")

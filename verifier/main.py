@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from edgedraft.paged import UnsupportedModel
 from edgedraft.serving import serve
 from edgedraft.settings import VerifierSettings
 from edgedraft.telemetry import configure_logging
 from edgedraft.tracing import TracingUnavailable, start_tracing
-from edgedraft.wire import MAX_FRAME
+from edgedraft.wire import MAX_FRAME, ModelCard
 from verifier.drain import Drain
-from verifier.grammar import Grammars
+from verifier.engine import Engine
 from verifier.scheduler import Limits
-from verifier.server import build_app
-from verifier.target import load_target
-from verifier.tensor_parallel import join
-from verifier.transformers_engine import TransformersEngine
 
 
 def main(settings: VerifierSettings) -> None:
@@ -25,16 +21,8 @@ def main(settings: VerifierSettings) -> None:
     configure_logging(settings.log_level, settings.log_format)
     try:
         tracing = start_tracing(settings.otel, "edgedraft-verifier")
-        ranks = join(settings.device)
-        model, card = load_target(settings, ranks)
     except TracingUnavailable as error:
         sys.exit(f"edgedraft verifier: {error}")
-    except (OSError, ValueError, UnsupportedModel) as error:
-        sys.exit(f"edgedraft verifier: cannot serve {settings.model}: {error}")
-    if ranks and not ranks.leads:
-        ranks.follow(model)
-        return
-    engine = TransformersEngine(model, card.vocab_size, card.context_length, settings.max_sessions, Grammars(card))
     limits = Limits(
         step_tokens=settings.step_tokens,
         verify_nodes=settings.verify_nodes,
@@ -45,12 +33,64 @@ def main(settings: VerifierSettings) -> None:
         max_waiting=settings.max_waiting,
         max_wait=settings.max_wait,
     )
-    drain = Drain(settings.drain_grace)
-    app = build_app(
-        engine, limits, card, settings.max_sessions + settings.max_waiting, settings.verifier_token, tracing, drain
-    )
-    ready = "edgedraft verifier ready ws://{}".format
-    with ranks.leading() if ranks else nullcontext():
+    begin = {"transformers": _embedded, "vllm": _on_vllm}[settings.engine]
+    with begin(settings) as begun:
+        if begun is None:
+            return  # this process computed for another one, which has ended
+        from verifier.server import build_app
+
+        engine, card = begun
+        drain = Drain(settings.drain_grace)
+        app = build_app(
+            engine, limits, card, settings.max_sessions + settings.max_waiting, settings.verifier_token, tracing, drain
+        )
+        ready = "edgedraft verifier ready ws://{}".format
         serve(app, settings.host, settings.port, ready, MAX_FRAME, drain=drain.run)
     if app.state.engine_loop.broken:
         sys.exit("edgedraft verifier: the engine's thread broke")
+
+
+@contextmanager
+def _embedded(settings: VerifierSettings) -> Iterator[tuple[Engine, ModelCard] | None]:
+    """This process, with as many others as torchrun has started."""
+    from edgedraft.paged import UnsupportedModel
+    from verifier.grammar import Grammars
+    from verifier.target import load_target
+    from verifier.tensor_parallel import join
+    from verifier.transformers_engine import TransformersEngine
+
+    if settings.engine_args:
+        sys.exit("edgedraft verifier: there is nothing to give the embedded engine after --")
+    try:
+        ranks = join(settings.device)
+        model, card = load_target(settings, ranks)
+    except (OSError, ValueError, UnsupportedModel) as error:
+        sys.exit(f"edgedraft verifier: cannot serve {settings.model}: {error}")
+    if ranks and not ranks.leads:
+        ranks.follow(model)
+        yield None
+        return
+    engine = TransformersEngine(model, card.vocab_size, card.context_length, settings.max_sessions, Grammars(card))
+    if ranks:
+        with ranks.leading():
+            yield engine, card
+    else:
+        yield engine, card
+
+
+@contextmanager
+def _on_vllm(settings: VerifierSettings) -> Iterator[tuple[Engine, ModelCard] | None]:
+    """vLLM, with the processes and machines that its own arguments name."""
+    from verifier.on_vllm.start import NoVllm, load
+
+    try:
+        begun = load(settings)
+    except NoVllm as error:
+        sys.exit(f"edgedraft verifier: {error}")
+    except (OSError, ValueError) as error:
+        sys.exit(f"edgedraft verifier: cannot serve {settings.model}: {error}")
+    try:
+        yield begun
+    finally:
+        if begun:
+            begun[0].shut_down()

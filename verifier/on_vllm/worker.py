@@ -1,0 +1,141 @@
+"""What runs inside vLLM's workers: the choice of tokens where the logits are, as choosing.py makes it for every engine.
+
+It stands in for vLLM's samplers, so text is the function of prompt, parameters and seed that invariant 1 names, drafted
+or not, and every parameter works under speculation. In a tensor-parallel group the first rank chooses and tells the
+others, which is cheaper than each drawing the same noise, and cannot come out different.
+"""
+
+# pyright: reportMissingImports=false
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+import msgspec
+import torch
+from vllm.distributed.parallel_state import get_tp_group
+from vllm.v1.outputs import LogprobsTensors, SamplerOutput
+
+from edgedraft.tree import Slice
+from edgedraft.wire import ModelCard, Sampling
+from verifier.choosing import Choices, Walk
+from verifier.engine import Request
+from verifier.grammar import Grammars, constraint_of
+
+EXTRA = "edgedraft"  # the key of Wanted in vLLM's SamplingParams.extra_args
+NONE = -1  # vLLM's filler where a request has fewer tokens than another
+
+
+class Wanted(msgspec.Struct, frozen=True, array_like=True):
+    """What a worker must know of a request to choose for it: Request's fields, and how much of vLLM's prompt is one."""
+
+    prompt: int
+    sampling: Sampling
+    max_tokens: int
+    eos: tuple[int, ...]
+    logprobs: int
+
+
+class NoDrafts:
+    """vLLM's drafter: it has none, since drafts come from agents. There must be one, or nothing drafted is checked."""
+
+    def __init__(self, config: Any) -> None: ...
+
+    def propose(self, sampled: Sequence[Sequence[int]], *args: Any, **kwargs: Any) -> list[list[int]]:
+        return [[] for _ in sampled]
+
+    def load_model(self, *args: Any, **kwargs: Any) -> None: ...
+
+
+class ChoosingWorker:
+    """Mixed into vLLM's worker (its --worker-extension-cls)."""
+
+    model_runner: Any
+
+    def choose_as_edgedraft(self, card: bytes) -> None:
+        """From now on; `card` is a ModelCard as MessagePack, for grammars."""
+        grammars = Grammars(msgspec.msgpack.decode(card, type=ModelCard))
+        self.model_runner._sample = Chooser(self.model_runner, grammars)
+
+
+class Chooser:
+    """In the place of the model runner's `_sample`."""
+
+    def __init__(self, runner: Any, grammars: Grammars) -> None:
+        self._runner = runner
+        self._grammars = grammars
+        self._choices: dict[str, Choices] = {}
+
+    def __call__(self, logits: torch.Tensor | None, drafted: Any) -> SamplerOutput:
+        """Logits [rows, vocab]: for each request of the batch one row, and one for each of its drafted tokens."""
+        count = self._runner.input_batch.num_reqs
+        drafts: list[int] = drafted.num_draft_tokens if drafted else [0] * count
+        width = max(drafts, default=0) + 2  # never 1: vLLM takes a single column for filled everywhere
+        group = get_tp_group()
+        if group.rank_in_group == 0:
+            assert logits is not None
+            walks = self._walks(logits, drafts, drafted.draft_token_ids.tolist() if drafted else [])
+            tokens = torch.tensor(
+                [[*walk.tokens, *[NONE] * (width - len(walk.tokens))] for walk in walks], dtype=torch.int32
+            ).to(self._runner.device)
+            logprobs = _logprobs(walks, width)
+        else:
+            tokens = torch.empty((count, width), dtype=torch.int32, device=self._runner.device)
+            logprobs = None
+        if group.world_size > 1:
+            group.broadcast(tokens, src=0)
+        return SamplerOutput(sampled_token_ids=tokens, logprobs_tensors=logprobs)
+
+    def _walks(self, logits: torch.Tensor, drafts: Sequence[int], flat: Sequence[int]) -> list[Walk]:
+        runner = self._runner
+        for gone in self._choices.keys() - runner.requests.keys():
+            del self._choices[gone]
+        unfinished = runner.discard_request_mask.np
+        walks: list[Walk] = []
+        row = node = 0
+        for index, (name, count) in enumerate(zip(runner.input_batch.req_ids, drafts, strict=True)):
+            if unfinished[index]:  # more of its prompt is to come
+                walks.append(Walk())
+            else:
+                chain = _chain(flat[node : node + count])
+                walks.append(self._walk(name, logits[row : row + 1 + count], chain))
+            row, node = row + 1 + count, node + count
+        return walks
+
+    def _walk(self, name: str, logits: torch.Tensor, draft: Slice) -> Walk:
+        state = self._runner.requests[name]
+        wanted = msgspec.msgpack.decode(state.sampling_params.extra_args[EXTRA], type=Wanted)
+        choices = self._choices.get(name)
+        committed = len(state.prompt_token_ids) - wanted.prompt
+        if choices is None:
+            made = Request(
+                session=0,
+                prompt=tuple(state.prompt_token_ids[: wanted.prompt]),
+                sampling=wanted.sampling,
+                max_tokens=wanted.max_tokens,
+                eos=frozenset(wanted.eos),
+                committed=tuple(state.prompt_token_ids[wanted.prompt :]),
+                logprobs=wanted.logprobs,
+            )
+            choices = self._choices[name] = Choices(made, constraint_of(made, self._grammars))
+        return choices.walk(logits, committed + len(state.output_token_ids), draft)
+
+
+def _chain(tokens: Sequence[int]) -> Slice:
+    count = len(tokens)
+    return Slice(tuple(tokens), tuple(range(-1, count - 1)), (0,) * count, tuple(range(1, count + 1)))
+
+
+def _logprobs(walks: Sequence[Walk], width: int) -> LogprobsTensors | None:
+    """As vLLM has them: a row a place of the batch, the chosen token in column 0, the best ones behind it."""
+    widest = max((1 + len(one.tokens) for walk in walks for one in walk.logprobs), default=0)
+    if not widest:
+        return None
+    ids = torch.zeros((len(walks) * width, widest), dtype=torch.int32)
+    values = torch.full((len(walks) * width, widest), -torch.inf)
+    for base, walk in zip(accumulate([0, *[width] * len(walks)]), walks, strict=False):
+        for place, (token, one) in enumerate(zip(walk.tokens, walk.logprobs, strict=False), base):
+            ids[place, : 1 + len(one.tokens)] = torch.tensor([token, *one.tokens])
+            values[place, : 1 + len(one.tokens)] = torch.tensor([one.logprob, *one.logprobs])
+    return LogprobsTensors(ids, values, torch.zeros(len(walks) * width, dtype=torch.int32))
