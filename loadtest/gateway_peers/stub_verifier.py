@@ -21,6 +21,7 @@ from edgedraft.wire import (
     PROTOCOL,
     Close,
     Commit,
+    Draft,
     ModelCard,
     Open,
     TokenLogprobs,
@@ -52,17 +53,31 @@ class Said:
         return Commit(session, at, tokens, seconds=seconds, finish=finish, logprobs=told if self.logprobs >= 0 else [])
 
 
-async def speak(connection: ServerConnection, model: ModelCard, script: list[int], pace: float) -> None:
+@dataclass
+class Count:
+    """What went over all links of a stub."""
+
+    frames: int = 0  # of commits
+    commits: int = 0
+    drafts: int = 0  # messages that came
+
+
+async def speak(
+    connection: ServerConnection, model: ModelCard, script: list[int], pace: float, count: Count | None = None
+) -> None:
     """One gateway, until it leaves."""
+    count = count or Count()
     greet(to_verifier(await connection.recv()))
     await connection.send(encode([VerifierWelcome(PROTOCOL, model, MAX_SESSIONS)]))
     sessions: dict[int, Said] = {}
-    ticking = asyncio.create_task(_tick(connection, sessions, script, pace)) if pace else None
+    ticking = asyncio.create_task(_tick(connection, sessions, script, pace, count)) if pace else None
     try:
         while True:
             for message in to_verifier(await connection.recv()):
                 if isinstance(message, Close):
                     sessions.pop(message.session, None)
+                elif isinstance(message, Draft):
+                    count.drafts += 1
                 elif isinstance(message, Open):
                     said = Said(min(message.max_tokens, len(script)), message.logprobs)
                     if message.sampling.grammar:
@@ -73,12 +88,15 @@ async def speak(connection: ServerConnection, model: ModelCard, script: list[int
                         sessions[message.session] = said
                     else:
                         await connection.send(encode([said.next(message.session, script, said.length)]))
+                        count.frames, count.commits = count.frames + 1, count.commits + 1
     finally:
         if ticking:
             ticking.cancel()
 
 
-async def _tick(connection: ServerConnection, sessions: dict[int, Said], script: list[int], pace: float) -> None:
+async def _tick(
+    connection: ServerConnection, sessions: dict[int, Said], script: list[int], pace: float, count: Count
+) -> None:
     loop = asyncio.get_running_loop()
     due = loop.time()
     while True:
@@ -91,6 +109,8 @@ async def _tick(connection: ServerConnection, sessions: dict[int, Said], script:
                 del sessions[number]
         for first in range(0, len(commits), MAX_MESSAGES):
             await connection.send(encode(commits[first : first + MAX_MESSAGES]))
+            count.frames += 1
+        count.commits += len(commits)
 
 
 async def main(name: str, pace: float) -> None:

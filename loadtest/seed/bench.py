@@ -23,7 +23,8 @@ from loadtest.seed.fleet import Load, System, Window, run
 from loadtest.seed.profiles import DEVICES, LINKS, Device, Link
 from loadtest.seed.record import Record, read, record_file, write
 from loadtest.seed.rounds import Rounds
-from loadtest.seed.streaming import LIMITS, Streaming
+from loadtest.seed.server import LIMITS
+from loadtest.seed.streaming import Streaming
 from loadtest.seed.target import Target, measured_steps, played, real
 from verifier.costs import StepCosts
 from verifier.target import load_target

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from edgedraft.tree import Slice
 from loadtest.seed.fleet import Meters, Stream
-from loadtest.seed.streaming import LIMITS
+from loadtest.seed.server import LIMITS
 from loadtest.seed.target import Target
 from verifier.costs import StepCosts
 from verifier.engine import Progress, Request, Work

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil
-from typing import Protocol
+from typing import Protocol, Self
 
 from loadtest.seed.chats import Chat
 from loadtest.seed.clock import Clock
@@ -35,7 +35,7 @@ class Stream:
 
 @dataclass
 class Meters:
-    """Running totals: seconds of the server and of all desktops, verifies of sessions, nodes, bytes of messages."""
+    """Running totals: seconds of server and desktops, steps, verifies of sessions, nodes, bytes of messages."""
 
     server: float = 0.0
     desktops: float = 0.0
@@ -44,16 +44,19 @@ class Meters:
     accepted: int = 0
     up: int = 0
     down: int = 0
+    steps: int = 0
 
-    def since(self, other: Meters) -> Meters:
-        return Meters(*(getattr(self, name) - getattr(other, name) for name in self.__dataclass_fields__))
+    def since(self, other: Self) -> Self:
+        return type(self)(*(getattr(self, name) - getattr(other, name) for name in self.__dataclass_fields__))
 
 
 class System(Protocol):
     """One way to serve. It calls what `serve` was given for every commit: the stream and the tokens; none ends it."""
 
     clock: Clock
-    meters: Meters
+
+    @property
+    def meters(self) -> Meters: ...
 
     def serve(self, committed: Callable[[Stream, Sequence[int]], None]) -> None: ...
 
@@ -157,7 +160,7 @@ class _Fleet:
             self._first.discard(stream.key)
         self._tokens += len(tokens)
         if self._began is None and not self._first and self._tokens >= self._load.warm:
-            self._began, self._before = now, self._system.meters.since(Meters())
+            self._began, self._before = now, replace(self._system.meters)
 
     def _count(self, stream: Stream, tokens: int, now: float) -> None:
         window = self.window

@@ -64,7 +64,7 @@ def paper(bench: Bench) -> Result:
     ratios: dict[str, float] = {}
     with progress("the paper's machines", len(PAIRS) * len(PAPER_SESSIONS), "loads") as advance:
         for pair, (target, draft) in PAIRS.items():
-            steps, looks = _curve(target), _curve(draft)
+            steps, looks = curve(target), curve(draft)
             for sessions in PAPER_SESSIONS:
                 mark = {"pair": pair, "streams": sessions, "of_ridge": sessions / _ridge(steps)}
                 found = _rows(bench, mark, DEVICE, LINK, sessions, steps, looks)
@@ -121,7 +121,7 @@ def _gaps(rows: Sequence[dict[str, Any]], column: str, unit: str) -> dict[str, f
     }
 
 
-def _curve(parameters: float) -> StepCosts:
+def curve(parameters: float) -> StepCosts:
     """Steps of a model in bfloat16: they read its weights once, and compute two operations a weight and row."""
     step: Callable[[int], float] = lambda rows: max(  # noqa: E731
         LAUNCH, 2 * parameters / BANDWIDTH, 2 * parameters * rows / FLOPS

@@ -6,22 +6,21 @@ Without a device it is datacenter-only decoding with continuous batching, by the
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from edgedraft.wire import Draft, Open, encode
+from edgedraft.wire import Commit, Draft, Open, encode
 from loadtest.seed.clock import Clock
 from loadtest.seed.desktop import Desktop
 from loadtest.seed.drafts import Drafts
 from loadtest.seed.fleet import Meters, Stream
 from loadtest.seed.profiles import Device, Link, Way
+from loadtest.seed.server import LIMITS, Server
 from loadtest.seed.target import Target
 from verifier.costs import StepCosts
-from verifier.engine import Progress, Work
-from verifier.scheduler import Limits, Scheduler
+from verifier.scheduler import Limits
 
 FIRST_WINDOW = 16
-LIMITS = Limits(step_tokens=512, verify_nodes=16, prompt_delay=0.3, draft_wait=0.5, wait_share=1.0, prompt_lookup=False)
 
 
 class Streaming:
@@ -40,37 +39,26 @@ class Streaming:
         self.clock = self._clock = clock
         self._target, self._edge = target, edge
         self._dice = random.Random(seed)
-        self._scheduler = Scheduler(target.engine, limits)
-        for rows in (1, 2, 4, 8, 16, 32, 64, 128, 256):
-            self._scheduler.costs.measured(rows, steps.seconds(rows))
+        self._server = Server(clock, target, steps, self.meters, self._deliver, limits)
         self._streams: dict[int, Stream] = {}
         self._desktops: dict[int, tuple[Desktop, Way, Way]] = {}
-        self._stepping = False
         self._committed: Callable[[Stream, Sequence[int]], None] = lambda stream, tokens: None
 
     def serve(self, committed: Callable[[Stream, Sequence[int]], None]) -> None:
         self._committed = committed
 
     def stop(self) -> None:
-        for key in [*self._streams]:
-            self._scheduler.close(key)
+        self._server.close()
         self._streams.clear()
 
     def begin(self, stream: Stream) -> None:
         self._streams[stream.key] = stream
-        chat, known = stream.chat, list(stream.chat.text[: stream.known])
-        agent = f"desktop {stream.slot}" if self._edge else ""
-        opened = Open(
-            stream.key, list(chat.prompt), chat.sampling, chat.most, known, FIRST_WINDOW,
-            eos=self._target.eos, agent=agent, salt=stream.salt,
-        )  # fmt: skip
-        spent = self._target.spent()
-        self._scheduler.open(stream.key, opened, self._clock.now)
-        self.meters.server += self._target.spent() - spent
+        opened = opening(stream, self._target.eos, f"desktop {stream.slot}" if self._edge else "")
+        self._server.open(opened)
         if self._edge:
             desktop, _, down = self._desktop(stream.slot)
-            down.send(len(encode([opened])), lambda: desktop.open(opened, chat))
-        self._turn()
+            down.send(len(encode([opened])), lambda: desktop.open(opened, stream.chat))
+        self._server.turn()
 
     def _desktop(self, slot: int) -> tuple[Desktop, Way, Way]:
         if slot not in self._desktops:
@@ -82,43 +70,13 @@ class Streaming:
             def send(draft: Draft) -> None:
                 size = len(encode([draft]))
                 self.meters.up += size
-                up.send(size, lambda: self._drafted(draft))
+                up.send(size, lambda: self._server.draft(draft))
 
             self._desktops[slot] = Desktop(self._clock, device, drafts, self.meters, send), up, down
         return self._desktops[slot]
 
-    def _drafted(self, draft: Draft) -> None:
-        spent = self._target.spent()
-        self._scheduler.draft(draft.session, draft, self._clock.now)
-        self.meters.server += self._target.spent() - spent
-        self._turn()
-
-    def _turn(self) -> None:
-        """Begin a step, if none is under way and there is work for one."""
-        if self._stepping:
-            return
-        spent = self._target.spent()
-        plan = self._scheduler.plan(self._clock.now)
-        if not plan.work:
-            self.meters.server += self._target.spent() - spent
-            if plan.wake_at is not None:
-                self._clock.at(plan.wake_at, self._turn)
-            return
-        progress = self._target.engine.step(plan.work)
-        took = self._target.seconds(plan.work, self._target.spent() - spent)
-        self._stepping = True
-        began = self._clock.now
-        self._clock.after(took, lambda: self._stepped(plan.work, progress, began, took))
-
-    def _stepped(self, work: list[Work], progress: list[Progress], began: float, took: float) -> None:
-        spent = self._target.spent()
-        progress = [made for made in progress if made.session in self._streams]  # others are of an earlier run
-        commits = self._scheduler.apply(work, progress, began, self._clock.now)
-        self.meters.server += took + self._target.spent() - spent
+    def _deliver(self, commits: Mapping[int, Commit]) -> None:
         for key, commit in commits.items():
-            self.meters.verifies += 1
-            self.meters.nodes += commit.nodes
-            self.meters.accepted += commit.accepted
             stream = self._streams[key]
             if self._edge:
                 desktop, _, down = self._desktops[stream.slot]
@@ -129,5 +87,12 @@ class Streaming:
             if commit.finish:
                 del self._streams[key]
                 self._committed(stream, ())
-        self._stepping = False
-        self._turn()
+
+
+def opening(stream: Stream, eos: tuple[int, ...], agent: str) -> Open:
+    """The Open of a stream, under its key."""
+    chat, known = stream.chat, list(stream.chat.text[: stream.known])
+    return Open(
+        stream.key, list(chat.prompt), chat.sampling, chat.most, known, FIRST_WINDOW,
+        eos=eos, agent=agent, salt=stream.salt,
+    )  # fmt: skip

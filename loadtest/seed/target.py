@@ -45,13 +45,22 @@ def real(model: PackedModel, card: ModelCard) -> Target:
     return Target(engine, time.thread_time, lambda work, elapsed: elapsed, card.eos)
 
 
-def played(chats: Sequence[Chat], step: Callable[[int], float], eos: tuple[int, ...]) -> Target:
-    """Steps take what `step` says of their rows."""
+def played(
+    chats: Sequence[Chat],
+    step: Callable[[int], float],
+    eos: tuple[int, ...],
+    spent: Callable[[], float] = lambda: 0.0,
+    cached: bool = False,
+) -> Target:
+    """Steps take what `step` says of their rows, and what was `spent` on planning them.
+
+    `cached` tells whether every prompt is found computed.
+    """
 
     def seconds(work: Sequence[Work], elapsed: float) -> float:
-        return step(sum(item.rows + len(item.draft) for item in work))
+        return elapsed + step(sum(item.rows + len(item.draft) for item in work))
 
-    return Target(Playback(chats), lambda: 0.0, seconds, eos)
+    return Target(Playback(chats, cached), spent, seconds, eos)
 
 
 def measured_steps(target: Target) -> StepCosts:
@@ -79,7 +88,8 @@ class Playback:
     vocab_size = 1 << 31
     context_length = 1 << 20
 
-    def __init__(self, chats: Sequence[Chat]) -> None:
+    def __init__(self, chats: Sequence[Chat], cached: bool = False) -> None:
+        self._cached = cached
         self._texts = {(chat.prompt, chat.sampling.seed): chat.text for chat in chats}
         self._sessions: dict[int, _Said] = {}
 
@@ -91,8 +101,9 @@ class Playback:
 
     def open(self, request: Request) -> int:
         text = self._texts[request.prompt, request.sampling.seed]
-        cached = 0 if request.salt.startswith("new") else len(request.prompt) + len(request.committed) - 1
-        said = _Said(text, len(request.committed), len(request.prompt) + len(request.committed) - cached, request.eos)
+        rows = len(request.prompt) + len(request.committed)
+        unseen = rows if request.salt.startswith("new") and not self._cached else 1
+        said = _Said(text, len(request.committed), unseen, request.eos)
         self._sessions[request.session] = said
         return said.unseen
 

@@ -1,0 +1,204 @@
+"""A part of a service, token by token: gateways as threads of measured costs between real schedulers and desktops.
+
+Schedulers, targets played back, desktops and links are those of `bench seed`. A stream's home is one gateway, its
+desktop is attached to that one or, lent, to another. What is no work of the gateway's takes no time here: sockets,
+kernels and the network of the datacenter.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from math import inf
+
+from edgedraft.wire import Commit, Draft, encode
+from loadtest.scale.costs import Costs
+from loadtest.scale.machine import Machine, Thread
+from loadtest.seed.clock import Clock
+from loadtest.seed.desktop import Desktop
+from loadtest.seed.drafts import Drafts
+from loadtest.seed.fleet import Meters, Stream
+from loadtest.seed.profiles import Device, Link, Way
+from loadtest.seed.server import LIMITS, Server
+from loadtest.seed.streaming import opening
+from loadtest.seed.target import Target
+from verifier.costs import StepCosts
+from verifier.scheduler import Limits
+
+FREE = Costs(*[0.0] * 9)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How many of what; `lent` is the share of streams whose desktop is another gateway's.
+
+    `cores` are those of one machine that runs everything, `load` is what clients and desktops take there.
+    """
+
+    gateways: int
+    verifiers: int
+    edge: bool
+    lent: float = 0.0
+    cores: float = inf
+    load: Costs = FREE
+    limits: Limits = LIMITS
+
+
+@dataclass(frozen=True)
+class Parts:
+    """`target` makes one verifier's, `steps` are its costs; `gateway` is what a gateway's work takes."""
+
+    target: Callable[[], Target]
+    steps: StepCosts
+    gateway: Costs
+    edge: tuple[Device, Link, Drafts]
+
+
+@dataclass
+class CellMeters(Meters):
+    """Besides: CPU seconds of all gateways, frames from verifiers, commits told to agents, and frames of drafts."""
+
+    gateway: float = 0.0
+    frames: int = 0
+    told: int = 0
+    drafts: int = 0
+    requests: int = 0
+
+
+@dataclass
+class _Seat:
+    """Where a stream's drafts come in."""
+
+    desktop: Desktop
+    up: Way
+    down: Way
+    thread: Thread
+
+
+@dataclass
+class _Running:
+    """A stream with its home and its verifier."""
+
+    stream: Stream
+    home: Thread
+    server: Server
+    seat: _Seat | None = field(default=None)
+
+
+class Cell:
+    """fleet.System: streams by slots, of which each has its home and its desktop."""
+
+    def __init__(self, shape: Shape, parts: Parts, seed: int = 0) -> None:
+        self.clock = Clock()
+        self.meters = CellMeters()
+        self._shape, self._parts, self._dice = shape, parts, random.Random(seed)
+        machine = Machine(self.clock, shape.cores)
+        self.gateways = [Thread(self.clock, machine) for _ in range(shape.gateways)]
+        self._load = Thread(self.clock, machine)
+        self._eos: tuple[int, ...] = ()
+        self._servers: list[Server] = []
+        for _ in range(shape.verifiers):
+            target = parts.target()
+            self._eos = target.eos
+            self._servers.append(
+                Server(self.clock, target, parts.steps, self.meters, self._deliver, shape.limits, machine.compute)
+            )
+        self._running: dict[int, _Running] = {}
+        self._seats: dict[int, _Seat] = {}
+        self._committed: Callable[[Stream, Sequence[int]], None] = lambda stream, tokens: None
+
+    def serve(self, committed: Callable[[Stream, Sequence[int]], None]) -> None:
+        self._committed = committed
+
+    def stop(self) -> None:
+        for server in self._servers:
+            server.close()
+        self._running.clear()
+
+    def begin(self, stream: Stream) -> None:
+        home = self.gateways[stream.slot % len(self.gateways)]
+        self.meters.requests += 1
+        self._spend(home, "request", partial(self._open, stream, home))
+
+    def _open(self, stream: Stream, home: Thread) -> None:
+        server = min(self._servers, key=len)
+        seat = self._seat(stream.slot) if self._shape.edge else None
+        self._running[stream.key] = _Running(stream, home, server, seat)
+        opened = opening(stream, self._eos, f"desktop {stream.slot}" if seat else "")
+        server.open(opened)
+        if seat:
+            seat.down.send(len(encode([opened])), partial(seat.desktop.open, opened, stream.chat))
+        server.turn()
+
+    def _seat(self, slot: int) -> _Seat:
+        if slot not in self._seats:
+            device, link, drafts = self._parts.edge
+            number = slot % len(self.gateways)
+            if self._dice.random() < self._shape.lent and len(self.gateways) > 1:
+                number = (number + self._dice.randrange(1, len(self.gateways))) % len(self.gateways)
+            up = Way(self.clock, link, link.up, self._dice)
+            down = Way(self.clock, link, link.down, self._dice)
+            thread = self.gateways[number]
+
+            def send(draft: Draft) -> None:
+                size = len(encode([draft]))
+                self.meters.up += size
+                self.meters.drafts += 1
+                self._load.do(self._shape.load.draft, partial(up.send, size, partial(self._drafted, thread, draft)))
+
+            self._seats[slot] = _Seat(Desktop(self.clock, device, drafts, self.meters, send), up, down, thread)
+        return self._seats[slot]
+
+    def _drafted(self, thread: Thread, draft: Draft) -> None:
+        """A frame of drafts has come to the gateway that has the agent."""
+        if not (running := self._running.get(draft.session)):
+            return
+        taken: Callable[[], None] = partial(running.server.draft, draft)
+        if thread is not running.home:
+            taken = partial(self._spend, running.home, "lent_draft", taken)
+        self._spend(thread, "draft", taken)
+
+    def _deliver(self, commits: Mapping[int, Commit]) -> None:
+        """A step's commits: one frame to each gateway that has sessions in it."""
+        homes: defaultdict[int, list[tuple[_Running, Commit]]] = defaultdict(list)
+        for key, commit in commits.items():
+            if running := self._running.get(key):
+                homes[self.gateways.index(running.home)].append((running, commit))
+                if commit.finish:
+                    del self._running[key]
+        for number, frame in homes.items():
+            costs = self._parts.gateway
+            told = sum(1 for running, commit in frame if running.seat and not commit.finish)
+            seconds = costs.frame + len(frame) * costs.commit + told * costs.told
+            self.meters.frames += 1
+            self.meters.gateway += seconds
+            self.gateways[number].do(seconds, partial(self._relayed, frame))
+
+    def _relayed(self, frame: list[tuple[_Running, Commit]]) -> None:
+        load = self._shape.load
+        for running, commit in frame:
+            self._load.do(load.commit, partial(self._told, running.stream, commit))
+            if seat := running.seat:
+                self.meters.told += 1
+                if seat.thread is running.home:
+                    self._tell(seat, commit)
+                else:
+                    self._spend(seat.thread, "lent_told", partial(self._tell, seat, commit))
+
+    def _tell(self, seat: _Seat, commit: Commit) -> None:
+        size = len(encode([commit]))
+        self.meters.down += size
+        seat.down.send(size, partial(self._load.do, self._shape.load.told, partial(seat.desktop.commit, commit)))
+
+    def _told(self, stream: Stream, commit: Commit) -> None:
+        self._committed(stream, commit.tokens)
+        if commit.finish:
+            self._committed(stream, ())
+
+    def _spend(self, thread: Thread, of: str, then: Callable[[], None]) -> None:
+        seconds = getattr(self._parts.gateway, of)
+        self.meters.gateway += seconds
+        thread.do(seconds, then)

@@ -1,0 +1,70 @@
+"""What is asked for at scale: short prompts with the target's own answers, and the draft model's guesses along them.
+
+Prompts are alike in length and found computed after the first time, so that no window is decided by which of them
+happened to fall into it. Texts and guesses are computed once and kept, as `bench seed` does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformers import AutoTokenizer
+
+from edgedraft.demo_model import DEMO_MODEL, resolve_model
+from edgedraft.progress import progress
+from edgedraft.settings import VerifierSettings
+from edgedraft.wire import Sampling
+from loadtest.seed.chats import Chat, record, with_texts
+from loadtest.seed.drafts import Drafts
+from loadtest.seed.record import Record, read, record_file, write
+from loadtest.seed.target import Target, measured_steps, played, real
+from loadtest.workloads import mixed
+from verifier.costs import StepCosts
+from verifier.target import load_target
+
+LONGEST_PROMPT = 60  # tokens
+ANSWER = 100
+KIND = "0.0"
+
+
+@dataclass(frozen=True)
+class Texts:
+    """`steps` are costs of the real engine, measured in this process by its CPU time."""
+
+    chats: list[Chat]
+    steps: StepCosts
+    drafts: Drafts
+    eos: tuple[int, ...]
+    file_of: tuple[object, ...]
+
+    def played(self, steps: StepCosts | None = None) -> Target:
+        """An engine that says them; its steps take what was measured, or `steps`."""
+        return played(self.chats, (steps or self.steps).seconds, self.eos, cached=True)
+
+    def keep(self) -> None:
+        """Keep texts and guesses for the next run."""
+        write(record_file(*self.file_of), Record({KIND: [chat.text for chat in self.chats]}, self.drafts.known))
+
+
+def prepare(dtype: str, answer: int = ANSWER) -> Texts:
+    """Loads the demo models; takes half a minute more where nothing was kept."""
+    model, card = load_target(
+        VerifierSettings.model_validate({"model": DEMO_MODEL, "device": "cpu", "dtype": dtype, "threads": 1})
+    )
+    tokenizer = AutoTokenizer.from_pretrained(resolve_model(DEMO_MODEL))
+    asked: list[Chat] = []
+    for prompt in mixed():
+        said = [{"role": "user", "content": prompt.text}]
+        rendered = tokenizer.apply_chat_template(said, add_generation_prompt=True, tokenize=False)
+        assert isinstance(rendered, str)
+        tokens = tuple(tokenizer.encode(rendered, add_special_tokens=False))
+        if len(tokens) <= LONGEST_PROMPT:
+            asked.append(Chat(len(asked), prompt.kind, prompt.text, tokens, Sampling(temperature=0), answer))
+    file_of = ("scale", DEMO_MODEL, dtype, tuple(asked))
+    kept = read(record_file(*file_of))
+    chats = with_texts(asked, kept.texts[KIND]) if kept else record(asked, model, card)
+    drafts = Drafts(card.vocab_size, threads=1)
+    drafts.remember(kept.guesses if kept else [])
+    with progress("measuring steps"):
+        steps = measured_steps(real(model, card))
+    return Texts(chats, steps, drafts, card.eos, file_of)
