@@ -74,7 +74,7 @@ class Crowd:
     def run(self, seconds: int = SECONDS) -> Seen:
         service, clock = self._service, self._clock
         for _ in range(service.streams):
-            self._begin(self._dice.expovariate(1 / self._assumed.lasts))
+            self._begin(self._dice.uniform(0, self._assumed.lasts))
         self._requests, self._begun = 0, [0] * service.gateways
         self._redis, self._transactions, self._postgres = Queue(), 0.0, 0.0
         self._arrive()

@@ -112,12 +112,11 @@ def _row(planned: Service, seen: Seen, assumed: Assumed, stream: Stream, measure
 
 
 def strains(planned: Service, seen: Seen, assumed: Assumed, stream: Stream, measured: Measured) -> list[str]:
-    """What is beyond its bound, the furthest first, each with how many times it is."""
+    """What is beyond its bound, the furthest first, each with how many times it is. More gateways do not help there."""
     steps_s = assumed.pace / stream.tokens
     sessions = planned.streams / planned.verifiers
     frames = sessions / planned.commits_a_frame
     over = {
-        "one gateway core": planned.gateways * seen.gateway / AIM,
         "busiest gateways": seen.gateway_99 / 1.0,
         "the chart's replicas": planned.gateways / REPLICAS,
         "PostgreSQL's connections": planned.gateways * POOL / POSTGRES_CONNECTIONS,
