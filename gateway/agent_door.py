@@ -9,7 +9,6 @@ import asyncio
 import hashlib
 import logging
 import uuid
-from contextlib import suppress
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
@@ -29,10 +28,9 @@ from edgedraft.wire import (
     from_agent,
     greet,
 )
-from gateway.accounts import Accounts, Principal
+from gateway.accounts import KeyWatch, Principal
 from gateway.agent_link import AgentLink
 from gateway.authentication import authenticate, bearer_key
-from gateway.database import DatabaseDown
 from gateway.errors import ApiError, shutting_down
 from gateway.link import TooSlow
 from gateway.served_model import ServedModel
@@ -45,7 +43,6 @@ router = APIRouter()
 
 HELLO_SECONDS = 10.0
 VERIFIER_SECONDS = 5.0  # that an agent which came before the first verifier is kept waiting
-RECHECK_SECONDS = 5.0  # between two looks at whether the agent's key still works
 CLOSE_SECONDS = 2.0
 TRY_AGAIN_LATER = 1013  # RFC 6455's registry
 
@@ -102,7 +99,7 @@ async def _serve(
             link.outbox.write(websocket.send_bytes),
             link.outbox.overflow(),
             link.dismissed(),
-            _recheck(services.accounts, bearer_key(websocket.headers)),
+            _revoked(services.watch, bearer_key(websocket.headers)),
         )
     finally:
         services.agents.detach(link)
@@ -144,12 +141,9 @@ async def _model_of(hello: Hello, verifiers: VerifierPool) -> ServedModel:
     return model
 
 
-async def _recheck(accounts: Accounts, key: str) -> None:
-    while True:
-        await asyncio.sleep(RECHECK_SECONDS)
-        with suppress(DatabaseDown):  # agents that are attached stay so until it can be told
-            if not await accounts.find(key):
-                raise WireError(UNAUTHORIZED, "the key was revoked")
+async def _revoked(watch: KeyWatch, key: str) -> None:
+    await watch.stopped(key)
+    raise WireError(UNAUTHORIZED, "the key was revoked")
 
 
 async def _close(websocket: WebSocket, code: int, reason: str) -> None:

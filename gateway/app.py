@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from edgedraft.settings import GatewaySettings
 from edgedraft.tracing import Tracing
 from gateway import admin, agent_door, chat, completions, dashboard, errors, models, openapi, tokenize
-from gateway.accounts import Accounts, Limits
+from gateway.accounts import Accounts, KeyWatch, Limits
 from gateway.admission import Admission
 from gateway.agents import AgentRegistry
 from gateway.database import Database
@@ -48,11 +48,13 @@ def build_app(settings: GatewaySettings, tracing: Tracing | None = None) -> Fast
     replicas = _replicas(settings, agents, metrics) if settings.redis else None
     database = Database(settings.database)
     ledger = Ledger(database, Prices.read(settings.prices))
+    accounts = Accounts(database, settings.key)
     services = Services(
         settings=settings,
         database=database,
         ledger=ledger,
-        accounts=Accounts(database, settings.key),
+        accounts=accounts,
+        watch=KeyWatch(accounts),
         responses=ResponseStore(database, settings.response_days, settings.response_megabytes << 20)
         if settings.store_responses
         else None,

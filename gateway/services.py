@@ -9,7 +9,7 @@ from starlette.applications import Starlette
 from starlette.requests import HTTPConnection
 
 from edgedraft.settings import GatewaySettings
-from gateway.accounts import Accounts
+from gateway.accounts import Accounts, KeyWatch
 from gateway.admission import Admission
 from gateway.agents import AgentRegistry
 from gateway.database import Database
@@ -31,6 +31,7 @@ class Services:
     database: Database
     ledger: Ledger
     accounts: Accounts
+    watch: KeyWatch
     responses: ResponseStore | None
     admission: Admission
     agents: AgentRegistry

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from edgedraft import cli
-from gateway.accounts import Accounts, Limits, Principal, TenantExists, Tenants, UnknownTenant
+from gateway.accounts import Accounts, KeyWatch, Limits, Principal, TenantExists, Tenants, UnknownTenant
 from gateway.accounts import keys as module
-from gateway.database import Database
+from gateway.database import Database, DatabaseDown
 from tests.gateway.conftest import Gateway
 
 
@@ -52,6 +55,70 @@ async def test_a_key_stops_at_its_expiry(database: Database) -> None:
     accounts = Accounts(database)
     assert await accounts.find(await accounts.create("ann", "acme", ["edge"], expires=int(time.time()) + 60))
     assert not await accounts.find(await accounts.create("ann", "acme", ["edge"], expires=int(time.time())))
+
+
+async def test_many_keys_are_looked_at_in_few_queries(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "QUERIED", 3)
+    accounts = Accounts(database, "static")
+    keys = [await accounts.create(f"owner {number}", "acme", ["edge"]) for number in range(7)]
+    gone = await accounts.create("gone", "acme", ["edge"], expires=int(time.time()))
+    (first,) = [record for record in await accounts.list() if record.owner == "owner 0"]
+    assert await accounts.revoke(first.id)
+    queries = 0
+    connect = database.connect
+
+    def counted() -> AbstractAsyncContextManager[AsyncConnection]:
+        nonlocal queries
+        queries += 1
+        return connect()
+
+    monkeypatch.setattr(database, "connect", counted)
+    assert await accounts.working([*keys, gone, "static", "nobody's"]) == {*keys[1:], "static"}
+    assert queries == 3
+    assert await accounts.working([]) == set()
+
+
+async def test_whoever_watches_a_key_learns_when_it_stops(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All who do, and nobody who watches another; whoever left is not told."""
+    monkeypatch.setattr("gateway.accounts.watch.LOOK_SECONDS", 0.02)
+    accounts = Accounts(database)
+    ann, bob = [await accounts.create(owner, "acme", ["edge"]) for owner in ("ann", "bob")]
+    watch = KeyWatch(accounts)
+    of_ann = [asyncio.create_task(watch.stopped(ann)) for _ in range(3)]
+    of_bob = asyncio.create_task(watch.stopped(bob))
+    await asyncio.sleep(0.1)
+    assert not any(task.done() for task in (*of_ann, of_bob))
+    of_ann[2].cancel()
+    (record,) = [record for record in await accounts.list() if record.owner == "ann"]
+    assert await accounts.revoke(record.id)
+    async with asyncio.timeout(10):
+        await asyncio.gather(*of_ann[:2])
+    assert not of_bob.done()
+    of_bob.cancel()
+    await asyncio.gather(*of_ann, of_bob, return_exceptions=True)
+    again = asyncio.create_task(watch.stopped(ann))  # looking begins anew for whoever comes after the last has left
+    async with asyncio.timeout(10):
+        await again
+
+
+async def test_keys_are_taken_to_work_while_the_database_is_away(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.accounts.watch.LOOK_SECONDS", 0.02)
+    accounts = Accounts(database)
+    looks = 0
+
+    async def away(some: Sequence[str]) -> set[str]:
+        nonlocal looks
+        looks += 1
+        if looks < 3:
+            raise DatabaseDown("away")
+        return set()
+
+    monkeypatch.setattr(accounts, "working", away)
+    async with asyncio.timeout(10):
+        await KeyWatch(accounts).stopped("any")
+    assert looks == 3
 
 
 async def test_a_key_changed_or_revoked_elsewhere_is_known_within_seconds(
