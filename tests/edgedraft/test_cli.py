@@ -135,6 +135,15 @@ def test_flag_goes_before_environment_before_default(run: Run) -> None:
     assert run("verifier", "--port=9003").settings.port == 9003
 
 
+def test_what_follows_the_dashes_is_the_engines(run: Run) -> None:
+    made = run("verifier", "--engine", "vllm", "--", "--tensor-parallel-size", "2", "--hf-overrides", '{"a": "b c"}')
+    assert made.settings.engine == "vllm"
+    assert made.settings.engine_args == """--tensor-parallel-size 2 --hf-overrides '{"a": "b c"}'"""
+    assert run("verifier", EDGEDRAFT_ENGINE_ARGS="--enforce-eager").settings.engine_args == "--enforce-eager"
+    assert run("gateway", "--", "--tensor-parallel-size", "2").code == 2
+    assert run("verifier", "--engine", "tensorrt").code == 2
+
+
 def test_variables_of_others_are_not_ours(run: Run) -> None:
     assert run("verifier", PORT="9001").settings.port == 9000
     assert run("bench", "quick", JSON="/tmp/other").settings.json_file is None

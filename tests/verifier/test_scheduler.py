@@ -124,6 +124,18 @@ def test_a_draft_is_checked_and_what_follows_it_committed() -> None:
     assert (commit.nodes, commit.depth, commit.accepted) == (4, 4, 3)
 
 
+def test_an_engine_that_checks_paths_alone_is_given_the_likeliest_one() -> None:
+    world = World()
+    world.scheduler._engine.branches = False
+    world.open(1)
+    at = world.warm(1)
+    # A surer guess that leads nowhere, and a less sure one with a sure chain below it.
+    confidence = bytes([6, 10, 0, 0])
+    world.scheduler.draft(1, Draft(1, 1, at, 1, [9, 4, 5, 6], [0, 0, 2, 3], confidence), world.now)
+    (work,) = world.scheduler.plan(world.now).work
+    assert (work.draft.tokens, work.draft.parents) == ((4, 5, 6), (-1, 0, 1))
+
+
 def test_an_edge_session_waits_for_its_draft_but_not_past_its_patience() -> None:
     world = World()
     world.open(1)
