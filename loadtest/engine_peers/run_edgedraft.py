@@ -8,7 +8,7 @@ from runner import Generate, Output, Setup, serve
 
 from edgedraft.settings import VerifierSettings
 from edgedraft.wire import Sampling
-from verifier.engine import Request, Work
+from verifier.engine import Engine, Request, Work
 from verifier.target import load_target
 from verifier.transformers_engine import TransformersEngine
 
@@ -25,6 +25,11 @@ def load(setup: Setup) -> tuple[Generate, str]:
     )
     model, card = load_target(settings)
     engine = TransformersEngine(model, card.vocab_size, card.context_length, setup.sessions)
+    return generating(engine, setup.step_tokens), f"steps of up to {setup.step_tokens} rows"
+
+
+def generating(engine: Engine, step_tokens: int) -> Generate:
+    """Whichever engine it is."""
     keys = count(1)
 
     def generate(prompts: list[list[int]], tokens: int) -> list[Output]:
@@ -37,7 +42,7 @@ def load(setup: Setup) -> tuple[Generate, str]:
             request = Request(key, tuple(prompt), Sampling(temperature=0), tokens, frozenset(), salt=str(key))
             unseen[key] = engine.open(request)
         while unseen:
-            left, work = setup.step_tokens, []
+            left, work = step_tokens, []
             for key in sorted(unseen, key=lambda key: unseen[key] > 1):
                 rows = min(left, unseen[key])
                 if rows:
@@ -51,7 +56,7 @@ def load(setup: Setup) -> tuple[Generate, str]:
                     del unseen[made.session]
         return list(outputs.values())
 
-    return generate, f"steps of up to {setup.step_tokens} rows"
+    return generate
 
 
 if __name__ == "__main__":

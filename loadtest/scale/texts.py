@@ -62,9 +62,10 @@ def prepare(dtype: str, answer: int = ANSWER) -> Texts:
             asked.append(Chat(len(asked), prompt.kind, prompt.text, tokens, Sampling(temperature=0), answer))
     file_of = ("scale", DEMO_MODEL, dtype, tuple(asked))
     kept = read(record_file(*file_of))
-    chats = with_texts(asked, kept.texts[KIND]) if kept else record(asked, model, card)
+    target = real(model, card)
+    chats = with_texts(asked, kept.texts[KIND]) if kept else record(asked, target.engine, card.eos)
     drafts = Drafts(card.vocab_size, threads=1)
     drafts.remember(kept.guesses if kept else [])
     with progress("measuring steps"):
-        steps = measured_steps(real(model, card))
+        steps = measured_steps(target)
     return Texts(chats, steps, drafts, card.eos, file_of)

@@ -85,12 +85,12 @@ def prepare(settings: BenchSettings) -> Bench:
     file = record_file(DEMO_MODEL, settings.dtype, asked)
     kept = read(file)
     drafts = Drafts(card.vocab_size, threads=1)
+    target = real(model, card)
     if kept:
         texts = {heat: with_texts(asked[heat], kept.texts[str(heat)]) for heat in asked}
         drafts.remember(kept.guesses)
     else:
-        texts = {heat: record(asked[heat], model, card) for heat in asked}
-    target = real(model, card)
+        texts = {heat: record(asked[heat], target.engine, card.eos) for heat in asked}
     with progress("measuring steps and looks"):
         steps = measured_steps(target)
         looks = drafts.measured_looks()

@@ -14,16 +14,15 @@ from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
-from edgedraft.paged import PackedModel
 from edgedraft.progress import progress
-from edgedraft.wire import ModelCard, Sampling
+from edgedraft.wire import Sampling
 from loadtest.workloads import mixed
-from verifier.engine import Request, Work
-from verifier.transformers_engine import TransformersEngine
+from verifier.engine import Engine, Request, Work
 
 MEAN, SPREAD = 128, 0.8  # tokens of an answer; sigma of its logarithm
 SHORTEST, LONGEST = 16, 320
 AT_ONCE = 24
+STEP_ROWS = 512
 
 
 @dataclass(frozen=True)
@@ -63,19 +62,18 @@ def chats(tokenizer: PreTrainedTokenizerBase, temperature: float, first: int = 0
     return made
 
 
-def record(asked: Sequence[Chat], model: PackedModel, card: ModelCard) -> list[Chat]:
+def record(asked: Sequence[Chat], engine: Engine, eos: Sequence[int], at_once: int = AT_ONCE) -> list[Chat]:
     """The requests with the target's texts, each up to its length or an end of text."""
-    engine = TransformersEngine(model, card.vocab_size, card.context_length, AT_ONCE)
     texts: dict[int, list[int]] = {chat.number: [] for chat in asked}
     waiting, unseen = list(asked), dict[int, int]()
     with progress("the target's texts", len(asked), "texts") as advance:
         while waiting or unseen:
-            while waiting and len(unseen) < AT_ONCE:
+            while waiting and len(unseen) < at_once:
                 chat = waiting.pop(0)
                 unseen[chat.number] = engine.open(
-                    Request(chat.number, chat.prompt, chat.sampling, chat.most, frozenset(card.eos))
+                    Request(chat.number, chat.prompt, chat.sampling, chat.most, frozenset(eos))
                 )
-            for made in engine.step([Work(key, rows) for key, rows in unseen.items()]):
+            for made in engine.step(_work(unseen)):
                 texts[made.session] += made.tokens
                 unseen[made.session] = made.unseen
                 if made.finish:
@@ -83,6 +81,16 @@ def record(asked: Sequence[Chat], model: PackedModel, card: ModelCard) -> list[C
                     engine.close(made.session)
                     advance()
     return [replace(chat, text=tuple(texts[chat.number])) for chat in asked]
+
+
+def _work(unseen: dict[int, int]) -> list[Work]:
+    """As many rows as a step takes, sessions that decode first."""
+    left, work = STEP_ROWS, []
+    for key in sorted(unseen, key=lambda key: unseen[key] > 1):
+        if rows := min(left, unseen[key]):
+            work.append(Work(key, rows))
+            left -= rows
+    return work
 
 
 def with_texts(asked: Sequence[Chat], texts: Sequence[Sequence[int]]) -> list[Chat]:

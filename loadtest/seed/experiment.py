@@ -46,7 +46,11 @@ class Cell:
 
 
 def seed(settings: BenchSettings) -> Result:
-    """Takes half an hour on one quiet core."""
+    """Takes half an hour on one quiet core. With the engine vLLM it is vllm.py's."""
+    if "vllm" in settings.engines:
+        from loadtest.seed.vllm import vllm
+
+        return vllm(settings)
     load_before = os.getloadavg()[0]
     bench = prepare(settings)
     beside_live = live(bench, settings)

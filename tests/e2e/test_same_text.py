@@ -14,7 +14,7 @@ from edgedraft.stack import Child, Stack
 from loadtest.quick import verifier_counters
 from tests.e2e.conftest import CASES, KEY, Answer, Case, Service
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.vllm, pytest.mark.long, pytest.mark.timeout(900)]
 
 FEW = CASES[::9]
 LONGER = 64  # tokens, in which a text begins to repeat itself

@@ -139,6 +139,7 @@ def test_what_follows_the_dashes_is_the_engines(run: Run) -> None:
     made = run("verifier", "--engine", "vllm", "--", "--tensor-parallel-size", "2", "--hf-overrides", '{"a": "b c"}')
     assert made.settings.engine == "vllm"
     assert made.settings.engine_args == """--tensor-parallel-size 2 --hf-overrides '{"a": "b c"}'"""
+    assert run("verifier", "--", "--enforce-eager").settings.engine_args == "--enforce-eager"
     assert run("verifier", EDGEDRAFT_ENGINE_ARGS="--enforce-eager").settings.engine_args == "--enforce-eager"
     assert run("gateway", "--", "--tensor-parallel-size", "2").code == 2
     assert run("verifier", "--engine", "tensorrt").code == 2

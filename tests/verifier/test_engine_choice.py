@@ -14,12 +14,12 @@ from verifier.on_vllm import start
 
 
 def refused(*flags: str) -> str:
-    """The one line on stderr of a verifier that cannot serve."""
+    """The last line on stderr of a verifier that cannot serve."""
     words = [sys.executable, "-m", "edgedraft.cli", "verifier", "--port", "0", *flags]
     made = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
     assert (made.returncode, made.stdout) == (1, "")
-    (line,) = made.stderr.splitlines()
-    return line
+    assert "Traceback" not in made.stderr
+    return made.stderr.splitlines()[-1]
 
 
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is here")

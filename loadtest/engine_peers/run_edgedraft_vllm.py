@@ -1,0 +1,32 @@
+"""EdgeDraft's engine on vLLM, by itself: its steps are those of run_edgedraft.py."""
+
+from __future__ import annotations
+
+from run_edgedraft import generating
+from runner import Generate, Setup, serve
+
+from edgedraft.settings import VerifierSettings
+
+
+def load(setup: Setup) -> tuple[Generate, str]:
+    from verifier.on_vllm.start import load as start
+
+    settings = VerifierSettings.model_validate(
+        {
+            "engine": "vllm",
+            "model": setup.model,
+            "dtype": setup.dtype,
+            "threads": setup.threads,
+            "max_sessions": setup.sessions,
+            "kv_tokens": setup.sessions * setup.context,
+            "context_length": setup.context,
+            "step_tokens": setup.step_tokens,
+        }
+    )
+    begun = start(settings)
+    assert begun
+    return generating(begun[0], setup.step_tokens), f"on vLLM, steps of up to {setup.step_tokens} rows"
+
+
+if __name__ == "__main__":
+    serve(load)
