@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from edgedraft.kv import KVSequence, PagedKV
 from edgedraft.packed_linear import pack_linears
 from edgedraft.paged_attention import ATTENTION, Batch, Span, UnsupportedModel, grouped, part_of
+from edgedraft.torch_device import bound_primitives
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class PackedModel:
 
         Raises UnsupportedModel when its packed logits differ from its own.
         """
+        bound_primitives()
         self.model = model.eval()
         self.device, self.dtype = model.device, model.dtype
         self.kv = PagedKV(kv_tokens, self.dtype, self.device)

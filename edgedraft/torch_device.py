@@ -7,6 +7,11 @@ from contextlib import suppress
 
 import torch
 
+# For each number of rows that a product of each shape has met, oneDNN keeps its code and torch its description, 0.6 MiB
+# together. Left alone each keeps the last 1024, and a process grows for hours; a busy one goes on using 100 to 270.
+PRIMITIVES = 256
+_CAPACITIES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -28,6 +33,12 @@ def use_cores(threads: int, cpus: tuple[int, ...]) -> None:
                 os.sched_setaffinity(int(thread), cpus)
     if threads or cpus:
         torch.set_num_threads(threads or len(set(cpus)))
+
+
+def bound_primitives() -> None:
+    """Keep few of oneDNN's compiled products, where the environment does not say how many. Before the first forward."""
+    for name in _CAPACITIES:
+        os.environ.setdefault(name, str(PRIMITIVES))
 
 
 def pick_device(name: str) -> torch.device:

@@ -74,17 +74,27 @@ class Watched:
 
 
 def growth(before: Sample, samples: list[Sample], after: Sample) -> dict[str, float]:
-    """First and last are means over a tenth of the time after the warm-up, the slope a straight line's through it."""
+    """First and last are means over a tenth of the time after the warm-up, slopes are straight lines'.
+
+    One goes through all that time, the late one through the last half of the whole: what only fills up comes to rest
+    there, what leaks goes on.
+    """
     warm = [sample for sample in samples if sample.at >= samples[-1].at * WARM_UP]
     tenth = max(1, len(warm) // 10)
-    slope = linear_regression([sample.at for sample in warm], [sample.memory for sample in warm]).slope
+    late = [sample for sample in warm if sample.at >= samples[-1].at / 2]
     return {
         "MiB_before": before.memory,
         "MiB_first": mean(sample.memory for sample in warm[:tenth]),
         "MiB_last": mean(sample.memory for sample in warm[-tenth:]),
-        "MiB_per_hour": slope * 3600,
+        "MiB_per_hour": _slope(warm),
+        "late_MiB_per_hour": _slope(late),
         "MiB_after": after.memory,
     }
+
+
+def _slope(samples: list[Sample]) -> float:
+    """MiB an hour."""
+    return 3600 * linear_regression([sample.at for sample in samples], [sample.memory for sample in samples]).slope
 
 
 def soak(settings: BenchSettings) -> Result:

@@ -20,3 +20,9 @@ def test_what_a_process_takes_while_it_warms_up_is_no_growth() -> None:
     found = growth(REST, [Sample(at * 60.0, 100.0 + min(at, 10) * 20, 20) for at in range(61)], REST)
     assert found["MiB_per_hour"] == pytest.approx(0.0)
     assert found["MiB_first"] == found["MiB_last"] == pytest.approx(300.0)
+
+
+def test_what_fills_up_slowly_has_come_to_rest_in_the_last_half() -> None:
+    found = growth(REST, [Sample(at * 60.0, 100.0 + min(at, 30), 20) for at in range(61)], REST)
+    assert found["MiB_per_hour"] > 10
+    assert found["late_MiB_per_hour"] == pytest.approx(0.0)
