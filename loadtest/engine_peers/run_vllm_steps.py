@@ -37,7 +37,7 @@ def main() -> None:
         max_num_seqs=setup["sessions"],
         max_num_batched_tokens=setup["step_tokens"],
         kv_cache_memory_bytes=setup["kv_bytes"],
-        enforce_eager=shutil.which("g++") is None,
+        enforce_eager=setup.get("eager", shutil.which("g++") is None),
         async_scheduling=False,
         speculative_config=setup["speculation"] or None,
         seed=0,

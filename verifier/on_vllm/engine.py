@@ -51,7 +51,9 @@ class VllmEngine:
 
     branches = False
 
-    def __init__(self, core: EngineCore, card: ModelCard, max_sessions: int, longest_draft: int) -> None:
+    def __init__(
+        self, core: EngineCore, card: ModelCard, grammars: Grammars, max_sessions: int, longest_draft: int
+    ) -> None:
         self.vocab_size = card.vocab_size
         self.context_length = card.context_length
         self._core = core
@@ -59,7 +61,7 @@ class VllmEngine:
         self._scheduler = core.scheduler
         self._max_sessions = max_sessions
         self._longest_draft = longest_draft
-        self._grammars = Grammars(card)
+        self._grammars = grammars
         self._sessions: dict[int, _Session] = {}
         self._keys: dict[str, int] = {}  # by vLLM's name
         self._numbers = count()  # a name is not used again: workers hear of an end with the next step only

@@ -74,11 +74,13 @@ def load(settings: VerifierSettings) -> tuple[Any, ModelCard] | None:
 
     from verifier.card import card_of
     from verifier.on_vllm.engine import VllmEngine
+    from verifier.on_vllm.worker import grammars_of
 
     card = card_of(settings, path, int(config.model_config.max_model_len))
     core = EngineCore(config, Executor.get_class(config), log_stats=False, executor_fail_callback=_lost)
-    core.collective_rpc("choose_as_edgedraft", args=(msgspec.msgpack.encode(card),))
-    return VllmEngine(core, card, settings.max_sessions, settings.verify_nodes), card
+    encoded = msgspec.msgpack.encode(card)
+    core.collective_rpc("choose_as_edgedraft", args=(encoded,))
+    return VllmEngine(core, card, grammars_of(encoded), settings.max_sessions, settings.verify_nodes), card
 
 
 def _check_version() -> None:

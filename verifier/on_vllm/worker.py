@@ -9,6 +9,7 @@ others, which is cheaper than each drawing the same noise, and cannot come out d
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import accumulate
 from typing import Any
 
@@ -38,6 +39,12 @@ class Wanted(msgspec.Struct, frozen=True, array_like=True):
     logprobs: int
 
 
+@lru_cache(maxsize=1)
+def grammars_of(card: bytes) -> Grammars:
+    """Those of a ModelCard as MessagePack. A worker in the engine's own process shares them with it, compiled."""
+    return Grammars(msgspec.msgpack.decode(card, type=ModelCard))
+
+
 class NoDrafts:
     """vLLM's drafter: it has none, since drafts come from agents. There must be one, or nothing drafted is checked."""
 
@@ -61,7 +68,7 @@ class ChoosingWorker:
     def choose_as_edgedraft(self, card: bytes) -> None:
         """From now on; `card` is a ModelCard as MessagePack, for grammars."""
         runner = self.model_runner
-        runner._sample = Chooser(runner, Grammars(msgspec.msgpack.decode(card, type=ModelCard)))
+        runner._sample = Chooser(runner, grammars_of(card))
         if runner.intermediate_tensors is None and not get_pp_group().is_first_rank:
             # vLLM makes these while it warms up, which an eager model on a CPU does not.
             runner.intermediate_tensors = runner.model.make_empty_intermediate_tensors(
@@ -75,7 +82,7 @@ class Chooser:
     def __init__(self, runner: Any, grammars: Grammars) -> None:
         self._runner = runner
         self._grammars = grammars
-        self._choices: dict[str, Choices] = {}
+        self._chosen: dict[str, tuple[Choices, int]] = {}
 
     def __call__(self, logits: torch.Tensor | None, drafted: Any) -> SamplerOutput:
         """Logits [rows, vocab]: for each request of the batch one row, and one for each of its drafted tokens."""
@@ -99,8 +106,8 @@ class Chooser:
 
     def _walks(self, logits: torch.Tensor, drafts: Sequence[int], flat: Sequence[int]) -> list[Walk]:
         runner = self._runner
-        for gone in self._choices.keys() - runner.requests.keys():
-            del self._choices[gone]
+        for gone in self._chosen.keys() - runner.requests.keys():
+            del self._chosen[gone]
         unfinished = runner.discard_request_mask.np
         walks: list[Walk] = []
         row = node = 0
@@ -115,21 +122,25 @@ class Chooser:
 
     def _walk(self, name: str, logits: torch.Tensor, draft: Slice) -> Walk:
         state = self._runner.requests[name]
-        wanted = msgspec.msgpack.decode(state.sampling_params.extra_args[EXTRA], type=Wanted)
-        choices = self._choices.get(name)
-        committed = len(state.prompt_token_ids) - wanted.prompt
-        if choices is None:
-            made = Request(
-                session=0,
-                prompt=tuple(state.prompt_token_ids[: wanted.prompt]),
-                sampling=wanted.sampling,
-                max_tokens=wanted.max_tokens,
-                eos=frozenset(wanted.eos),
-                committed=tuple(state.prompt_token_ids[wanted.prompt :]),
-                logprobs=wanted.logprobs,
-            )
-            choices = self._choices[name] = Choices(made, constraint_of(made, self._grammars))
+        if name not in self._chosen:
+            self._chosen[name] = self._begin(state)
+        choices, committed = self._chosen[name]
         return choices.walk(logits, committed + len(state.output_token_ids), draft)
+
+    def _begin(self, state: Any) -> tuple[Choices, int]:
+        """A request's choices, and how many output tokens it came with: those vLLM takes for its prompt's."""
+        wanted = msgspec.msgpack.decode(state.sampling_params.extra_args[EXTRA], type=Wanted)
+        committed = state.prompt_token_ids[wanted.prompt :]
+        request = Request(
+            session=0,
+            prompt=tuple(state.prompt_token_ids[: wanted.prompt]),
+            sampling=wanted.sampling,
+            max_tokens=wanted.max_tokens,
+            eos=frozenset(wanted.eos),
+            committed=tuple(committed),
+            logprobs=wanted.logprobs,
+        )
+        return Choices(request, constraint_of(request, self._grammars)), len(committed)
 
 
 def _chain(tokens: Sequence[int]) -> Slice:
