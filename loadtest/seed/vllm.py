@@ -144,7 +144,7 @@ def _serve(systems: Mapping[str, System], asked: Sequence[Chat], repeats: int) -
         for repeat in range(repeats):
             for sessions in SESSIONS:
                 for name, system in systems.items():
-                    load = Load(sessions, tokens=2 * tokens_for(sessions), warm=warm_for(sessions))
+                    load = Load(sessions, tokens=tokens_for(sessions), warm=warm_for(sessions))
                     windows[sessions, name].append(run(system, asked, load, repeat))
                     advance(note=f"{NAMES[name]}, {sessions} streams")
     return windows
