@@ -60,6 +60,7 @@ def scale(settings: BenchSettings, extent: Extent | None = None) -> Result:
         "pace": settings.pace,
         "answer_tokens": ANSWER,
         "machine_loads": loads,
+        "neighbours": [real.others for _, real, _ in pairs],
         "device": EDGE[0].name,
         "link": EDGE[1].name,
         "verifier_step_ms": {rows: 1e3 * steps().seconds(rows) for rows in (1, 64, 256)},
@@ -70,7 +71,10 @@ def scale(settings: BenchSettings, extent: Extent | None = None) -> Result:
         every,
         {f"{row['figure']}, {row['service']}": row["ratio"] for row in matched},
         used,
-        [f"machine load meanwhile: {', '.join(f'{load:.1f}' for load in loads)}"],
+        [
+            f"machine load meanwhile: {', '.join(f'{load:.1f}' for load in loads)}",
+            f"others' threads beside the small services: {', '.join(f'{real.others:.1f}' for _, real, _ in pairs)}",
+        ],
         [
             Result("CPU of one of everything", measuring.rows(measured), {}, {"median_error": measured.error}),
             Result("runs that these are fitted to", _runs(measured), {}, {}),

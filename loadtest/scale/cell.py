@@ -35,7 +35,8 @@ FREE = Costs(*[0.0] * 9)
 class Shape:
     """How many of what; `lent` is the share of streams whose desktop is another gateway's.
 
-    `cores` are those of one machine that runs everything, `load` is what clients and desktops take there.
+    `cores` are those of one machine that runs everything, `others` what else runs there (machine.py), `load` what
+    clients and desktops take.
     """
 
     gateways: int
@@ -43,6 +44,7 @@ class Shape:
     edge: bool
     lent: float = 0.0
     cores: float = inf
+    others: float = 0.0
     load: Costs = FREE
     limits: Limits = LIMITS
 
@@ -95,7 +97,7 @@ class Cell:
         self.clock = Clock()
         self.meters = CellMeters()
         self._shape, self._parts, self._dice = shape, parts, random.Random(seed)
-        machine = Machine(self.clock, shape.cores)
+        machine = Machine(self.clock, shape.cores, shape.others)
         self.gateways = [Thread(self.clock, machine) for _ in range(shape.gateways)]
         self._load = Thread(self.clock, machine)
         self._eos: tuple[int, ...] = ()

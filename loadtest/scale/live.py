@@ -7,6 +7,7 @@ many of them cost this machine little, and the simulation's are the same code.
 from __future__ import annotations
 
 import asyncio
+import heapq
 import random
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -43,7 +44,14 @@ class LoopClock(Clock):
         pass
 
     def at(self, time: float, do: Callable[[], None]) -> None:
-        self._loop.call_at(max(time, self.now), do)
+        """The loop does not keep the order of what is due at the same time; this does."""
+        super().at(time, do)
+        self._loop.call_at(time, self._due_by, time)
+
+    def _due_by(self, time: float) -> None:
+        time = max(time, self.now)
+        while self._due and self._due[0][0] <= time:
+            heapq.heappop(self._due)[2]()
 
 
 @dataclass

@@ -15,10 +15,10 @@ from loadtest.seed.clock import Clock
 
 
 class Machine:
-    """Spends seconds of CPU time, for as many at once as ask."""
+    """Spends seconds of CPU time, for as many at once as ask. `others` are threads that always want a core, too."""
 
-    def __init__(self, clock: Clock, cores: float = inf) -> None:
-        self._clock, self._cores = clock, cores
+    def __init__(self, clock: Clock, cores: float = inf, others: float = 0.0) -> None:
+        self._clock, self._cores, self._others = clock, cores, others
         self._order = count()
         self._running: list[tuple[float, int, Callable[[], None]]] = []  # by the service at which each is done
         self._service = 0.0  # seconds that whoever ran from the first has had
@@ -32,7 +32,7 @@ class Machine:
 
     @property
     def _rate(self) -> float:
-        return min(1.0, self._cores / max(1, len(self._running)))
+        return min(1.0, self._cores / (max(1, len(self._running)) + self._others))
 
     def _advance(self) -> None:
         self._service += (self._clock.now - self._at) * self._rate

@@ -1,8 +1,9 @@
 """A small real service and the simulation of it, under the same closed loop: what both say, and their ratio.
 
 Verifiers, gateways and stores are processes with the demo target; clients and desktops are live.py's, in this one. The
-simulation has as many cores as this machine, shared as fairly. What the load's own process takes there for each of its
-pieces is taken from the real run, for it is no part of what is matched; all else was measured beforehand.
+simulation has as many cores as this machine, shared as fairly, also with whatever else ran there. What the load's own
+process takes for each of its pieces is taken from the real run, for it is no part of what is matched; all else was
+measured beforehand.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from loadtest.scale.cell import FREE, Cell, Parts, Shape
 from loadtest.scale.costs import Costs
 from loadtest.scale.live import LiveDesktop, Seen, ask_on
 from loadtest.scale.measure import KEY
+from loadtest.scale.neighbours import Neighbours
 from loadtest.scale.peers import attach, ended
 from loadtest.scale.stores import Stores
 from loadtest.scale.texts import Texts
@@ -73,6 +75,7 @@ class Figures:
     verifier_cpu: float
     gateway: float
     load: float = 0.0
+    others: float = 0.0
 
     @property
     def frames(self) -> float:
@@ -119,8 +122,9 @@ async def _live(fleet: Fleet, small: Small, texts: Texts, edge: tuple[Device, Li
                 tasks.append(asyncio.create_task(ask_on(http, url, KEY, model, chats, small.edge, seed=slot)))
             await asyncio.sleep(seconds / 3)
             before = await _totals(fleet, seen)
-            await asyncio.sleep(seconds)
-            return _figures(before, await _totals(fleet, seen))
+            with Neighbours() as others:
+                await asyncio.sleep(seconds)
+            return replace(_figures(before, await _totals(fleet, seen)), others=others.mean)
         finally:
             await ended(tasks)
 
@@ -155,11 +159,19 @@ def _figures(before: dict[str, float], after: dict[str, float]) -> Figures:
 def simulated(
     small: Small, texts: Texts, costs: Costs, edge: tuple[Device, Link], beside: Figures, tokens: int
 ) -> Figures:
-    """The same in virtual time; `beside` is the real run, of which only the load's own time is used."""
+    """The same in virtual time; of `beside`, the real run, only the load's own time and the neighbours are used."""
     piece = beside.load / (beside.commits + beside.told + beside.drafts)
     load = replace(FREE, commit=piece, told=piece, draft=piece)
     cores = os.cpu_count() or 1
-    shape = Shape(small.gateways, small.verifiers, small.edge, cores=cores, load=load, limits=VERIFIER_LIMITS)
+    shape = Shape(
+        small.gateways,
+        small.verifiers,
+        small.edge,
+        cores=cores,
+        others=beside.others,
+        load=load,
+        limits=VERIFIER_LIMITS,
+    )
     cell = Cell(shape, Parts(texts.played, texts.steps, costs, (*edge, texts.drafts)))
     window = run(cell, texts.chats, Load(small.streams, tokens=tokens, warm=tokens // 3), seed=0)
     meters, seconds = window.meters, window.seconds

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -17,6 +20,7 @@ from loadtest.scale.crowd import Crowd
 from loadtest.scale.live import LoopClock
 from loadtest.scale.machine import Machine, Thread
 from loadtest.scale.measure import Measured, Plan, StoreUse, measure
+from loadtest.scale.neighbours import Neighbours, wanting
 from loadtest.scale.service import AIM, Assumed, Stream, busy, commits_a_frame, service, sessions_of_a_verifier
 from loadtest.scale.sizes import sizes, steps
 from loadtest.scale.stores import Asked, stores
@@ -93,6 +97,31 @@ def test_cores_are_shared_equally(cores: float, ends: list[float]) -> None:
     clock.at(1.0, lambda: machine.compute(2.0, lambda: done.append(clock.now)))
     clock.run(lambda: len(done) == 2)
     assert done == pytest.approx(ends)
+
+
+def test_others_take_their_share_of_the_cores() -> None:
+    clock, done = Clock(), list[float]()
+    machine = Machine(clock, 2, others=3.0)
+    machine.compute(1.0, lambda: done.append(clock.now))
+    clock.run(lambda: bool(done))
+    assert done == [2.0]
+
+
+def test_threads_that_want_a_core_are_told_from_those_that_sleep() -> None:
+    spins, sleeps = (
+        subprocess.Popen([sys.executable, "-c", f"import time\nwhile True: {what}"])
+        for what in ("pass", "time.sleep(1)")
+    )
+    try:
+        time.sleep(1.0)
+        assert [wanting(spins.pid), wanting(sleeps.pid)] == [1, 0]
+        with Neighbours() as found:
+            time.sleep(0.5)
+        assert found.mean >= 0
+    finally:
+        for process in (spins, sleeps):
+            process.kill()
+            process.wait()
 
 
 def test_a_thread_does_one_thing_after_the_other() -> None:
@@ -195,11 +224,12 @@ def test_sizes_tell_what_gives_way() -> None:
 
 
 async def test_a_desktop_may_run_on_the_event_loops_time() -> None:
-    clock, seen = LoopClock(), list[str]()
-    clock.after(0.02, lambda: seen.append("late"))
-    clock.after(0.0, lambda: seen.append("soon"))
-    await asyncio.sleep(0.05)
-    assert seen == ["soon", "late"]
+    clock, seen = LoopClock(), list[int]()
+    soon, late = clock.now + 0.3, clock.now + 0.4
+    for number in range(200):
+        clock.at(late if number % 2 else soon, lambda number=number: seen.append(number))
+    await asyncio.sleep(0.6)
+    assert seen == [*range(0, 200, 2), *range(1, 200, 2)]
 
 
 @pytest.mark.long
