@@ -27,7 +27,7 @@ class Extent:
 
     plan: Plan = field(default_factory=Plan)
     small: tuple[Small, ...] = SMALL
-    seconds: float = 30.0  # of a small real service
+    seconds: float = 40.0  # of a small real service
     tokens: int = 3000  # of a simulated one
     cell_tokens: int = 6000
     agents: tuple[int, ...] = AGENTS
@@ -60,7 +60,7 @@ def scale(settings: BenchSettings, extent: Extent | None = None) -> Result:
         "pace": settings.pace,
         "answer_tokens": ANSWER,
         "machine_loads": loads,
-        "neighbours": [real.others for _, real, _ in pairs],
+        "speeds": [real.speed for _, real, _ in pairs],
         "device": EDGE[0].name,
         "link": EDGE[1].name,
         "verifier_step_ms": {rows: 1e3 * steps().seconds(rows) for rows in (1, 64, 256)},
@@ -73,7 +73,7 @@ def scale(settings: BenchSettings, extent: Extent | None = None) -> Result:
         used,
         [
             f"machine load meanwhile: {', '.join(f'{load:.1f}' for load in loads)}",
-            f"others' threads beside the small services: {', '.join(f'{real.others:.1f}' for _, real, _ in pairs)}",
+            f"of a core a verifier got, service by service: {', '.join(f'{real.speed:.2f}' for _, real, _ in pairs)}",
         ],
         [
             Result("CPU of one of everything", measuring.rows(measured), {}, {"median_error": measured.error}),

@@ -12,17 +12,16 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from math import inf
 
 from edgedraft.wire import Commit, Draft, encode
 from loadtest.scale.costs import Costs
-from loadtest.scale.machine import Machine, Thread
+from loadtest.scale.thread import Thread
 from loadtest.seed.clock import Clock
 from loadtest.seed.desktop import Desktop
 from loadtest.seed.drafts import Drafts
 from loadtest.seed.fleet import Meters, Stream
 from loadtest.seed.profiles import Device, Link, Way
-from loadtest.seed.server import LIMITS, Server
+from loadtest.seed.server import LIMITS, Compute, Server
 from loadtest.seed.streaming import opening
 from loadtest.seed.target import Target
 from verifier.costs import StepCosts
@@ -35,16 +34,14 @@ FREE = Costs(*[0.0] * 9)
 class Shape:
     """How many of what; `lent` is the share of streams whose desktop is another gateway's.
 
-    `cores` are those of one machine that runs everything, `others` what else runs there (machine.py), `load` what
-    clients and desktops take.
+    `speed` is what share of a core each thread gets, `load` what clients and desktops take, in one thread.
     """
 
     gateways: int
     verifiers: int
     edge: bool
     lent: float = 0.0
-    cores: float = inf
-    others: float = 0.0
+    speed: float = 1.0
     load: Costs = FREE
     limits: Limits = LIMITS
 
@@ -97,16 +94,16 @@ class Cell:
         self.clock = Clock()
         self.meters = CellMeters()
         self._shape, self._parts, self._dice = shape, parts, random.Random(seed)
-        machine = Machine(self.clock, shape.cores, shape.others)
-        self.gateways = [Thread(self.clock, machine) for _ in range(shape.gateways)]
-        self._load = Thread(self.clock, machine)
+        self.gateways = [Thread(self.clock, shape.speed) for _ in range(shape.gateways)]
+        self._load = Thread(self.clock, shape.speed)
+        compute: Compute = lambda seconds, done: self.clock.after(seconds / shape.speed, done)  # noqa: E731
         self._eos: tuple[int, ...] = ()
         self._servers: list[Server] = []
         for _ in range(shape.verifiers):
             target = parts.target()
             self._eos = target.eos
             self._servers.append(
-                Server(self.clock, target, parts.steps, self.meters, self._deliver, shape.limits, machine.compute)
+                Server(self.clock, target, parts.steps, self.meters, self._deliver, shape.limits, compute)
             )
         self._running: dict[int, _Running] = {}
         self._seats: dict[int, _Seat] = {}

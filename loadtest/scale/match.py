@@ -1,15 +1,14 @@
 """A small real service and the simulation of it, under the same closed loop: what both say, and their ratio.
 
-Verifiers, gateways and stores are processes with the demo target; clients and desktops are live.py's, in this one. The
-simulation has as many cores as this machine, shared as fairly, also with whatever else ran there. What the load's own
-process takes for each of its pieces is taken from the real run, for it is no part of what is matched; all else was
-measured beforehand.
+Verifiers, gateways and stores are processes with the demo target; clients and desktops are live.py's, in this one. Two
+things are taken from the real run, for they are no part of what is matched: what the load's own process takes for each
+of its pieces, and what share of a core a verifier got, which on a machine with nothing else to do is all of one. All
+else was measured beforehand.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -27,7 +26,6 @@ from loadtest.scale.cell import FREE, Cell, Parts, Shape
 from loadtest.scale.costs import Costs
 from loadtest.scale.live import LiveDesktop, Seen, ask_on
 from loadtest.scale.measure import KEY
-from loadtest.scale.neighbours import Neighbours
 from loadtest.scale.peers import attach, ended
 from loadtest.scale.stores import Stores
 from loadtest.scale.texts import Texts
@@ -55,8 +53,6 @@ class Small:
 SMALL = (
     Small(1, 1, 4, edge=False),
     Small(1, 1, 4, edge=True),
-    Small(1, 1, 8, edge=False),
-    Small(1, 1, 8, edge=True),
     Small(2, 2, 8, edge=False),
     Small(2, 2, 8, edge=True),
 )
@@ -75,7 +71,11 @@ class Figures:
     verifier_cpu: float
     gateway: float
     load: float = 0.0
-    others: float = 0.0
+
+    @property
+    def speed(self) -> float:
+        """The share of a core that a verifier got while it had something to compute."""
+        return min(1.0, self.verifier_cpu / self.verifier)
 
     @property
     def frames(self) -> float:
@@ -122,9 +122,8 @@ async def _live(fleet: Fleet, small: Small, texts: Texts, edge: tuple[Device, Li
                 tasks.append(asyncio.create_task(ask_on(http, url, KEY, model, chats, small.edge, seed=slot)))
             await asyncio.sleep(seconds / 3)
             before = await _totals(fleet, seen)
-            with Neighbours() as others:
-                await asyncio.sleep(seconds)
-            return replace(_figures(before, await _totals(fleet, seen)), others=others.mean)
+            await asyncio.sleep(seconds)
+            return _figures(before, await _totals(fleet, seen))
         finally:
             await ended(tasks)
 
@@ -159,19 +158,10 @@ def _figures(before: dict[str, float], after: dict[str, float]) -> Figures:
 def simulated(
     small: Small, texts: Texts, costs: Costs, edge: tuple[Device, Link], beside: Figures, tokens: int
 ) -> Figures:
-    """The same in virtual time; of `beside`, the real run, only the load's own time and the neighbours are used."""
+    """The same in virtual time; of `beside`, the real run, only the load's own time and the speed are used."""
     piece = beside.load / (beside.commits + beside.told + beside.drafts)
     load = replace(FREE, commit=piece, told=piece, draft=piece)
-    cores = os.cpu_count() or 1
-    shape = Shape(
-        small.gateways,
-        small.verifiers,
-        small.edge,
-        cores=cores,
-        others=beside.others,
-        load=load,
-        limits=VERIFIER_LIMITS,
-    )
+    shape = Shape(small.gateways, small.verifiers, small.edge, 0.0, beside.speed, load, VERIFIER_LIMITS)
     cell = Cell(shape, Parts(texts.played, texts.steps, costs, (*edge, texts.drafts)))
     window = run(cell, texts.chats, Load(small.streams, tokens=tokens, warm=tokens // 3), seed=0)
     meters, seconds = window.meters, window.seconds
@@ -182,9 +172,9 @@ def simulated(
         meters.verifies / seconds,
         meters.told / seconds,
         meters.drafts / seconds,
+        meters.server / seconds / beside.speed,
         meters.server / seconds,
-        meters.server / seconds,
-        meters.gateway / seconds,
+        meters.gateway / seconds + small.gateways * costs.second,
     )
 
 
@@ -206,7 +196,7 @@ SHOWN = {
     "steps": "steps/s",
     "commits": "commits/s",
     "frames": "frames/s of agents",
-    "verifier": "verifiers busy, cores",
+    "verifier": "verifiers busy",
     "gateway": "gateways' CPU, cores",
     "tokens_per_cpu": "tokens by CPU second of verifiers",
     "gateway_per_token": "gateways' CPU by token, ms",

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -18,12 +15,11 @@ from loadtest.scale.cell import FREE, Cell, Parts, Shape
 from loadtest.scale.costs import NAMES, Costs, Counts, Run, error, fit
 from loadtest.scale.crowd import Crowd
 from loadtest.scale.live import LoopClock
-from loadtest.scale.machine import Machine, Thread
 from loadtest.scale.measure import Measured, Plan, StoreUse, measure
-from loadtest.scale.neighbours import Neighbours, wanting
 from loadtest.scale.service import AIM, Assumed, Stream, busy, commits_a_frame, service, sessions_of_a_verifier
 from loadtest.scale.sizes import sizes, steps
 from loadtest.scale.stores import Asked, stores
+from loadtest.scale.thread import Thread
 from loadtest.seed.chats import Chat
 from loadtest.seed.clock import Clock
 from loadtest.seed.drafts import Drafts
@@ -88,50 +84,14 @@ def test_what_was_never_there_costs_nothing() -> None:
     assert (found.second, found.commit, found.agent) == pytest.approx((0.05, 0.01, 0.0))
 
 
-@pytest.mark.parametrize(("cores", "ends"), [(1, [3.0, 4.0]), (2, [2.0, 3.0]), (float("inf"), [2.0, 3.0])])
-def test_cores_are_shared_equally(cores: float, ends: list[float]) -> None:
-    """Two seconds of work from 0 on and two from 1 on; alone on a core for the first second and the last."""
-    clock, done = Clock(), list[float]()
-    machine = Machine(clock, cores)
-    machine.compute(2.0, lambda: done.append(clock.now))
-    clock.at(1.0, lambda: machine.compute(2.0, lambda: done.append(clock.now)))
-    clock.run(lambda: len(done) == 2)
-    assert done == pytest.approx(ends)
-
-
-def test_others_take_their_share_of_the_cores() -> None:
-    clock, done = Clock(), list[float]()
-    machine = Machine(clock, 2, others=3.0)
-    machine.compute(1.0, lambda: done.append(clock.now))
-    clock.run(lambda: bool(done))
-    assert done == [2.0]
-
-
-def test_threads_that_want_a_core_are_told_from_those_that_sleep() -> None:
-    spins, sleeps = (
-        subprocess.Popen([sys.executable, "-c", f"import time\nwhile True: {what}"])
-        for what in ("pass", "time.sleep(1)")
-    )
-    try:
-        time.sleep(1.0)
-        assert [wanting(spins.pid), wanting(sleeps.pid)] == [1, 0]
-        with Neighbours() as found:
-            time.sleep(0.5)
-        assert found.mean >= 0
-    finally:
-        for process in (spins, sleeps):
-            process.kill()
-            process.wait()
-
-
 def test_a_thread_does_one_thing_after_the_other() -> None:
     clock, done = Clock(), list[tuple[str, float]]()
-    thread = Thread(clock, Machine(clock))
+    thread = Thread(clock, speed=0.5)
     for name, seconds in (("long", 2.0), ("short", 0.5), ("none", 0.0)):
         thread.do(seconds, lambda name=name: done.append((name, clock.now)))
     clock.run(lambda: len(done) == 3)
-    assert done == [("long", 2.0), ("short", 2.5), ("none", 2.5)]
-    assert (thread.busy, thread.waited) == (2.5, [0.0, 2.0, 2.5])
+    assert done == [("long", 4.0), ("short", 5.0), ("none", 5.0)]
+    assert (thread.busy, thread.waited) == (2.5, [0.0, 4.0, 5.0])
 
 
 def test_a_cells_gateways_are_charged_for_what_passes(chats: list[Chat], drafts: Drafts) -> None:
@@ -174,10 +134,10 @@ def test_a_gateway_that_is_too_slow_holds_everything_up(chats: list[Chat], draft
 
 def test_a_busy_machine_slows_all_that_run_on_it(chats: list[Chat], drafts: Drafts) -> None:
     rates: list[float] = []
-    for cores in (2, 1):
-        window = ran(cell_of(chats, drafts, Shape(1, 2, edge=False, cores=cores), FREE), chats, streams=8)
+    for speed in (1.0, 0.5):
+        window = ran(cell_of(chats, drafts, Shape(1, 2, edge=False, speed=speed), COSTS), chats, streams=8)
         rates.append(window.tokens / window.seconds)
-    assert rates[1] < 0.7 * rates[0]
+    assert rates[1] == pytest.approx(0.5 * rates[0], rel=0.1)
 
 
 def test_commits_share_frames_where_gateways_are_few() -> None:
