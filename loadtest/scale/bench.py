@@ -6,10 +6,11 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
+from edgedraft.progress import progress
 from edgedraft.settings import BenchSettings
 from loadtest.report import Result
 from loadtest.scale import measure as measuring
-from loadtest.scale.match import SMALL, Small, live, simulated
+from loadtest.scale.match import SMALL, Figures, Small, live, simulated
 from loadtest.scale.match import rows as matched_rows
 from loadtest.scale.measure import Measured, Plan, measure
 from loadtest.scale.service import ANSWER, Assumed
@@ -43,11 +44,14 @@ def scale(settings: BenchSettings, extent: Extent | None = None) -> Result:
     with stores() as shared:
         measured = measure(shared, extent.plan)
         loads.append(os.getloadavg()[0])
-        pairs = []
-        for small in extent.small:
-            real = live(shared, small, texts, EDGE, settings.dtype, extent.seconds)
-            pairs.append((small, real, simulated(small, texts, measured.costs, EDGE, real, extent.tokens)))
-            loads.append(os.getloadavg()[0])
+        pairs: list[tuple[Small, Figures, Figures]] = []
+        with progress("small services", len(extent.small), "services") as advance:
+            for small in extent.small:
+                real = live(shared, small, texts, EDGE, settings.dtype, extent.seconds)
+                found = simulated(small, texts, measured.costs, EDGE, real, extent.tokens)
+                pairs.append((small, real, found))
+                loads.append(os.getloadavg()[0])
+                advance(note=f"{small}: {real.tokens:.0f} tokens/s, simulated {found.tokens:.0f}")
     texts.keep()
     matched = matched_rows(pairs)
     bounds = cells(texts, measured.costs, EDGE, extent.cell_tokens)

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from edgedraft.wire import Commit, Draft, encode
-from loadtest.scale.costs import Costs
+from loadtest.scale.costs import NAMES, Costs
+from loadtest.scale.frames import Frames
 from loadtest.scale.thread import Thread
 from loadtest.seed.clock import Clock
 from loadtest.seed.desktop import Desktop
@@ -27,7 +28,7 @@ from loadtest.seed.target import Target
 from verifier.costs import StepCosts
 from verifier.scheduler import Limits
 
-FREE = Costs(*[0.0] * 9)
+FREE = Costs(*[0.0] * len(NAMES))
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class CellMeters(Meters):
     frames: int = 0
     told: int = 0
     drafts: int = 0
+    more: int = 0  # drafts beyond the first of a frame
     requests: int = 0
 
 
@@ -120,7 +122,7 @@ class Cell:
     def begin(self, stream: Stream) -> None:
         home = self.gateways[stream.slot % len(self.gateways)]
         self.meters.requests += 1
-        self._spend(home, "request", partial(self._open, stream, home))
+        self._spend(home, self._parts.gateway.request, partial(self._open, stream, home))
 
     def _open(self, stream: Stream, home: Thread) -> None:
         server = min(self._servers, key=len)
@@ -142,23 +144,30 @@ class Cell:
             down = Way(self.clock, link, link.down, self._dice)
             thread = self.gateways[number]
 
-            def send(draft: Draft) -> None:
-                size = len(encode([draft]))
+            def send(sent: Sequence[Draft]) -> None:
+                size = len(encode(sent))
                 self.meters.up += size
                 self.meters.drafts += 1
-                self._load.do(self._shape.load.draft, partial(up.send, size, partial(self._drafted, thread, draft)))
+                self.meters.more += len(sent) - 1
+                self._load.do(self._shape.load.draft, partial(up.send, size, partial(self._drafted, thread, sent)))
 
-            self._seats[slot] = _Seat(Desktop(self.clock, device, drafts, self.meters, send), up, down, thread)
+            frames = Frames(self.clock, send)
+            self._seats[slot] = _Seat(Desktop(self.clock, device, drafts, self.meters, frames.put), up, down, thread)
         return self._seats[slot]
 
-    def _drafted(self, thread: Thread, draft: Draft) -> None:
+    def _drafted(self, thread: Thread, drafts: Sequence[Draft]) -> None:
         """A frame of drafts has come to the gateway that has the agent."""
-        if not (running := self._running.get(draft.session)):
+        if not (running := self._running.get(drafts[0].session)):
             return
-        taken: Callable[[], None] = partial(running.server.draft, draft)
-        if thread is not running.home:
-            taken = partial(self._spend, running.home, "lent_draft", taken)
-        self._spend(thread, "draft", taken)
+
+        def taken() -> None:
+            for draft in drafts:
+                running.server.draft(draft)
+
+        costs, more = self._parts.gateway, len(drafts) - 1
+        lent = costs.lent_draft + more * costs.lent_another
+        then = taken if thread is running.home else partial(self._spend, running.home, lent, taken)
+        self._spend(thread, costs.draft + more * costs.another, then)
 
     def _deliver(self, commits: Mapping[int, Commit]) -> None:
         """A step's commits: one frame to each gateway that has sessions in it."""
@@ -185,7 +194,7 @@ class Cell:
                 if seat.thread is running.home:
                     self._tell(seat, commit)
                 else:
-                    self._spend(seat.thread, "lent_told", partial(self._tell, seat, commit))
+                    self._spend(seat.thread, self._parts.gateway.lent_told, partial(self._tell, seat, commit))
 
     def _tell(self, seat: _Seat, commit: Commit) -> None:
         size = len(encode([commit]))
@@ -197,7 +206,6 @@ class Cell:
         if commit.finish:
             self._committed(stream, ())
 
-    def _spend(self, thread: Thread, of: str, then: Callable[[], None]) -> None:
-        seconds = getattr(self._parts.gateway, of)
+    def _spend(self, thread: Thread, seconds: float, then: Callable[[], None]) -> None:
         self.meters.gateway += seconds
         thread.do(seconds, then)

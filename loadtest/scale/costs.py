@@ -23,8 +23,10 @@ class Counts:
     commit: float = 0.0
     told: float = 0.0
     draft: float = 0.0
+    another: float = 0.0
     lent_told: float = 0.0
     lent_draft: float = 0.0
+    lent_another: float = 0.0
     agent: float = 0.0
 
 
@@ -37,9 +39,11 @@ class Costs:
     frame: float  # of commits from a verifier
     commit: float  # in such a frame, and its event for the client
     told: float  # a commit that is passed on to an agent
-    draft: float  # a frame of an agent, checked and passed on to a verifier
+    draft: float  # a frame of an agent with one draft, checked and passed on to a verifier
+    another: float  # each further draft in the same frame
     lent_told: float  # what that takes more where the agent is another replica's, on both together
     lent_draft: float
+    lent_another: float
     agent: float  # an attached agent that does nothing, for a second
 
     def seconds(self, counts: Counts) -> float:

@@ -19,6 +19,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from edgedraft.wire import Commit, Draft, Open, encode, to_agent
+from loadtest.scale.frames import Frames
 from loadtest.scale.peers import stream
 from loadtest.seed.chats import Chat
 from loadtest.seed.clock import Clock
@@ -73,7 +74,7 @@ class LiveDesktop:
         self._up, self._down = Way(clock, link, link.up, dice), Way(clock, link, link.down, dice)
         self._socket, self._seen = socket, seen
         self._chats = {chat.prompt: chat for chat in chats}
-        self._desktop = Desktop(clock, device, drafts, Meters(), self._send)
+        self._desktop = Desktop(clock, device, drafts, Meters(), Frames(clock, self._send).put)
         self._sending: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -90,8 +91,8 @@ class LiveDesktop:
             self._seen.told += 1
             self._desktop.commit(message)
 
-    def _send(self, draft: Draft) -> None:
-        frame = encode([draft])
+    def _send(self, drafts: Sequence[Draft]) -> None:
+        frame = encode(drafts)
         self._seen.drafts += 1
 
         def arrived() -> None:

@@ -50,13 +50,17 @@ class Plan:
 
 @dataclass(frozen=True)
 class Shape:
-    """A run with streams: which model, how many streams, and frames of drafts a commit; None is without agents."""
+    """A run with streams: which model, how many streams, and frames of drafts a commit; None is without agents.
+
+    `each` is how many drafts such a frame has.
+    """
 
     name: str
     model: str
     streams: int
     drafts: int | None = None
     lent: bool = False
+    each: int = 1
 
 
 SHAPES = (
@@ -67,10 +71,12 @@ SHAPES = (
     Shape("8 streams, agents that only listen", ONE, 8, 0),
     Shape("8 streams, a draft a commit", ONE, 8, 1),
     Shape("8 streams, 3 drafts a commit", ONE, 8, 3),
+    Shape("8 streams, 3 drafts in a frame", ONE, 8, 1, each=3),
     Shape("24 streams, a draft a commit", ONE, 24, 1),
     Shape("8 streams, lent agents that only listen", ONE, 8, 0, lent=True),
     Shape("8 streams, lent agents, a draft a commit", ONE, 8, 1, lent=True),
     Shape("8 streams, lent agents, 3 drafts a commit", ONE, 8, 3, lent=True),
+    Shape("8 streams, lent agents, 3 drafts in a frame", ONE, 8, 1, lent=True, each=3),
 )
 
 
@@ -166,6 +172,7 @@ class _Bed:
             "commit": self.count.commits,
             "told": self.told.commits,
             "draft": self.told.drafts,
+            "another": self.told.more,
             "request": self.answered,
         }
 
@@ -176,7 +183,7 @@ class _Bed:
         if shape.drafts is not None:
             for _ in range(shape.streams // 8):
                 socket = await attach(agents_at, KEY, self._fingerprint)
-                drafting.append(asyncio.create_task(_drafting(socket, shape.drafts, self.told)))
+                drafting.append(asyncio.create_task(_drafting(socket, shape, self.told)))
         body = _body(shape.model, 2000, shape.drafts is not None)
         url = f"{home}/v1/chat/completions"
         asking = [asyncio.create_task(stream(self._http, url, KEY, body)) for _ in range(shape.streams)]
@@ -266,15 +273,15 @@ async def _all_served(http: aiohttp.ClientSession, url: str) -> None:
     raise StartError("a scripted verifier was not found")
 
 
-async def _drafting(socket: Any, frames: int, told: Told) -> None:
+async def _drafting(socket: Any, shape: Shape, told: Told) -> None:
     try:
-        await draft(socket, frames, told)
+        await draft(socket, shape.drafts or 0, shape.each, told)
     finally:
         await socket.close()
 
 
 def _lent(lent: bool, **counts: float) -> Counts:
-    more = {"lent_told": counts["told"], "lent_draft": counts["draft"]} if lent else {}
+    more = {f"lent_{name}": counts[name] for name in ("told", "draft", "another")} if lent else {}
     return Counts(**counts, **more)
 
 

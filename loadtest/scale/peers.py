@@ -44,6 +44,7 @@ class Told:
 
     commits: int = 0
     drafts: int = 0  # frames
+    more: int = 0  # drafts beyond the first of a frame
 
 
 async def attach(url: str, key: str, fingerprint: str, sessions: int = SESSIONS, name: str = "") -> ClientConnection:
@@ -59,8 +60,8 @@ async def attach(url: str, key: str, fingerprint: str, sessions: int = SESSIONS,
     return socket
 
 
-async def draft(socket: ClientConnection, frames: int, told: Told) -> None:
-    """Answer every commit with so many frames of one node each, one node below the other, until the link ends."""
+async def draft(socket: ClientConnection, frames: int, each: int, told: Told) -> None:
+    """Answer every commit with `frames` of `each` drafts, one node each and below the last, until the link ends."""
     epochs: dict[int, int] = {}
     with suppress(ConnectionClosed):
         while True:
@@ -73,10 +74,13 @@ async def draft(socket: ClientConnection, frames: int, told: Told) -> None:
                     told.commits += 1
                     epochs[message.session] += 1
                     at = message.at + len(message.tokens)
-                    for node in range(1, frames + 1):
-                        said = Draft(message.session, epochs[message.session], at, node, [7], [node - 1], CONFIDENCE)
-                        await socket.send(encode([said]))
-                        told.drafts += 1
+                    for first in range(1, frames * each + 1, each):
+                        said = [
+                            Draft(message.session, epochs[message.session], at, node, [7], [node - 1], CONFIDENCE)
+                            for node in range(first, first + each)
+                        ]
+                        await socket.send(encode(said))
+                        told.drafts, told.more = told.drafts + 1, told.more + each - 1
 
 
 async def stream(http: aiohttp.ClientSession, url: str, key: str, body: dict[str, Any]) -> int:

@@ -34,11 +34,12 @@ class Assumed:
 
 @dataclass(frozen=True)
 class Stream:
-    """Of an edge stream: tokens a commit, nodes checked in one, frames of drafts a commit."""
+    """Of an edge stream: tokens a commit, nodes checked in one, frames of drafts a commit, and drafts beyond those."""
 
     tokens: float
     nodes: float
     drafts: float
+    more: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -99,12 +100,8 @@ def _with(
     a_frame = commits_a_frame(streams / verifiers, gateways)
     commits = assumed.pace / stream.tokens
     lent = 1 - 1 / gateways
-    home = commits * (
-        costs.frame / a_frame
-        + costs.commit
-        + costs.told
-        + stream.drafts * costs.draft
-        + lent * (costs.lent_told + stream.drafts * costs.lent_draft) / 2
-    )
-    lender = commits * (costs.lent_told + stream.drafts * costs.lent_draft) / 2
+    drafts = stream.drafts * costs.draft + stream.more * costs.another
+    borrowed = (costs.lent_told + stream.drafts * costs.lent_draft + stream.more * costs.lent_another) / 2
+    home = commits * (costs.frame / a_frame + costs.commit + costs.told + drafts + lent * borrowed)
+    lender = commits * borrowed
     return Service(agents, streams, gateways, verifiers, a_frame, home, lender)

@@ -61,14 +61,16 @@ def cells(
                 "wait_p99_ms": 1e3 * waits[int(0.99 * (len(waits) - 1))],
                 "tokens_a_commit": window.tokens / meters.verifies,
                 "nodes_a_commit": meters.nodes / meters.verifies,
-                "drafts_a_commit": meters.drafts / meters.verifies,
+                "draft_frames_a_commit": meters.drafts / meters.verifies,
+                "more_drafts_a_commit": meters.more / meters.verifies,
             }
         )
     return found
 
 
 def a_stream(cell: dict[str, Any]) -> Stream:
-    return Stream(cell["tokens_a_commit"], cell["nodes_a_commit"], cell["drafts_a_commit"])
+    names = ("tokens_a_commit", "nodes_a_commit", "draft_frames_a_commit", "more_drafts_a_commit")
+    return Stream(*(cell[name] for name in names))
 
 
 def sizes(

@@ -9,11 +9,13 @@ from dataclasses import replace
 
 import pytest
 
-from edgedraft.wire import Sampling
+from edge_agent.link import TOGETHER_SECONDS
+from edgedraft.wire import Draft, Sampling
 from loadtest.scale import measure as measuring
 from loadtest.scale.cell import FREE, Cell, Parts, Shape
 from loadtest.scale.costs import NAMES, Costs, Counts, Run, error, fit
 from loadtest.scale.crowd import Crowd
+from loadtest.scale.frames import Frames
 from loadtest.scale.live import LoopClock
 from loadtest.scale.measure import Measured, Plan, StoreUse, measure
 from loadtest.scale.service import AIM, Assumed, Stream, busy, commits_a_frame, service, sessions_of_a_verifier
@@ -30,7 +32,7 @@ from loadtest.trace import load
 from verifier.costs import StepCosts
 
 STEP = 0.03
-COSTS = Costs(1e-3, 3e-3, 2e-4, 1e-4, 5e-5, 4e-5, 6e-5, 3e-5, 1e-5)
+COSTS = Costs(1e-3, 3e-3, 2e-4, 1e-4, 5e-5, 4e-5, 1e-5, 6e-5, 3e-5, 1e-5, 1e-5)
 STREAM = Stream(tokens=1.5, nodes=1.0, drafts=2.0)
 ASSUMED = Assumed(share=0.02, pace=50.0)
 
@@ -68,7 +70,7 @@ def ran(cell: Cell, chats: Sequence[Chat], streams: int = 4) -> Window:
 def test_costs_are_found_again_from_runs_that_differ() -> None:
     dice = random.Random(1)
     runs: list[Run] = []
-    for number in range(20):
+    for number in range(40):
         counts = Counts(**{name: dice.choice((0, dice.randrange(1, 1000))) for name in NAMES})
         runs.append(Run(str(number), counts, COSTS.seconds(counts), 2 * COSTS.seconds(counts)))
     found = fit(runs)
@@ -103,7 +105,8 @@ def test_a_cells_gateways_are_charged_for_what_passes(chats: list[Chat], drafts:
     assert meters.frames <= meters.verifies
     parts = COSTS.request * meters.requests + COSTS.frame * meters.frames + COSTS.commit * meters.verifies
     rest = meters.gateway - parts
-    assert 0 < rest <= (COSTS.told * meters.verifies + COSTS.draft * meters.drafts) * 1.001
+    of_drafts = COSTS.draft * meters.drafts + COSTS.another * meters.more
+    assert 0 < rest <= (COSTS.told * meters.verifies + of_drafts) * 1.001
 
 
 def test_without_desktops_nobody_is_told(chats: list[Chat], drafts: Drafts) -> None:
@@ -183,6 +186,18 @@ def test_sizes_tell_what_gives_way() -> None:
     assert large["gateways"] > 100 > small["gateways"]
 
 
+def test_drafts_that_come_soon_after_a_frame_share_the_next() -> None:
+    clock, sent = Clock(), list[tuple[float, list[int]]]()
+    frames = Frames(clock, lambda drafts: sent.append((clock.now, [draft.first for draft in drafts])))
+    rest = TOGETHER_SECONDS
+    for number, at in enumerate((0.0, 0.1 * rest, 0.9 * rest, 1.5 * rest, 5 * rest)):
+        draft = Draft(1, 1, 0, number, [7], [0], b"")
+        clock.at(at, lambda draft=draft: frames.put(draft))
+    clock.run(lambda: False)
+    assert [first for _, first in sent] == [[0], [1, 2], [3], [4]]
+    assert [at for at, _ in sent] == pytest.approx([0.0, rest, 2 * rest, 5 * rest])
+
+
 async def test_a_desktop_may_run_on_the_event_loops_time() -> None:
     clock, seen = LoopClock(), list[int]()
     soon, late = clock.now + 0.3, clock.now + 0.4
@@ -192,16 +207,20 @@ async def test_a_desktop_may_run_on_the_event_loops_time() -> None:
     assert seen == [*range(0, 200, 2), *range(1, 200, 2)]
 
 
+SOME = ("8 streams, 4 verifiers", "8 streams, 3 drafts in a frame", "8 streams, lent agents, 3 drafts a commit")
+
+
 @pytest.mark.long
 def test_costs_are_measured_on_real_gateways(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measuring, "SHAPES", (measuring.SHAPES[2], measuring.SHAPES[6], measuring.SHAPES[10]))
+    monkeypatch.setattr(measuring, "SHAPES", tuple(shape for shape in measuring.SHAPES if shape.name in SOME))
     plan = Plan(windows=1, seconds=1.0, settle=0.5, agents=20, counted_seconds=2.0)
     with stores() as shared:
         found = measure(shared, plan)
     four, own, lent = (run.counts for run in found.runs[1:4])
     assert four.frame > 100  # four verifiers say one every 20 ms
     assert four.told == 0
-    assert own.draft == pytest.approx(3 * own.told, rel=0.1)
+    assert own.draft == pytest.approx(own.told, rel=0.1)
+    assert own.another == 2 * own.draft
     assert own.lent_told == 0
     assert lent.lent_draft == lent.draft > 0
     assert found.runs[-2].counts.request > 0
