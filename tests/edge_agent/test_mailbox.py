@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from typing import cast
 
 import pytest
+from websockets.asyncio.client import ClientConnection
 
+from edge_agent import link
 from edge_agent.mailbox import INBOX, OUTBOX, Mailbox, MailboxClosed
 from edgedraft import wire
 from edgedraft.wire import MAX_AGENT_FRAME, MAX_DRAFT_NODES, Close, Draft
@@ -34,6 +37,26 @@ async def test_all_that_waits_goes_as_one_frame_up_to_a_bound() -> None:
     assert (len(first), len(rest)) == (OUTBOX, 5)
     largest = Draft(2**53, 2**53, 2**31 - 1, 2**52, [2**31 - 1] * MAX_DRAFT_NODES, [2**52] * 64, b"\xff" * 64)
     assert len(wire.encode([largest] * OUTBOX)) <= MAX_AGENT_FRAME
+
+
+async def test_drafts_that_follow_soon_after_a_frame_share_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "TOGETHER_SECONDS", 0.3)
+    mailbox, frames = Mailbox(), list[list[int]]()
+
+    class Wire:
+        async def send(self, frame: bytes) -> None:
+            frames.append([cast(Draft, message).session for message in wire.from_agent(frame)])
+
+    sending = asyncio.create_task(link._send(cast(ClientConnection, Wire()), mailbox))
+    try:
+        for number in (1, 2, 3):
+            mailbox.post([draft(number)])
+            await asyncio.sleep(0.02)
+        assert frames == [[1]]
+        await asyncio.sleep(0.4)
+        assert frames == [[1], [2, 3]]
+    finally:
+        sending.cancel()
 
 
 async def test_while_the_outbox_is_full_the_thread_waits() -> None:
