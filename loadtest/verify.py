@@ -121,7 +121,7 @@ def measure(engine: Engine, contexts: Sequence[Sequence[int]]) -> dict[tuple[int
     with progress("measuring", (REPEATS + 1) * len(sizes), "steps") as advance:
         for repeat in range(REPEATS + 1):
             for size in dice.sample(sizes, len(sizes)):
-                wall, cpu = _step(engine, *size, contexts)
+                wall, cpu = step(engine, *size, contexts)
                 if repeat:  # the first round only warms up
                     cells[size].wall.append(wall)
                     cells[size].cpu.append(cpu)
@@ -154,7 +154,7 @@ def measure_hardware(dtype: torch.dtype) -> Hardware:
     return Hardware(max(copied, summed), 2 * size**3 / _best(lambda: a @ b))
 
 
-def _step(engine: Engine, sessions: int, rows: int, contexts: Sequence[Sequence[int]]) -> tuple[float, float]:
+def step(engine: Engine, sessions: int, rows: int, contexts: Sequence[Sequence[int]]) -> tuple[float, float]:
     """Wall and CPU seconds of one step; the sessions are closed again."""
     for key in range(sessions):
         request = Request(key, tuple(contexts[key]), GREEDY, 4 * max(ROWS), frozenset(), salt=str(key))

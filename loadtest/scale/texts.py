@@ -6,7 +6,9 @@ happened to fall into it. Texts and guesses are computed once and kept, as `benc
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from transformers import AutoTokenizer
 
@@ -17,13 +19,18 @@ from edgedraft.wire import Sampling
 from loadtest.seed.chats import Chat, record, with_texts
 from loadtest.seed.drafts import Drafts
 from loadtest.seed.record import Record, read, record_file, write
-from loadtest.seed.target import Target, measured_steps, played, real
+from loadtest.seed.target import Target, played, real
+from loadtest.verify import step
 from loadtest.workloads import mixed
 from verifier.costs import StepCosts
+from verifier.engine import Engine
 from verifier.target import load_target
 
 LONGEST_PROMPT = 60  # tokens
 ANSWER = 100
+CONTEXT = 96  # a multiple of the KV cache's block, so that all of it is found again
+SIZES = ((1, 1), (2, 1), (4, 1), (4, 2), (4, 4), (8, 4), (16, 4), (16, 8))  # sessions, and rows of each
+STEPS_AGAIN = 7
 KIND = "0.0"
 
 
@@ -62,10 +69,21 @@ def prepare(dtype: str, answer: int = ANSWER) -> Texts:
             asked.append(Chat(len(asked), prompt.kind, prompt.text, tokens, Sampling(temperature=0), answer))
     file_of = ("scale", DEMO_MODEL, dtype, tuple(asked))
     kept = read(record_file(*file_of))
-    target = real(model, card)
-    chats = with_texts(asked, kept.texts[KIND]) if kept else record(asked, target.engine, card.eos)
+    engine = real(model, card).engine
+    chats = with_texts(asked, kept.texts[KIND]) if kept else record(asked, engine, card.eos)
     drafts = Drafts(card.vocab_size, threads=1)
     drafts.remember(kept.guesses if kept else [])
     with progress("measuring steps"):
-        steps = measured_steps(target)
+        steps = measured_steps(engine, chats)
     return Texts(chats, steps, drafts, card.eos, file_of)
+
+
+def measured_steps(engine: Engine, chats: Sequence[Chat]) -> StepCosts:
+    """CPU seconds of steps in which every row is decoded or checked, in texts as long as these are halfway."""
+    whole = [[*chat.prompt, *chat.text] for chat in chats]
+    contexts = [(tokens + whole[0])[: CONTEXT + 1] for tokens in whole]
+    costs = StepCosts()
+    for sessions, rows in SIZES:
+        own = [contexts[key % len(contexts)] for key in range(sessions)]
+        costs.measured(sessions * rows, median(step(engine, sessions, rows, own)[1] for _ in range(STEPS_AGAIN)))
+    return costs
