@@ -16,7 +16,7 @@ from loadtest.scale.measure import Measured, Plan, measure
 from loadtest.scale.service import ANSWER, Assumed
 from loadtest.scale.sizes import AGENTS, a_stream, cells, sizes, steps
 from loadtest.scale.stores import stores
-from loadtest.scale.texts import prepare
+from loadtest.scale.texts import curve_of, prepare
 from loadtest.seed.profiles import DEVICES, LINKS
 
 EDGE = DEVICES["rtx-4090"], LINKS["fibre"]
@@ -28,9 +28,9 @@ class Extent:
 
     plan: Plan = field(default_factory=Plan)
     small: tuple[Small, ...] = SMALL
-    seconds: float = 40.0  # of a small real service
+    seconds: float = 30.0  # of a small real service
     tokens: int = 3000  # of a simulated one
-    cell_tokens: int = 6000
+    cell_tokens: int = 4000
     agents: tuple[int, ...] = AGENTS
     answer: int = 100
 
@@ -44,13 +44,17 @@ def scale(settings: BenchSettings, extent: Extent | None = None) -> Result:
     with stores() as shared:
         measured = measure(shared, extent.plan)
         loads.append(os.getloadavg()[0])
+        demo_steps: list[dict[int, float]] = []
         pairs: list[tuple[Small, Figures, Figures]] = []
         with progress("small services", len(extent.small), "services") as advance:
             for small in extent.small:
+                before = texts.measured_steps()
                 real = live(shared, small, texts, EDGE, settings.dtype, extent.seconds)
-                found = simulated(small, texts, measured.costs, EDGE, real, extent.tokens)
+                steps_then = curve_of(before, texts.measured_steps())
+                found = simulated(small, texts, steps_then, measured.costs, EDGE, real, extent.tokens)
                 pairs.append((small, real, found))
                 loads.append(os.getloadavg()[0])
+                demo_steps.append({rows: 1e3 * steps_then.seconds(rows) for rows in (1, 4, 16, 64)})
                 advance(note=f"{small}: {real.tokens:.0f} tokens/s, simulated {found.tokens:.0f}")
     texts.keep()
     matched = matched_rows(pairs)
@@ -68,7 +72,7 @@ def scale(settings: BenchSettings, extent: Extent | None = None) -> Result:
         "device": EDGE[0].name,
         "link": EDGE[1].name,
         "verifier_step_ms": {rows: 1e3 * steps().seconds(rows) for rows in (1, 64, 256)},
-        "demo_step_ms": {rows: 1e3 * texts.steps.seconds(rows) for rows in (1, 4, 16, 64)},
+        "demo_step_ms": demo_steps,
     }
     return Result(
         "from a hundred agents to a million",

@@ -59,9 +59,10 @@ class Parts:
 
 @dataclass
 class CellMeters(Meters):
-    """Besides: CPU seconds of all gateways, frames from verifiers, commits told to agents, and frames of drafts."""
+    """Besides: CPU seconds and wakes of all gateways, frames from verifiers, commits told, frames of drafts."""
 
     gateway: float = 0.0
+    wakes: int = 0
     frames: int = 0
     told: int = 0
     drafts: int = 0
@@ -96,7 +97,7 @@ class Cell:
         self.clock = Clock()
         self.meters = CellMeters()
         self._shape, self._parts, self._dice = shape, parts, random.Random(seed)
-        self.gateways = [Thread(self.clock, shape.speed) for _ in range(shape.gateways)]
+        self.gateways = [Thread(self.clock, shape.speed, parts.gateway.wake) for _ in range(shape.gateways)]
         self._load = Thread(self.clock, shape.speed)
         compute: Compute = lambda seconds, done: self.clock.after(seconds / shape.speed, done)  # noqa: E731
         self._eos: tuple[int, ...] = ()
@@ -182,8 +183,7 @@ class Cell:
             told = sum(1 for running, commit in frame if running.seat and not commit.finish)
             seconds = costs.frame + len(frame) * costs.commit + told * costs.told
             self.meters.frames += 1
-            self.meters.gateway += seconds
-            self.gateways[number].do(seconds, partial(self._relayed, frame))
+            self._spend(self.gateways[number], seconds, partial(self._relayed, frame))
 
     def _relayed(self, frame: list[tuple[_Running, Commit]]) -> None:
         load = self._shape.load
@@ -207,5 +207,7 @@ class Cell:
             self._committed(stream, ())
 
     def _spend(self, thread: Thread, seconds: float, then: Callable[[], None]) -> None:
-        self.meters.gateway += seconds
+        busy, wakes = thread.busy, thread.wakes
         thread.do(seconds, then)
+        self.meters.gateway += thread.busy - busy
+        self.meters.wakes += thread.wakes - wakes

@@ -18,6 +18,7 @@ class Counts:
     """How much of everything there was in a run; `Costs` has the same names and says what each is."""
 
     second: float = 0.0
+    wake: float = 0.0
     request: float = 0.0
     frame: float = 0.0
     commit: float = 0.0
@@ -35,6 +36,7 @@ class Costs:
     """CPU seconds a piece."""
 
     second: float  # of being there, with its stores and verifiers
+    wake: float  # of coming back from having nothing to do: the more there is, the less often that happens
     request: float  # from its bytes to its last, tokens left out
     frame: float  # of commits from a verifier
     commit: float  # in such a frame, and its event for the client

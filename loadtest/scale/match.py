@@ -25,13 +25,14 @@ from loadtest.metrics import metrics_of
 from loadtest.scale.cell import FREE, Cell, Parts, Shape
 from loadtest.scale.costs import Costs
 from loadtest.scale.live import LiveDesktop, Seen, ask_on
-from loadtest.scale.measure import KEY
+from loadtest.scale.measure import KEY, wakes
 from loadtest.scale.peers import attach, ended
 from loadtest.scale.stores import Stores
 from loadtest.scale.texts import Texts
 from loadtest.seed.fleet import Load, run
 from loadtest.seed.profiles import Device, Link
 from loadtest.seed.server import LIMITS
+from verifier.costs import StepCosts
 
 VERIFIER_LIMITS = replace(LIMITS, prompt_lookup=True)  # as a verifier has it
 
@@ -70,6 +71,7 @@ class Figures:
     verifier: float  # as it says itself: while a step runs
     verifier_cpu: float
     gateway: float
+    wakes: float
     load: float = 0.0
 
     @property
@@ -146,6 +148,7 @@ async def _totals(fleet: Fleet, seen: Seen) -> dict[str, float]:
         "verifier": sum(one[f"{name}step_seconds_sum"] for one in told),
         "verifier_cpu": sum(cpu_seconds(child.process.pid) for child in fleet.verifiers),
         "gateway": sum(cpu_seconds(child.process.pid) for child in fleet.gateways),
+        "wakes": sum(wakes(child.process.pid) for child in fleet.gateways),
         "load": time.process_time(),
     }
 
@@ -156,13 +159,19 @@ def _figures(before: dict[str, float], after: dict[str, float]) -> Figures:
 
 
 def simulated(
-    small: Small, texts: Texts, costs: Costs, edge: tuple[Device, Link], beside: Figures, tokens: int
+    small: Small,
+    texts: Texts,
+    steps: StepCosts,
+    costs: Costs,
+    edge: tuple[Device, Link],
+    beside: Figures,
+    tokens: int,
 ) -> Figures:
     """The same in virtual time; of `beside`, the real run, only the load's own time and the speed are used."""
     piece = beside.load / (beside.commits + beside.told + beside.drafts)
     load = replace(FREE, commit=piece, told=piece, draft=piece)
     shape = Shape(small.gateways, small.verifiers, small.edge, 0.0, beside.speed, load, VERIFIER_LIMITS)
-    cell = Cell(shape, Parts(texts.played, texts.steps, costs, (*edge, texts.drafts)))
+    cell = Cell(shape, Parts(lambda: texts.played(steps), steps, costs, (*edge, texts.drafts)))
     window = run(cell, texts.chats, Load(small.streams, tokens=tokens, warm=tokens // 3), seed=0)
     meters, seconds = window.meters, window.seconds
     assert isinstance(meters, type(cell.meters))
@@ -175,6 +184,7 @@ def simulated(
         meters.server / seconds / beside.speed,
         meters.server / seconds,
         meters.gateway / seconds + small.gateways * costs.second,
+        meters.wakes / seconds,
     )
 
 
@@ -197,6 +207,7 @@ SHOWN = {
     "commits": "commits/s",
     "frames": "frames/s of agents",
     "verifier": "verifiers busy",
+    "wakes": "gateways' wakes/s",
     "gateway": "gateways' CPU, cores",
     "tokens_per_cpu": "tokens by CPU second of verifiers",
     "gateway_per_token": "gateways' CPU by token, ms",

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import psutil
 
 from edgedraft.open_files import allow_many_files
 from edgedraft.progress import progress
@@ -168,6 +169,7 @@ class _Bed:
 
     def _seen(self) -> dict[str, float]:
         return {
+            "wake": sum(wakes(child.process.pid) for child in self._stack.children),
             "frame": self.count.frames,
             "commit": self.count.commits,
             "told": self.told.commits,
@@ -278,6 +280,11 @@ async def _drafting(socket: Any, shape: Shape, told: Told) -> None:
         await draft(socket, shape.drafts or 0, shape.each, told)
     finally:
         await socket.close()
+
+
+def wakes(pid: int) -> int:
+    """How often a process's first thread has waited for something, in a gateway the event loop's."""
+    return psutil.Process(pid).num_ctx_switches().voluntary
 
 
 def _lent(lent: bool, **counts: float) -> Counts:

@@ -14,6 +14,7 @@ from loadtest.scale.costs import Costs
 from verifier.costs import StepCosts
 
 AIM = 0.6  # of a core that a gateway is to be busy at most
+RESTING = 1 - AIM  # share of what comes that finds it at rest, and wakes it
 ANSWER = 338  # tokens, ShareGPT's mean (Kwon et al. 2023, arXiv 2309.06180)
 MOST_SESSIONS = 64  # of a verifier, its default
 
@@ -102,6 +103,8 @@ def _with(
     lent = 1 - 1 / gateways
     drafts = stream.drafts * costs.draft + stream.more * costs.another
     borrowed = (costs.lent_told + stream.drafts * costs.lent_draft + stream.more * costs.lent_another) / 2
+    wakes = 1 / a_frame + stream.drafts
     home = commits * (costs.frame / a_frame + costs.commit + costs.told + drafts + lent * borrowed)
-    lender = commits * borrowed
+    home += commits * RESTING * wakes * costs.wake
+    lender = commits * (borrowed + RESTING * (1 + stream.drafts) * costs.wake)
     return Service(agents, streams, gateways, verifiers, a_frame, home, lender)

@@ -6,14 +6,13 @@ happened to fall into it. Texts and guesses are computed once and kept, as `benc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import median
+from statistics import mean, median
 
 from transformers import AutoTokenizer
 
 from edgedraft.demo_model import DEMO_MODEL, resolve_model
-from edgedraft.progress import progress
 from edgedraft.settings import VerifierSettings
 from edgedraft.wire import Sampling
 from loadtest.seed.chats import Chat, record, with_texts
@@ -36,17 +35,27 @@ KIND = "0.0"
 
 @dataclass(frozen=True)
 class Texts:
-    """`steps` are costs of the real engine, measured in this process by its CPU time."""
+    """`engine` is the real one, to measure."""
 
     chats: list[Chat]
-    steps: StepCosts
+    engine: Engine
     drafts: Drafts
     eos: tuple[int, ...]
     file_of: tuple[object, ...]
 
-    def played(self, steps: StepCosts | None = None) -> Target:
-        """An engine that says them; its steps take what was measured, or `steps`."""
-        return played(self.chats, (steps or self.steps).seconds, self.eos, cached=True)
+    def played(self, steps: StepCosts) -> Target:
+        """An engine that says them, whose steps take so long."""
+        return played(self.chats, steps.seconds, self.eos, cached=True)
+
+    def measured_steps(self) -> dict[int, float]:
+        """CPU seconds of steps by their rows, all decoded or checked, in texts as long as these are halfway."""
+        whole = [[*chat.prompt, *chat.text] for chat in self.chats]
+        contexts = [(tokens + whole[0])[: CONTEXT + 1] for tokens in whole]
+        found: dict[int, float] = {}
+        for sessions, rows in SIZES:
+            own = [contexts[key % len(contexts)] for key in range(sessions)]
+            found[sessions * rows] = median(step(self.engine, sessions, rows, own)[1] for _ in range(STEPS_AGAIN))
+        return found
 
     def keep(self) -> None:
         """Keep texts and guesses for the next run."""
@@ -73,17 +82,12 @@ def prepare(dtype: str, answer: int = ANSWER) -> Texts:
     chats = with_texts(asked, kept.texts[KIND]) if kept else record(asked, engine, card.eos)
     drafts = Drafts(card.vocab_size, threads=1)
     drafts.remember(kept.guesses if kept else [])
-    with progress("measuring steps"):
-        steps = measured_steps(engine, chats)
-    return Texts(chats, steps, drafts, card.eos, file_of)
+    return Texts(chats, engine, drafts, card.eos, file_of)
 
 
-def measured_steps(engine: Engine, chats: Sequence[Chat]) -> StepCosts:
-    """CPU seconds of steps in which every row is decoded or checked, in texts as long as these are halfway."""
-    whole = [[*chat.prompt, *chat.text] for chat in chats]
-    contexts = [(tokens + whole[0])[: CONTEXT + 1] for tokens in whole]
+def curve_of(*measured: Mapping[int, float]) -> StepCosts:
+    """The mean of several measurements: the machine's other load changes what a step takes."""
     costs = StepCosts()
-    for sessions, rows in SIZES:
-        own = [contexts[key % len(contexts)] for key in range(sessions)]
-        costs.measured(sessions * rows, median(step(engine, sessions, rows, own)[1] for _ in range(STEPS_AGAIN)))
+    for rows in measured[0]:
+        costs.measured(rows, mean(one[rows] for one in measured))
     return costs

@@ -9,17 +9,25 @@ from loadtest.seed.clock import Clock
 
 
 class Thread:
-    """`busy` is the CPU time that it had, `waited` what each piece waited; `speed` is what share of a core it gets."""
+    """`busy` is the CPU time that it was given to spend, `waited` what each piece waited, `wakes` counts beginnings.
 
-    def __init__(self, clock: Clock, speed: float = 1.0) -> None:
+    `speed` is what share of a core it gets, `wake` the CPU time of beginning after a rest.
+    """
+
+    def __init__(self, clock: Clock, speed: float = 1.0, wake: float = 0.0) -> None:
         self.busy = 0.0
+        self.wakes = 0
         self.waited: list[float] = []
-        self._clock, self._speed = clock, speed
+        self._clock, self._speed, self._wake = clock, speed, wake
         self._left: deque[tuple[float, float, Callable[[], None]]] = deque()
         self._working = False
 
     def do(self, seconds: float, then: Callable[[], None]) -> None:
         """Spend so much CPU time on it as soon as what came before is done."""
+        if not self._working:
+            self.wakes += 1
+            seconds += self._wake
+        self.busy += seconds
         self._left.append((self._clock.now, seconds, then))
         if not self._working:
             self._next()
@@ -31,7 +39,6 @@ class Thread:
         self._working = True
         came, seconds, then = self._left.popleft()
         self.waited.append(self._clock.now - came)
-        self.busy += seconds
 
         def done() -> None:
             then()

@@ -32,7 +32,7 @@ from loadtest.trace import load
 from verifier.costs import StepCosts
 
 STEP = 0.03
-COSTS = Costs(1e-3, 3e-3, 2e-4, 1e-4, 5e-5, 4e-5, 1e-5, 6e-5, 3e-5, 1e-5, 1e-5)
+COSTS = Costs(1e-3, 5e-5, 3e-3, 2e-4, 1e-4, 5e-5, 4e-5, 1e-5, 6e-5, 3e-5, 1e-5, 1e-5)
 STREAM = Stream(tokens=1.5, nodes=1.0, drafts=2.0)
 ASSUMED = Assumed(share=0.02, pace=50.0)
 
@@ -93,7 +93,17 @@ def test_a_thread_does_one_thing_after_the_other() -> None:
         thread.do(seconds, lambda name=name: done.append((name, clock.now)))
     clock.run(lambda: len(done) == 3)
     assert done == [("long", 4.0), ("short", 5.0), ("none", 5.0)]
-    assert (thread.busy, thread.waited) == (2.5, [0.0, 4.0, 5.0])
+    assert (thread.busy, thread.waited, thread.wakes) == (2.5, [0.0, 4.0, 5.0], 1)
+
+
+def test_a_thread_pays_for_beginning_from_rest() -> None:
+    clock, done = Clock(), list[float]()
+    thread = Thread(clock, wake=0.5)
+    for at in (0.0, 1.0, 5.0):
+        clock.at(at, lambda: thread.do(1.0, lambda: done.append(clock.now)))
+    clock.run(lambda: False)
+    assert done == [1.5, 2.5, 6.5]
+    assert (thread.busy, thread.wakes) == (4.0, 2)
 
 
 def test_a_cells_gateways_are_charged_for_what_passes(chats: list[Chat], drafts: Drafts) -> None:
@@ -103,7 +113,12 @@ def test_a_cells_gateways_are_charged_for_what_passes(chats: list[Chat], drafts:
     meters = cell.meters
     assert min(meters.frames, meters.told, meters.drafts, meters.requests) > 0
     assert meters.frames <= meters.verifies
-    parts = COSTS.request * meters.requests + COSTS.frame * meters.frames + COSTS.commit * meters.verifies
+    parts = (
+        COSTS.wake * meters.wakes
+        + COSTS.request * meters.requests
+        + COSTS.frame * meters.frames
+        + COSTS.commit * meters.verifies
+    )
     rest = meters.gateway - parts
     of_drafts = COSTS.draft * meters.drafts + COSTS.another * meters.more
     assert 0 < rest <= (COSTS.told * meters.verifies + of_drafts) * 1.001
