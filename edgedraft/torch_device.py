@@ -7,9 +7,10 @@ from contextlib import suppress
 
 import torch
 
-# For each number of rows that a product of each shape has met, oneDNN keeps its code and torch its description, 0.6 MiB
-# together. Left alone each keeps the last 1024, and a process grows for hours; a busy one goes on using 100 to 270.
-PRIMITIVES = 256
+# For each shape that a product has met oneDNN keeps its code, and torch, by kind of product, what describes it: 0.6 MiB
+# together. Left alone each keeps the last 1024, and a process grows for hours. With so many a step under mixed load
+# makes 0.2 anew at most, as it does with 1024; where rows vary more, one costs a millisecond of a longer step.
+PRIMITIVES = 128
 _CAPACITIES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
