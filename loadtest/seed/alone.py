@@ -67,7 +67,7 @@ class Alone:
 
     def stop(self) -> None:
         self._process.step(self._new, list(self._streams), run=False)
-        self._new, self._streams, self._stepping = [], {}, False
+        self._new, self._streams = [], {}  # a step may be under way on the clock; it ends in the next run
 
     def begin(self, stream: Stream) -> None:
         name, chat = str(stream.key), stream.chat

@@ -48,7 +48,6 @@ def vllm(settings: BenchSettings) -> Result:
     from verifier.on_vllm.start import load
 
     load_before = os.getloadavg()[0]
-    os.environ["OMP_NUM_THREADS"] = "1"
     asked = {
         "engine": "vllm",
         "model": DEMO_MODEL,

@@ -13,6 +13,7 @@ import shlex
 import shutil
 import signal
 import socket
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -102,6 +103,8 @@ def _environment(settings: VerifierSettings) -> None:
         os.sched_setaffinity(0, settings.cpus)
     if threads := settings.threads or len(set(settings.cpus)):
         os.environ["OMP_NUM_THREADS"] = str(threads)
+        if torch := sys.modules.get("torch"):  # which has read that already
+            torch.set_num_threads(threads)
 
 
 def _config(settings: VerifierSettings, path: str) -> Any:
