@@ -18,7 +18,9 @@ SET_FOR_GATEWAYS = frozenset(
     {"host", "port", "verifier", "verifier_token", "database", "db_upgrade", "key", "prices", "drain_grace"}
     | {"redis", "replica_secret", "replica_host", "replica_port", "advertise"}
 )
-SET_FOR_VERIFIERS = frozenset({"host", "port", "model", "served_name", "verifier_token", "drain_grace"})
+SET_FOR_VERIFIERS = frozenset(
+    {"host", "port", "model", "served_name", "verifier_token", "drain_grace", "engine", "engine_args"}
+)
 
 
 def definitions() -> dict[str, Any]:

@@ -53,3 +53,19 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- define "edgedraft.verifier.name" -}}
 {{ include "edgedraft.fullname" .root }}-verifier-{{ .pool }}
 {{- end }}
+
+{{/*
+The name of a pool of groups. A Service of the same name is made by the LeaderWorkerSet's controller, by which members
+find each other before they are ready; the names of a group's own sets are up to four characters longer.
+*/}}
+{{- define "edgedraft.verifier.groups" -}}
+{{ include "edgedraft.fullname" .root }}-vllm-{{ .pool }}
+{{- end }}
+
+{{/* Which pods of a pool gateways talk to: of a group the leader. Called with (dict "scope" SCOPE "of" POOL). */}}
+{{- define "edgedraft.verifier.served" -}}
+{{ include "edgedraft.selector" .scope }}
+{{- if gt (int .of.nodes) 1 }}
+leaderworkerset.sigs.k8s.io/worker-index: "0"
+{{- end }}
+{{- end }}

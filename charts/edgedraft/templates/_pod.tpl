@@ -30,7 +30,7 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 
-{{/* (dict "root" $ "of" VALUES "labels" SELECTOR "tolerations" LIST) */}}
+{{/* (dict "root" $ "of" VALUES "labels" SELECTOR "tolerations" LIST "over" TOPOLOGY-KEYS) */}}
 {{- define "edgedraft.placement" -}}
 {{- with .of.nodeSelector }}
 nodeSelector:
@@ -51,7 +51,7 @@ topologySpreadConstraints:
 {{- if .of.topologySpreadConstraints }}
   {{- toYaml .of.topologySpreadConstraints | nindent 2 }}
 {{- else }}
-  {{- range list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
+  {{- range default (list "kubernetes.io/hostname" "topology.kubernetes.io/zone") .over }}
   - maxSkew: 1
     topologyKey: {{ . }}
     whenUnsatisfiable: ScheduleAnyway

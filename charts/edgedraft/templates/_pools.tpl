@@ -10,7 +10,15 @@
 {{- $pools := dict }}
 {{- range $name, $pool := $given }}
 {{- if $pool }}
-{{- $_ := set $pools $name (mergeOverwrite (deepCopy $.Values.verifierDefaults) $pool) }}
+{{- $whole := mergeOverwrite (deepCopy $.Values.verifierDefaults) $pool }}
+{{- $groups := gt (int $whole.nodes) 1 }}
+{{- if and (ne $whole.engine "vllm") (or $groups $whole.engineArgs) }}
+{{- fail (printf "verifiers.%s: nodes and engineArgs need engine: vllm" $name) }}
+{{- end }}
+{{- if and $groups (regexMatch "-[0-9]+$" $name) }}
+{{- fail (printf "verifiers.%s: with nodes a name must not end in a number, as those of its groups do" $name) }}
+{{- end }}
+{{- $_ := set $pools $name $whole }}
 {{- end }}
 {{- end }}
 {{- toYaml $pools }}
