@@ -24,6 +24,7 @@ KINDS = {
     "": ("Secret", "ConfigMap", "Service", "ServiceAccount", "Pod"),
     "apps": ("Deployment", "StatefulSet"),
     "batch": ("Job",),
+    "leaderworkerset.x-k8s.io": ("LeaderWorkerSet",),
     "networking.k8s.io": ("NetworkPolicy", "Ingress"),
     "policy": ("PodDisruptionBudget",),
 }

@@ -17,8 +17,9 @@ from helm_python import Chart
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts/edgedraft"
 VALUES = Path(__file__).parent / "values"
-VALUE_SETS = ("trial", "production", "pools", "everything")
+VALUE_SETS = ("trial", "production", "pools", "everything", "vllm")
 NAMESPACE = "ai"
+WORKER_INDEX = "leaderworkerset.sigs.k8s.io/worker-index"
 
 Document = dict[str, Any]
 
@@ -39,8 +40,14 @@ class Container:
     @property
     def words(self) -> tuple[str, ...]:
         """The subcommand of edgedraft, if it runs one."""
-        command = self.container.get("command", [])
-        return tuple(self.container.get("args", [])) if not command or command[-1] == "edgedraft" else ()
+        command, args = self.container.get("command", []), self.container.get("args", [])
+        return tuple(args[: args.index("--")] if "--" in args else args) if command[-1:] in ([], ["edgedraft"]) else ()
+
+    @property
+    def engine_args(self) -> list[str]:
+        """What follows the subcommand's `--`."""
+        args = self.container["args"]
+        return args[args.index("--") + 1 :] if "--" in args else []
 
 
 @cache
@@ -76,13 +83,29 @@ def of_kind(documents: list[Document], kind: str) -> dict[str, Document]:
 
 def containers(documents: list[Document]) -> Iterator[Container]:
     for document in documents:
-        template = document if document["kind"] == "Pod" else document.get("spec", {}).get("template")
-        if template is None:
-            continue
-        pod = template["spec"]
-        workload = f"{document['kind']}/{document['metadata']['name']}"
-        for container in [*pod.get("initContainers", []), *pod["containers"]]:
-            yield Container(workload, pod, template["metadata"]["labels"], container)
+        for workload, template in templates(document).items():
+            pod = template["spec"]
+            for container in [*pod.get("initContainers", []), *pod["containers"]]:
+                yield Container(workload, pod, template["metadata"]["labels"], container)
+
+
+def templates(document: Document) -> dict[str, Document]:
+    """The pods that it makes, by kind and name of the workload, with the labels that its controller adds."""
+    workload, spec = f"{document['kind']}/{document['metadata']['name']}", document.get("spec", {})
+    if document["kind"] == "Pod":
+        return {workload: document}
+    if document["kind"] == "LeaderWorkerSet":
+        given = spec["leaderWorkerTemplate"]
+        return {
+            f"{workload}/leader": _with_labels(given["leaderTemplate"], {WORKER_INDEX: "0"}),
+            f"{workload}/worker": _with_labels(given["workerTemplate"], {WORKER_INDEX: "1"}),
+        }
+    return {workload: spec["template"]} if "template" in spec else {}
+
+
+def _with_labels(template: Document, labels: dict[str, str]) -> Document:
+    metadata = template["metadata"]
+    return template | {"metadata": metadata | {"labels": metadata["labels"] | labels}}
 
 
 def container(documents: list[Document], name: str) -> Container:

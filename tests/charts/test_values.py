@@ -67,6 +67,32 @@ def test_every_value_has_a_place_in_the_schema_and_the_other_way_round() -> None
         ),
         ({"verifiers": {"Q_1": {"model": "a"}}}, "invalid propertyName 'Q_1'"),
         ({"verifiers": {"q": {"model": "a", "gpus": -1}}}, "at '/verifiers/q/gpus': minimum: got -1, want 0"),
+        (
+            {"verifiers": {"q": {"model": "a", "engine": "transformers", "nodes": 2}}},
+            "at '/verifiers/q/nodes': maximum: got 2, want 1",
+        ),
+        (
+            {"verifiers": {"q": {"model": "a", "engine": "transformers", "engineArgs": ["--enforce-eager"]}}},
+            "at '/verifiers/q/engineArgs': maxItems: got 1, want 0",
+        ),
+        ({"verifiers": {"q": {"model": "a", "nodes": 2}}}, "verifiers.q: nodes and engineArgs need engine: vllm"),
+        (
+            {"verifierDefaults": {"nodes": 2}, "verifiers": {"q": {"model": "a"}}},
+            "verifiers.q: nodes and engineArgs need engine: vllm",
+        ),
+        (
+            {"verifiers": {"q-2": {"model": "a", "engine": "vllm", "nodes": 2}}},
+            "verifiers.q-2: with nodes a name must not end in a number",
+        ),
+        (
+            {"verifiers": {"q": {"model": "a", "engine": "vllm", "engineArgs": ["--max-num-batched-tokens", 5]}}},
+            "at '/verifiers/q/engineArgs/1': got number, want string",
+        ),
+        (
+            {"verifiers": {"q": {"model": "a", "engine": "vllm", "engineArgs": "--enforce-eager"}}},
+            "at '/verifiers/q/engineArgs': got string, want array",
+        ),
+        ({"verifiers": {"q": {"model": "a", "engine": "sglang"}}}, "value must be one of 'transformers', 'vllm'"),
         ({"verifiers": {"q": {"model": "a", "modelCache": {"type": "nfs"}}}}, "at '/verifiers/q/modelCache/type'"),
         ({"database": {"url": "mysql://x"}}, "at '/database/url': 'mysql://x' does not match pattern"),
         ({"redis": {"url": "http://x"}}, "at '/redis/url'"),
