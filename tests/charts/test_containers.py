@@ -14,13 +14,16 @@ from typing import Any
 import dockerfile
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from edgedraft import cli
 from edgedraft.demo_model import CACHE_VARIABLE
-from tests.charts.rendering import ROOT, container, rendered
+from tests.charts.rendering import ROOT, Container, container, containers, rendered
+from verifier.on_vllm.start import PACKAGES, VERSION
 
 FOLDER = ROOT / "containers"
-IMAGES = ("gateway", "verifier", "agent")
+IMAGES = ("gateway", "verifier", "verifier-vllm", "agent")
 PINNED = re.compile(r"[a-z0-9./-]+:\d+\.\d+\.\d+[a-z0-9.-]*@sha256:[0-9a-f]{64}")
 
 
@@ -44,6 +47,14 @@ def environment(image: str) -> dict[str, str]:
     return {name: value.strip('"') for name, value in pairs}
 
 
+def in_the_chart(image: str) -> Container:
+    """A container that runs it."""
+    if image != "verifier-vllm":
+        return container(rendered("trial"), image)
+    (found,) = [each for each in containers(rendered("vllm")) if each.workload.endswith("-still")]
+    return found
+
+
 @pytest.mark.parametrize("image", IMAGES)
 def test_the_linter_finds_nothing(image: str) -> None:
     hadolint = Path(sysconfig.get_path("scripts")) / "hadolint"
@@ -65,7 +76,8 @@ def test_every_base_is_pinned_and_the_build_stays_behind(image: str) -> None:
     assert len(bases) > 1
     assert not any("pip install" in " ".join(run) for run in values_of(image, "run"))
     if image != "gateway":
-        assert {"torch-cpu", "torch-cuda", "runtime-cpu", "runtime-cuda"} <= stages
+        first = "vllm" if image == "verifier-vllm" else "torch"
+        assert {f"{first}-cpu", f"{first}-cuda", "runtime-cpu", "runtime-cuda"} <= stages
         assert arguments["VARIANT"] == "cpu"
         # In an image for CPUs it would hand a node's GPUs to pods that asked for none.
         assert not any(name.startswith("NVIDIA") for name in environment(image))
@@ -78,7 +90,7 @@ def test_it_does_not_run_as_root_and_as_the_user_that_the_chart_names(image: str
     assert int(number) > 0
     assert int(group) > 0
     if image != "agent":
-        context = container(rendered("trial"), image).pod["securityContext"]
+        context = in_the_chart(image).pod["securityContext"]
         assert (context["runAsUser"], context["runAsGroup"]) == (int(number), int(group))
 
 
@@ -93,9 +105,9 @@ def test_its_command_exists_and_its_variables_are_settings_of_it(image: str) -> 
     kind.model_validate({name.removeprefix("EDGEDRAFT_").lower(): value for name, value in known.items()})
 
 
-@pytest.mark.parametrize("image", ["gateway", "verifier"])
+@pytest.mark.parametrize("image", ["gateway", "verifier", "verifier-vllm"])
 def test_ports_and_folders_are_those_of_the_chart(image: str) -> None:
-    found = container(rendered("trial"), image)
+    found = in_the_chart(image)
     exposed = {int(port) for ports in values_of(image, "expose") for port in ports}
     assert exposed == {port["containerPort"] for port in found.container["ports"]}
     mounted = {mount["mountPath"] for mount in found.container["volumeMounts"]}
@@ -103,6 +115,9 @@ def test_ports_and_folders_are_those_of_the_chart(image: str) -> None:
     assert environment(image)["HOME"] in mounted, "what a library writes to its home has a place"
     for name in (CACHE_VARIABLE, "HF_HOME"):
         if name in environment(image):
+            assert found.env[name]["value"] == environment(image)[name]
+    for name in found.env:
+        if name.endswith(("CACHE_ROOT", "CACHE_DIR")):
             assert found.env[name]["value"] == environment(image)[name]
 
 
@@ -153,6 +168,35 @@ def test_the_gateways_image_has_no_torch() -> None:
     assert {"fastapi", "asyncpg", "redis", "tokenizers", "opentelemetry-sdk"} <= found
     assert not {"torch", "transformers", "accelerate", "xllamacpp"} & found
     assert all("torch" in _all_that_comes_with(image) for image in ("verifier", "agent"))
+
+
+def _pins(file: str) -> dict[str, str]:
+    lines = (ROOT / file).read_text().splitlines()
+    pairs = [line.split("==") for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(name): version for name, version in pairs}
+
+
+def test_vllm_is_the_version_that_the_engine_is_written_for() -> None:
+    """In the image, in its constraints, in the extra."""
+    runs = " ".join(word for command in commands("verifier-vllm") for word in command.value)
+    pins, project = _pins("constraints-vllm.txt"), tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for package in PACKAGES:
+        assert re.search(rf"\s{package}=={re.escape(VERSION)}\s", f"{runs} "), package
+        assert pins[package] == VERSION
+    extras = project["optional-dependencies"]
+    assert extras["vllm"] == ["edgedraft[verifier]", f"vllm=={VERSION}"]
+    assert not any(re.search(r"\bvllm\b", line) for name, lines in extras.items() if name != "vllm" for line in lines)
+
+
+def test_what_vllm_pins_is_what_this_project_takes() -> None:
+    project, pins = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"], _pins("constraints-vllm.txt")
+    assert Version(pins["llguidance"]) < Version("1.8"), "vLLM asks for that"
+    for line in [
+        *project["dependencies"],
+        *(line for extra in ("verifier", "otel") for line in _extra(project, extra)),
+    ]:
+        wanted = Requirement(line)
+        assert wanted.specifier.contains(pins[canonicalize_name(wanted.name)]), line
 
 
 def test_nothing_but_the_source_goes_into_a_build() -> None:
