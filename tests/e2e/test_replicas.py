@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 from openai import OpenAI
 
+from edge_agent.attachment import MOVED_TOO_SOON
 from edgedraft.stack import Child, Stack
 from tests.e2e.conftest import CASES, KEY, Answer, Service
 from tests.e2e.partition import Partition
@@ -77,6 +78,7 @@ def test_an_agent_drafts_for_both_replicas_and_moves_when_its_own_goes(
             alone = ("--draft-model", "none", "--no-past-outputs", "--no-polite")
             stack.start("attach", f"http://127.0.0.1:{balancer.port}", "--key", KEY, *alone)
             until_paired(here)
+            time.sleep(MOVED_TOO_SOON)  # an agent that is told to move sooner than that takes its gateway for lost
             got: list[Answer] = []
             streams = [
                 threading.Thread(target=lambda asked=asked: got.append(asked.ask(CASE, tokens=TOKENS, endless=True)))
