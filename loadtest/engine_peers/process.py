@@ -6,7 +6,7 @@ import json
 import os
 import select
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -41,21 +41,19 @@ class Job:
     outputs: list[Output]
 
 
-class Peer:
-    """A runner's process, ready for jobs. Leave it by `stop`."""
+class Runner:
+    """A runner's process: a line of JSON for each job, a line for its answer. Leave it by `stop`."""
 
-    def __init__(self, system: System, setup: Setup, folder: Path) -> None:
-        threads = {name: str(setup.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-        self.system = system
+    def __init__(self, python: str, runner: str, setup: Mapping[str, Any], threads: int, log: Path) -> None:
         self.note = ""
-        self._log = folder / f"{system.runner}.log"
-        with self._log.open("w") as log:
+        self._log = log
+        with log.open("w") as file:
             self._process = subprocess.Popen(
-                [system.python, str(RUNNERS / f"{system.runner}.py"), json.dumps(asdict(setup))],
+                [python, str(RUNNERS / f"{runner}.py"), json.dumps(setup)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=log,
-                env={**os.environ, **threads},
+                stderr=file,
+                env={**os.environ, **{name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}},
                 text=True,
             )
 
@@ -63,20 +61,15 @@ class Peer:
         """Raises PeerError if the process does not come up."""
         self.note = self._answer(START_SECONDS)["ready"]
 
-    def run(self, prompts: Sequence[Sequence[int]], tokens: int) -> Job:
-        """Generate `tokens` for each prompt at once. Raises PeerError."""
+    def ask(self, job: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer. Raises PeerError."""
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps({"prompts": prompts, "tokens": tokens}) + "\n")
+            self._process.stdin.write(json.dumps(job) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError as error:
             raise PeerError(self._why()) from error
-        job = Job(**self._answer(JOB_SECONDS))
-        if len(job.outputs) != len(prompts):
-            raise PeerError(f"{len(job.outputs)} outputs for {len(prompts)} prompts")
-        if any(isinstance(output, list) and len(output) != tokens for output in job.outputs):
-            raise PeerError(f"an output is not of {tokens} tokens")
-        return job
+        return self._answer(JOB_SECONDS)
 
     def stop(self) -> None:
         self._process.kill()
@@ -94,3 +87,20 @@ class Peer:
     def _why(self) -> str:
         lines = [line.strip() for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
         return lines[-1][-200:] if lines else f"ended with status {self._process.wait()}"
+
+
+class Peer(Runner):
+    """One system's, ready for prompts."""
+
+    def __init__(self, system: System, setup: Setup, folder: Path) -> None:
+        super().__init__(system.python, system.runner, asdict(setup), setup.threads, folder / f"{system.runner}.log")
+        self.system = system
+
+    def run(self, prompts: Sequence[Sequence[int]], tokens: int) -> Job:
+        """Generate `tokens` for each prompt at once. Raises PeerError."""
+        job = Job(**self.ask({"prompts": prompts, "tokens": tokens}))
+        if len(job.outputs) != len(prompts):
+            raise PeerError(f"{len(job.outputs)} outputs for {len(prompts)} prompts")
+        if any(isinstance(output, list) and len(output) != tokens for output in job.outputs):
+            raise PeerError(f"an output is not of {tokens} tokens")
+        return job

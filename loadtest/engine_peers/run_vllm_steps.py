@@ -6,13 +6,13 @@ stdout tells which tokens it made and the CPU seconds that it took, all of this 
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import sys
 import time
 from importlib import import_module
 from typing import Any
+
+from runner import Answer, answer_all
 
 os.environ |= {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -22,10 +22,7 @@ os.environ |= {
 }
 
 
-def main() -> None:
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # vLLM logs to stdout
-    setup: dict[str, Any] = json.loads(sys.argv[1])
+def begin(setup: dict[str, Any]) -> tuple[Answer, str]:
     arguments: Any = import_module("vllm.engine.arg_utils")
     cores: Any = import_module("vllm.v1.engine.core")
     requests: Any = import_module("vllm.v1.request")
@@ -44,9 +41,8 @@ def main() -> None:
     ).create_engine_config()
     executor: Any = import_module("vllm.v1.executor").Executor.get_class(config)
     core = cores.EngineCore(config, executor, log_stats=False)
-    print(json.dumps({"ready": f"vLLM {vllm.__version__}"}), file=answers)
-    for line in sys.stdin:
-        asked = json.loads(line)
+
+    def answer(asked: dict[str, Any]) -> dict[str, Any]:
         began = time.process_time()
         for name, prompt, most, eos, salt in asked["open"]:
             sampling = vllm.SamplingParams(temperature=0, max_tokens=most, stop_token_ids=eos, detokenize=False)
@@ -69,8 +65,10 @@ def main() -> None:
             for group in outputs.values()
             for output in group.outputs
         ]
-        print(json.dumps({"made": made, "seconds": time.process_time() - began}), file=answers)
+        return {"made": made, "seconds": time.process_time() - began}
+
+    return answer, f"vLLM {vllm.__version__}"
 
 
 if __name__ == "__main__":
-    main()
+    answer_all(begin)

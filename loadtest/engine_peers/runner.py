@@ -13,8 +13,10 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 Output = list[int] | str  # a session's new tokens, or their text where a system tells no ids
+Answer = Callable[[dict[str, Any]], dict[str, Any]]
 Generate = Callable[[list[list[int]], int], list[Output]]
 
 
@@ -32,14 +34,27 @@ class Setup:
 
 def serve(load: Callable[[Setup], tuple[Generate, str]]) -> None:
     """Runs until stdin ends. `load` gives the generating function and a note on how it was set up."""
+
+    def begin(setup: dict[str, Any]) -> tuple[Answer, str]:
+        generate, note = load(Setup(**setup))
+
+        def answer(job: dict[str, Any]) -> dict[str, Any]:
+            cpu, wall = time.process_time(), time.perf_counter()
+            outputs = generate(job["prompts"], job["tokens"])
+            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+            return {"wall": wall, "cpu": cpu, "outputs": outputs}
+
+        return answer, note
+
+    answer_all(begin)
+
+
+def answer_all(begin: Callable[[dict[str, Any]], tuple[Answer, str]]) -> None:
+    """Runs until stdin ends. `begin` is given the setup, and gives what answers a job and a note."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever a library prints must not come between the answers
-    generate, note = load(Setup(**json.loads(sys.argv[1])))
+    answer, note = begin(json.loads(sys.argv[1]))
     print(json.dumps({"ready": note}), file=answers)
     for line in sys.stdin:
-        job = json.loads(line)
-        cpu, wall = time.process_time(), time.perf_counter()
-        outputs = generate(job["prompts"], job["tokens"])
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        print(json.dumps({"wall": wall, "cpu": cpu, "outputs": outputs}), file=answers)
+        print(json.dumps(answer(json.loads(line))), file=answers)
     os._exit(0)  # some systems have threads that never end

@@ -2,52 +2,28 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from loadtest.engine_peers.process import RUNNERS, PeerError
+from loadtest.engine_peers.process import Runner
 from loadtest.seed.clock import Clock
 from loadtest.seed.fleet import Meters, Stream
 
 
-class Stepped:
+class Stepped(Runner):
     """The process of engine_peers/run_vllm_steps.py."""
 
     def __init__(self, setup: dict[str, Any], log: Path) -> None:
         """Waits until it is ready. Raises PeerError."""
-        self._log = log
-        with log.open("w") as file:
-            self._process = subprocess.Popen(
-                [sys.executable, str(RUNNERS / "run_vllm_steps.py"), json.dumps(setup)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=file,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-                text=True,
-            )
-        self.note = self._answer()["ready"]
+        super().__init__(sys.executable, "run_vllm_steps", setup, 1, log)
+        self.wait_ready()
 
     def step(self, opened: Sequence[Any], closed: Sequence[str], run: bool = True) -> tuple[list[Any], float]:
         """What was made, of (request, tokens, whether it has ended), and the CPU seconds. Raises PeerError."""
-        assert self._process.stdin is not None
-        print(json.dumps({"open": opened, "close": closed, "step": run}), file=self._process.stdin, flush=True)
-        answer = self._answer()
+        answer = self.ask({"open": opened, "close": closed, "step": run})
         return answer["made"], answer["seconds"]
-
-    def stop(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        if not (line := self._process.stdout.readline()):
-            raise PeerError("\n".join(self._log.read_text().splitlines()[-5:]))
-        return json.loads(line)
 
 
 class Alone:
