@@ -56,6 +56,13 @@ class Slice:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    @classmethod
+    def chain(cls, tokens: Sequence[int], costs: Sequence[int] | None = None) -> Slice:
+        """One token behind the other; without `costs` all are taken for sure."""
+        count = len(tokens)
+        costs = (0,) * count if costs is None else tuple(costs)
+        return cls(tuple(tokens), tuple(range(-1, count - 1)), costs, tuple(range(1, count + 1)))
+
     def take(self, chosen: Sequence[int]) -> Slice:
         """The part made of the nodes `chosen`, ascending, each with its parent. Raises KeyError without one."""
         place = {-1: -1} | {old: new for new, old in enumerate(chosen)}

@@ -323,7 +323,7 @@ class Scheduler:
         """As many of these tokens, one behind the other, as a step takes of one session."""
         count = min(len(tokens), self._limits.verify_nodes)
         costs = tuple(accumulate(confidence_byte(chance) for chance in chances[:count]))
-        return Slice(tuple(tokens[:count]), tuple(range(-1, count - 1)), costs, tuple(range(1, count + 1)))
+        return Slice.chain(tokens[:count], costs)
 
     def _promise(self, author: str, draft: Slice) -> float:
         """How many of its tokens may be expected to be committed."""

@@ -115,7 +115,7 @@ class Chooser:
             if unfinished[index]:  # more of its prompt is to come
                 walks.append(Walk())
             else:
-                chain = _chain(flat[node : node + count])
+                chain = Slice.chain(flat[node : node + count])
                 walks.append(self._walk(name, logits[row : row + 1 + count], chain))
             row, node = row + 1 + count, node + count
         return walks
@@ -141,11 +141,6 @@ class Chooser:
             logprobs=wanted.logprobs,
         )
         return Choices(request, constraint_of(request, self._grammars)), len(committed)
-
-
-def _chain(tokens: Sequence[int]) -> Slice:
-    count = len(tokens)
-    return Slice(tuple(tokens), tuple(range(-1, count - 1)), (0,) * count, tuple(range(1, count + 1)))
 
 
 def _logprobs(walks: Sequence[Walk], width: int) -> LogprobsTensors | None:

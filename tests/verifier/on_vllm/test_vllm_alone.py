@@ -53,7 +53,7 @@ def test_greedy_text_is_vllms_own(both: Both, alone: dict[str, list[list[int]]])
     def draft(key: int, text: list[int]) -> Slice:
         """Every third token wrong."""
         ahead = [token + (i % 3 == 2) for i, token in enumerate(right[key][len(text) : len(text) + 6])]
-        return chain(ahead) if text else EMPTY
+        return Slice.chain(ahead) if text else EMPTY
 
     texts, seen = finish(both.vllm, asked, draft)
     assert texts == right
@@ -75,7 +75,9 @@ def test_sampled_texts_are_distributed_as_vllms_own(
             request(seed, DRAWN, Sampling(seed=seed, **PARAMETERS), tokens=2) for seed in range(base, base + SESSIONS)
         ]
         texts, seen = finish(
-            both.vllm, asked, lambda key, text: chain([usual.get(text[0], 0)]) if drafted and len(text) == 1 else EMPTY
+            both.vllm,
+            asked,
+            lambda key, text: Slice.chain([usual.get(text[0], 0)]) if drafted and len(text) == 1 else EMPTY,
         )
         mine.update(tuple(text) for text in texts.values())
         checked += sum(made.nodes for made in seen)
@@ -89,9 +91,3 @@ def test_sampled_texts_are_distributed_as_vllms_own(
     print(f"{len(cells)} cells, p = {p:.3f}")
     assert len(cells) > 10
     assert p > UNLIKELY
-
-
-def chain(tokens: list[int]) -> Slice:
-    count = len(tokens)
-    depths = tuple(range(1, count + 1))
-    return Slice(tuple(tokens), tuple(range(-1, count - 1)), depths, depths)

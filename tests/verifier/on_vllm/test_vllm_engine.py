@@ -187,9 +187,7 @@ def test_long_drafts_are_cut_to_what_vllm_has_room_for(both: Both) -> None:
 
     def chain(key: int, text: list[int]) -> Slice:
         ahead = right[1][len(text) : len(text) + 2 * NODES]
-        count = len(ahead)
-        depths = tuple(range(1, count + 1))
-        return Slice(tuple(ahead), tuple(range(-1, count - 1)), depths, depths) if text else EMPTY
+        return Slice.chain(ahead) if text else EMPTY
 
     texts, seen = finish(both.vllm, asked, chain)
     assert texts == right
