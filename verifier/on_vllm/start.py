@@ -13,7 +13,6 @@ import shlex
 import shutil
 import signal
 import socket
-import sys
 import threading
 import time
 from contextlib import suppress
@@ -99,12 +98,11 @@ def _check_version() -> None:
 def _environment(settings: VerifierSettings) -> None:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    if settings.cpus and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, settings.cpus)
     if threads := settings.threads or len(set(settings.cpus)):
-        os.environ["OMP_NUM_THREADS"] = str(threads)
-        if torch := sys.modules.get("torch"):  # which has read that already
-            torch.set_num_threads(threads)
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # before torch is loaded: the engine's thread is another than this
+    from edgedraft.torch_device import use_cores
+
+    use_cores(settings.threads, settings.cpus)
 
 
 def _config(settings: VerifierSettings, path: str) -> Any:
