@@ -27,7 +27,7 @@ from edgedraft.settings import BenchSettings
 from loadtest.engine_peers.process import Job, Peer, PeerError, System
 from loadtest.engine_peers.runner import Setup
 from loadtest.report import Result
-from loadtest.workloads import mixed
+from loadtest.workloads import mixed, prompt_tokens
 
 SESSIONS = (1, 4, 16, 32)
 TOKENS = 48
@@ -224,11 +224,7 @@ def _try(peers: list[Peer], peer: Peer, notes: dict[str, str], call: Callable[[]
 
 def _prompts(tokenizer: Any) -> list[list[int]]:
     """As many as there are sessions at most, each as the chat template renders it; the first ones come twice."""
-    ids = []
-    for prompt in mixed():
-        asked = [{"role": "user", "content": prompt.text}]
-        text = tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
-        ids.append(tokenizer.encode(text, add_special_tokens=False))
+    ids = [prompt_tokens(tokenizer, prompt.text) for prompt in mixed()]
     return (ids * -(-max(SESSIONS) // len(ids)))[: max(SESSIONS)]
 
 

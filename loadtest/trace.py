@@ -17,7 +17,7 @@ from edgedraft.demo_model import DEMO_MODEL, resolve_model
 from edgedraft.progress import progress
 from edgedraft.settings import AgentSettings, VerifierSettings
 from edgedraft.wire import Draft, Open, Sampling
-from loadtest.workloads import mixed
+from loadtest.workloads import mixed, prompt_tokens
 
 FILE = Path(__file__).parent / "workloads" / "trace.msgpack.gz"
 TOKENS = 48
@@ -57,11 +57,7 @@ def record() -> list[Conversation]:
     from verifier.transformers_engine import TransformersEngine
 
     tokenizer = AutoTokenizer.from_pretrained(resolve_model(DEMO_MODEL))
-    prompts: list[list[int]] = []
-    for prompt in mixed():
-        turn = [{"role": "user", "content": prompt.text}]
-        rendered = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
-        prompts.append(tokenizer.encode(rendered, add_special_tokens=False))
+    prompts = [prompt_tokens(tokenizer, prompt.text) for prompt in mixed()]
     model, card = load_target(VerifierSettings.model_validate({"device": "cpu", "dtype": "float32"}))
     engine = TransformersEngine(model, card.vocab_size, card.context_length, len(prompts))
     texts: dict[int, list[int]] = {key: [] for key in range(len(prompts))}

@@ -21,7 +21,6 @@ from edgedraft.wire import (
     PROTOCOL,
     Close,
     Commit,
-    Draft,
     ModelCard,
     Open,
     TokenLogprobs,
@@ -59,7 +58,6 @@ class Count:
 
     frames: int = 0  # of commits
     commits: int = 0
-    drafts: int = 0  # messages that came
 
 
 async def speak(
@@ -76,8 +74,6 @@ async def speak(
             for message in to_verifier(await connection.recv()):
                 if isinstance(message, Close):
                     sessions.pop(message.session, None)
-                elif isinstance(message, Draft):
-                    count.drafts += 1
                 elif isinstance(message, Open):
                     said = Said(min(message.max_tokens, len(script)), message.logprobs)
                     if message.sampling.grammar:

@@ -31,10 +31,8 @@ from loadtest.scale.stores import Stores
 from loadtest.scale.texts import Texts
 from loadtest.seed.fleet import Load, run
 from loadtest.seed.profiles import Device, Link
-from loadtest.seed.server import LIMITS
+from loadtest.seed.server import EDGE_LIMITS
 from verifier.costs import StepCosts
-
-VERIFIER_LIMITS = replace(LIMITS, prompt_lookup=True)  # as a verifier has it
 
 
 @dataclass(frozen=True)
@@ -170,7 +168,7 @@ def simulated(
     """The same in virtual time; of `beside`, the real run, only the load's own time and the speed are used."""
     piece = beside.load / (beside.commits + beside.told + beside.drafts)
     load = replace(FREE, commit=piece, told=piece, draft=piece)
-    shape = Shape(small.gateways, small.verifiers, small.edge, 0.0, beside.speed, load, VERIFIER_LIMITS)
+    shape = Shape(small.gateways, small.verifiers, small.edge, 0.0, beside.speed, load, EDGE_LIMITS)
     cell = Cell(shape, Parts(lambda: texts.played(steps), steps, costs, (*edge, texts.drafts)))
     window = run(cell, texts.chats, Load(small.streams, tokens=tokens, warm=tokens // 3), seed=0)
     meters, seconds = window.meters, window.seconds

@@ -12,13 +12,13 @@ from typing import Any
 from loadtest.scale.cell import Cell, Parts, Shape
 from loadtest.scale.costs import Costs
 from loadtest.scale.crowd import SECONDS, Crowd, Seen
-from loadtest.scale.match import VERIFIER_LIMITS
 from loadtest.scale.measure import Measured
 from loadtest.scale.service import AIM, Assumed, Service, Stream, service
 from loadtest.scale.texts import Texts
 from loadtest.seed.fleet import Load, run
 from loadtest.seed.parts import curve
 from loadtest.seed.profiles import Device, Link
+from loadtest.seed.server import EDGE_LIMITS
 from verifier.costs import StepCosts
 
 AGENTS = (100, 1_000, 10_000, 100_000, 1_000_000)
@@ -41,7 +41,7 @@ def cells(
     """As many streams on fewer gateways and more verifiers: what a gateway core bears, and what the client notices."""
     found: list[dict[str, Any]] = []
     for gateways, verifiers in CELLS:
-        shape = Shape(gateways, verifiers, edge=True, lent=1 - 1 / gateways, limits=VERIFIER_LIMITS)
+        shape = Shape(gateways, verifiers, edge=True, lent=1 - 1 / gateways, limits=EDGE_LIMITS)
         cell = Cell(shape, Parts(lambda: texts.played(steps()), steps(), costs, (*edge, texts.drafts)))
         window = run(cell, texts.chats, Load(streams, tokens=tokens, warm=tokens // 2), seed=1)
         meters, seconds = window.meters, window.seconds

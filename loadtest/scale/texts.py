@@ -20,7 +20,7 @@ from loadtest.seed.drafts import Drafts
 from loadtest.seed.record import Record, read, record_file, write
 from loadtest.seed.target import Target, played, real
 from loadtest.verify import step
-from loadtest.workloads import mixed
+from loadtest.workloads import mixed, prompt_tokens
 from verifier.costs import StepCosts
 from verifier.engine import Engine
 from verifier.target import load_target
@@ -70,10 +70,7 @@ def prepare(dtype: str, answer: int = ANSWER) -> Texts:
     tokenizer = AutoTokenizer.from_pretrained(resolve_model(DEMO_MODEL))
     asked: list[Chat] = []
     for prompt in mixed():
-        said = [{"role": "user", "content": prompt.text}]
-        rendered = tokenizer.apply_chat_template(said, add_generation_prompt=True, tokenize=False)
-        assert isinstance(rendered, str)
-        tokens = tuple(tokenizer.encode(rendered, add_special_tokens=False))
+        tokens = tuple(prompt_tokens(tokenizer, prompt.text))
         if len(tokens) <= LONGEST_PROMPT:
             asked.append(Chat(len(asked), prompt.kind, prompt.text, tokens, Sampling(temperature=0), answer))
     file_of = ("scale", DEMO_MODEL, dtype, tuple(asked))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from transformers import AutoTokenizer
@@ -23,7 +24,7 @@ from loadtest.seed.fleet import Load, System, Window, run
 from loadtest.seed.profiles import DEVICES, LINKS, Device, Link
 from loadtest.seed.record import Record, read, record_file, write
 from loadtest.seed.rounds import Rounds
-from loadtest.seed.server import LIMITS
+from loadtest.seed.server import EDGE_LIMITS
 from loadtest.seed.streaming import Streaming
 from loadtest.seed.target import Target, measured_steps, played, real
 from verifier.costs import StepCosts
@@ -42,7 +43,6 @@ OTHERS = tuple(name for name in NAMES if name != "d")
 EDGES = ("c", "d")
 LEARNING = ("a", "d")  # they have been running for long and keep what they learnt; the others learn nothing
 RECORDED_AT_ONCE = 48
-EDGE_LIMITS = replace(LIMITS, prompt_lookup=True)  # as a verifier has it
 DEVICE, LINK = DEVICES["rtx-4090"], LINKS["fibre"]
 
 
@@ -168,3 +168,12 @@ def figures(window: Window, name: str, sessions: int, prices: Prices) -> dict[st
         "nodes_per_verify": meters.nodes / meters.verifies,
         "bytes_per_token": (meters.up + meters.down) / window.tokens if name in EDGES else None,
     }
+
+
+def means(every: Sequence[dict[str, Any]], columns: Sequence[str]) -> dict[str, Any]:
+    """The mean of each column over the runs that have it, None where none has."""
+    row: dict[str, Any] = {}
+    for column in columns:
+        values = [found[column] for found in every if found[column] is not None]
+        row[column] = mean(values) if values else None
+    return row

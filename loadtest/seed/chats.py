@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from edgedraft.progress import progress
 from edgedraft.wire import Sampling
-from loadtest.workloads import mixed
+from loadtest.workloads import mixed, prompt_tokens
 from verifier.engine import Engine, Request, Work
 
 MEAN, SPREAD = 128, 0.8  # tokens of an answer; sigma of its logarithm
@@ -45,16 +45,12 @@ def chats(tokenizer: PreTrainedTokenizerBase, temperature: float, first: int = 0
     for opening in ("", "Please answer in detail. "):
         for prompt in mixed():
             words = opening + prompt.text
-            rendered = tokenizer.apply_chat_template(
-                [{"role": "user", "content": words}], add_generation_prompt=True, tokenize=False
-            )
-            assert isinstance(rendered, str)
             made.append(
                 Chat(
                     number=first + len(made),
                     kind=prompt.kind,
                     words=words,
-                    prompt=tuple(tokenizer.encode(rendered, add_special_tokens=False)),
+                    prompt=tuple(prompt_tokens(tokenizer, words)),
                     sampling=Sampling(temperature=temperature, seed=1000 + len(made)),
                     most=_length(dice),
                 )

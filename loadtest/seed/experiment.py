@@ -16,7 +16,20 @@ from edgedraft.demo_model import DEMO_MODEL
 from edgedraft.progress import progress
 from edgedraft.settings import BenchSettings
 from loadtest.report import Result
-from loadtest.seed.bench import DEVICE, LEARNING, LINK, NAMES, OTHERS, WARM, Bench, best_plans, figures, prepare, system
+from loadtest.seed.bench import (
+    DEVICE,
+    LEARNING,
+    LINK,
+    NAMES,
+    OTHERS,
+    WARM,
+    Bench,
+    best_plans,
+    figures,
+    means,
+    prepare,
+    system,
+)
 from loadtest.seed.best import Plans
 from loadtest.seed.fleet import Load, Window, run, tokens_for, warm_for
 from loadtest.seed.live import live
@@ -157,10 +170,7 @@ def _row(bench: Bench, cell: Cell, name: str, windows: Sequence[Window]) -> dict
         "way": NAMES[name],
         "load": cell.name,
         "of_ridge": cell.sessions / bench.ridge if cell.sessions else None,
-    }
-    for column in every[0]:
-        values = [found[column] for found in every if found[column] is not None]
-        row[column] = mean(values) if values else None
+    } | means(every, [*every[0]])
     if not cell.sessions:  # what comes is the same for all, and how many desktops there are is not a figure
         row["$_per_1M"] = row["$_per_1M_used"] = row["edge_share"] = None
     return row

@@ -15,10 +15,11 @@ from edgedraft.progress import progress
 from edgedraft.settings import BenchSettings
 from edgedraft.stack import Stack
 from loadtest.report import Result
-from loadtest.seed.bench import EDGE_LIMITS, Bench
+from loadtest.seed.bench import Bench
 from loadtest.seed.clock import Clock
 from loadtest.seed.fleet import Load, run
 from loadtest.seed.profiles import Device, Link
+from loadtest.seed.server import EDGE_LIMITS
 from loadtest.seed.streaming import Streaming
 
 NEAR = Link("loopback", 0.001)

@@ -6,6 +6,7 @@ It knows no desktop and no link: commits are handed to whoever it was made for, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from edgedraft.wire import Commit, Draft, Open
 from loadtest.seed.clock import Clock
@@ -16,6 +17,7 @@ from verifier.engine import Progress, Work
 from verifier.scheduler import Limits, Scheduler
 
 LIMITS = Limits(step_tokens=512, verify_nodes=16, prompt_delay=0.3, draft_wait=0.5, wait_share=1.0, prompt_lookup=False)
+EDGE_LIMITS = replace(LIMITS, prompt_lookup=True)  # as a verifier has it
 
 Compute = Callable[[float, Callable[[], None]], None]
 

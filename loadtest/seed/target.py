@@ -49,18 +49,14 @@ def played(
     chats: Sequence[Chat],
     step: Callable[[int], float],
     eos: tuple[int, ...],
-    spent: Callable[[], float] = lambda: 0.0,
     cached: bool = False,
 ) -> Target:
-    """Steps take what `step` says of their rows, and what was `spent` on planning them.
-
-    `cached` tells whether every prompt is found computed.
-    """
+    """Steps take what `step` says of their rows; `cached` tells whether every prompt is found computed."""
 
     def seconds(work: Sequence[Work], elapsed: float) -> float:
-        return elapsed + step(sum(item.rows + len(item.draft) for item in work))
+        return step(sum(item.rows + len(item.draft) for item in work))
 
-    return Target(Playback(chats, cached), spent, seconds, eos)
+    return Target(Playback(chats, cached), lambda: 0.0, seconds, eos)
 
 
 def measured_steps(target: Target) -> StepCosts:

@@ -11,7 +11,6 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 from transformers import AutoTokenizer
@@ -21,13 +20,14 @@ from edgedraft.progress import progress
 from edgedraft.settings import BenchSettings, VerifierSettings
 from loadtest.report import Result
 from loadtest.seed.alone import Alone, Stepped
-from loadtest.seed.bench import DEVICE, EDGE_LIMITS, LINK, figures
+from loadtest.seed.bench import DEVICE, LINK, figures, means
 from loadtest.seed.chats import Chat, chats, record, with_texts
 from loadtest.seed.clock import Clock
 from loadtest.seed.costs import Prices
 from loadtest.seed.drafts import Drafts
 from loadtest.seed.fleet import Load, System, Window, run, tokens_for, warm_for
 from loadtest.seed.record import Record, read, record_file, write
+from loadtest.seed.server import EDGE_LIMITS
 from loadtest.seed.statistics import ratio
 from loadtest.seed.streaming import Streaming
 from loadtest.seed.target import Target, measured_steps
@@ -150,8 +150,4 @@ def _serve(systems: Mapping[str, System], asked: Sequence[Chat], repeats: int) -
 
 
 def _row(way: str, sessions: int, every: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    row: dict[str, Any] = {"way": way, "load": "1 stream" if sessions == 1 else f"{sessions} streams"}
-    for column in COLUMNS:
-        values = [each[column] for each in every if each[column] is not None]
-        row[column] = mean(values) if values else None
-    return row
+    return {"way": way, "load": "1 stream" if sessions == 1 else f"{sessions} streams"} | means(every, COLUMNS)
