@@ -12,18 +12,18 @@ import sys
 from types import FrameType
 from urllib.parse import urlsplit
 
-from edge_agent.attachment import Agent, stay_attached
-from edge_agent.counts import Tally
-from edge_agent.link import Refused, agent_url
-from edge_agent.live_view import LiveView
-from edge_agent.loading import Armoury, CannotDraft, load
-from edge_agent.login import with_login
-from edge_agent.manners import Manners, step_back
-from edge_agent.observer import Lines, Observer
+from edge_agent.attach.attachment import Agent, stay_attached
+from edge_agent.attach.connection import AttachRejected, agent_url
+from edge_agent.attach.observer import Lines, Observer
+from edge_agent.desktop.idle_policy import IdlePolicy, step_back
+from edge_agent.desktop.live_view import LiveView
+from edge_agent.desktop.login import with_login
+from edge_agent.drafters.loading import CannotDraft, DrafterSet, load
+from edge_agent.drafting.stats import Tally
+from edge_agent.settings import AgentSettings
 from edgedraft import wire
-from edgedraft.settings import AgentSettings
-from edgedraft.telemetry import configure_logging
-from edgedraft.tracing import Tracing, TracingUnavailable, start_tracing
+from edgedraft.observability.logs import configure_logging
+from edgedraft.observability.tracing import Tracing, TracingUnavailable, start_tracing
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def main(settings: AgentSettings) -> None:
             asyncio.run(_until_told(settings, url, armoury, tally, Lines(settings.url), tracing))
     except KeyboardInterrupt:
         sys.exit(130)
-    except (CannotDraft, Refused, TracingUnavailable) as error:
+    except (CannotDraft, AttachRejected, TracingUnavailable) as error:
         sys.exit(f"edgedraft attach: {error}")
     # Taking the interpreter down takes torch a second, and may abort under a step that is still running.
     if tracing:
@@ -59,17 +59,17 @@ def main(settings: AgentSettings) -> None:
     os._exit(0)
 
 
-def hello_of(settings: AgentSettings, armoury: Armoury) -> wire.Hello:
+def hello_of(settings: AgentSettings, armoury: DrafterSet) -> wire.Hello:
     """How this agent greets a gateway."""
     name, description = (settings.name or platform.node())[:256], armoury.description[:256]
     return wire.Hello(wire.PROTOCOL, name, armoury.fingerprint, description, settings.max_sessions)
 
 
 async def _until_told(
-    settings: AgentSettings, url: str, armoury: Armoury, tally: Tally, observer: Observer, tracing: Tracing | None
+    settings: AgentSettings, url: str, armoury: DrafterSet, tally: Tally, observer: Observer, tracing: Tracing | None
 ) -> None:
     """Stay attached until a signal to end arrives, which ends it in good order. Raises Refused."""
-    manners = Manners(observer)
+    manners = IdlePolicy(observer)
     agent = Agent(
         url,
         settings.key,

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edge_agent.counts import Counts
-from edgedraft.tracing import Tracing
+from edge_agent.drafting.stats import Counts
+from edgedraft.observability.tracing import Tracing
 from edgedraft.wire import Open
 
 if TYPE_CHECKING:

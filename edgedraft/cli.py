@@ -12,32 +12,37 @@ from importlib import import_module
 from pydantic import ValidationError
 from pydantic_settings import CliApp, SettingsError
 
+from edge_agent import settings as agent
 from edgedraft import __version__
-from edgedraft import settings as s
+from edgedraft.local.settings import UpSettings
+from edgedraft.settings import Settings
+from gateway import settings as gateway
+from loadtest import settings as loadtest
+from verifier.settings import VerifierSettings
 
 # words of the command -> its settings, and the module whose main(settings) runs it
-COMMANDS: dict[tuple[str, ...], tuple[type[s.Settings], str]] = {
-    ("up",): (s.UpSettings, "edgedraft.up"),
-    ("verifier",): (s.VerifierSettings, "verifier.main"),
-    ("gateway",): (s.GatewaySettings, "gateway.main"),
-    ("attach",): (s.AgentSettings, "edge_agent.main"),
-    ("login",): (s.LoginSettings, "edge_agent.login"),
-    ("doctor",): (s.DoctorSettings, "edge_agent.doctor"),
-    ("agent", "install"): (s.AgentInstallSettings, "edge_agent.service"),
-    ("agent", "uninstall"): (s.AgentUninstallSettings, "edge_agent.service"),
-    ("agent", "status"): (s.AgentStatusSettings, "edge_agent.service"),
-    ("agent", "forget"): (s.AgentForgetSettings, "edge_agent.forget"),
-    ("keys", "create"): (s.KeysCreateSettings, "gateway.keys_cli"),
-    ("keys", "list"): (s.KeysListSettings, "gateway.keys_cli"),
-    ("keys", "update"): (s.KeysUpdateSettings, "gateway.keys_cli"),
-    ("keys", "revoke"): (s.KeysRevokeSettings, "gateway.keys_cli"),
-    ("tenants", "create"): (s.TenantsCreateSettings, "gateway.tenants_cli"),
-    ("tenants", "list"): (s.TenantsListSettings, "gateway.tenants_cli"),
-    ("usage",): (s.UsageSettings, "gateway.usage_cli"),
-    ("db", "upgrade"): (s.DbUpgradeSettings, "gateway.database_cli"),
-    ("distill",): (s.DistillSettings, "edge_agent.distill"),
-    ("demo",): (s.DemoSettings, "loadtest.demo"),
-    ("bench",): (s.BenchSettings, "loadtest.main"),
+COMMANDS: dict[tuple[str, ...], tuple[type[Settings], str]] = {
+    ("up",): (UpSettings, "edgedraft.local.up"),
+    ("verifier",): (VerifierSettings, "verifier.main"),
+    ("gateway",): (gateway.GatewaySettings, "gateway.main"),
+    ("attach",): (agent.AgentSettings, "edge_agent.main"),
+    ("login",): (agent.LoginSettings, "edge_agent.desktop.login"),
+    ("doctor",): (agent.DoctorSettings, "edge_agent.desktop.doctor"),
+    ("agent", "install"): (agent.AgentInstallSettings, "edge_agent.desktop.service"),
+    ("agent", "uninstall"): (agent.AgentUninstallSettings, "edge_agent.desktop.service"),
+    ("agent", "status"): (agent.AgentStatusSettings, "edge_agent.desktop.service"),
+    ("agent", "forget"): (agent.AgentForgetSettings, "edge_agent.desktop.forget"),
+    ("keys", "create"): (gateway.KeysCreateSettings, "gateway.cli.keys"),
+    ("keys", "list"): (gateway.KeysListSettings, "gateway.cli.keys"),
+    ("keys", "update"): (gateway.KeysUpdateSettings, "gateway.cli.keys"),
+    ("keys", "revoke"): (gateway.KeysRevokeSettings, "gateway.cli.keys"),
+    ("tenants", "create"): (gateway.TenantsCreateSettings, "gateway.cli.tenants"),
+    ("tenants", "list"): (gateway.TenantsListSettings, "gateway.cli.tenants"),
+    ("usage",): (gateway.UsageSettings, "gateway.cli.usage"),
+    ("db", "upgrade"): (gateway.DbUpgradeSettings, "gateway.cli.database"),
+    ("distill",): (agent.DistillSettings, "edge_agent.distill"),
+    ("demo",): (loadtest.DemoSettings, "loadtest.demo"),
+    ("bench",): (loadtest.BenchSettings, "loadtest.main"),
 }
 
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 MAX_EPOCH_STEP = 1 << 20
 
 
-class Violation(Exception):
+class DraftViolation(Exception):
     """A draft that no correct agent sends. The message says which rule it breaks."""
 
 
@@ -42,7 +42,7 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class Slice:
+class DraftSlice:
     """A connected part of a live tree, topologically ordered, as a verify takes it.
 
     parents[i] indexes this slice, -1 for the last committed token. costs are path costs from there, depths from 1.
@@ -57,23 +57,23 @@ class Slice:
         return len(self.tokens)
 
     @classmethod
-    def chain(cls, tokens: Sequence[int], costs: Sequence[int] | None = None) -> Slice:
+    def chain(cls, tokens: Sequence[int], costs: Sequence[int] | None = None) -> DraftSlice:
         """One token behind the other; without `costs` all are taken for sure."""
         count = len(tokens)
         costs = (0,) * count if costs is None else tuple(costs)
         return cls(tuple(tokens), tuple(range(-1, count - 1)), costs, tuple(range(1, count + 1)))
 
-    def take(self, chosen: Sequence[int]) -> Slice:
+    def subset(self, chosen: Sequence[int]) -> DraftSlice:
         """The part made of the nodes `chosen`, ascending, each with its parent. Raises KeyError without one."""
         place = {-1: -1} | {old: new for new, old in enumerate(chosen)}
-        return Slice(
+        return DraftSlice(
             tokens=tuple(self.tokens[i] for i in chosen),
             parents=tuple(place[self.parents[i]] for i in chosen),
             costs=tuple(self.costs[i] for i in chosen),
             depths=tuple(self.depths[i] for i in chosen),
         )
 
-    def likeliest_path(self) -> Slice:
+    def most_likely_path(self) -> DraftSlice:
         """The part without branches, from the text downwards, that by the costs promises the most tokens."""
         promised = [2.0 ** (-cost / 16) for cost in self.costs]
         below: dict[int, int] = {}
@@ -87,10 +87,10 @@ class Slice:
         while node in below:
             node = below[node]
             path.append(node)
-        return self.take(path)
+        return self.subset(path)
 
 
-EMPTY = Slice()
+EMPTY_DRAFT = DraftSlice()
 
 
 class DraftTree:
@@ -102,7 +102,7 @@ class DraftTree:
     def __init__(self, max_nodes: int, committed: Iterable[int] = (), epoch: int = 0) -> None:
         self.max_nodes = max_nodes
         self.committed: list[int] = list(committed)
-        self._plant(epoch, len(self.committed))
+        self._start_epoch(epoch, len(self.committed))
         self._inherited = True
 
     def __len__(self) -> int:
@@ -132,9 +132,9 @@ class DraftTree:
         """The live nodes in the order of their ids, the cursor first."""
         return self._nodes.values()
 
-    def plant(self) -> None:
+    def start_epoch(self) -> None:
         """Begin a new epoch at the end of the committed text, as an agent does after a true mismatch."""
-        self._plant(self.epoch + 1, len(self.committed))
+        self._start_epoch(self.epoch + 1, len(self.committed))
 
     def add(
         self,
@@ -152,24 +152,24 @@ class DraftTree:
         relay raises none at a verifier behind it, to which the relay passed the whole epoch.
         """
         if not len(tokens) == len(parents) == len(confidence):
-            raise Violation("a draft's columns differ in length")
+            raise DraftViolation("a draft's columns differ in length")
         if epoch < self.epoch:
             return 0
         if epoch > self.epoch + MAX_EPOCH_STEP:
-            raise Violation(f"epoch {epoch} is too far above epoch {self.epoch}")
+            raise DraftViolation(f"epoch {epoch} is too far above epoch {self.epoch}")
         known = epoch == self.epoch and not self._inherited
         if known and at != self.at:
-            raise Violation(f"epoch {epoch} was planted at {self.at}, not at {at}")
+            raise DraftViolation(f"epoch {epoch} was planted at {self.at}, not at {at}")
         if at > len(self.committed):
-            raise Violation(f"an epoch is planted at {at}, past the {len(self.committed)} committed tokens")
+            raise DraftViolation(f"an epoch is planted at {at}, past the {len(self.committed)} committed tokens")
         last_id = self._last_id if known else 0
         if first <= last_id:
-            raise Violation(f"node {first} does not come after node {last_id}")
+            raise DraftViolation(f"node {first} does not come after node {last_id}")
         for node_id, parent in enumerate(parents, first):
             if not 0 <= parent < node_id:
-                raise Violation(f"node {node_id} has parent {parent}, which does not exist")
+                raise DraftViolation(f"node {node_id} has parent {parent}, which does not exist")
         if not known:
-            self._plant(epoch, at)
+            self._start_epoch(epoch, at)
         taken = 0
         for node_id, (token, parent, cost) in enumerate(zip(tokens, parents, confidence, strict=True), first):
             taken += self._add_node(node_id, token, parent, cost)
@@ -185,21 +185,21 @@ class DraftTree:
             raise ValueError(f"commit at {at}, but {len(self.committed)} tokens are committed")
         before = self._position
         self.committed.extend(tokens)
-        self._walk()
+        self._advance_cursor()
         return self._position - before
 
-    def best(self, budget: int) -> Slice:
+    def select(self, budget: int) -> DraftSlice:
         """The `budget` most confident nodes; EMPTY while there is a surplus, for then none can be checked.
 
         A child's path is never more confident than its parent's and its id is higher, so the choice is connected.
         """
         if self.surplus or budget <= 0 or len(self._nodes) == 1:
-            return EMPTY
+            return EMPTY_DRAFT
         root = self._nodes[self._cursor]
         drafted = (node for node in self._nodes.values() if node is not root)
         chosen = sorted(sorted(drafted, key=lambda n: (n.cost, n.id))[:budget], key=lambda n: n.id)
         index = {root.id: -1} | {node.id: i for i, node in enumerate(chosen)}
-        return Slice(
+        return DraftSlice(
             tokens=tuple(node.token for node in chosen),
             parents=tuple(index[node.parent] for node in chosen),
             costs=tuple(node.cost - root.cost for node in chosen),
@@ -215,7 +215,7 @@ class DraftTree:
             node_id = node.parent
         return tokens[::-1]
 
-    def _plant(self, epoch: int, at: int) -> None:
+    def _start_epoch(self, epoch: int, at: int) -> None:
         self.epoch, self.at = epoch, at
         self._nodes: dict[int, Node] = {0: Node(0, -1, -1, 0, 0)}
         self._cursor = 0
@@ -231,18 +231,18 @@ class DraftTree:
         if behind and token != self.committed[self._position]:
             return False
         if not behind and len(self) >= self.max_nodes:
-            raise Violation(f"more than {self.max_nodes} drafted nodes are uncommitted")
+            raise DraftViolation(f"more than {self.max_nodes} drafted nodes are uncommitted")
         self._nodes[node_id] = Node(node_id, token, parent_id, parent.cost + cost, parent.depth + 1)
         parent.children[token] = node_id
         if behind:
-            self._walk()
+            self._advance_cursor()
         return True
 
-    def _walk(self) -> None:
+    def _advance_cursor(self) -> None:
         while self._position < len(self.committed):
             cursor = self._nodes[self._cursor]
             hit = cursor.children.pop(self.committed[self._position], None)
-            self._drop(cursor.children.values())
+            self._drop_subtrees(cursor.children.values())
             cursor.children.clear()
             if hit is None:
                 return
@@ -250,7 +250,7 @@ class DraftTree:
             self._cursor = hit
             self._position += 1
 
-    def _drop(self, ids: Iterable[int]) -> None:
+    def _drop_subtrees(self, ids: Iterable[int]) -> None:
         pending = list(ids)
         while pending:
             pending.extend(self._nodes.pop(pending.pop()).children.values())

@@ -194,7 +194,7 @@ class Commit(Struct, frozen=True, tag="commit", array_like=True):
     seconds: Seconds = 0.0
     finish: FinishReason | None = None
     cached: Count = 0
-    own: bool = False
+    verifier_drafted: bool = False
     logprobs: list[TokenLogprobs] = []
 
 
@@ -205,7 +205,7 @@ class Queued(Struct, frozen=True, tag="queued", array_like=True):
     ahead: Count
 
 
-class Edge(Struct, frozen=True, tag="edge", array_like=True):
+class AgentChanged(Struct, frozen=True, tag="edge", array_like=True):
     """Gateway to verifier: from now on this session has an agent, named as in Open, or has none any more."""
 
     session: SessionId
@@ -232,7 +232,7 @@ CLOSE_LEAVING = "leaving"  # the verifier ends in good order and begins nothing 
 FromAgent = Hello | Draft
 ToAgent = AgentWelcome | Open | Commit | Close
 FromVerifier = VerifierWelcome | Commit | Queued | Close
-ToVerifier = Hello | Open | Draft | Edge | Close
+ToVerifier = Hello | Open | Draft | AgentChanged | Close
 
 # WebSocket close codes (RFC 6455 section 7.4.2: 4000-4999 are an application's own).
 BAD_FRAME = 4400
@@ -291,7 +291,7 @@ def encode(messages: Iterable[Struct]) -> bytes:
     return _encoder.encode(list(messages))
 
 
-def greet(messages: Sequence[object]) -> Hello:
+def expect_hello(messages: Sequence[object]) -> Hello:
     """The Hello that a dialling peer's first frame must be.
 
     Raises WireError: VERSION for a protocol other than ours, BAD_FRAME for anything else.

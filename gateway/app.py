@@ -12,26 +12,31 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, PlainTextResponse
 
-from edgedraft.settings import GatewaySettings
-from edgedraft.tracing import Tracing
-from gateway import admin, agent_door, chat, completions, dashboard, errors, models, openapi, tokenize
-from gateway.accounts import Accounts, KeyWatch, Limits
-from gateway.admission import Admission
-from gateway.agents import AgentRegistry
-from gateway.database import Database
-from gateway.drain import Doorkeeper, Drain
-from gateway.envelope import Envelope
-from gateway.grammar_check import GrammarCheck
+from edgedraft.observability.tracing import Tracing
+from gateway.accounts import Accounts, KeyLimits, KeyWatch
+from gateway.agents import endpoint as agent_door
+from gateway.agents.registry import AgentRegistry
+from gateway.api import admin, models, openapi, tokenize
+from gateway.api.chat import route as chat
+from gateway.api.completions import route as completions
+from gateway.api.dashboard import route as dashboard
+from gateway.api.openapi import OPEN
+from gateway.api.responses import create, stored
+from gateway.api.responses.store import ResponseStore
+from gateway.http import errors
+from gateway.http.drain import Drain, DrainMiddleware
+from gateway.http.request_context import RequestContext
 from gateway.ledger import Ledger, Prices
-from gateway.money import to_nano
-from gateway.openapi import OPEN
-from gateway.rate_limits import MemoryRates
-from gateway.responses import create, stored
-from gateway.responses.store import ResponseStore
+from gateway.ledger.money import to_nano
+from gateway.limits.admission import Admission
+from gateway.limits.rate_limits import MemoryRates
+from gateway.observability.metrics import Metrics
+from gateway.observability.traces import GatewayTraces
+from gateway.prompt.grammar_check import GrammarCheck
 from gateway.services import Services, services_of
-from gateway.telemetry import Metrics
-from gateway.traces import GatewayTraces
-from gateway.verifiers import VerifierPool
+from gateway.settings import GatewaySettings
+from gateway.storage.database import Database
+from gateway.verifiers.pool import VerifierPool
 
 if TYPE_CHECKING:
     from gateway.replicas.service import Replicas
@@ -98,8 +103,8 @@ def build_app(settings: GatewaySettings, tracing: Tracing | None = None) -> Fast
     app = FastAPI(title="EdgeDraft gateway", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     drain.leave += [agents.dismiss, *([replicas.leave] if replicas else [])]
     app.state.services = services
-    app.add_middleware(Doorkeeper, drain=drain)
-    app.add_middleware(Envelope)
+    app.add_middleware(DrainMiddleware, drain=drain)
+    app.add_middleware(RequestContext)
     if settings.allowed_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -124,8 +129,8 @@ def _replicas(settings: GatewaySettings, agents: AgentRegistry, metrics: Metrics
     return Replicas(settings, agents, metrics)
 
 
-def _default_limits(settings: GatewaySettings) -> Limits:
-    return Limits(
+def _default_limits(settings: GatewaySettings) -> KeyLimits:
+    return KeyLimits(
         settings.requests_per_minute,
         settings.tokens_per_minute,
         settings.max_sessions_per_key,

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sys
 
-from edgedraft.serving import serve
-from edgedraft.settings import GatewaySettings
-from edgedraft.telemetry import configure_logging
-from edgedraft.tracing import TracingUnavailable, start_tracing
+from edgedraft.observability.logs import configure_logging
+from edgedraft.observability.tracing import TracingUnavailable, start_tracing
+from edgedraft.serving.server import serve
 from edgedraft.wire import MAX_AGENT_FRAME
 from gateway.app import build_app
-from gateway.database import SchemaError
 from gateway.ledger import PricesError
 from gateway.services import services_of_app
+from gateway.settings import GatewaySettings
+from gateway.storage.database import SchemaError
 
 AGENT_PING_SECONDS = 10.0
 

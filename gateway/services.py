@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, cast
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection
 
-from edgedraft.settings import GatewaySettings
 from gateway.accounts import Accounts, KeyWatch
-from gateway.admission import Admission
-from gateway.agents import AgentRegistry
-from gateway.database import Database
-from gateway.drain import Drain
-from gateway.grammar_check import GrammarCheck
+from gateway.agents.registry import AgentRegistry
+from gateway.api.responses.store import ResponseStore
+from gateway.http.drain import Drain
 from gateway.ledger import Ledger
-from gateway.responses.store import ResponseStore
-from gateway.telemetry import Metrics
-from gateway.traces import GatewayTraces
-from gateway.verifiers import VerifierPool
+from gateway.limits.admission import Admission
+from gateway.observability.metrics import Metrics
+from gateway.observability.traces import GatewayTraces
+from gateway.prompt.grammar_check import GrammarCheck
+from gateway.settings import GatewaySettings
+from gateway.storage.database import Database
+from gateway.verifiers.pool import VerifierPool
 
 if TYPE_CHECKING:
     from gateway.replicas.service import Replicas

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from openai import OpenAI
 
-from edgedraft.demo_model import DEMO_MODEL, resolve_model
-from edgedraft.settings import DemoSettings
-from edgedraft.stack import Stack, StartError
-from edgedraft.telemetry import configure_logging
+from edgedraft.local.demo_model import DEMO_MODEL, resolve_model
+from edgedraft.local.processes import Stack, StartError
+from edgedraft.observability.logs import configure_logging
 from loadtest.quick import compare
 from loadtest.report import show
+from loadtest.settings import DemoSettings
 
 QUESTION = "Why is the sky blue? Answer in three sentences."
 

@@ -19,26 +19,27 @@ import msgspec
 from transformers import AutoTokenizer
 
 from edge_agent.distill.prompts import KINDS, PromptMaker
-from edge_agent.draft_model import load_draft, shipped_draft
-from edge_agent.drafter import Drafter, Point, Together
-from edge_agent.lookup_drafter import LookupDrafter
-from edge_agent.model_drafter import ModelDrafter
-from edge_agent.past_outputs import PastDrafter, PastOutputs
-from edge_agent.session import DraftSession
-from edgedraft.demo_model import DEMO_MODEL, resolve_model
-from edgedraft.paged import PackedModel
-from edgedraft.progress import progress
-from edgedraft.prompt_lookup import Trust
-from edgedraft.settings import BenchSettings, VerifierSettings
-from edgedraft.torch_device import pick_device, pick_dtype
+from edge_agent.drafters.draft_model import load_draft, shipped_draft
+from edge_agent.drafters.interface import Drafter, Point, Together
+from edge_agent.drafters.model import ModelDrafter
+from edge_agent.drafters.past_outputs import PastDrafter, PastOutputs
+from edge_agent.drafters.prompt_lookup import LookupDrafter
+from edge_agent.drafting.session import DraftSession
+from edgedraft.local.demo_model import DEMO_MODEL, resolve_model
+from edgedraft.observability.progress import progress
+from edgedraft.proposers.prompt_lookup import Trust
+from edgedraft.runtime.device import pick_device, pick_dtype
+from edgedraft.runtime.packed_model import PackedModel
 from edgedraft.wire import Commit, ModelCard, Open, Sampling
 from loadtest.report import Result
+from loadtest.settings import BenchSettings
 from loadtest.virtual_link import verified
-from verifier.costs import StepCosts
-from verifier.engine import Request, Work
-from verifier.loop import warm_up
-from verifier.target import load_target
-from verifier.transformers_engine import TransformersEngine
+from verifier.engine.interface import Request, ScheduledSession
+from verifier.engine.target import load_target
+from verifier.engine.transformers_engine import TransformersEngine
+from verifier.engine_loop import warm_up
+from verifier.scheduling.step_costs import StepCosts
+from verifier.settings import VerifierSettings
 
 PROMPTS = 10  # of each kind
 TOKENS = 48
@@ -151,7 +152,7 @@ def score(drafter: Drafter, chats: Sequence[Chat]) -> dict[str, Score]:
         _fill(drafter, sessions)
         for key, session in list(sessions.items()):
             chat, said = chats[key], len(session.tree.committed)
-            tree = session.tree.best(NODES)
+            tree = session.tree.select(NODES)
             made = verified(tree, chat.text, said)
             for found in (scores[chat.kind], scores["all"]):
                 found.tokens += len(made)
@@ -193,12 +194,12 @@ def _answers(target: PackedModel, card: ModelCard, name: str, sampling: Sampling
             room, work = 512, []
             for key, unseen in left.items():
                 if rows := min(unseen, room):
-                    work.append(Work(key + 1, rows))
+                    work.append(ScheduledSession(key + 1, rows))
                     room -= rows
             for made in engine.step(work):
                 key = made.session - 1
                 chats[key].text.extend(made.tokens)
-                left[key] = made.unseen
+                left[key] = made.num_uncomputed
                 if made.finish:
                     engine.close(made.session)
                     del left[key]

@@ -21,12 +21,12 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from edgedraft.demo_model import DEMO_MODEL, resolve_model
-from edgedraft.progress import progress
-from edgedraft.settings import BenchSettings
+from edgedraft.local.demo_model import DEMO_MODEL, resolve_model
+from edgedraft.observability.progress import progress
 from loadtest.engine_peers.process import Job, Peer, PeerError, System
 from loadtest.engine_peers.runner import Setup
 from loadtest.report import Result
+from loadtest.settings import BenchSettings
 from loadtest.workloads import mixed, prompt_tokens
 
 SESSIONS = (1, 4, 16, 32)

@@ -24,13 +24,13 @@ import aiohttp
 import psutil
 from rich.progress import track
 
-from edgedraft.settings import BenchSettings
-from edgedraft.stack import Stack
+from edgedraft.local.processes import Stack
 from loadtest import chat_load
 from loadtest.chat_load import Target
 from loadtest.gateway_peers.process import START_SECONDS, Server, ServerError, cpu_seconds, keep_on, memory_mib, stub
 from loadtest.gateway_peers.script import pieces
 from loadtest.report import Result
+from loadtest.settings import BenchSettings
 
 KEY = "sk-bench-key"
 PROMPT = "What does a lighthouse keeper do all night? Answer in a few sentences, please."

@@ -12,13 +12,14 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
-from edge_agent.drafter import Drafter, Guesses, Point
-from edge_agent.loading import load as load_drafters
-from edge_agent.pace import Pace
-from edgedraft.demo_model import DEMO_MODEL
-from edgedraft.progress import progress
-from edgedraft.settings import AgentSettings, BenchSettings, VerifierSettings
+from edge_agent.drafters.interface import Drafter, Guesses, Point
+from edge_agent.drafters.loading import load as load_drafters
+from edge_agent.drafting.pace import DraftThreshold
+from edge_agent.settings import AgentSettings
+from edgedraft.local.demo_model import DEMO_MODEL
+from edgedraft.observability.progress import progress
 from loadtest.report import Result
+from loadtest.settings import BenchSettings
 from loadtest.trace import Conversation, load
 from loadtest.virtual_link import (
     GREEDY,
@@ -31,10 +32,11 @@ from loadtest.virtual_link import (
     scheduler_of,
     streaming,
 )
-from verifier.costs import StepCosts
-from verifier.loop import warm_up
-from verifier.target import load_target
-from verifier.transformers_engine import TransformersEngine
+from verifier.engine.target import load_target
+from verifier.engine.transformers_engine import TransformersEngine
+from verifier.engine_loop import warm_up
+from verifier.scheduling.step_costs import StepCosts
+from verifier.settings import VerifierSettings
 
 TRIPS = (0.0, 0.015, 0.05, 0.1)  # seconds
 LOOKS = (1, 2, 3, 4, 6, 8, 12)
@@ -132,7 +134,7 @@ def _ways(
 ) -> list[tuple[str, list[Outcome]]]:
     """Each way over all chats."""
     engine = Playback()
-    scheduler, pace = scheduler_of(engine, machine), Pace()
+    scheduler, pace = scheduler_of(engine, machine), DraftThreshold()
     return [
         (WAYS[0], [alone(chat, machine) for chat in chats]),
         (WAYS[1], _best_rounds(chats, machine, trip, guess, proactive=False)),

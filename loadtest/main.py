@@ -6,9 +6,9 @@ import json
 import sys
 from importlib import import_module
 
-from edgedraft.settings import BenchSettings
-from edgedraft.telemetry import configure_logging
+from edgedraft.observability.logs import configure_logging
 from loadtest.report import Result, show
+from loadtest.settings import BenchSettings
 
 # name -> the module that has a function of that name; imported when it is asked for, since some of them load torch
 BENCHMARKS = {

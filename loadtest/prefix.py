@@ -23,9 +23,9 @@ from openai import OpenAI
 from openai.types.chat import ChatCompletionMessageParam
 from rich.progress import track
 
-from edgedraft.settings import BenchSettings
-from edgedraft.stack import Stack
+from edgedraft.local.processes import Stack
 from loadtest.report import Result
+from loadtest.settings import BenchSettings
 from loadtest.workloads import mixed
 
 SIDES = ("cold", "warm", "other tenant")

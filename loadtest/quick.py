@@ -17,10 +17,10 @@ from typing import Any
 from openai import OpenAI
 from rich.progress import track
 
-from edgedraft.settings import BenchSettings
-from edgedraft.stack import Stack
+from edgedraft.local.processes import Stack
 from loadtest.metrics import metrics_of
 from loadtest.report import Result
+from loadtest.settings import BenchSettings
 from loadtest.workloads import Prompt, mixed
 
 MODES = ("datacenter", "edge")

@@ -22,19 +22,20 @@ from itertools import count
 from statistics import median
 from typing import Any
 
-from edgedraft.demo_model import DEMO_MODEL
-from edgedraft.paged import PackedModel
-from edgedraft.progress import progress
-from edgedraft.settings import BenchSettings, VerifierSettings
-from edgedraft.tree import Slice
+from edgedraft.local.demo_model import DEMO_MODEL
+from edgedraft.observability.progress import progress
+from edgedraft.runtime.packed_model import PackedModel
+from edgedraft.tree import DraftSlice
 from edgedraft.wire import Draft, ModelCard, Open
 from loadtest.report import Result
+from loadtest.settings import BenchSettings
 from loadtest.trace import GREEDY, TOKENS, Conversation, Tree, load
-from verifier.loop import warm_up
-from verifier.policy import Choose, goodput
-from verifier.scheduler import Limits, Scheduler
-from verifier.target import load_target
-from verifier.transformers_engine import TransformersEngine
+from verifier.engine.target import load_target
+from verifier.engine.transformers_engine import TransformersEngine
+from verifier.engine_loop import warm_up
+from verifier.scheduling.policy import SelectDraftNodes, goodput
+from verifier.scheduling.scheduler import Scheduler, SchedulerLimits
+from verifier.settings import VerifierSettings
 
 DEPTHS = (1, 2, 4, 8)
 REPEATS = 2
@@ -77,7 +78,11 @@ def schedule(settings: BenchSettings) -> Result:
             | {"kv_tokens": 16384}
         )
     )
-    sides: dict[str, Choose | None] = {"goodput": goodput, **{f"depth {k}": _fixed(k) for k in DEPTHS}, "none": None}
+    sides: dict[str, SelectDraftNodes | None] = {
+        "goodput": goodput,
+        **{f"depth {k}": _fixed(k) for k in DEPTHS},
+        "none": None,
+    }
     loads = _loads(load())
     load_before = os.getloadavg()[0]
     runs: dict[tuple[str, str], list[Run]] = {(side, chosen.name): [] for side in sides for chosen in loads}
@@ -107,10 +112,10 @@ def schedule(settings: BenchSettings) -> Result:
     )
 
 
-def play(model: PackedModel, card: ModelCard, chosen: Load, choose: Choose | None) -> Run:
+def play(model: PackedModel, card: ModelCard, chosen: Load, choose: SelectDraftNodes | None) -> Run:
     """Hold a load's conversations; `choose` None is no drafting. Raises AssertionError if a text differs."""
     engine = TransformersEngine(model, card.vocab_size, card.context_length, chosen.at_once)
-    limits = Limits(
+    limits = SchedulerLimits(
         step_tokens=512, verify_nodes=16, prompt_delay=0.3, draft_wait=0.5, wait_share=1.0, prompt_lookup=False
     )
     scheduler = Scheduler(engine, limits, choose or goodput)
@@ -142,8 +147,8 @@ def play(model: PackedModel, card: ModelCard, chosen: Load, choose: Choose | Non
         arrived = [entry for entry in due if entry[0] <= now]
         due = [entry for entry in due if entry[0] > now]
         for at, key, draft in sorted(arrived, key=lambda entry: (entry[0], entry[2].epoch, entry[2].first)):
-            scheduler.draft(key, draft, at)
-        plan = scheduler.plan(now)
+            scheduler.add_draft(key, draft, at)
+        plan = scheduler.schedule(now)
         if not plan.work:
             opening = began + chosen.begins[left[0]] if left and len(texts) < chosen.at_once else None
             times = [plan.wake_at, opening, min((at for at, _, _ in due), default=None)]
@@ -155,7 +160,7 @@ def play(model: PackedModel, card: ModelCard, chosen: Load, choose: Choose | Non
         now = time.monotonic()
         run.steps += 1
         run.sizes[_power(sum(len(item.draft) for item in plan.work))] += 1
-        for key, commit in scheduler.apply(plan.work, progress_made, step_began, now).items():
+        for key, commit in scheduler.update(plan.work, progress_made, step_began, now).items():
             texts[key] += commit.tokens
             run.tokens += len(commit.tokens)
             run.nodes += commit.nodes
@@ -217,11 +222,11 @@ def _holds(tree: Tree, tokens: Sequence[int]) -> bool:
     return True
 
 
-def _fixed(depth: int) -> Choose:
+def _fixed(depth: int) -> SelectDraftNodes:
     """Checks the first `depth` nodes of each draft's most probable path."""
 
     def choose(
-        drafts: Mapping[int, Slice],
+        drafts: Mapping[int, DraftSlice],
         chances: Mapping[int, Sequence[float]],
         rows: int,
         tokens: float,

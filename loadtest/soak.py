@@ -19,12 +19,12 @@ from typing import Any
 import psutil
 from openai import APIError, AsyncOpenAI
 
-from edgedraft.fleet import Fleet, shared_by
-from edgedraft.settings import BenchSettings
-from edgedraft.stack import Child, Stack
-from edgedraft.valkey import Valkey
+from edgedraft.local.fleet import Fleet, shared_by
+from edgedraft.local.processes import Child, Stack
+from edgedraft.local.valkey import Valkey
 from loadtest.metrics import still_open
 from loadtest.report import Result
+from loadtest.settings import BenchSettings
 from loadtest.workloads import mixed
 
 GATEWAYS, VERIFIERS, AGENTS = 2, 2, 3

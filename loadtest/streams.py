@@ -15,14 +15,14 @@ from typing import Any
 
 import aiohttp
 
-from edgedraft.open_files import allow_many_files
-from edgedraft.settings import BenchSettings
-from edgedraft.stack import Stack
+from edgedraft.local.processes import Stack
+from edgedraft.serving.open_files import allow_many_files
 from loadtest import chat_load
 from loadtest.chat_load import Load, Target
 from loadtest.gateway_peers.process import cpu_seconds, memory_mib, stub
 from loadtest.gateway_peers.script import pieces
 from loadtest.report import Result
+from loadtest.settings import BenchSettings
 
 KEY = "bench-key"
 PROMPT = "What does a lighthouse keeper do all night?"

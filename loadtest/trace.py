@@ -1,9 +1,9 @@
 """A recorded trace: what the target says to the workload's prompts, and what an agent would draft at every place.
 
-For each output index the trace holds the tree that the agent's own drafting (edge_agent/session.py, the shipped draft
-model and prompt lookup) grows behind the committed text up to a window of WINDOW nodes, and in which round of drafting
-each node came. So a scheduler can be fed with real drafts that cost nobody any time. `python -m loadtest.trace` records
-it anew, for the demo pair, greedily.
+For each output index the trace holds the tree that the agent's own drafting (edge_agent/drafting/session.py, the
+shipped draft model and prompt lookup) grows behind the committed text up to a window of WINDOW nodes, and in which
+round of drafting each node came. So a scheduler can be fed with real drafts that cost nobody any time. `python -m
+loadtest.trace` records it anew, for the demo pair, greedily.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from pathlib import Path
 
 import msgspec
 
-from edgedraft.demo_model import DEMO_MODEL, resolve_model
-from edgedraft.progress import progress
-from edgedraft.settings import AgentSettings, VerifierSettings
+from edge_agent.settings import AgentSettings
+from edgedraft.local.demo_model import DEMO_MODEL, resolve_model
+from edgedraft.observability.progress import progress
 from edgedraft.wire import Draft, Open, Sampling
 from loadtest.workloads import mixed, prompt_tokens
+from verifier.settings import VerifierSettings
 
 FILE = Path(__file__).parent / "workloads" / "trace.msgpack.gz"
 TOKENS = 48
@@ -50,11 +51,11 @@ def record() -> list[Conversation]:
     """Takes a minute or two."""
     from transformers import AutoTokenizer
 
-    from edge_agent.loading import load as load_drafters
-    from edge_agent.session import DraftSession
-    from verifier.engine import Request, Work
-    from verifier.target import load_target
-    from verifier.transformers_engine import TransformersEngine
+    from edge_agent.drafters.loading import load as load_drafters
+    from edge_agent.drafting.session import DraftSession
+    from verifier.engine.interface import Request, ScheduledSession
+    from verifier.engine.target import load_target
+    from verifier.engine.transformers_engine import TransformersEngine
 
     tokenizer = AutoTokenizer.from_pretrained(resolve_model(DEMO_MODEL))
     prompts = [prompt_tokens(tokenizer, prompt.text) for prompt in mixed()]
@@ -64,9 +65,9 @@ def record() -> list[Conversation]:
     left = {key: engine.open(Request(key, tuple(prompts[key]), GREEDY, TOKENS, frozenset(card.eos))) for key in texts}
     with progress("the target's texts") as advance:
         while left:
-            for made in engine.step([Work(key, unseen) for key, unseen in left.items()]):
+            for made in engine.step([ScheduledSession(key, unseen) for key, unseen in left.items()]):
                 texts[made.session] += made.tokens
-                left[made.session] = made.unseen
+                left[made.session] = made.num_uncomputed
                 if made.finish:
                     del left[made.session]
                     engine.close(made.session)

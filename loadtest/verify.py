@@ -21,17 +21,18 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from edgedraft.demo_model import DEMO_MODEL, resolve_model
-from edgedraft.progress import progress
-from edgedraft.settings import BenchSettings, VerifierSettings
-from edgedraft.torch_device import DTYPES
-from edgedraft.tree import EMPTY, Slice
+from edgedraft.local.demo_model import DEMO_MODEL, resolve_model
+from edgedraft.observability.progress import progress
+from edgedraft.runtime.device import DTYPES
+from edgedraft.tree import EMPTY_DRAFT, DraftSlice
 from edgedraft.wire import Sampling
 from loadtest.report import Result
+from loadtest.settings import BenchSettings
 from loadtest.workloads import mixed
-from verifier.engine import Engine, Request, Work
-from verifier.target import load_target
-from verifier.transformers_engine import TransformersEngine
+from verifier.engine.interface import Engine, Request, ScheduledSession
+from verifier.engine.target import load_target
+from verifier.engine.transformers_engine import TransformersEngine
+from verifier.settings import VerifierSettings
 
 SESSIONS = (1, 4, 16)
 ROWS = (1, 2, 4, 8, 16)
@@ -160,9 +161,9 @@ def step(engine: Engine, sessions: int, rows: int, contexts: Sequence[Sequence[i
         request = Request(key, tuple(contexts[key]), GREEDY, 4 * max(ROWS), frozenset(), salt=str(key))
         unseen = engine.open(request)
         while unseen > 1:  # only the first time: from then on the prefix cache has it
-            engine.step([Work(key, unseen - 1)])
+            engine.step([ScheduledSession(key, unseen - 1)])
             unseen = 1
-    work = [Work(key, 1, _draft(contexts[key], rows - 1)) for key in range(sessions)]
+    work = [ScheduledSession(key, 1, _draft(contexts[key], rows - 1)) for key in range(sessions)]
     cpu, wall = time.process_time(), time.perf_counter()
     engine.step(work)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
@@ -171,13 +172,13 @@ def step(engine: Engine, sessions: int, rows: int, contexts: Sequence[Sequence[i
     return wall, cpu
 
 
-def _draft(context: Sequence[int], nodes: int) -> Slice:
+def _draft(context: Sequence[int], nodes: int) -> DraftSlice:
     """Two branches of tokens that the target hardly chooses: what is measured is the check, not its success."""
     if not nodes:
-        return EMPTY
+        return EMPTY_DRAFT
     parents = tuple(max(-1, node - 2) for node in range(nodes))
     depths = tuple(1 + node // 2 for node in range(nodes))
-    return Slice(tuple(context[1 : nodes + 1]), parents, depths, depths)
+    return DraftSlice(tuple(context[1 : nodes + 1]), parents, depths, depths)
 
 
 def _contexts(sessions: int) -> list[list[int]]:

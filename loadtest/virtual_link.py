@@ -1,10 +1,10 @@
 """One chat over a link of a given round trip, in virtual time: four ways of using an agent, with real parts.
 
-The draft trees, the agent's choice of where to draft (edge_agent/session.py), the verifier's scheduler and the draft
-model are the real ones; what a step of the target takes and what a look of the draft model takes are given, and time
-only counts. The target's words are a recorded text (trace.py), which every way must arrive at. The gateway is beside
-the verifier, so that a commit takes half a round trip to the agent, and a draft as long back; prompts are taken in
-before the clock starts.
+The draft trees, the agent's choice of where to draft (edge_agent/drafting/session.py), the verifier's scheduler and the
+draft model are the real ones; what a step of the target takes and what a look of the draft model takes are given, and
+time only counts. The target's words are a recorded text (trace.py), which every way must arrive at. The gateway is
+beside the verifier, so that a commit takes half a round trip to the agent, and a draft as long back; prompts are taken
+in before the clock starts.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-from edge_agent.drafter import Guesses, Point
-from edge_agent.pace import Pace
-from edge_agent.session import DraftSession
-from edgedraft.tree import Slice
+from edge_agent.drafters.interface import Guesses, Point
+from edge_agent.drafting.pace import DraftThreshold
+from edge_agent.drafting.session import DraftSession
+from edgedraft.tree import DraftSlice
 from edgedraft.wire import Commit, Draft, Open, Sampling
 from loadtest.trace import Conversation
-from verifier.engine import Capacity, Progress, Request, Work
-from verifier.scheduler import Limits, Scheduler
+from verifier.engine.interface import Capacity, Request, ScheduledSession, StepResult
+from verifier.scheduling.scheduler import Scheduler, SchedulerLimits
 
 WINDOW = 32  # nodes that the round schemes draft at most, as SpecEdge does
 FIRST_WINDOW = 16
@@ -80,7 +80,7 @@ def rounds(chat: Conversation, machine: Machine, trip: float, looks: int, guess:
         session = _session(chat, committed, WINDOW)
         _draft(session, looks, guess)
         now += max(0, looks - ready) * machine.look + trip / 2
-        tree = session.tree.best(WINDOW)
+        tree = session.tree.select(WINDOW)
         made = verified(tree, chat.text, len(committed))
         step = machine.step(1 + len(tree))
         now += step
@@ -105,12 +105,12 @@ def streaming(
     guess: Guess,
     engine: Playback,
     scheduler: Scheduler,
-    pace: Pace,
+    pace: DraftThreshold,
 ) -> Outcome:
     """What this project does: the agent drafts on without waiting, and the verifier's scheduler takes what there is.
 
-    As in edge_agent/drafting.py, messages that arrive during a look of the draft model are read after it. `pace` is the
-    agent's own, from chat to chat.
+    As in edge_agent/drafting/loop.py, messages that arrive during a look of the draft model are read after it. `pace`
+    is the agent's own, from chat to chat.
     """
     outcome = Outcome()
     events: list[tuple[float, int, str, Any]] = []
@@ -132,12 +132,12 @@ def streaming(
         drafts: list[Draft | None] = []
         match kind:
             case "draft":
-                scheduler.draft(key, what, now)
+                scheduler.add_draft(key, what, now)
             case "stepped":
                 stepping = False
                 outcome.steps += 1
                 work, made, began = what
-                for commit in scheduler.apply(work, made, began, now).values():
+                for commit in scheduler.update(work, made, began, now).values():
                     outcome.commits.append((now, len(commit.tokens)))
                     at(now + trip / 2, "commit", commit)
             case "opened":
@@ -163,10 +163,10 @@ def streaming(
             if draft is not None:
                 at(now + trip / 2, "draft", draft)
         if not stepping:
-            plan = scheduler.plan(now)
+            plan = scheduler.schedule(now)
             if plan.work:
                 stepping = True
-                rows = sum(item.rows + len(item.draft) for item in plan.work)
+                rows = sum(item.num_tokens + len(item.draft) for item in plan.work)
                 at(now + machine.step(rows), "stepped", (plan.work, engine.step(plan.work), now))
             elif plan.wake_at is not None:
                 at(max(plan.wake_at, now), "wake")
@@ -177,7 +177,7 @@ def streaming(
 class Playback:
     """An engine that says the recorded texts, one session at a time; prompts are in from the start."""
 
-    branches = True
+    supports_trees = True
     vocab_size = 1 << 31
     context_length = 1 << 20
 
@@ -191,23 +191,23 @@ class Playback:
         self._text, self._said = chat.text, 0
         return next(self._keys)
 
-    def prepare(self, sampling: Sampling) -> None:
+    def precompile(self, sampling: Sampling) -> None:
         pass
 
-    def check(self, request: Request) -> None:
+    def validate(self, request: Request) -> None:
         pass
 
     def open(self, request: Request) -> int:
         return 1
 
-    def step(self, work: Sequence[Work]) -> list[Progress]:
+    def step(self, work: Sequence[ScheduledSession]) -> list[StepResult]:
         [item] = work
         made = verified(item.draft, self._text, self._said)
         self._said += len(made)
         finish = "length" if self._said == len(self._text) else None
         depth = max(item.draft.depths, default=0)
         right = len(made) - 1 if len(item.draft) else 0
-        return [Progress(item.session, tuple(made), 1, len(item.draft), depth, right, finish=finish)]
+        return [StepResult(item.session, tuple(made), 1, len(item.draft), depth, right, finish=finish)]
 
     def close(self, session: int) -> None:
         pass
@@ -218,7 +218,7 @@ class Playback:
 
 def scheduler_of(engine: Playback, machine: Machine) -> Scheduler:
     """A verifier's scheduler with the settings that verifiers have, which knows what steps take."""
-    limits = Limits(
+    limits = SchedulerLimits(
         step_tokens=512, verify_nodes=16, prompt_delay=0.3, draft_wait=0.5, wait_share=1.0, prompt_lookup=False
     )
     scheduler = Scheduler(engine, limits)
@@ -239,7 +239,7 @@ def _draft(session: DraftSession, looks: int, guess: Guess) -> None:
         session.grow(wanted[0], guess(wanted[1]))
 
 
-def verified(tree: Slice, text: Sequence[int], said: int) -> list[int]:
+def verified(tree: DraftSlice, text: Sequence[int], said: int) -> list[int]:
     """The tokens that a verify commits behind text[:said]: the tree's right ones, and the one after them."""
     node, right = -1, 0
     while said + right < len(text):
@@ -251,7 +251,7 @@ def verified(tree: Slice, text: Sequence[int], said: int) -> list[int]:
     return list(text[said : said + right + 1])
 
 
-def _best_leaf(tree: Slice) -> list[int]:
+def _best_leaf(tree: DraftSlice) -> list[int]:
     """The tokens down to the most probable leaf."""
     leaves = set(range(len(tree))) - set(tree.parents)
     if not leaves:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.topology import Topology
+    from tests.support.topology import Topology
 
 os.environ["EDGEDRAFT_PAST_OUTPUTS"] = "false"
 
@@ -28,7 +28,7 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def topology(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology]:
     """What `edgedraft up --gateways 2 --verifiers 2 --agents 3` starts; whoever breaks a part of it mends it."""
-    from tests.topology import running  # only for those who want it: it takes processes and packages
+    from tests.support.topology import running  # only for those who want it: it takes processes and packages
 
     with running(tmp_path_factory.mktemp("topology-logs")) as topology:
         yield topology

@@ -1,7 +1,7 @@
 """The end of a verifier in good order: no session begins any more, those that are open are finished.
 
 What outlasts the grace is ended with its gateway's link, and goes on at another verifier. Signals and sockets are
-edgedraft/serving.py's.
+edgedraft/serving/server.py's.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 
-from edgedraft.telemetry import event
+from edgedraft.observability.logs import event
 
 log = logging.getLogger(__name__)
 

@@ -6,14 +6,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from edgedraft.serving import serve
-from edgedraft.settings import VerifierSettings
-from edgedraft.telemetry import configure_logging
-from edgedraft.tracing import TracingUnavailable, start_tracing
+from edgedraft.observability.logs import configure_logging
+from edgedraft.observability.tracing import TracingUnavailable, start_tracing
+from edgedraft.serving.server import serve
 from edgedraft.wire import MAX_FRAME, ModelCard
 from verifier.drain import Drain
-from verifier.engine import Engine
-from verifier.scheduler import Limits
+from verifier.engine.interface import Engine
+from verifier.scheduling.scheduler import SchedulerLimits
+from verifier.settings import VerifierSettings
 
 
 def main(settings: VerifierSettings) -> None:
@@ -23,7 +23,7 @@ def main(settings: VerifierSettings) -> None:
         tracing = start_tracing(settings.otel, "edgedraft-verifier")
     except TracingUnavailable as error:
         sys.exit(f"edgedraft verifier: {error}")
-    limits = Limits(
+    limits = SchedulerLimits(
         step_tokens=settings.step_tokens,
         verify_nodes=settings.verify_nodes,
         prompt_delay=settings.prompt_delay,
@@ -53,11 +53,11 @@ def main(settings: VerifierSettings) -> None:
 @contextmanager
 def _embedded(settings: VerifierSettings) -> Iterator[tuple[Engine, ModelCard] | None]:
     """This process, with as many others as torchrun has started."""
-    from edgedraft.paged import UnsupportedModel
-    from verifier.grammar import Grammars
-    from verifier.target import load_target
-    from verifier.tensor_parallel import join
-    from verifier.transformers_engine import TransformersEngine
+    from edgedraft.runtime.packed_model import UnsupportedModel
+    from verifier.engine.grammar import Grammars
+    from verifier.engine.target import load_target
+    from verifier.engine.tensor_parallel import join
+    from verifier.engine.transformers_engine import TransformersEngine
 
     if settings.engine_args:
         sys.exit("edgedraft verifier: there is nothing to give the embedded engine after --")
@@ -81,7 +81,7 @@ def _embedded(settings: VerifierSettings) -> Iterator[tuple[Engine, ModelCard] |
 @contextmanager
 def _on_vllm(settings: VerifierSettings) -> Iterator[tuple[Engine, ModelCard] | None]:
     """vLLM, with the processes and machines that its own arguments name."""
-    from verifier.on_vllm.start import NoVllm, load
+    from verifier.engine.on_vllm.start import NoVllm, load
 
     try:
         begun = load(settings)

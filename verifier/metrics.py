@@ -17,7 +17,7 @@ from prometheus_client import (
 )
 
 from edgedraft.wire import Commit
-from verifier.engine import Capacity, Progress, Work
+from verifier.engine.interface import Capacity, ScheduledSession, StepResult
 
 _LATENCY = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
@@ -91,12 +91,12 @@ class Metrics:
         self._vllm_waiting.set(waiting)
         self._vllm_kv.set(1 - room.kv_free / room.kv_tokens if room.kv_tokens else 0.0)
 
-    def observe(self, work: Sequence[Work], progress: Sequence[Progress], seconds: float) -> None:
+    def observe(self, work: Sequence[ScheduledSession], progress: Sequence[StepResult], seconds: float) -> None:
         """Count one step."""
         self._steps.inc()
         self._seconds.observe(seconds)
         self._session_steps.inc(sum(1 for made in progress if made.tokens))
-        self._rows.inc(sum(item.rows + len(item.draft) for item in work))
+        self._rows.inc(sum(item.num_tokens + len(item.draft) for item in work))
         self._tokens.inc(sum(len(made.tokens) for made in progress))
         self._nodes.inc(sum(made.nodes for made in progress))
         self._accepted.inc(sum(made.accepted for made in progress))

@@ -17,10 +17,10 @@ from itertools import count
 from fastapi import FastAPI, Response, WebSocket, WebSocketDisconnect
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from edgedraft.race import race
-from edgedraft.serving import receive_frame
-from edgedraft.telemetry import event
-from edgedraft.tracing import Tracing
+from edgedraft.links.race import race
+from edgedraft.observability.logs import event
+from edgedraft.observability.tracing import Tracing
+from edgedraft.serving.server import receive_frame
 from edgedraft.wire import (
     BAD_FRAME,
     CLOSE_LEAVING,
@@ -29,10 +29,10 @@ from edgedraft.wire import (
     TIMEOUT,
     TOO_MANY,
     UNAUTHORIZED,
+    AgentChanged,
     Close,
     Commit,
     Draft,
-    Edge,
     Hello,
     ModelCard,
     Open,
@@ -41,14 +41,14 @@ from edgedraft.wire import (
     VerifierWelcome,
     WireError,
     encode,
-    greet,
+    expect_hello,
     to_verifier,
 )
 from verifier.drain import Drain
-from verifier.engine import Engine
-from verifier.loop import EngineLoop, Gone
+from verifier.engine.interface import Engine
+from verifier.engine_loop import EngineLoop, LinkClosed
 from verifier.metrics import Metrics
-from verifier.scheduler import Limits
+from verifier.scheduling.scheduler import SchedulerLimits
 from verifier.traces import SessionSpans
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ TRY_AGAIN_LATER = 1013  # RFC 6455's registry
 GOING = "this verifier is going"
 
 
-Posted = Open | Draft | Edge | Close
+Posted = Open | Draft | AgentChanged | Close
 
 
 class _Preparing:
@@ -145,7 +145,7 @@ class _Link:
 
 def build_app(
     engine: Engine,
-    limits: Limits,
+    limits: SchedulerLimits,
     card: ModelCard,
     max_sessions: int,
     token: str,
@@ -229,11 +229,11 @@ def build_app(
             return
         number, link = next(numbers), _Link(socket)
         engine_loop: EngineLoop = app.state.engine_loop
-        preparing = _Preparing(engine.prepare, partial(engine_loop.post, number), max_sessions)
+        preparing = _Preparing(engine.precompile, partial(engine_loop.post, number), max_sessions)
         prepared.add(preparing)
         try:
             async with asyncio.timeout(HELLO_SECONDS):
-                hello = greet(to_verifier(await receive_frame(socket)))
+                hello = expect_hello(to_verifier(await receive_frame(socket)))
             await socket.send_bytes(encode([VerifierWelcome(PROTOCOL, card, max_sessions)]))
             event(log, "gateway connected", link=number, gateway=hello.name or None)
             links[number] = link
@@ -247,7 +247,7 @@ def build_app(
             links.pop(number, None)
             preparing.cancel()
             prepared.discard(preparing)
-            engine_loop.post(number, Gone())
+            engine_loop.post(number, LinkClosed())
 
     return app
 

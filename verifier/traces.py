@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgedraft.tracing import Tracing, wall
+from edgedraft.observability.tracing import Tracing, wall
 from edgedraft.wire import Commit, Open
 
 if TYPE_CHECKING:

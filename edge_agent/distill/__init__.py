@@ -9,8 +9,8 @@ Every stage goes on where it stopped, as long as settings and work folder stay t
 
 from __future__ import annotations
 
-from edgedraft.settings import DistillSettings
-from edgedraft.telemetry import configure_logging
+from edge_agent.settings import DistillSettings
+from edgedraft.observability.logs import configure_logging
 
 
 def main(settings: DistillSettings) -> None:

@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 from edge_agent.distill.decode import Generator, Job, sample
 from edge_agent.distill.prompts import KINDS, Message, Prompt, PromptMaker
 from edge_agent.distill.samples import HELD_OUT, Sample, load_samples, save_samples, shards
-from edgedraft.progress import progress
-from edgedraft.settings import DistillSettings
+from edge_agent.settings import DistillSettings
+from edgedraft.observability.progress import progress
 
 GREEDY_SHARE = 0.4
 # Kinds with long prompts and short answers cost most and teach least.

@@ -16,7 +16,7 @@ from transformers import Cache, PreTrainedModel
 
 from edge_agent.distill.prompts import Message
 from edge_agent.distill.samples import Sample
-from edgedraft.packed_linear import pack_linears
+from edgedraft.runtime.packed_linear import pack_linears
 
 SAMPLED_FROM = 64
 
@@ -71,8 +71,10 @@ class SlotCache(Cache):
 
 
 class Generator:
-    """Runs jobs through the target, whose linear layers it packs (edgedraft/packed_linear.py). Conversations end before
-    `length` tokens, answers included."""
+    """Runs jobs through the target, whose linear layers it packs (edgedraft/runtime/packed_linear.py).
+
+    Conversations end before `length` tokens, answers included.
+    """
 
     def __init__(self, target: PreTrainedModel, stop: set[int], slots: int, length: int, top_k: int, seed: int) -> None:
         self._target, self._stop, self._slots, self._length, self._top_k = target, stop, slots, length, top_k

@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedModel
 
 from edge_agent.distill.samples import Sample
-from edgedraft.torch_device import has_bfloat16_products
+from edgedraft.runtime.device import has_bfloat16_products
 
 CHAIN = 5
 RANKS = (1, 2, 3, 5, 8)

@@ -12,7 +12,15 @@ from transformers import PreTrainedModel
 
 from edge_agent.distill.evaluate import CHAIN, Figures, table
 from edge_agent.distill.student import learned_state
-from edge_agent.draft_model import CARD_FILE, HEAD_IDS, SCALE_SUFFIX, SPEC_FILE, WEIGHTS_FILE, DraftSpec, quantise
+from edge_agent.drafters.draft_model import (
+    CARD_FILE,
+    HEAD_IDS,
+    SCALE_SUFFIX,
+    SPEC_FILE,
+    WEIGHTS_FILE,
+    DraftSpec,
+    quantise,
+)
 
 
 def write_weights(child: PreTrainedModel, head_ids: torch.Tensor, folder: Path) -> None:

@@ -16,7 +16,7 @@ from edge_agent.distill.export import write_card, write_spec, write_weights
 from edge_agent.distill.samples import HELD_OUT, load_samples, shards
 from edge_agent.distill.student import choose_head, default_layers, make_child
 from edge_agent.distill.train import Trainer
-from edge_agent.draft_model import (
+from edge_agent.drafters.draft_model import (
     HEAD_IDS,
     DraftSpec,
     embedding_name,
@@ -25,10 +25,10 @@ from edge_agent.draft_model import (
     read_spec,
     shipped_draft,
 )
-from edgedraft.demo_model import resolve_model
-from edgedraft.settings import DistillSettings
+from edge_agent.settings import DistillSettings
+from edgedraft.local.demo_model import resolve_model
+from edgedraft.runtime.device import has_bfloat16_products
 from edgedraft.tokenizer import fingerprint
-from edgedraft.torch_device import has_bfloat16_products
 
 
 def distill(settings: DistillSettings) -> None:

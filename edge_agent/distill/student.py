@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from edge_agent.distill.samples import Sample
-from edge_agent.draft_model import child_config, embedding_name, empty_child
+from edge_agent.drafters.draft_model import child_config, embedding_name, empty_child
 
 
 def default_layers(count: int) -> tuple[int, ...]:

@@ -23,10 +23,10 @@ from transformers import PreTrainedModel
 from edge_agent.distill.evaluate import Figures, evaluate
 from edge_agent.distill.samples import Sample
 from edge_agent.distill.student import learned_state
-from edge_agent.draft_model import placed
-from edgedraft.progress import progress
-from edgedraft.settings import DistillSettings
-from edgedraft.torch_device import has_bfloat16_products
+from edge_agent.drafters.draft_model import placed
+from edge_agent.settings import DistillSettings
+from edgedraft.observability.progress import progress
+from edgedraft.runtime.device import has_bfloat16_products
 
 HARD_SHARE = 0.3
 WARM_UP = 0.04

@@ -1,10 +1,10 @@
 """Accounts: tenants, and keys with the principals that they stand for and the limits that they carry.
 
-It knows SQL and no HTTP (gateway/authentication.py does); that limits are kept is gateway/admission.py's.
+It knows SQL and no HTTP (gateway/http/authentication.py does); that limits are kept is gateway/limits/admission.py's.
 """
 
 from gateway.accounts.keys import Accounts, KeyRecord
-from gateway.accounts.principal import NO_LIMITS, SCOPES, Limits, Owner, Principal
+from gateway.accounts.principal import NO_LIMITS, SCOPES, KeyLimits, Owner, Principal
 from gateway.accounts.tenants import Tenant, TenantExists, Tenants, UnknownTenant
 from gateway.accounts.watch import KeyWatch
 
@@ -12,9 +12,9 @@ __all__ = [
     "NO_LIMITS",
     "SCOPES",
     "Accounts",
+    "KeyLimits",
     "KeyRecord",
     "KeyWatch",
-    "Limits",
     "Owner",
     "Principal",
     "Tenant",

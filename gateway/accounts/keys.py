@@ -15,10 +15,10 @@ from dataclasses import asdict, dataclass
 
 from sqlalchemy import ColumnElement, Row, and_, insert, or_, select, update
 
-from gateway.accounts.principal import NO_LIMITS, SCOPES, Limits, Principal
+from gateway.accounts.principal import NO_LIMITS, SCOPES, KeyLimits, Principal
 from gateway.accounts.tenants import UnknownTenant, known_tenant
-from gateway.database import Database
-from gateway.tables import SHOWN, keys, tenants
+from gateway.storage.database import Database
+from gateway.storage.tables import SHOWN, keys, tenants
 
 KEY_PREFIX = "ed-"
 CACHE_SECONDS = 2.0  # how long a revoked or changed key may still pass
@@ -39,7 +39,7 @@ class KeyRecord:
     created: int
     revoked: int | None
     expires: int | None
-    limits: Limits
+    limits: KeyLimits
 
 
 class Accounts:
@@ -86,7 +86,7 @@ class Accounts:
         tenant: str,
         scopes: Sequence[str],
         name: str = "",
-        limits: Limits = NO_LIMITS,
+        limits: KeyLimits = NO_LIMITS,
         expires: int | None = None,
         new_tenant: bool = True,
     ) -> str:
@@ -102,7 +102,7 @@ class Accounts:
         tenant: str,
         scopes: Sequence[str],
         name: str = "",
-        limits: Limits = NO_LIMITS,
+        limits: KeyLimits = NO_LIMITS,
         expires: int | None = None,
         new_tenant: bool = False,
     ) -> tuple[str, KeyRecord]:
@@ -160,7 +160,7 @@ class Accounts:
 
     async def change(self, key_id: str, values: Mapping[str, int | str | None]) -> bool:
         """Set `name`, `expires` or limits of a working key; those not named stay. False when there is none."""
-        if unknown := set(values) - {"name", "expires", *Limits.__dataclass_fields__}:
+        if unknown := set(values) - {"name", "expires", *KeyLimits.__dataclass_fields__}:
             raise ValueError(f"a key's {', '.join(sorted(unknown))} cannot be changed")
         return await self._update(key_id, values)
 
@@ -185,8 +185,8 @@ def _behind(created: int, key_id: str) -> ColumnElement[bool]:
     return or_(keys.c.created > created, and_(keys.c.created == created, keys.c.id > key_id))
 
 
-def _limits(row: Row[tuple[object, ...]]) -> Limits:
-    return Limits(row.requests_per_minute, row.tokens_per_minute, row.concurrent, row.monthly_spend, row.priority)
+def _limits(row: Row[tuple[object, ...]]) -> KeyLimits:
+    return KeyLimits(row.requests_per_minute, row.tokens_per_minute, row.concurrent, row.monthly_spend, row.priority)
 
 
 def _record(row: Row[tuple[object, ...]]) -> KeyRecord:

@@ -12,7 +12,7 @@ Owner = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class KeyLimits:
     """A key's own limits; None leaves one to the gateway's settings. Spend is nano-units of money a calendar month.
 
     Where a verifier has no room, requests of higher `priority` go first (wire.Open); None is 0.
@@ -24,13 +24,13 @@ class Limits:
     monthly_spend: int | None = None
     priority: int | None = None
 
-    def over(self, defaults: Limits) -> Limits:
+    def over(self, defaults: KeyLimits) -> KeyLimits:
         """These, and where there is none of their own, the defaults."""
 
         def first(own: int | None, default: int | None) -> int | None:
             return default if own is None else own
 
-        return Limits(
+        return KeyLimits(
             first(self.requests_per_minute, defaults.requests_per_minute),
             first(self.tokens_per_minute, defaults.tokens_per_minute),
             first(self.concurrent, defaults.concurrent),
@@ -39,7 +39,7 @@ class Limits:
         )
 
 
-NO_LIMITS = Limits()
+NO_LIMITS = KeyLimits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Principal:
     owner: str
     tenant: str
     scopes: frozenset[str]
-    limits: Limits = NO_LIMITS
+    limits: KeyLimits = NO_LIMITS
 
     @property
     def is_operator(self) -> bool:

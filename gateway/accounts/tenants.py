@@ -9,8 +9,8 @@ from sqlalchemy import insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.database import Database
-from gateway.tables import tenants
+from gateway.storage.database import Database
+from gateway.storage.tables import tenants
 
 
 class UnknownTenant(Exception):

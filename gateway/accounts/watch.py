@@ -10,7 +10,7 @@ import logging
 from collections import defaultdict
 
 from gateway.accounts.keys import Accounts
-from gateway.database import DatabaseDown
+from gateway.storage.database import DatabaseDown
 
 log = logging.getLogger(__name__)
 

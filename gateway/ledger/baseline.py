@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gateway.speculation_stats import SpeculationStats
+from gateway.sessions.speculation_stats import SpeculationStats
 
 OWN_STEPS = 8
 MEMORY_STEPS = 4096  # of which a model's recent mean is made; older ones fade

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from gateway.speculation_stats import Mode
+from gateway.sessions.speculation_stats import Mode
 
 # refused: no verifier took it. cancelled: the client went away, or the gateway ended first; tokens so far are counted.
 # failed: it broke off. A row is `running` until it ends and `unfinished` if its gateway was lost before.

@@ -16,13 +16,13 @@ from datetime import UTC, datetime
 from sqlalchemy import delete, func, insert, select, update
 
 from gateway.accounts import Principal
-from gateway.database import Database, DatabaseDown, now_ms
 from gateway.ledger.baseline import PlainPace, baseline_ns, nanoseconds, spent_ns
 from gateway.ledger.entry import Ended, Outcome, Started
 from gateway.ledger.prices import Prices
 from gateway.ledger.writer import RUNNING, UNFINISHED, Writer
-from gateway.speculation_stats import SpeculationStats, edgedraft_field
-from gateway.tables import gateways, usage
+from gateway.sessions.speculation_stats import SpeculationStats, edgedraft_field
+from gateway.storage.database import Database, DatabaseDown, now_ms
+from gateway.storage.tables import gateways, usage
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from gateway.money import to_nano
+from gateway.ledger.money import to_nano
 
 HOUR_NS = 3600 * 10**9
 MILLION = 10**6

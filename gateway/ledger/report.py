@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 from sqlalchemy import BigInteger, Label, case, func, literal_column, select
 
-from gateway.database import Database
-from gateway.money import to_text
-from gateway.tables import keys, usage
+from gateway.ledger.money import to_text
+from gateway.storage.database import Database
+from gateway.storage.tables import keys, usage
 
 Dimension = Literal["key", "owner", "tenant", "model", "day", "edge"]
 

@@ -19,9 +19,9 @@ from typing import Any
 
 from sqlalchemy import bindparam, insert, or_, update
 
-from gateway.database import Database, DatabaseDown
 from gateway.ledger.entry import Ended, Started
-from gateway.tables import usage
+from gateway.storage.database import Database, DatabaseDown
+from gateway.storage.tables import usage
 
 log = logging.getLogger(__name__)
 

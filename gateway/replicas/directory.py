@@ -15,8 +15,8 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from gateway.accounts import Owner
-from gateway.agent_link import AgentLink
-from gateway.shared_store import SharedStore, StoreDown
+from gateway.agents.link import AgentLink
+from gateway.storage.shared_store import SharedStore, StoreDown
 
 BEAT_SECONDS = 1.0
 LEASE_SECONDS = 5.0

@@ -12,12 +12,14 @@ from typing import Protocol
 from msgspec.structs import replace
 from websockets.asyncio.client import ClientConnection, connect
 
-from edgedraft.race import race
-from edgedraft.tree import Violation
+from edgedraft.links.outbox import Outbox, SessionTable
+from edgedraft.links.race import race
+from edgedraft.tree import DraftViolation
 from edgedraft.wire import BAD_FRAME, MAX_FRAME, VIOLATION, Close, Commit, Draft, Open, WireError
 from gateway.accounts import Owner
-from gateway.agents import Seeker
-from gateway.link import Outbox, SessionTable
+from gateway.agents.registry import WaitingSession
+from gateway.agents.slot import AgentListener
+from gateway.replicas.handshake import Prover, Unproven
 from gateway.replicas.messages import (
     ANSWER_HEADER,
     CALL_HEADER,
@@ -29,26 +31,24 @@ from gateway.replicas.messages import (
     ToBorrower,
     to_borrower,
 )
-from gateway.replicas.proof import Prover, Unproven
-from gateway.seat import AgentListener
 
 DIAL_SECONDS = 2.0
 PING_SECONDS = 5.0
 LINK_MESSAGES = 1 << 16
 
 
-class Asker(Protocol):
+class SlotRequester(Protocol):
     """Whoever asked for a seat. Called from the event loop; must not block."""
 
     def on_full(self) -> None:
         """There is none now; it stays in line."""
         ...
 
-    def on_granted(self, desk: RemoteDesk) -> None:
+    def on_granted(self, desk: RemoteSlot) -> None:
         """One is held: to be opened, or closed."""
         ...
 
-    def on_none(self, desk: RemoteDesk) -> None:
+    def on_none(self, desk: RemoteSlot) -> None:
         """There will be none: it is out of line."""
         ...
 
@@ -83,15 +83,15 @@ class ReplicaLink:
         self.ended = False
         self._connection = connection
         self._outbox = Outbox(LINK_MESSAGES)
-        self._desks: SessionTable[RemoteDesk] = SessionTable()
+        self._desks: SessionTable[RemoteSlot] = SessionTable()
 
     @property
     def sessions(self) -> int:
         """Those that have a seat there or stand in line."""
         return len(self._desks)
 
-    def ask(self, asker: Asker, seeker: Seeker) -> RemoteDesk:
-        desk = RemoteDesk(self, asker, seeker.owner)
+    def ask(self, asker: SlotRequester, seeker: WaitingSession) -> RemoteSlot:
+        desk = RemoteSlot(self, asker, seeker.owner)
         desk.number = self._desks.add(desk)
         tenant, owner = seeker.owner
         self.put(Seek(desk.number, tenant, owner, seeker.fingerprint, seeker.vocab_size))
@@ -136,10 +136,10 @@ class ReplicaLink:
             desk.deliver(message)
 
 
-class RemoteDesk:
+class RemoteSlot:
     """One session's place at another replica: in line, then a seat.Desk, then a seat.Seat."""
 
-    def __init__(self, link: ReplicaLink, asker: Asker, owner: Owner) -> None:
+    def __init__(self, link: ReplicaLink, asker: SlotRequester, owner: Owner) -> None:
         self.number = 0
         self.identity = ""
         self._link = link
@@ -179,7 +179,7 @@ class RemoteDesk:
         else:
             self._asker.on_none(self)
 
-    def open(self, listener: AgentListener, message: Open) -> RemoteDesk:
+    def open(self, listener: AgentListener, message: Open) -> RemoteSlot:
         self._listener = listener
         self.begin_again(message)
         return self
@@ -202,5 +202,5 @@ class RemoteDesk:
             raise WireError(BAD_FRAME, "a draft for a session that has not begun")
         try:
             self._listener.on_draft(draft)
-        except Violation as violation:  # the lender checks them: it is not the agent's fault any more
+        except DraftViolation as violation:  # the lender checks them: it is not the agent's fault any more
             raise WireError(VIOLATION, str(violation)) from None

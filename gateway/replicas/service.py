@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 
-from edgedraft.settings import GatewaySettings
-from gateway.agent_link import AgentLink
-from gateway.agents import AgentRegistry
+from gateway.agents.link import AgentLink
+from gateway.agents.registry import AgentRegistry
+from gateway.limits.shared_rates import SharedRates
+from gateway.observability.metrics import Metrics
+from gateway.replicas.borrowing import Elsewhere
 from gateway.replicas.directory import Directory
-from gateway.replicas.door import ReplicaDoor
-from gateway.replicas.elsewhere import Elsewhere
-from gateway.replicas.proof import Prover
-from gateway.shared_rates import SharedRates
-from gateway.shared_store import SharedStore
-from gateway.telemetry import Metrics
+from gateway.replicas.endpoint import ReplicaEndpoint
+from gateway.replicas.handshake import Prover
+from gateway.settings import GatewaySettings
+from gateway.storage.shared_store import SharedStore
 
 
 class Replicas:
@@ -26,7 +26,7 @@ class Replicas:
         self._prover = Prover(settings.replica_secret)
         self._store = SharedStore(settings.redis, metrics.shared_store)
         self.rates = SharedRates(self._store)
-        self._door = ReplicaDoor(
+        self._door = ReplicaEndpoint(
             settings.replica_host, settings.replica_port, settings.advertise, self._prover, agents, metrics
         )
         self._directory: Directory | None = None

@@ -6,11 +6,11 @@ from itertools import count
 
 from runner import Generate, Output, Setup, serve
 
-from edgedraft.settings import VerifierSettings
 from edgedraft.wire import Sampling
-from verifier.engine import Engine, Request, Work
-from verifier.target import load_target
-from verifier.transformers_engine import TransformersEngine
+from verifier.engine.interface import Engine, Request, ScheduledSession
+from verifier.engine.target import load_target
+from verifier.engine.transformers_engine import TransformersEngine
+from verifier.settings import VerifierSettings
 
 
 def load(setup: Setup) -> tuple[Generate, str]:
@@ -46,11 +46,11 @@ def generating(engine: Engine, step_tokens: int) -> Generate:
             for key in sorted(unseen, key=lambda key: unseen[key] > 1):
                 rows = min(left, unseen[key])
                 if rows:
-                    work.append(Work(key, rows))
+                    work.append(ScheduledSession(key, rows))
                     left -= rows
             for made in engine.step(work):
                 outputs[made.session].extend(made.tokens)
-                unseen[made.session] = made.unseen
+                unseen[made.session] = made.num_uncomputed
                 if made.finish:
                     engine.close(made.session)
                     del unseen[made.session]

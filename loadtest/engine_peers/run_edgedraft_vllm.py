@@ -5,11 +5,11 @@ from __future__ import annotations
 from run_edgedraft import generating
 from runner import Generate, Setup, serve
 
-from edgedraft.settings import VerifierSettings
+from verifier.settings import VerifierSettings
 
 
 def load(setup: Setup) -> tuple[Generate, str]:
-    from verifier.on_vllm.start import load as start
+    from verifier.engine.on_vllm.start import load as start
 
     settings = VerifierSettings.model_validate(
         {

@@ -17,7 +17,7 @@ from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, TokenType
 from gguf.quants import quantize
 from safetensors.torch import load_file
 
-from edgedraft.torch_device import DTYPES
+from edgedraft.runtime.device import DTYPES
 
 PARTS = {
     "self_attn.q_proj": "attn_q",

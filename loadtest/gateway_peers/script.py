@@ -13,7 +13,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
-from edgedraft.demo_model import ensure_demo_model
+from edgedraft.local.demo_model import ensure_demo_model
 from edgedraft.tokenizer import fingerprint
 from edgedraft.wire import ModelCard
 

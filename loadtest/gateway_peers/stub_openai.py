@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from edgedraft.serving import serve
+from edgedraft.serving.server import serve
 from loadtest.gateway_peers.script import pieces
 
 

@@ -26,7 +26,7 @@ from edgedraft.wire import (
     TokenLogprobs,
     VerifierWelcome,
     encode,
-    greet,
+    expect_hello,
     to_verifier,
 )
 from loadtest.gateway_peers.script import card, tokens
@@ -65,7 +65,7 @@ async def speak(
 ) -> None:
     """One gateway, until it leaves."""
     count = count or Count()
-    greet(to_verifier(await connection.recv()))
+    expect_hello(to_verifier(await connection.recv()))
     await connection.send(encode([VerifierWelcome(PROTOCOL, model, MAX_SESSIONS)]))
     sessions: dict[int, Said] = {}
     ticking = asyncio.create_task(_tick(connection, sessions, script, pace, count)) if pace else None

@@ -6,8 +6,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
-from edgedraft.progress import progress
-from edgedraft.settings import BenchSettings
+from edgedraft.observability.progress import progress
 from loadtest.report import Result
 from loadtest.scale import measure as measuring
 from loadtest.scale.match import SMALL, Figures, Small, live, simulated
@@ -18,6 +17,7 @@ from loadtest.scale.sizes import AGENTS, a_stream, cells, sizes, steps
 from loadtest.scale.stores import stores
 from loadtest.scale.texts import curve_of, prepare
 from loadtest.seed.profiles import DEVICES, LINKS
+from loadtest.settings import BenchSettings
 
 EDGE = DEVICES["rtx-4090"], LINKS["fibre"]
 

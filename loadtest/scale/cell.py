@@ -25,8 +25,8 @@ from loadtest.seed.profiles import Device, Link, Way
 from loadtest.seed.server import LIMITS, Compute, Server
 from loadtest.seed.streaming import opening
 from loadtest.seed.target import Target
-from verifier.costs import StepCosts
-from verifier.scheduler import Limits
+from verifier.scheduling.scheduler import SchedulerLimits
+from verifier.scheduling.step_costs import StepCosts
 
 FREE = Costs(*[0.0] * len(NAMES))
 
@@ -44,7 +44,7 @@ class Shape:
     lent: float = 0.0
     speed: float = 1.0
     load: Costs = FREE
-    limits: Limits = LIMITS
+    limits: SchedulerLimits = LIMITS
 
 
 @dataclass(frozen=True)

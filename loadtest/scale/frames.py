@@ -1,10 +1,10 @@
-"""A desktop's drafts as frames, as edge_agent/link.py sends them: those that come soon after one share the next."""
+"""A desktop's drafts as frames, as edge_agent/attach/connection.py sends them: later drafts share a frame."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from edge_agent.link import TOGETHER_SECONDS
+from edge_agent.attach.connection import TOGETHER_SECONDS
 from edgedraft.wire import Draft
 from loadtest.seed.clock import Clock
 

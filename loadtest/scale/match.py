@@ -18,8 +18,8 @@ from typing import Any
 
 import aiohttp
 
-from edgedraft.fleet import Fleet
-from edgedraft.stack import Stack
+from edgedraft.local.fleet import Fleet
+from edgedraft.local.processes import Stack
 from loadtest.gateway_peers.process import cpu_seconds
 from loadtest.metrics import metrics_of
 from loadtest.scale.cell import FREE, Cell, Parts, Shape
@@ -32,7 +32,7 @@ from loadtest.scale.texts import Texts
 from loadtest.seed.fleet import Load, run
 from loadtest.seed.profiles import Device, Link
 from loadtest.seed.server import EDGE_LIMITS
-from verifier.costs import StepCosts
+from verifier.scheduling.step_costs import StepCosts
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from typing import Any
 import aiohttp
 import psutil
 
-from edgedraft.open_files import allow_many_files
-from edgedraft.progress import progress
-from edgedraft.stack import Stack, StartError
+from edgedraft.local.processes import Stack, StartError
+from edgedraft.observability.progress import progress
+from edgedraft.serving.open_files import allow_many_files
 from edgedraft.wire import ModelCard
 from loadtest.gateway_peers.process import cpu_seconds, memory_mib
 from loadtest.gateway_peers.script import card

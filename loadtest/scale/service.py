@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from loadtest.scale.costs import Costs
-from verifier.costs import StepCosts
+from verifier.scheduling.step_costs import StepCosts
 
 AIM = 0.6  # of a core that a gateway is to be busy at most
 RESTING = 1 - AIM  # share of what comes that finds it at rest, and wakes it

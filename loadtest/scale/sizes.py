@@ -19,7 +19,7 @@ from loadtest.seed.fleet import Load, run
 from loadtest.seed.parts import curve
 from loadtest.seed.profiles import Device, Link
 from loadtest.seed.server import EDGE_LIMITS
-from verifier.costs import StepCosts
+from verifier.scheduling.step_costs import StepCosts
 
 AGENTS = (100, 1_000, 10_000, 100_000, 1_000_000)
 TARGET = 14.8e9  # parameters of the target: Qwen3-14B's

@@ -14,8 +14,8 @@ from typing import Any, cast
 import psutil
 from redis import Redis
 
-from edgedraft.fleet import shared_by
-from edgedraft.valkey import Valkey
+from edgedraft.local.fleet import shared_by
+from edgedraft.local.valkey import Valkey
 
 PER_TRANSACTION = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()"
 CONNECTIONS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"

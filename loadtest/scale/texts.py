@@ -12,8 +12,7 @@ from statistics import mean, median
 
 from transformers import AutoTokenizer
 
-from edgedraft.demo_model import DEMO_MODEL, resolve_model
-from edgedraft.settings import VerifierSettings
+from edgedraft.local.demo_model import DEMO_MODEL, resolve_model
 from edgedraft.wire import Sampling
 from loadtest.seed.chats import Chat, record, with_texts
 from loadtest.seed.drafts import Drafts
@@ -21,9 +20,10 @@ from loadtest.seed.record import Record, read, record_file, write
 from loadtest.seed.target import Target, played, real
 from loadtest.verify import step
 from loadtest.workloads import mixed, prompt_tokens
-from verifier.costs import StepCosts
-from verifier.engine import Engine
-from verifier.target import load_target
+from verifier.engine.interface import Engine
+from verifier.engine.target import load_target
+from verifier.scheduling.step_costs import StepCosts
+from verifier.settings import VerifierSettings
 
 LONGEST_PROMPT = 60  # tokens
 ANSWER = 100

@@ -10,9 +10,8 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from edgedraft.demo_model import DEMO_MODEL, resolve_model
-from edgedraft.progress import progress
-from edgedraft.settings import BenchSettings, VerifierSettings
+from edgedraft.local.demo_model import DEMO_MODEL, resolve_model
+from edgedraft.observability.progress import progress
 from edgedraft.wire import ModelCard
 from loadtest.seed.beside import Beside
 from loadtest.seed.best import Plans, best_round, best_speculations
@@ -27,8 +26,10 @@ from loadtest.seed.rounds import Rounds
 from loadtest.seed.server import EDGE_LIMITS
 from loadtest.seed.streaming import Streaming
 from loadtest.seed.target import Target, measured_steps, played, real
-from verifier.costs import StepCosts
-from verifier.target import load_target
+from loadtest.settings import BenchSettings
+from verifier.engine.target import load_target
+from verifier.scheduling.step_costs import StepCosts
+from verifier.settings import VerifierSettings
 
 WARM = 0.7  # the temperature besides greedy
 KV_TOKENS = 1 << 17

@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from edge_agent.lookup_drafter import LookupDrafter
-from edge_agent.session import DraftSession
-from edgedraft.tree import Slice
+from edge_agent.drafters.prompt_lookup import LookupDrafter
+from edge_agent.drafting.session import DraftSession
+from edgedraft.tree import DraftSlice
 from edgedraft.wire import Open
 from loadtest.seed.clock import Clock
 from loadtest.seed.drafts import Drafts
 from loadtest.seed.fixed import FixedServer
 from loadtest.seed.fleet import Meters, Stream
 from loadtest.seed.target import Target
-from verifier.costs import StepCosts
+from verifier.scheduling.step_costs import StepCosts
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Beside:
 
         self._clock.after(drafting + checking, stepped)
 
-    def _draft(self) -> tuple[dict[int, Slice], float]:
+    def _draft(self) -> tuple[dict[int, DraftSlice], float]:
         """A tree for every session that decodes, and the seconds of drafting them all."""
         plan, model = self._plan, self._plan.draft != "lookup"
         seconds = sum(self._looks.seconds(rows) for rows in self._prompts) if model else 0.0
@@ -103,4 +103,4 @@ class Beside:
             }
             for key, (node, _) in asked.items():
                 grown[key].grow(node, self._drafts.answer(looks[key]))
-        return {key: session.tree.best(plan.nodes) for key, session in grown.items()}, seconds
+        return {key: session.tree.select(plan.nodes) for key, session in grown.items()}, seconds

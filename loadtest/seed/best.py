@@ -18,7 +18,7 @@ from loadtest.seed.fleet import Load, System, run
 from loadtest.seed.profiles import Device, Link
 from loadtest.seed.rounds import Round, Rounds
 from loadtest.seed.target import Target
-from verifier.costs import StepCosts
+from verifier.scheduling.step_costs import StepCosts
 
 P = TypeVar("P")
 

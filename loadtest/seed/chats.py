@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
-from edgedraft.progress import progress
+from edgedraft.observability.progress import progress
 from edgedraft.wire import Sampling
 from loadtest.workloads import mixed, prompt_tokens
-from verifier.engine import Engine, Request, Work
+from verifier.engine.interface import Engine, Request, ScheduledSession
 
 MEAN, SPREAD = 128, 0.8  # tokens of an answer; sigma of its logarithm
 SHORTEST, LONGEST = 16, 320
@@ -71,7 +71,7 @@ def record(asked: Sequence[Chat], engine: Engine, eos: Sequence[int], at_once: i
                 )
             for made in engine.step(_work(unseen)):
                 texts[made.session] += made.tokens
-                unseen[made.session] = made.unseen
+                unseen[made.session] = made.num_uncomputed
                 if made.finish:
                     del unseen[made.session]
                     engine.close(made.session)
@@ -79,12 +79,12 @@ def record(asked: Sequence[Chat], engine: Engine, eos: Sequence[int], at_once: i
     return [replace(chat, text=tuple(texts[chat.number])) for chat in asked]
 
 
-def _work(unseen: dict[int, int]) -> list[Work]:
+def _work(unseen: dict[int, int]) -> list[ScheduledSession]:
     """As many rows as a step takes, sessions that decode first."""
     left, work = STEP_ROWS, []
     for key in sorted(unseen, key=lambda key: unseen[key] > 1):
         if rows := min(left, unseen[key]):
-            work.append(Work(key, rows))
+            work.append(ScheduledSession(key, rows))
             left -= rows
     return work
 

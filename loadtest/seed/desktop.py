@@ -1,16 +1,16 @@
-"""A desktop in virtual time: the agent's real choices (edge_agent/session.py, pace.py), a profile's looks.
+"""A desktop in virtual time: the agent's real choices (edge_agent/drafting/session.py, pace.py), a profile's looks.
 
-As in edge_agent/drafting.py it never waits for an answer, and what arrives during a look is read after it. It serves
-one stream at a time; what it learnt of its own pace it keeps.
+As in edge_agent/drafting/loop.py it never waits for an answer, and what arrives during a look is read after it. It
+serves one stream at a time; what it learnt of its own pace it keeps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from edge_agent.lookup_drafter import LookupDrafter
-from edge_agent.pace import Pace
-from edge_agent.session import DraftSession
+from edge_agent.drafters.prompt_lookup import LookupDrafter
+from edge_agent.drafting.pace import DraftThreshold
+from edge_agent.drafting.session import DraftSession
 from edgedraft.wire import Commit, Draft, Open
 from loadtest.seed.chats import Chat
 from loadtest.seed.clock import Clock
@@ -26,7 +26,7 @@ class Desktop:
         self, clock: Clock, device: Device, drafts: Drafts, meters: Meters, send: Callable[[Draft], None]
     ) -> None:
         self._clock, self._device, self._drafts, self._meters, self._send = clock, device, drafts, meters, send
-        self._pace = Pace()
+        self._pace = DraftThreshold()
         self._session: DraftSession | None = None
         self._chat: Chat | None = None
         self._lookup = LookupDrafter()

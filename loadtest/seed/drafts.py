@@ -11,15 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from edge_agent.drafter import NOTHING, Drafter, Guesses, Point, merge
-from edge_agent.loading import load as load_drafters
-from edge_agent.lookup_drafter import LookupDrafter
-from edge_agent.model_drafter import common_prefix
-from edgedraft.settings import AgentSettings
+from edge_agent.drafters.interface import NOTHING, Drafter, Guesses, Point, merge
+from edge_agent.drafters.loading import load as load_drafters
+from edge_agent.drafters.model import common_prefix
+from edge_agent.drafters.prompt_lookup import LookupDrafter
+from edge_agent.settings import AgentSettings
 from edgedraft.wire import Sampling
 from loadtest.seed.chats import Chat
 from loadtest.seed.record import Known
-from verifier.costs import StepCosts
+from verifier.scheduling.step_costs import StepCosts
 
 KINDS = ("model", "lookup", "both")
 SIZES = (1, 4, 16, 32)

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
-from edgedraft.demo_model import DEMO_MODEL
-from edgedraft.progress import progress
-from edgedraft.settings import BenchSettings
+from edgedraft.local.demo_model import DEMO_MODEL
+from edgedraft.observability.progress import progress
 from loadtest.report import Result
 from loadtest.seed.bench import (
     DEVICE,
@@ -37,6 +36,7 @@ from loadtest.seed.parts import devices, latency, paper
 from loadtest.seed.plots import draw
 from loadtest.seed.profiles import DEVICES
 from loadtest.seed.statistics import Ratio, ratio
+from loadtest.settings import BenchSettings
 
 SESSIONS = (1, 4, 16, 64, 256)
 WARM_SESSIONS = (1,)

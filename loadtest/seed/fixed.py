@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from edgedraft.tree import Slice
+from edgedraft.tree import DraftSlice
 from loadtest.seed.fleet import Meters, Stream
 from loadtest.seed.server import LIMITS
 from loadtest.seed.target import Target
-from verifier.costs import StepCosts
-from verifier.engine import Progress, Request, Work
-from verifier.policy import prompt_rows
+from verifier.engine.interface import Request, ScheduledSession, StepResult
+from verifier.scheduling.policy import prompt_rows
+from verifier.scheduling.step_costs import StepCosts
 
 
 @dataclass
@@ -51,29 +51,29 @@ class FixedServer:
         unseen = self._target.engine.open(request)
         self.sessions[stream.key] = Checked(stream, unseen, list(known), unseen <= 1)
 
-    def step(self, trees: Mapping[int, Slice]) -> tuple[list[Progress], float] | None:
+    def step(self, trees: Mapping[int, DraftSlice]) -> tuple[list[StepResult], float] | None:
         """One step over these sessions and what fits of prompts, and the seconds it takes; None without any work."""
         spent = self._target.spent()
-        work = [Work(key, 1, tree) for key, tree in trees.items()]
+        work = [ScheduledSession(key, 1, tree) for key, tree in trees.items()]
         delay = LIMITS.prompt_delay if any(s.under_way for s in self.sessions.values()) else float("inf")
         rows = sum(1 + len(tree) for tree in trees.values())
         left = prompt_rows(rows, max(0, LIMITS.step_tokens - rows), delay, self._steps.seconds)
         for key, session in self.sessions.items():
             if not session.under_way and left > 0:
-                work.append(Work(key, min(session.unseen, left)))
-                left -= work[-1].rows
+                work.append(ScheduledSession(key, min(session.unseen, left)))
+                left -= work[-1].num_tokens
         if not work:
             return None
         progress = self._target.engine.step(work)
         return progress, self._target.seconds(work, self._target.spent() - spent)
 
-    def apply(self, progress: Sequence[Progress], committed: Callable[[Stream, Sequence[int]], None]) -> list[int]:
+    def apply(self, progress: Sequence[StepResult], committed: Callable[[Stream, Sequence[int]], None]) -> list[int]:
         """Take a step's progress in; returns the sessions that got tokens and go on."""
         going: list[int] = []
         for made in progress:
             if (session := self.sessions.get(made.session)) is None:
                 continue  # it was closed while the step ran
-            session.unseen = made.unseen
+            session.unseen = made.num_uncomputed
             if not made.tokens and made.finish is None:
                 continue
             self._meters.verifies += 1

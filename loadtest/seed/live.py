@@ -11,9 +11,8 @@ from pathlib import Path
 
 from openai import OpenAI
 
-from edgedraft.progress import progress
-from edgedraft.settings import BenchSettings
-from edgedraft.stack import Stack
+from edgedraft.local.processes import Stack
+from edgedraft.observability.progress import progress
 from loadtest.report import Result
 from loadtest.seed.bench import Bench
 from loadtest.seed.clock import Clock
@@ -21,6 +20,7 @@ from loadtest.seed.fleet import Load, run
 from loadtest.seed.profiles import Device, Link
 from loadtest.seed.server import EDGE_LIMITS
 from loadtest.seed.streaming import Streaming
+from loadtest.settings import BenchSettings
 
 NEAR = Link("loopback", 0.001)
 KEY = "bench-key"

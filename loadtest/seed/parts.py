@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from edgedraft.progress import progress
+from edgedraft.observability.progress import progress
 from loadtest.report import Result
 from loadtest.seed.bench import DEVICE, LEARNING, LINK, NAMES, OTHERS, Bench, best_plans, figures, system
 from loadtest.seed.fleet import Load, run, tokens_for, warm_for
 from loadtest.seed.profiles import DEVICES, Device, Link
-from verifier.costs import StepCosts
+from verifier.scheduling.step_costs import StepCosts
 
 TRIPS = (0.0, 0.015, 0.03, 0.05, 0.1)
 SEEDS = (0, 1, 2)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import msgspec
 
-from edge_agent.draft_model import shipped_draft
-from edgedraft.demo_model import DEMO_MODEL, cache_root
+from edge_agent.drafters.draft_model import shipped_draft
+from edgedraft.local.demo_model import DEMO_MODEL, cache_root
 
 Text = tuple[int, ...]
 # A place (drafts.py), and the tokens, parents and probabilities of the guesses there.

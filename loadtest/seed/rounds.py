@@ -10,10 +10,10 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from edge_agent.drafter import Point
-from edge_agent.lookup_drafter import LookupDrafter
-from edge_agent.session import DraftSession
-from edgedraft.tree import EMPTY, Slice
+from edge_agent.drafters.interface import Point
+from edge_agent.drafters.prompt_lookup import LookupDrafter
+from edge_agent.drafting.session import DraftSession
+from edgedraft.tree import EMPTY_DRAFT, DraftSlice
 from edgedraft.wire import Commit, Draft, Open, encode
 from loadtest.seed.clock import Clock
 from loadtest.seed.drafts import Drafts
@@ -21,7 +21,7 @@ from loadtest.seed.fixed import FixedServer
 from loadtest.seed.fleet import Meters, Stream
 from loadtest.seed.profiles import Device, Link, Way
 from loadtest.seed.target import Target
-from verifier.costs import StepCosts
+from verifier.scheduling.step_costs import StepCosts
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Rounds:
         self._dice = random.Random(seed)
         self._server = FixedServer(target, steps, self.meters)
         self._desktops: dict[int, _Desktop] = {}
-        self._arrived: dict[int, Slice] = {}
+        self._arrived: dict[int, DraftSlice] = {}
         self._stepping = False
         self._committed: Callable[[Stream, Sequence[int]], None] = lambda stream, tokens: None
 
@@ -115,7 +115,7 @@ class Rounds:
 
         self._clock.after(takes, send)
 
-    def _tree(self, key: int) -> tuple[Slice, DraftSession, int]:
+    def _tree(self, key: int) -> tuple[DraftSlice, DraftSession, int]:
         """The tree behind what is committed, and how many looks it took."""
         served = self._server.sessions[key]
         chat, desktop = served.stream.chat, self._desktops[served.stream.slot]
@@ -127,9 +127,9 @@ class Rounds:
                 break
             looks += 1
             session.grow(wanted[0], self._drafts.answer(self._drafts.ask(chat, wanted[1], desktop.lookup)))
-        return session.tree.best(self._plan.nodes), session, looks
+        return session.tree.select(self._plan.nodes), session, looks
 
-    def _guess(self, key: int, tree: Slice, desktop: _Desktop) -> list[int] | None:
+    def _guess(self, key: int, tree: DraftSlice, desktop: _Desktop) -> list[int] | None:
         """What the answer will be if the best leaf is right: its path and the likeliest token behind it."""
         served = self._server.sessions.get(key)
         if served is None or not len(tree):
@@ -149,7 +149,7 @@ class Rounds:
         roots = [i for i, parent in enumerate(bonus.parents) if parent == -1]
         return [*path, bonus.tokens[max(roots, key=lambda i: bonus.probabilities[i])]]
 
-    def _receive(self, key: int, tree: Slice) -> None:
+    def _receive(self, key: int, tree: DraftSlice) -> None:
         if key in self._server.sessions:
             self._arrived[key] = tree
             self._turn()
@@ -206,9 +206,9 @@ class Rounds:
         return -(-waited % look) if gamble == waited else 0.0
 
 
-def _message(key: int, session: DraftSession, tree: Slice) -> list[Draft]:
+def _message(key: int, session: DraftSession, tree: DraftSlice) -> list[Draft]:
     """The tree as it crosses the link; an empty frame where there is nothing to guess."""
-    if tree == EMPTY:
+    if tree == EMPTY_DRAFT:
         return []
     nodes = zip(tree.costs, tree.parents, strict=True)
     confidence = bytes(min(255, cost - (tree.costs[parent] if parent >= 0 else 0)) for cost, parent in nodes)

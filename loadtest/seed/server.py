@@ -12,11 +12,13 @@ from edgedraft.wire import Commit, Draft, Open
 from loadtest.seed.clock import Clock
 from loadtest.seed.fleet import Meters
 from loadtest.seed.target import Target
-from verifier.costs import StepCosts
-from verifier.engine import Progress, Work
-from verifier.scheduler import Limits, Scheduler
+from verifier.engine.interface import ScheduledSession, StepResult
+from verifier.scheduling.scheduler import Scheduler, SchedulerLimits
+from verifier.scheduling.step_costs import StepCosts
 
-LIMITS = Limits(step_tokens=512, verify_nodes=16, prompt_delay=0.3, draft_wait=0.5, wait_share=1.0, prompt_lookup=False)
+LIMITS = SchedulerLimits(
+    step_tokens=512, verify_nodes=16, prompt_delay=0.3, draft_wait=0.5, wait_share=1.0, prompt_lookup=False
+)
 EDGE_LIMITS = replace(LIMITS, prompt_lookup=True)  # as a verifier has it
 
 Compute = Callable[[float, Callable[[], None]], None]
@@ -32,7 +34,7 @@ class Server:
         steps: StepCosts,
         meters: Meters,
         deliver: Callable[[Mapping[int, Commit]], None],
-        limits: Limits = LIMITS,
+        limits: SchedulerLimits = LIMITS,
         compute: Compute | None = None,
     ) -> None:
         self._clock, self._target, self._meters, self._deliver = clock, target, meters, deliver
@@ -56,7 +58,7 @@ class Server:
 
     def draft(self, draft: Draft) -> None:
         spent = self._target.spent()
-        self._scheduler.draft(draft.session, draft, self._clock.now)
+        self._scheduler.add_draft(draft.session, draft, self._clock.now)
         self._meters.server += self._target.spent() - spent
         self.turn()
 
@@ -71,7 +73,7 @@ class Server:
         if self._stepping:
             return
         spent = self._target.spent()
-        plan = self._scheduler.plan(self._clock.now)
+        plan = self._scheduler.schedule(self._clock.now)
         if not plan.work:
             self._meters.server += self._target.spent() - spent
             if plan.wake_at is not None:
@@ -83,10 +85,10 @@ class Server:
         began = self._clock.now
         self._compute(took, lambda: self._stepped(plan.work, progress, began, took))
 
-    def _stepped(self, work: list[Work], progress: list[Progress], began: float, took: float) -> None:
+    def _stepped(self, work: list[ScheduledSession], progress: list[StepResult], began: float, took: float) -> None:
         spent = self._target.spent()
         progress = [made for made in progress if made.session in self._open]  # others are of an earlier run
-        commits = self._scheduler.apply(work, progress, began, self._clock.now)
+        commits = self._scheduler.update(work, progress, began, self._clock.now)
         self._meters.server += took + self._target.spent() - spent
         self._meters.steps += 1
         for key, commit in commits.items():

@@ -17,8 +17,8 @@ from loadtest.seed.fleet import Meters, Stream
 from loadtest.seed.profiles import Device, Link, Way
 from loadtest.seed.server import LIMITS, Server
 from loadtest.seed.target import Target
-from verifier.costs import StepCosts
-from verifier.scheduler import Limits
+from verifier.scheduling.scheduler import SchedulerLimits
+from verifier.scheduling.step_costs import StepCosts
 
 FIRST_WINDOW = 16
 
@@ -33,7 +33,7 @@ class Streaming:
         steps: StepCosts,
         edge: tuple[Device, Link, Drafts] | None,
         seed: int = 0,
-        limits: Limits = LIMITS,
+        limits: SchedulerLimits = LIMITS,
     ) -> None:
         self.meters = Meters()
         self.clock = self._clock = clock

@@ -11,14 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from edgedraft.paged import PackedModel
-from edgedraft.tree import Slice
+from edgedraft.runtime.packed_model import PackedModel
+from edgedraft.tree import DraftSlice
 from edgedraft.wire import ModelCard, Sampling
 from loadtest.seed.chats import Chat
-from verifier.costs import StepCosts
-from verifier.engine import Capacity, Engine, Progress, Request, Work
-from verifier.loop import warm_up
-from verifier.transformers_engine import TransformersEngine
+from verifier.engine.interface import Capacity, Engine, Request, ScheduledSession, StepResult
+from verifier.engine.transformers_engine import TransformersEngine
+from verifier.engine_loop import warm_up
+from verifier.scheduling.step_costs import StepCosts
 
 MAX_SESSIONS = 1024
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
@@ -35,7 +35,7 @@ class Target:
 
     engine: Engine
     spent: Callable[[], float]
-    seconds: Callable[[Sequence[Work], float], float]
+    seconds: Callable[[Sequence[ScheduledSession], float], float]
     eos: tuple[int, ...]
 
 
@@ -53,8 +53,8 @@ def played(
 ) -> Target:
     """Steps take what `step` says of their rows; `cached` tells whether every prompt is found computed."""
 
-    def seconds(work: Sequence[Work], elapsed: float) -> float:
-        return step(sum(item.rows + len(item.draft) for item in work))
+    def seconds(work: Sequence[ScheduledSession], elapsed: float) -> float:
+        return step(sum(item.num_tokens + len(item.draft) for item in work))
 
     return Target(Playback(chats, cached), lambda: 0.0, seconds, eos)
 
@@ -71,7 +71,7 @@ def measured_steps(target: Target) -> StepCosts:
             )
             target.engine.open(request)
             began = target.spent()
-            target.engine.step([Work(key, rows)])
+            target.engine.step([ScheduledSession(key, rows)])
             costs.measured(rows, target.spent() - began)
             target.engine.close(key)
     return costs
@@ -80,7 +80,7 @@ def measured_steps(target: Target) -> StepCosts:
 class Playback:
     """An engine that says the recorded texts; a draft is right as far as it agrees with them."""
 
-    branches = True
+    supports_trees = True
     vocab_size = 1 << 31
     context_length = 1 << 20
 
@@ -89,10 +89,10 @@ class Playback:
         self._texts = {(chat.prompt, chat.sampling.seed): chat.text for chat in chats}
         self._sessions: dict[int, _Said] = {}
 
-    def prepare(self, sampling: Sampling) -> None:
+    def precompile(self, sampling: Sampling) -> None:
         pass
 
-    def check(self, request: Request) -> None:
+    def validate(self, request: Request) -> None:
         pass
 
     def open(self, request: Request) -> int:
@@ -103,7 +103,7 @@ class Playback:
         self._sessions[request.session] = said
         return said.unseen
 
-    def step(self, work: Sequence[Work]) -> list[Progress]:
+    def step(self, work: Sequence[ScheduledSession]) -> list[StepResult]:
         return [self._progress(item) for item in work]
 
     def close(self, session: int) -> None:
@@ -112,11 +112,11 @@ class Playback:
     def capacity(self) -> Capacity:
         return Capacity(MAX_SESSIONS - len(self._sessions), 1 << 20, 1 << 20)
 
-    def _progress(self, item: Work) -> Progress:
+    def _progress(self, item: ScheduledSession) -> StepResult:
         said = self._sessions[item.session]
-        if item.rows < said.unseen:
-            said.unseen -= item.rows
-            return Progress(item.session, (), said.unseen)
+        if item.num_tokens < said.unseen:
+            said.unseen -= item.num_tokens
+            return StepResult(item.session, (), said.unseen)
         made = verified(item.draft, said.text, said.count)
         said.count += len(made)
         said.unseen = 1
@@ -125,7 +125,7 @@ class Playback:
             finish = "stop" if said.text[-1] in said.eos else "length"
         depth = max(item.draft.depths, default=0)
         right = len(made) - 1 if len(item.draft) else 0
-        return Progress(item.session, tuple(made), 1, len(item.draft), depth, right, finish=finish)
+        return StepResult(item.session, tuple(made), 1, len(item.draft), depth, right, finish=finish)
 
 
 @dataclass
@@ -136,7 +136,7 @@ class _Said:
     eos: frozenset[int]
 
 
-def verified(tree: Slice, text: Sequence[int], said: int) -> Sequence[int]:
+def verified(tree: DraftSlice, text: Sequence[int], said: int) -> Sequence[int]:
     """The tokens that a verify commits behind text[:said]: the tree's right ones, and the one after them."""
     node, right = -1, 0
     while said + right < len(text):

@@ -15,9 +15,8 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from edgedraft.demo_model import DEMO_MODEL, resolve_model
-from edgedraft.progress import progress
-from edgedraft.settings import BenchSettings, VerifierSettings
+from edgedraft.local.demo_model import DEMO_MODEL, resolve_model
+from edgedraft.observability.progress import progress
 from loadtest.report import Result
 from loadtest.seed.alone import Alone, Stepped
 from loadtest.seed.bench import DEVICE, LINK, figures, means
@@ -31,7 +30,9 @@ from loadtest.seed.server import EDGE_LIMITS
 from loadtest.seed.statistics import ratio
 from loadtest.seed.streaming import Streaming
 from loadtest.seed.target import Target, measured_steps
-from verifier.engine import Engine
+from loadtest.settings import BenchSettings
+from verifier.engine.interface import Engine
+from verifier.settings import VerifierSettings
 
 SESSIONS = (1, 4, 16)
 KV_TOKENS = 1 << 14
@@ -45,7 +46,7 @@ OTHERS = ("a", "b", "a'")
 
 def vllm(settings: BenchSettings) -> Result:
     """Raises NoVllm where vLLM is not, PeerError when a process of it breaks."""
-    from verifier.on_vllm.start import load
+    from verifier.engine.on_vllm.start import load
 
     load_before = os.getloadavg()[0]
     asked = {

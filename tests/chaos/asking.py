@@ -17,7 +17,7 @@ import httpx
 from openai import APIConnectionError, APIError, APIStatusError, AsyncOpenAI
 
 from loadtest.workloads import mixed
-from tests.topology import MODEL
+from tests.support.topology import MODEL
 
 TRIES = 200
 PAUSE = 0.25  # seconds between two tries

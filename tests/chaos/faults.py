@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from edgedraft.stack import Child
-from tests.topology import AGENTS, GATEWAYS, VERIFIERS, Topology
+from edgedraft.local.processes import Child
+from tests.support.topology import AGENTS, GATEWAYS, VERIFIERS, Topology
 
 Kind = Literal["agent killed", "agent frozen", "agent partitioned", "gateway restarted", "verifier killed"]
 

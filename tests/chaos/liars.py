@@ -14,7 +14,7 @@ from itertools import count
 from websockets.exceptions import WebSocketException
 
 from edgedraft.wire import Draft
-from tests.gateway.scripted_agent import Drafting, ScriptedAgent
+from tests.support.scripted_agent import Drafting, ScriptedAgent
 
 STAY = 4.0  # seconds until it comes again under another name, so that no verifier can know it by then
 AT_ONCE = 8  # nodes in one draft

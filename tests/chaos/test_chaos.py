@@ -19,13 +19,13 @@ import pytest
 from openai import AsyncOpenAI
 from sqlalchemy import select
 
-from gateway.database import Database
-from gateway.tables import usage
+from gateway.storage.database import Database
+from gateway.storage.tables import usage
 from tests.chaos.asking import Answer, Case, Told, ask, cases, survive
 from tests.chaos.faults import Faults, Kind, plan
 from tests.chaos.liars import LIARS, Lies, lie
 from tests.conftest import THOROUGH
-from tests.topology import KEY, Topology
+from tests.support.topology import KEY, Topology
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(3600 if THOROUGH else 900)]
 

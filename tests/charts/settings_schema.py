@@ -9,7 +9,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from edgedraft.settings import GatewaySettings, Settings, VerifierSettings
+from edgedraft.settings import Settings
+from gateway.settings import GatewaySettings
+from verifier.settings import VerifierSettings
 
 SCHEMA = Path(__file__).parents[2] / "charts/edgedraft/values.schema.json"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.charts.rendering import CHART, container, of_kind, rendered
 from tests.gateway.conftest import KEY, running_gateway
-from tests.gateway.scripted_verifier import ScriptedVerifier
+from tests.support.scripted_verifier import ScriptedVerifier
 
 SCRIPT = CHART / "files/chat_check.py"
 

@@ -18,9 +18,9 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from edgedraft import cli
-from edgedraft.demo_model import CACHE_VARIABLE
+from edgedraft.local.demo_model import CACHE_VARIABLE
 from tests.charts.rendering import ROOT, Container, container, containers, rendered
-from verifier.on_vllm.start import PACKAGES, VERSION
+from verifier.engine.on_vllm.start import PACKAGES, VERSION
 
 FOLDER = ROOT / "containers"
 IMAGES = ("gateway", "verifier", "verifier-vllm", "agent")

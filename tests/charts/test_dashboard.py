@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from promql_parser import VectorSelector
 
-from gateway.telemetry import Metrics as GatewayMetrics
+from gateway.observability.metrics import Metrics as GatewayMetrics
 from tests.charts.rendering import CHART, of_kind, rendered
 from verifier.metrics import Metrics as VerifierMetrics
 

@@ -14,8 +14,8 @@ from kubernetes_validate import SchemaNotFoundError, utils
 from pydantic_settings import CliApp
 
 from edgedraft import cli
-from edgedraft import settings as s
-from edgedraft.demo_model import CACHE_VARIABLE
+from edgedraft.local.demo_model import CACHE_VARIABLE
+from gateway.settings import GatewaySettings
 from tests.charts.rendering import (
     CHART,
     NAMESPACE,
@@ -29,6 +29,7 @@ from tests.charts.rendering import (
     rendered,
     values_of,
 )
+from verifier.settings import VerifierSettings
 
 # Kinds that Kubernetes itself has no schema of.
 CUSTOM = {"HTTPRoute", "ServiceMonitor", "LeaderWorkerSet"}
@@ -146,7 +147,7 @@ def test_every_variable_is_a_setting_of_the_command_and_has_a_value_it_takes(
             CliApp.run(kind, cli_args=[])
         # Without this a Service of the name edgedraft would set EDGEDRAFT_PORT.
         assert found.pod["enableServiceLinks"] is False
-    assert {s.GatewaySettings, s.VerifierSettings} <= seen
+    assert {GatewaySettings, VerifierSettings} <= seen
 
 
 def test_values_reach_the_variables_as_they_were_meant() -> None:

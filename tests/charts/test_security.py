@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from edgedraft.settings import GatewaySettings, VerifierSettings
+from gateway.settings import GatewaySettings
 from tests.charts.golden_parts import golden_path, security_of
 from tests.charts.rendering import VALUE_SETS, containers, of_kind, render, rendered
+from verifier.settings import VerifierSettings
 
 # Settings whose value lets in whoever knows it.
 CONFIDENTIAL = {"verifier_token", "replica_secret", "key", "database", "redis"}

@@ -15,7 +15,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from sqlalchemy.engine import make_url
 
-from gateway.database import Database
+from gateway.storage.database import Database
 from tests.charts.rendering import container, of_kind, render, rendered
 
 

@@ -11,9 +11,10 @@ import pytest
 import yaml
 from helm_python import HelmError
 
-from edgedraft.settings import GatewaySettings, VerifierSettings
+from gateway.settings import GatewaySettings
 from tests.charts.rendering import CHART, render
 from tests.charts.settings_schema import SCHEMA, SET_FOR_GATEWAYS, SET_FOR_VERIFIERS, camel, definitions
+from verifier.settings import VerifierSettings
 
 SCHEMA_TEXT = SCHEMA.read_text()
 

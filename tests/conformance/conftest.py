@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from edgedraft.stack import Stack
+from edgedraft.local.processes import Stack
 from tests.conformance.clients.features import Given
 from tests.conformance.environments import CLIENTS, node_clients, python_clients
 

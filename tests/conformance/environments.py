@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from edgedraft.demo_model import cache_root
+from edgedraft.local.demo_model import cache_root
 
 CLIENTS = Path(__file__).parent / "clients"
 INSTALL_SECONDS = 600.0

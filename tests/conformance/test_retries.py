@@ -9,7 +9,7 @@ import openai
 import pytest
 from openai import OpenAI
 
-from edgedraft.stack import Stack
+from edgedraft.local.processes import Stack
 from loadtest.gateway_peers.process import stub
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]

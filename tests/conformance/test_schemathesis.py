@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from edgedraft.stack import Stack
+from edgedraft.local.processes import Stack
 from loadtest.gateway_peers.process import stub
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]

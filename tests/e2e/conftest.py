@@ -11,7 +11,7 @@ import pytest
 from openai import OpenAI, Stream
 from openai.types.chat import ChatCompletionChunk
 
-from edgedraft.stack import Child, Stack
+from edgedraft.local.processes import Child, Stack
 from loadtest.workloads import mixed
 
 KEY = "e2e-key"

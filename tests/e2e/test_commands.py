@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from openai import OpenAI
 
-from edgedraft.stack import Child
+from edgedraft.local.processes import Child
 from loadtest.quick import compare
 from tests.e2e.conftest import Service
 

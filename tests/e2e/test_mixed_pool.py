@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from openai import OpenAI
 
-from edgedraft.stack import Stack
+from edgedraft.local.processes import Stack
 from loadtest.quick import verifier_counters
 from tests.e2e.conftest import CASES, KEY, Answer, Service
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from edgedraft.stack import Stack
-from tests.in_memory_tracing import PARENT, TRACE, TRACEPARENT
-from tests.otlp_receiver import OtlpReceiver, attributes
+from edgedraft.local.processes import Stack
+from tests.support.in_memory_tracing import PARENT, TRACE, TRACEPARENT
+from tests.support.otlp_receiver import OtlpReceiver, attributes
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 

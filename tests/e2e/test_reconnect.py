@@ -12,11 +12,11 @@ import psutil
 import pytest
 from openai import OpenAI
 
-from edgedraft.stack import Child, Stack
+from edgedraft.local.processes import Child, Stack
 from tests.conftest import THOROUGH
 from tests.e2e.conftest import CASES, KEY, Answer, Case, Service
-from tests.e2e.partition import Partition
 from tests.e2e.test_start_order import free_port
+from tests.support.partition import Partition
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 

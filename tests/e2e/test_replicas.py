@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 import pytest
 from openai import OpenAI
 
-from edge_agent.attachment import MOVED_TOO_SOON
-from edgedraft.stack import Child, Stack
+from edge_agent.attach.attachment import MOVED_TOO_SOON
+from edgedraft.local.processes import Child, Stack
 from tests.e2e.conftest import CASES, KEY, Answer, Service
-from tests.e2e.partition import Partition
-from tests.gateway.valkey_server import ValkeyServer
+from tests.support.partition import Partition
+from tests.support.valkey_server import ValkeyServer
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from openai import OpenAI
 
-from edgedraft.stack import Child, Stack
+from edgedraft.local.processes import Child, Stack
 from loadtest.quick import verifier_counters
 from tests.e2e.conftest import CASES, KEY, Answer, Case, Service
 

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from edgedraft.stack import Stack
+from edgedraft.local.processes import Stack
 from tests.e2e.conftest import KEY, Service
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]

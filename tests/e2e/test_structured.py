@@ -9,7 +9,7 @@ import pytest
 from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolParam
 from pydantic import BaseModel
 
-from edgedraft.stack import Child
+from edgedraft.local.processes import Child
 from tests.e2e.conftest import Service
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]

@@ -9,10 +9,10 @@ import pytest
 from openai import OpenAI
 from sqlalchemy import select
 
-from edgedraft.valkey import NoValkey, find_valkey
-from gateway.database import Database
-from gateway.tables import usage
-from tests.topology import KEY, MODEL, Topology
+from edgedraft.local.valkey import NoValkey, find_valkey
+from gateway.storage.database import Database
+from gateway.storage.tables import usage
+from tests.support.topology import KEY, MODEL, Topology
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 

@@ -13,12 +13,12 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
-from edge_agent.attachment import Agent, stay_attached
-from edge_agent.counts import Tally
-from edge_agent.drafter import Drafter
-from edge_agent.link import agent_url
+from edge_agent.attach.attachment import Agent, stay_attached
+from edge_agent.attach.connection import agent_url
+from edge_agent.drafters.interface import Drafter
+from edge_agent.drafting.stats import Tally
 from edgedraft import wire
-from edgedraft.tree import DraftTree, Slice
+from edgedraft.tree import DraftSlice, DraftTree
 from edgedraft.wire import AgentWelcome, Commit, Draft, FinishReason, Hello, Open, Sampling
 
 GREEDY = Sampling(temperature=0.0)
@@ -57,7 +57,7 @@ class Seat:
 
     async def verify(self, budget: int = 8) -> int:
         """One verify over the most confident nodes; returns how many were right."""
-        draft = self.tree.best(budget)
+        draft = self.tree.select(budget)
         at, node, right = len(self.tree.committed), -1, 0
         while at + right < len(self.text):
             below = [i for i, parent in enumerate(draft.parents) if parent == node]
@@ -83,7 +83,7 @@ class Seat:
         return len(self.text) - len(self.tree.committed)
 
 
-def favourite_path(draft: Slice) -> int:
+def favourite_path(draft: DraftSlice) -> int:
     """How many nodes there are on the path that always takes the most confident child."""
     node, length = -1, 0
     while below := [i for i, parent in enumerate(draft.parents) if parent == node]:
@@ -176,7 +176,7 @@ class ScriptedGateway:
 
     async def _serve(self, connection: ServerConnection) -> None:
         try:
-            self.hellos.append(wire.greet(wire.from_agent(await connection.recv())))
+            self.hellos.append(wire.expect_hello(wire.from_agent(await connection.recv())))
             if self.close_code:
                 await connection.close(self.close_code, "as scripted")
                 return

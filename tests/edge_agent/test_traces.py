@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
-from edge_agent.counts import Tally
-from edge_agent.drafting import DraftingLoop, Limits
-from edge_agent.lookup_drafter import LookupDrafter
-from edge_agent.mailbox import Mailbox
+from edge_agent.drafters.prompt_lookup import LookupDrafter
+from edge_agent.drafting.loop import DraftingLoop, Limits
+from edge_agent.drafting.mailbox import Mailbox
+from edge_agent.drafting.stats import Tally
 from edge_agent.traces import DraftSpans
 from edgedraft.wire import Close, Commit, Open
 from tests.edge_agent.scripted_gateway import until
 from tests.edge_agent.tiny import GREEDY, VOCAB
-from tests.in_memory_tracing import PARENT, TRACE, TRACEPARENT, InMemoryTracing, attributes, ids
+from tests.support.in_memory_tracing import PARENT, TRACE, TRACEPARENT, InMemoryTracing, attributes, ids
 
 PROMPT = [81, 82, 83, 84, 81, 82]
 

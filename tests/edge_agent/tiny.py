@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from edge_agent.drafter import Guesses, Point
-from edge_agent.model_drafter import ModelDrafter
-from edgedraft.paged import PackedModel
-from edgedraft.sampling import choose
+from edge_agent.drafters.interface import Guesses, Point
+from edge_agent.drafters.model import ModelDrafter
+from edgedraft.runtime.packed_model import PackedModel
+from edgedraft.sampling.sampler import sample
 from edgedraft.wire import Sampling
 
 VOCAB = 97
@@ -62,7 +62,7 @@ def sampled_text(prompt: Sequence[int], count: int, sampling: Sampling, seed: in
     """What the target writes by invariant 1, one plain forward a token."""
     model, text = plain_tiny(seed), list(prompt)
     for index in range(count):
-        text += choose(model(torch.tensor([text])).logits[0, -1:], sampling, [index])
+        text += sample(model(torch.tensor([text])).logits[0, -1:], sampling, [index])
     return text[len(prompt) :]
 
 

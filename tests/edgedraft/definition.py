@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edgedraft.noise import gumbel_rows
+from edgedraft.sampling.noise import gumbel_rows
 from edgedraft.wire import Sampling
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from edgedraft.tree import EMPTY, MAX_EPOCH_STEP, DraftTree, Slice, Violation
+from edgedraft.tree import EMPTY_DRAFT, MAX_EPOCH_STEP, DraftSlice, DraftTree, DraftViolation
 
 
 def grown(*nodes: tuple[int, int, int], committed: tuple[int, ...] = (), max_nodes: int = 64) -> DraftTree:
@@ -43,7 +43,7 @@ def test_a_commit_that_leaves_the_tree_drops_all_of_it() -> None:
     tree = grown((10, 0, 1), (11, 1, 1), (12, 1, 1))
     assert tree.commit(0, [10, 99, 11]) == 1
     assert (tree.cursor, tree.surplus, len(tree)) == (1, 2, 0)
-    assert tree.best(8) is EMPTY
+    assert tree.select(8) is EMPTY_DRAFT
 
 
 def test_a_commit_must_continue_the_text() -> None:
@@ -72,7 +72,7 @@ def test_late_nodes_catch_up_with_the_text_and_draft_on() -> None:
     assert (tree.surplus, tree.cursor, len(tree)) == (1, 2, 0)
     assert add(tree, (12, 2, 1), (13, 3, 1), first=3) == 2
     assert (tree.surplus, tree.cursor, ids(tree)) == (0, 3, [3, 4])
-    assert tree.best(8).tokens == (13,)
+    assert tree.select(8).tokens == (13,)
 
 
 def test_a_late_node_that_contradicts_is_dropped_with_its_descendants() -> None:
@@ -114,7 +114,7 @@ def test_a_new_epoch_replaces_the_tree() -> None:
 def test_a_new_epoch_planted_behind_the_text_catches_up() -> None:
     tree = DraftTree(64, [10, 11, 12])
     assert add(tree, (11, 0, 1), (12, 1, 1), (13, 2, 1), epoch=5, at=1) == 3
-    assert (tree.surplus, tree.cursor, tree.best(8).tokens) == (0, 2, (13,))
+    assert (tree.surplus, tree.cursor, tree.select(8).tokens) == (0, 2, (13,))
 
 
 def test_drafts_of_an_earlier_epoch_are_dropped_whatever_they_hold() -> None:
@@ -128,7 +128,7 @@ def test_drafts_of_an_earlier_epoch_are_dropped_whatever_they_hold() -> None:
 def test_planting_begins_above_the_epoch_at_the_end_of_the_text() -> None:
     tree = grown((10, 0, 1), committed=(1, 2))
     tree.commit(2, [3])
-    tree.plant()
+    tree.start_epoch()
     assert (tree.epoch, tree.at, tree.next_id, tree.surplus, len(tree)) == (2, 3, 1, 0, 0)
 
 
@@ -136,8 +136,8 @@ def test_the_inherited_epoch_is_planted_where_its_first_draft_says() -> None:
     """A verifier that took over was told the epoch, not where it was planted."""
     tree = DraftTree(64, [10, 11], epoch=7)
     assert add(tree, (10, 0, 1), (11, 1, 1), (12, 2, 1), epoch=7, at=0) == 3
-    assert tree.best(8).tokens == (12,)
-    with pytest.raises(Violation, match="epoch 7 was planted at 0, not at 2"):
+    assert tree.select(8).tokens == (12,)
+    with pytest.raises(DraftViolation, match="epoch 7 was planted at 0, not at 2"):
         add(tree, (12, 0, 1), epoch=7, at=2, first=4)
 
     without_beginning = DraftTree(64, [10, 11], epoch=7)
@@ -184,7 +184,7 @@ def test_a_violation_names_its_rule_and_takes_nothing(name: str) -> None:
     honest: dict[str, Any] = {"epoch": 1, "at": 2, "first": 2, "tokens": [11, 12], "parents": [1, 2]}
     honest["confidence"] = b"ab"
     tree = grown((10, 0, 1), committed=(7, 8))
-    with pytest.raises(Violation) as raised:
+    with pytest.raises(DraftViolation) as raised:
         tree.add(**(honest | changes))
     assert str(raised.value) == message
     assert (tree.epoch, tree.at, tree.next_id, ids(tree)) == (1, 2, 2, [0, 1])
@@ -193,7 +193,7 @@ def test_a_violation_names_its_rule_and_takes_nothing(name: str) -> None:
 
 def test_one_node_too_many_is_a_violation() -> None:
     tree = DraftTree(2)
-    with pytest.raises(Violation, match="more than 2 drafted nodes are uncommitted"):
+    with pytest.raises(DraftViolation, match="more than 2 drafted nodes are uncommitted"):
         add(tree, (10, 0, 1), (11, 0, 1), (12, 0, 1))
     assert ids(tree) == [0, 1, 2]
     tree.commit(0, [10])
@@ -210,22 +210,22 @@ def test_epochs_may_pass_unseen() -> None:
 
 def test_best_tells_tokens_parents_costs_and_depths_below_the_cursor() -> None:
     tree = grown((10, 0, 3), (11, 1, 5), (12, 1, 2), (13, 3, 7))
-    assert tree.best(8) == Slice((10, 11, 12, 13), (-1, 0, 0, 2), (3, 8, 5, 12), (1, 2, 2, 3))
+    assert tree.select(8) == DraftSlice((10, 11, 12, 13), (-1, 0, 0, 2), (3, 8, 5, 12), (1, 2, 2, 3))
     tree.commit(0, [10])
-    assert tree.best(8) == Slice((11, 12, 13), (-1, -1, 1), (5, 2, 9), (1, 1, 2))
-    assert tree.best(2) == Slice((11, 12), (-1, -1), (5, 2), (1, 1))
-    assert tree.best(1) == Slice((12,), (-1,), (2,), (1,))
+    assert tree.select(8) == DraftSlice((11, 12, 13), (-1, -1, 1), (5, 2, 9), (1, 1, 2))
+    assert tree.select(2) == DraftSlice((11, 12), (-1, -1), (5, 2), (1, 1))
+    assert tree.select(1) == DraftSlice((12,), (-1,), (2,), (1,))
 
 
 @pytest.mark.parametrize("budget", [0, -1])
 def test_best_without_budget_is_empty(budget: int) -> None:
-    assert grown((10, 0, 1)).best(budget) is EMPTY
+    assert grown((10, 0, 1)).select(budget) is EMPTY_DRAFT
 
 
 def test_best_is_empty_while_the_text_runs_ahead() -> None:
     tree = grown((10, 0, 1), (11, 1, 1))
     tree.commit(0, [10, 99])
-    assert tree.best(8) is EMPTY
+    assert tree.select(8) is EMPTY_DRAFT
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -239,7 +239,7 @@ def test_best_is_connected_and_the_most_confident_choice(seed: int) -> None:
     nodes = {node.id: node for node in tree.live() if node.id != tree.cursor}
     base = tree.node(tree.cursor).cost
     for budget in range(1, len(nodes) + 2):
-        chosen = tree.best(budget)
+        chosen = tree.select(budget)
         # Connected, in topological order, and a true picture of the tree.
         for i, parent in enumerate(chosen.parents):
             assert parent < i
@@ -259,7 +259,7 @@ def test_best_is_connected_and_the_most_confident_choice(seed: int) -> None:
 
 
 def test_of_equals_the_older_node_is_chosen() -> None:
-    assert grown((10, 0, 4), (11, 0, 4), (12, 1, 0)).best(2).tokens == (10, 11)
+    assert grown((10, 0, 4), (11, 0, 4), (12, 1, 0)).select(2).tokens == (10, 11)
 
 
 # Looking at the tree
@@ -268,10 +268,10 @@ def test_of_equals_the_older_node_is_chosen() -> None:
 def test_the_likeliest_path_promises_the_most_tokens() -> None:
     # A sure node without children against one that is less sure and has a sure chain below.
     tree = grown((10, 0, 8), (11, 0, 12), (12, 2, 1), (13, 2, 60), (14, 3, 1))
-    path = tree.best(8).likeliest_path()
+    path = tree.select(8).most_likely_path()
     assert (path.tokens, path.parents, path.costs, path.depths) == ((11, 12, 14), (-1, 0, 1), (12, 13, 14), (1, 2, 3))
-    assert tree.best(1).likeliest_path().tokens == (10,)
-    assert len(EMPTY.likeliest_path()) == 0
+    assert tree.select(1).most_likely_path().tokens == (10,)
+    assert len(EMPTY_DRAFT.most_likely_path()) == 0
 
 
 def test_path_leads_from_the_cursor_to_the_node() -> None:
@@ -302,7 +302,7 @@ def test_next_id_goes_up_with_every_node_seen() -> None:
     assert tree.next_id == 6
     tree.commit(0, [99])
     assert tree.next_id == 6
-    tree.plant()
+    tree.start_epoch()
     assert tree.next_id == 1
 
 

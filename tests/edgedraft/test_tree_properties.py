@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from msgspec import Struct
 
 from edgedraft import wire
-from edgedraft.tree import EMPTY, MAX_EPOCH_STEP, DraftTree, Slice, Violation
+from edgedraft.tree import EMPTY_DRAFT, MAX_EPOCH_STEP, DraftSlice, DraftTree, DraftViolation
 from edgedraft.wire import MAX_DRAFT_NODES, MAX_WINDOW, Commit, Draft, FrameDecoder, Open, Sampling
 
 VOCABULARY = 5
@@ -77,7 +77,7 @@ class Agent:
         self.session = opened.session
         self.window = opened.window
         self.tree = DraftTree(MAX_WINDOW, opened.committed, max(opened.epoch, last_epoch))
-        self.tree.plant()
+        self.tree.start_epoch()
 
     def draft(self, count: int, skill: float, branching: float, rng: random.Random) -> Draft | None:
         """Up to `count` nodes, as far as the window allows; None where it is full."""
@@ -107,7 +107,7 @@ class Agent:
         self.window = commit.window
         self.tree.commit(commit.at, commit.tokens)
         if self.tree.surplus:
-            self.tree.plant()
+            self.tree.start_epoch()
 
 
 class World:
@@ -165,7 +165,7 @@ class World:
         for draft in self.up.deliver(count):
             try:
                 add(self.relay, draft)
-            except Violation:
+            except DraftViolation:
                 if self.honest:
                     raise
                 self.agent_dies()
@@ -187,7 +187,7 @@ class World:
     def verify(self, budget: int) -> int:
         """One forward over the best nodes: what is right and one token more. Returns its yield."""
         before = len(self.verifier.committed)
-        accepted = walk(self.verifier.committed, self.verifier.best(budget))
+        accepted = walk(self.verifier.committed, self.verifier.select(budget))
         self._commit([*accepted, target(self.verifier.committed + accepted)])
         self.verified += len(self.verifier.committed) - before
         return len(self.verifier.committed) - before
@@ -231,7 +231,7 @@ def add(tree: DraftTree, draft: Draft) -> int:
     return tree.add(draft.epoch, draft.at, draft.first, draft.tokens, draft.parents, draft.confidence)
 
 
-def walk(committed: Sequence[int], drafted: Slice) -> list[int]:
+def walk(committed: Sequence[int], drafted: DraftSlice) -> list[int]:
     """The drafted tokens that the target agrees with, from the root down."""
     child = {(p, t): i for i, (p, t) in enumerate(zip(drafted.parents, drafted.tokens, strict=True))}
     here, accepted = -1, []
@@ -519,14 +519,14 @@ def suffer(tree: DraftTree, draft: Draft, then: str) -> None:
     live = len(tree)
     try:
         taken = add(tree, draft)
-    except Violation:
+    except DraftViolation:
         pass
     else:
         assert 0 <= taken <= len(draft.tokens)
         assert len(tree) <= live + taken
     check_tree(tree)
     if then != "wait":
-        drafted = tree.best(4 if then == "verify" else 0)
+        drafted = tree.select(4 if then == "verify" else 0)
         accepted = walk(tree.committed, drafted)
         tree.commit(len(tree.committed), [*accepted, target(tree.committed + accepted)])
         check_tree(tree)
@@ -535,4 +535,4 @@ def suffer(tree: DraftTree, draft: Draft, then: str) -> None:
 
 @pytest.mark.parametrize("committed", [0, 5])
 def test_an_empty_tree_has_nothing_to_verify(committed: int) -> None:
-    assert DraftTree(8, range(committed)).best(8) is EMPTY
+    assert DraftTree(8, range(committed)).select(8) is EMPTY_DRAFT

@@ -13,11 +13,11 @@ from msgspec import Struct
 
 from edgedraft import wire
 from edgedraft.wire import (
+    AgentChanged,
     AgentWelcome,
     Close,
     Commit,
     Draft,
-    Edge,
     FrameDecoder,
     Hello,
     ModelCard,
@@ -70,7 +70,7 @@ MESSAGES: list[tuple[FrameDecoder[Any], Struct]] = [
     (wire.to_verifier, Hello(protocol=1)),
     (wire.to_verifier, Open(session=1, prompt=[0, 2**31 - 1], sampling=SAMPLING, max_tokens=1)),
     (wire.to_verifier, DRAFT),
-    (wire.to_verifier, Edge(session=1, agent="desk")),
+    (wire.to_verifier, AgentChanged(session=1, agent="desk")),
     (wire.to_verifier, Close(session=1)),
     (to_lender, Seek(1, "default", "ann", "f" * 64, 49152)),
     (to_borrower, Granted(1, "ab12", 2)),
@@ -115,7 +115,7 @@ def test_every_message_of_every_way_is_tried() -> None:
 
 
 def test_a_frame_keeps_its_order() -> None:
-    messages = [Close(session=1), DRAFT, Edge(session=1), DRAFT]
+    messages = [Close(session=1), DRAFT, AgentChanged(session=1), DRAFT]
     assert wire.to_verifier(wire.encode(messages)) == messages
     assert wire.to_verifier(wire.encode([])) == []
 
@@ -171,13 +171,13 @@ def test_fields_with_a_default_may_be_missing() -> None:
 
 def test_greet_gives_the_hello() -> None:
     hello = Hello(protocol=wire.PROTOCOL, name="desk")
-    assert wire.greet([hello]) is hello
+    assert wire.expect_hello([hello]) is hello
 
 
 @pytest.mark.parametrize("protocol", [0, wire.PROTOCOL + 1, -1, 2**40])
 def test_an_unknown_protocol_is_told_so(protocol: int) -> None:
     with pytest.raises(WireError) as raised:
-        wire.greet(wire.from_agent(raw(["hello", protocol, "desk"])))
+        wire.expect_hello(wire.from_agent(raw(["hello", protocol, "desk"])))
     assert raised.value.code == wire.VERSION
     assert str(protocol) in raised.value.reason
     assert str(wire.PROTOCOL) in raised.value.reason
@@ -188,7 +188,7 @@ def test_an_unknown_protocol_is_told_so(protocol: int) -> None:
 )
 def test_anything_but_one_hello_first_is_a_bad_frame(messages: list[Any]) -> None:
     with pytest.raises(WireError) as raised:
-        wire.greet(messages)
+        wire.expect_hello(messages)
     assert raised.value.code == wire.BAD_FRAME
 
 

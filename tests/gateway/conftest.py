@@ -15,18 +15,18 @@ import openai
 import pytest
 import uvicorn
 
-from edgedraft.serving import server_config
-from edgedraft.settings import GatewaySettings
-from edgedraft.tracing import Tracing
+from edgedraft.observability.tracing import Tracing
+from edgedraft.serving.server import server_config
 from edgedraft.wire import MAX_AGENT_FRAME
 from gateway.accounts import Accounts
 from gateway.app import build_app
 from gateway.services import Services
-from tests.gateway.databases import database, database_url, postgres_server
-from tests.gateway.scripted_agent import ScriptedAgent
-from tests.gateway.scripted_verifier import ScriptedVerifier
-from tests.gateway.valkey_server import valkey, valkey_process
-from tests.gateway.waiting import until
+from gateway.settings import GatewaySettings
+from tests.support.databases import database, database_url, postgres_server
+from tests.support.scripted_agent import ScriptedAgent
+from tests.support.scripted_verifier import ScriptedVerifier
+from tests.support.valkey_server import valkey, valkey_process
+from tests.support.waiting import until
 
 KEY = "ed-static-test-key"
 

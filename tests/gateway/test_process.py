@@ -14,9 +14,9 @@ import httpx
 import psutil
 import pytest
 
+from tests.gateway.api.test_chat import user
 from tests.gateway.conftest import KEY
-from tests.gateway.scripted_verifier import ScriptedVerifier
-from tests.gateway.test_chat import user
+from tests.support.scripted_verifier import ScriptedVerifier
 
 
 async def test_a_process_from_start_to_end(tmp_path: Path, verifier: ScriptedVerifier) -> None:
@@ -71,7 +71,7 @@ async def test_a_process_from_start_to_end(tmp_path: Path, verifier: ScriptedVer
 
 def test_it_imports_neither_torch_nor_transformers() -> None:
     code = (
-        "import sys, gateway.main, gateway.keys_cli; print([m for m in sys.modules if m in ('torch', 'transformers')])"
+        "import sys, gateway.main, gateway.cli.keys; print([m for m in sys.modules if m in ('torch', 'transformers')])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

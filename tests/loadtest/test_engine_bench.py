@@ -11,14 +11,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from edgedraft.demo_model import ensure_demo_model
-from edgedraft.paged import PackedModel
+from edgedraft.local.demo_model import ensure_demo_model
+from edgedraft.runtime.packed_model import PackedModel
 from loadtest import engine, verify
 from loadtest.engine_peers.process import RUNNERS, Job, Peer, PeerError, System
 from loadtest.engine_peers.runner import Setup
 from loadtest.engine_peers.write_gguf import write_gguf
 from tests.verifier.conftest import TINY_VOCAB, tiny_llama
-from verifier.transformers_engine import TransformersEngine
+from verifier.engine.transformers_engine import TransformersEngine
 
 SETUP = Setup(model="none", dtype="float32", threads=1, sessions=2, context=128, step_tokens=64)
 PROMPTS = [[5, 6, 7], [8]]

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from edge_agent.link import TOGETHER_SECONDS
+from edge_agent.attach.connection import TOGETHER_SECONDS
 from edgedraft.wire import Draft, Sampling
 from loadtest.scale import measure as measuring
 from loadtest.scale.cell import FREE, Cell, Parts, Shape
@@ -29,7 +29,7 @@ from loadtest.seed.fleet import Load, Window, run
 from loadtest.seed.profiles import Device, Link
 from loadtest.seed.target import Target, played
 from loadtest.trace import load
-from verifier.costs import StepCosts
+from verifier.scheduling.step_costs import StepCosts
 
 STEP = 0.03
 COSTS = Costs(1e-3, 5e-5, 3e-3, 2e-4, 1e-4, 5e-5, 4e-5, 1e-5, 6e-5, 3e-5, 1e-5, 1e-5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edgedraft.tree import DraftTree, Slice
+from edgedraft.tree import DraftSlice, DraftTree
 from loadtest.schedule import LINK_SECONDS, ROUND_SECONDS, _Agent, _fixed, _holds
 from loadtest.trace import Tree, load
 
@@ -46,7 +46,7 @@ def test_after_a_commit_that_was_foreseen_the_next_tree_is_there_already() -> No
 
 @pytest.mark.parametrize(("depth", "nodes"), [(1, [0]), (2, [0]), (8, [0])])
 def test_a_fixed_depth_goes_down_the_most_probable_path(depth: int, nodes: list[int]) -> None:
-    draft = Slice((5, 6, 7), (-1, -1, 1), (8, 30, 34), (1, 1, 2))
+    draft = DraftSlice((5, 6, 7), (-1, -1, 1), (8, 30, 34), (1, 1, 2))
     assert _fixed(depth)({1: draft}, {1: [0.7, 0.3, 0.2]}, 1, 1.0, 99, lambda rows: 1.0) == {1: nodes}
-    deeper = Slice((5, 6, 7), (-1, -1, 1), (30, 8, 12), (1, 1, 2))
+    deeper = DraftSlice((5, 6, 7), (-1, -1, 1), (30, 8, 12), (1, 1, 2))
     assert _fixed(depth)({1: deeper}, {1: [0.3, 0.7, 0.6]}, 1, 1.0, 99, lambda rows: 1.0) == {1: [1, 2][:depth]}

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from edge_agent.drafter import Point
-from edge_agent.session import DraftSession
-from edgedraft.tree import Slice
+from edge_agent.drafters.interface import Point
+from edge_agent.drafting.session import DraftSession
+from edgedraft.tree import DraftSlice
 from edgedraft.wire import Open, Sampling
 from loadtest.report import Result
 from loadtest.seed.bench import NAMES
@@ -32,8 +32,8 @@ from loadtest.seed.statistics import ratio
 from loadtest.seed.streaming import Streaming
 from loadtest.seed.target import KEYS, MAX_SESSIONS, Playback, Target, played, verified
 from loadtest.trace import load
-from verifier.costs import StepCosts
-from verifier.engine import Progress, Request, Work
+from verifier.engine.interface import Request, ScheduledSession, StepResult
+from verifier.scheduling.step_costs import StepCosts
 
 TOKENS = 12
 VOCAB = 49152
@@ -102,21 +102,21 @@ def test_messages_stay_in_order_and_a_lost_one_holds_up_the_rest() -> None:
 
 
 def test_a_verify_goes_down_the_tree_as_far_as_the_text() -> None:
-    tree = Slice((5, 6, 7, 8), (-1, 0, 0, 2), (1, 2, 3, 4), (1, 2, 2, 3))
+    tree = DraftSlice((5, 6, 7, 8), (-1, 0, 0, 2), (1, 2, 3, 4), (1, 2, 2, 3))
     assert verified(tree, [5, 7, 8, 9, 1], 0) == [5, 7, 8, 9]
     assert verified(tree, [5, 7, 8, 9, 1], 1) == [7]
-    assert verified(Slice(), [5, 7], 1) == [7]
+    assert verified(DraftSlice(), [5, 7], 1) == [7]
 
 
 def test_the_engine_played_back_takes_prompts_in_and_ends_with_the_text(chats: Sequence[Chat]) -> None:
     engine, chat = Playback(chats), chats[0]
     request = Request(1, chat.prompt, chat.sampling, chat.most, frozenset(), salt="new")
     assert engine.open(request) == len(chat.prompt)
-    [part] = engine.step([Work(1, 5)])
-    assert (part.tokens, part.unseen) == ((), len(chat.prompt) - 5)
-    said = list(engine.step([Work(1, part.unseen)])[0].tokens)
+    [part] = engine.step([ScheduledSession(1, 5)])
+    assert (part.tokens, part.num_uncomputed) == ((), len(chat.prompt) - 5)
+    said = list(engine.step([ScheduledSession(1, part.num_uncomputed)])[0].tokens)
     while True:
-        [made] = engine.step([Work(1, 1)])
+        [made] = engine.step([ScheduledSession(1, 1)])
         said += made.tokens
         if made.finish:
             break
@@ -259,7 +259,7 @@ def test_a_tree_that_found_no_room_stands_in_line_for_the_next_step(
 ) -> None:
     whole, turns = target.engine.step, count()
 
-    def crowded(work: Sequence[Work]) -> list[Progress]:
+    def crowded(work: Sequence[ScheduledSession]) -> list[StepResult]:
         return whole(work if len(work) < 2 or next(turns) % 3 else work[:-1])
 
     monkeypatch.setattr(target.engine, "step", crowded)
@@ -277,8 +277,8 @@ def test_a_prompt_of_which_one_token_is_left_goes_in(
     server.open(Stream(next(KEYS), chat, 0, 0, 0.0, "new"))
     [session] = server.sessions.values()
 
-    def parted(work: Sequence[Work]) -> list[Progress]:
-        return whole([replace(item, rows=session.unseen - 1) if session.unseen > 1 else item for item in work])
+    def parted(work: Sequence[ScheduledSession]) -> list[StepResult]:
+        return whole([replace(item, num_tokens=session.unseen - 1) if session.unseen > 1 else item for item in work])
 
     said: list[int] = []
     monkeypatch.setattr(target.engine, "step", parted)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from edge_agent.drafter import Guesses, Point
-from edge_agent.lookup_drafter import LookupDrafter
-from edge_agent.pace import Pace
-from edgedraft.tree import Slice
+from edge_agent.drafters.interface import Guesses, Point
+from edge_agent.drafters.prompt_lookup import LookupDrafter
+from edge_agent.drafting.pace import DraftThreshold
+from edgedraft.tree import DraftSlice
 from loadtest.draft import Chat, score
 from loadtest.trace import GREEDY, Conversation, Tree
 from loadtest.virtual_link import Machine, Outcome, Playback, alone, rounds, scheduler_of, streaming, verified
@@ -29,13 +29,13 @@ def is_wrong(point: Point) -> Guesses:
 
 def streamed(trip: float, guess: object = knows) -> Outcome:
     engine = Playback()
-    return streaming(CHAT, MACHINE, trip, guess, engine, scheduler_of(engine, MACHINE), Pace())  # type: ignore[arg-type]
+    return streaming(CHAT, MACHINE, trip, guess, engine, scheduler_of(engine, MACHINE), DraftThreshold())  # type: ignore[arg-type]
 
 
 def test_a_verify_commits_the_right_path_and_one_token_more() -> None:
-    tree = Slice((100, 9, 101, 102), (-1, -1, 0, 1), (0, 0, 0, 0), (1, 1, 2, 2))
+    tree = DraftSlice((100, 9, 101, 102), (-1, -1, 0, 1), (0, 0, 0, 0), (1, 1, 2, 2))
     assert verified(tree, TEXT, 0) == [100, 101, 102]
-    assert verified(Slice(), TEXT, 5) == [105]
+    assert verified(DraftSlice(), TEXT, 5) == [105]
     assert verified(tree, TEXT, len(TEXT) - 1) == TEXT[-1:]
 
 

@@ -8,14 +8,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from edgedraft.demo_model import ensure_demo_model
-from edgedraft.paged import PackedModel
+from edgedraft.local.demo_model import ensure_demo_model
+from edgedraft.runtime.packed_model import PackedModel
 from loadtest.seed.alone import Alone, Stepped
 from loadtest.seed.chats import chats, record
 from loadtest.seed.clock import Clock
 from loadtest.seed.fleet import Load, run
 from loadtest.seed.vllm import SPECULATION
-from verifier.transformers_engine import TransformersEngine
+from verifier.engine.transformers_engine import TransformersEngine
 
 pytest.importorskip("vllm", reason="runs in the environment of `make test-vllm`")
 

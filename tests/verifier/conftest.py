@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from edgedraft.demo_model import ensure_demo_model
-from edgedraft.paged import PackedModel
+from edgedraft.local.demo_model import ensure_demo_model
+from edgedraft.runtime.packed_model import PackedModel
 
 TINY_VOCAB = 97
 

@@ -17,9 +17,21 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from edgedraft import wire
-from edgedraft.stack import Child
+from edgedraft.local.processes import Child
 from edgedraft.tokenizer import fingerprint
-from edgedraft.wire import Close, Commit, Draft, Edge, Hello, ModelCard, Open, Queued, Sampling, VerifierWelcome, encode
+from edgedraft.wire import (
+    AgentChanged,
+    Close,
+    Commit,
+    Draft,
+    Hello,
+    ModelCard,
+    Open,
+    Queued,
+    Sampling,
+    VerifierWelcome,
+    encode,
+)
 from loadtest.quick import verifier_counters
 
 GREEDY = Sampling(temperature=0)
@@ -181,7 +193,7 @@ def test_a_cancelled_session_ends_and_makes_room(link: ClientConnection, url: st
     assert answers[0] == Queued(4, 0)
     assert (answers[1].session, answers[1].code) == (5, wire.CLOSE_OVERLOADED)
     assert 1 <= answers[1].retry_after <= 60
-    link.send(encode([Close(2), Close(2), Close(77), Edge(78, "desk")]))
+    link.send(encode([Close(2), Close(2), Close(77), AgentChanged(78, "desk")]))
     fourth: list[Commit] = []
     while not fourth or not fourth[-1].finish:
         fourth += [m for m in wire.from_verifier(link.recv(60)) if isinstance(m, Commit) and m.session == 4]
@@ -287,10 +299,10 @@ def many_grammars(count: int) -> list[Open]:
 
 @pytest.mark.parametrize(
     "messages",
-    [many_grammars(5), [*many_grammars(1), *[Edge(1, "desk")] * 300]],
+    [many_grammars(5), [*many_grammars(1), *[AgentChanged(1, "desk")] * 300]],
     ids=["more sessions than it takes", "more messages than a session has"],
 )
-def test_what_waits_for_a_grammar_is_bounded(link: ClientConnection, messages: list[Open | Edge]) -> None:
+def test_what_waits_for_a_grammar_is_bounded(link: ClientConnection, messages: list[Open | AgentChanged]) -> None:
     assert closing(link, encode(messages))[0] == wire.TOO_MANY
 
 

@@ -11,10 +11,10 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from edgedraft.wire import Close, Commit, Draft, Open, Queued, Sampling
-from tests.in_memory_tracing import PARENT, TRACE, TRACEPARENT, InMemoryTracing, attributes, ids
-from tests.verifier.test_scheduler import LIMITS, Counting
-from verifier.engine import Progress, Work
-from verifier.loop import EngineLoop
+from tests.support.in_memory_tracing import PARENT, TRACE, TRACEPARENT, InMemoryTracing, attributes, ids
+from tests.verifier.scheduling.test_scheduler import LIMITS, Counting
+from verifier.engine.interface import ScheduledSession, StepResult
+from verifier.engine_loop import EngineLoop
 from verifier.metrics import Metrics
 from verifier.traces import ROUNDS_TOLD, SessionSpans
 
@@ -25,7 +25,7 @@ PROMPT = [901, 902, 0]
 class Breakable(Counting):
     """Fails on a prompt of one token."""
 
-    def step(self, work: Sequence[Work]) -> list[Progress]:
+    def step(self, work: Sequence[ScheduledSession]) -> list[StepResult]:
         if any(self.unseen[item.session] == 1 and not self.made[item.session] for item in work):
             raise RuntimeError("broken")
         return super().step(work)

@@ -1,0 +1,1 @@
+"""The link to the gateway: dialling, reconnecting, and who is told of it."""

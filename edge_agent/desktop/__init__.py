@@ -1,0 +1,1 @@
+"""The program on a desktop: login, service, doctor, live view, idle policy."""

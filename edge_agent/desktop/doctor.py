@@ -1,0 +1,190 @@
+"""`edgedraft doctor`: everything that an agent stands on, checked in turn, and what to do about what fails.
+
+Each check is the real thing: the draft model is loaded and drafts, the gateway is dialled and greeted. Nothing stays
+attached and nothing is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from edge_agent.attach.connection import AttachRejected, LinkLost, agent_url, dial, greet
+from edge_agent.desktop import idle_policy as manners
+from edge_agent.desktop.login import login_file, with_login
+from edge_agent.desktop.service import CannotServe, manager_of
+from edge_agent.drafters.interface import Drafter, Point
+from edge_agent.drafters.loading import CannotDraft, DrafterSet, load
+from edge_agent.main import hello_of
+from edge_agent.settings import DoctorSettings
+from edgedraft.observability.logs import configure_logging
+from edgedraft.wire import AgentWelcome, Sampling
+
+LOW_MEMORY = 1.0  # GB left below which a desktop begins to swap
+SLOW_DRAFT = 0.04  # seconds a token: no faster than a large model's own steps
+LONG_TRIP = 0.1  # seconds
+PINGS = 5
+DRAFTED = 24  # tokens, to measure speed
+
+State = Literal["ok", "look", "bad"]
+MARKS = {"ok": "[green]ok[/]", "look": "[yellow]look[/]", "bad": "[red]fails[/]"}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check found; `advice` is for what is not ok."""
+
+    name: str
+    state: State
+    what: str
+    advice: str = ""
+
+
+def main(settings: DoctorSettings) -> None:
+    """Prints a line for each check as it is done; exits 1 when something fails."""
+    configure_logging("error")
+    console = Console()
+    failed = False
+    for finding in examine(settings):
+        failed |= finding.state == "bad"
+        row = Table.grid(padding=(0, 2))
+        for width in (6, 16):
+            row.add_column(width=width)
+        row.add_column(overflow="fold")
+        row.add_row(MARKS[finding.state], finding.name, finding.what)
+        if finding.advice:
+            row.add_row("", "", f"[dim]{finding.advice}[/]")
+        console.print(row)
+    sys.exit(1 if failed else 0)
+
+
+def examine(settings: DoctorSettings) -> Iterator[Finding]:
+    """All checks, in the order in which they depend on each other."""
+    yield _memory()
+    yield _device(settings)
+    armoury: DrafterSet | None = None
+    began = time.perf_counter()
+    try:
+        armoury = load(settings)
+    except CannotDraft as error:
+        yield Finding("draft model", "bad", str(error), "--draft-model none drafts without a model, for any gateway")
+    else:
+        yield Finding("draft model", "ok", f"{armoury.description}, loaded in {time.perf_counter() - began:.1f} s")
+    welcome: AgentWelcome | None = None
+    try:
+        complete = with_login(settings)
+    except AttachRejected as error:
+        yield Finding("gateway", "bad", str(error), f"`edgedraft login URL` keeps both in {login_file()}")
+    else:
+        if armoury is not None:
+            found, welcome = asyncio.run(_gateway(complete.url, complete.key, settings, armoury))
+            yield from found
+    if armoury is not None:
+        yield _speed(armoury.drafter(welcome.vocab_size if welcome else 1 << 15, ""), bool(armoury.model))
+    yield from _desktop(settings)
+
+
+def _memory() -> Finding:
+    free = psutil.virtual_memory().available / 1e9
+    if free < LOW_MEMORY:
+        return Finding("memory", "look", f"{free:.1f} GB are free", "close something, or set --max-memory")
+    return Finding("memory", "ok", f"{free:.1f} GB are free")
+
+
+def _device(settings: DoctorSettings) -> Finding:
+    if settings.draft_model == "none" or settings.draft_model.endswith(".gguf"):
+        return Finding("device", "ok", "not PyTorch's to choose for this draft")
+    try:
+        import torch
+
+        from edgedraft.runtime.device import pick_device
+
+        device = pick_device(settings.device)
+        torch.zeros(1, device=device)
+    except ImportError:
+        advice = "pip install 'edgedraft[agent]', or draft with a GGUF file: pip install 'edgedraft[gguf]'"
+        return Finding("device", "bad", "PyTorch is not installed", advice)
+    except (RuntimeError, AssertionError) as error:
+        return Finding("device", "bad", f"{settings.device}: {str(error).splitlines()[0]}", "--device auto, or cpu")
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        name = torch.cuda.get_device_name(device)
+        return Finding("device", "ok", f"{name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free")
+    if device.type == "cpu":
+        advice = "a GPU drafts faster; if this machine has one, PyTorch does not see it"
+        return Finding("device", "look", f"the CPU, {torch.get_num_threads()} threads", advice)
+    return Finding("device", "ok", device.type)
+
+
+async def _gateway(
+    url: str, key: str, settings: DoctorSettings, armoury: DrafterSet
+) -> tuple[list[Finding], AgentWelcome | None]:
+    """What the gateway says to the key and to the tokenizer, and how far away it is."""
+    try:
+        socket = await dial(agent_url(url), key)
+    except AttachRejected as error:
+        return [Finding("gateway", "bad", f"{url} refuses: {error}")], None
+    except LinkLost as error:
+        advice = "is the address right, and is the gateway up? curl URL/healthz asks it"
+        return [Finding("gateway", "bad", f"{url} does not answer: {error}", advice)], None
+    found = [Finding("gateway", "ok", f"{url} takes this key")]
+    try:
+        welcome, _ = await greet(socket, hello_of(settings, armoury))
+        trips = [await (await socket.ping()) for _ in range(PINGS)]
+    except (AttachRejected, LinkLost) as error:
+        return [*found, Finding("tokenizer", "bad", str(error))], None
+    finally:
+        await socket.close(1000, "examined")
+    own = "of this draft model" if armoury.fingerprint else "whichever it is: no draft model"
+    found.append(Finding("tokenizer", "ok", f"{welcome.model} has the tokenizer {own}"))
+    trip = statistics.median(trips)
+    far = trip > LONG_TRIP
+    advice = "drafting hides a round trip, but each wrong guess costs one" if far else ""
+    found.append(Finding("round trip", "look" if far else "ok", f"{1e3 * trip:.1f} ms", advice))
+    return found, welcome
+
+
+def _speed(drafter: Drafter, with_model: bool) -> Finding:
+    """Draft a few tokens down one path, as for a session."""
+    if not with_model:
+        return Finding("draft speed", "ok", "no draft model: looking things up takes microseconds")
+    text = list(range(3, 67))  # ids that every vocabulary has
+    drafter.open(1)
+    took: list[float] = []
+    while len(took) < DRAFTED:
+        began = time.perf_counter()
+        [guesses] = drafter.expand([Point(1, text, len(text), 0, Sampling(temperature=0.0))])
+        if not guesses.complete:
+            continue
+        if not guesses.tokens:
+            return Finding("draft speed", "bad", "the draft model guesses nothing", "another --draft-model may")
+        took.append(time.perf_counter() - began)
+        text = [*text, guesses.tokens[0]]
+    drafter.close(1)
+    token = statistics.median(took)
+    slow = token > SLOW_DRAFT
+    advice = "a smaller draft model, or another --device, drafts faster" if slow else ""
+    return Finding("draft speed", "look" if slow else "ok", f"{1e3 * token:.1f} ms a token", advice)
+
+
+def _desktop(settings: DoctorSettings) -> Iterator[Finding]:
+    why = manners.why_pause() if settings.polite else ""
+    if why:
+        yield Finding("this desktop", "look", f"drafting would pause now: {why}", "--no-polite drafts all the same")
+    else:
+        yield Finding("this desktop", "ok", "drafting would not pause now")
+    try:
+        manager = manager_of(sys.platform)
+        what = manager.status() if manager.file.exists() else "not installed; `edgedraft agent install` makes one"
+    except CannotServe as error:
+        what = str(error)
+    yield Finding("service", "ok", what)

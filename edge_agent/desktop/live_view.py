@@ -1,0 +1,163 @@
+"""The live view of `edgedraft attach` on a terminal: the link, the sessions, and what drafting has been worth.
+
+It reads the tally and is told of the link; it changes nothing. Without a terminal observer.Lines takes its place.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from edge_agent.drafting.stats import Counts, Tally
+from edgedraft.wire import AgentWelcome, Hello
+
+REFRESHES = 4  # a second
+RATE_SECONDS = 5.0  # over which a rate is taken
+BAR_SECONDS, BARS = 10.0, 30  # acceptance over time: one bar for so many seconds
+BLOCKS = "▁▂▃▄▅▆▇█"
+LINES = 4  # log lines shown
+
+
+class History:
+    """The tally's totals over the last minutes."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, Counts]] = deque([(0.0, Counts())])
+
+    def add(self, now: float, total: Counts) -> None:
+        """Seconds on any clock that starts near 0. Looks that follow each other at once count as one."""
+        if now - self._seen[-1][0] >= 0.5 * RATE_SECONDS / REFRESHES:
+            self._seen.append((now, total))
+        while self._seen[0][0] < now - BAR_SECONDS * BARS - RATE_SECONDS:
+            self._seen.popleft()
+
+    def since(self, start: float, end: float) -> Counts:
+        """What was counted between two times."""
+        first = next((c for t, c in reversed(self._seen) if t <= start), self._seen[0][1])
+        last = next((c for t, c in reversed(self._seen) if t <= end), self._seen[0][1])
+        return Counts(last.drafted - first.drafted, last.accepted - first.accepted, last.committed - first.committed)
+
+    def shares(self, now: float) -> list[float | None]:
+        """Of each BAR_SECONDS the share of written tokens that were drafted right; None where nothing was written."""
+        shares: list[float | None] = []
+        for bar in range(min(BARS, int(now / BAR_SECONDS)), 0, -1):
+            counts = self.since(now - bar * BAR_SECONDS, now - (bar - 1) * BAR_SECONDS)
+            shares.append(counts.accepted / counts.committed if counts.committed else None)
+        return shares
+
+
+class LiveView(logging.Handler):
+    """An observer.Observer, and the log handler while it is shown."""
+
+    def __init__(self, url: str, hello: Hello, tally: Tally, console: Console | None = None) -> None:
+        super().__init__()
+        self._url, self._hello, self._tally = url, hello, tally
+        self._began = time.monotonic()
+        self._link = Text("connecting", style="yellow")
+        self._model = ""
+        self._pause = ""
+        self._round_trip: float | None = None
+        self._history = History()
+        self._lines: deque[str] = deque(maxlen=LINES)
+        self._live = Live(
+            get_renderable=self.render, console=console or Console(), refresh_per_second=REFRESHES, transient=False
+        )
+        self._replaced: list[logging.Handler] = []
+
+    def attached(self, welcome: AgentWelcome) -> None:
+        self._link = Text(f"attached as {welcome.agent}", style="green")
+        self._model = welcome.model
+
+    def round_trip(self, seconds: float) -> None:
+        self._round_trip = seconds
+
+    def lost(self, why: str, again_in: float) -> None:
+        self._round_trip = None
+        self._link = Text(f"no gateway: {why}; next try in {again_in:.0f} s", style="red")
+
+    def moving(self, why: str) -> None:
+        self._round_trip = None
+        self._link = Text(f"moving: {why}", style="yellow")
+
+    def paused(self, why: str) -> None:
+        self._pause = why
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING:
+            self._lines.append(f"{time.strftime('%H:%M:%S')} {record.getMessage()}")
+
+    def __enter__(self) -> Self:
+        root = logging.getLogger()
+        self._replaced, root.handlers = root.handlers, [self]
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+        logging.getLogger().handlers = self._replaced
+
+    def render(self) -> RenderableType:
+        """What is shown now."""
+        now = time.monotonic() - self._began
+        snapshot = self._tally.snapshot()
+        total = snapshot.total
+        self._history.add(now, total)
+        lately = self._history.since(now - RATE_SECONDS, now)
+        table = Table.grid(padding=(0, 2))
+        table.add_column(style="dim", no_wrap=True)
+        table.add_column(overflow="fold")
+        trip = "" if self._round_trip is None else f", round trip {1e3 * self._round_trip:.0f} ms"
+        table.add_row("gateway", Text.assemble(self._url, "\n", self._link, trip))
+        if self._model:
+            table.add_row("drafting for", Text(self._model))  # a gateway wrote it: no markup
+        table.add_row("with", self._hello.drafter)
+        if self._pause:
+            table.add_row("paused", Text(self._pause, style="yellow"))
+        table.add_row("sessions", f"{len(snapshot.sessions)} of {self._hello.max_sessions}")
+        table.add_row("drafted", f"{total.drafted:,} tokens, {lately.drafted / RATE_SECONDS:.0f} a second")
+        table.add_row("written", f"{total.committed:,} tokens, {lately.committed / RATE_SECONDS:.0f} a second")
+        table.add_row("accepted", _accepted(total))
+        table.add_row("over time", Text(bars(self._history.shares(now)), style="cyan"))
+        table.add_row("saved", _saved(total))
+        shown = [table, Text("\n".join(self._lines), style="yellow")] if self._lines else [table]
+        return Panel(
+            Group(*shown), title="EdgeDraft agent", subtitle=f"up {_duration(now)} · Ctrl-C detaches", expand=False
+        )
+
+
+def bars(shares: Sequence[float | None]) -> str:
+    """Shares from 0 to 1 as a line of blocks; a dot where there is none."""
+    return "".join("·" if share is None else BLOCKS[min(7, int(8 * share))] for share in shares)
+
+
+def _accepted(total: Counts) -> str:
+    if not total.drafted:
+        return "none yet"
+    return f"{total.accepted:,} tokens, {total.accepted / total.drafted:.0%} of those drafted"
+
+
+def _saved(total: Counts) -> str:
+    """Each accepted token is one that the datacenter did not have to compute a step of its own for."""
+    if not total.committed:
+        return "nothing yet"
+    return (
+        f"{total.accepted:,} of {total.committed:,} steps of the large model ({total.accepted / total.committed:.0%})"
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,79 @@
+"""`edgedraft login`: a gateway's URL and key in the user's configuration folder, readable by nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import os
+import sys
+from pathlib import Path
+
+import msgspec
+from platformdirs import user_config_path
+
+from edge_agent.attach.connection import AttachRejected, LinkLost, agent_url, dial
+from edge_agent.settings import AgentSettings, LoginSettings
+
+
+class Login(msgspec.Struct, frozen=True):
+    url: str
+    key: str
+
+
+def main(settings: LoginSettings) -> None:
+    """Checks the key with the gateway before it is kept. Exits 1 when it is refused or nobody answers."""
+    key = settings.key
+    if not key and sys.stdin.isatty():
+        key = getpass.getpass("key: ").strip()
+    if not key:
+        sys.exit("edgedraft login: a key is needed: --key, or EDGEDRAFT_KEY")
+    try:
+        asyncio.run(_check(agent_url(settings.url), key))
+    except (AttachRejected, LinkLost) as error:
+        sys.exit(f"edgedraft login: {error}")
+    print(f"edgedraft login kept in {save(Login(settings.url, key))}; `edgedraft attach` now needs no more")
+
+
+def login_file() -> Path:
+    return user_config_path("edgedraft") / "login.json"
+
+
+def save(login: Login) -> Path:
+    """Written at once or not at all, with mode 0600 from its first byte on."""
+    file = login_file()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial")
+    partial.unlink(missing_ok=True)
+    with open(partial, "wb", opener=lambda path, flags: os.open(path, flags | os.O_EXCL, 0o600)) as out:
+        out.write(msgspec.json.format(msgspec.json.encode(login)) + b"\n")
+    partial.replace(file)
+    return file
+
+
+def saved() -> Login | None:
+    """What was kept. Raises Refused when it cannot be read."""
+    try:
+        return msgspec.json.decode(login_file().read_bytes(), type=Login)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError) as error:
+        raise AttachRejected(f"{login_file()} cannot be read ({error}): run `edgedraft login` again") from None
+
+
+def with_login(settings: AgentSettings) -> AgentSettings:
+    """The settings with what they lack taken from the login; a key goes to no other gateway than its own.
+
+    Raises Refused when there is nothing to take.
+    """
+    if settings.url and settings.key:
+        return settings
+    login = saved()
+    if login is None or (settings.url and agent_url(settings.url) != agent_url(login.url)):
+        lacking = "a key" if settings.url else "a gateway's URL"
+        raise AttachRejected(f"{lacking} is needed: edgedraft attach URL --key KEY, or once `edgedraft login URL`")
+    return settings.model_copy(update={"url": settings.url or login.url, "key": settings.key or login.key})
+
+
+async def _check(url: str, key: str) -> None:
+    socket = await dial(url, key)
+    await socket.close()

@@ -1,0 +1,213 @@
+"""`edgedraft agent install|uninstall|status`: the agent as a service of the user's own, by systemd or launchd.
+
+The service runs `edgedraft attach` with the flags given at installation; URL and key stay in the login's file, so that
+neither a unit file nor a process list shows them. Nothing here needs more rights than the user's.
+"""
+
+from __future__ import annotations
+
+import os
+import plistlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Protocol
+
+from platformdirs import user_config_path, user_log_path
+
+from edge_agent.attach.connection import AttachRejected
+from edge_agent.desktop.login import saved
+from edge_agent.settings import AgentInstallSettings, AgentStatusSettings, AgentUninstallSettings
+from edgedraft.settings import Settings
+
+UNIT = "edgedraft-agent.service"
+LABEL = "com.edgedraft.agent"
+COMMAND_SECONDS = 30.0
+
+
+class CannotServe(Exception):
+    """The service manager did not do it; the message says what to do."""
+
+
+class Manager(Protocol):
+    """A service manager, and where it wants its file."""
+
+    file: Path
+
+    def text(self, command: list[str]) -> bytes:
+        """The file that runs `command`."""
+        ...
+
+    def start(self) -> None:
+        """Start it now and at every login. Raises CannotServe."""
+        ...
+
+    def stop(self) -> None: ...
+
+    def status(self) -> str:
+        """In a few words."""
+        ...
+
+
+def main(settings: Settings) -> None:
+    """Exits 1 when it could not be done."""
+    try:
+        manager = manager_of(sys.platform)
+        match settings:
+            case AgentInstallSettings():
+                print(install(manager, settings))
+            case AgentUninstallSettings():
+                print(uninstall(manager))
+            case AgentStatusSettings():
+                installed = manager.file.exists()
+                print(manager.status() if installed else "not installed: edgedraft agent install")
+                sys.exit(0 if installed else 1)
+    except (CannotServe, AttachRejected) as error:
+        sys.exit(f"edgedraft agent: {error}")
+
+
+def install(manager: Manager, settings: AgentInstallSettings) -> str:
+    """Write the file and start the service. Raises CannotServe, and then nothing is installed."""
+    if saved() is None:
+        raise CannotServe("it needs a gateway and a key first: edgedraft login URL")
+    manager.file.parent.mkdir(parents=True, exist_ok=True)
+    manager.file.write_bytes(manager.text(command(settings)))
+    try:
+        manager.start()
+    except CannotServe:
+        manager.file.unlink()
+        raise
+    return f"edgedraft agent installed ({manager.file}) and started; `edgedraft agent status` tells how it does"
+
+
+def uninstall(manager: Manager) -> str:
+    """Stop the service and remove the file."""
+    if not manager.file.exists():
+        return "edgedraft agent was not installed"
+    manager.stop()
+    manager.file.unlink()
+    return f"edgedraft agent stopped and removed ({manager.file})"
+
+
+def command(settings: AgentInstallSettings) -> list[str]:
+    """What the service runs: `edgedraft attach` with every setting that was given."""
+    words = [sys.executable, "-m", "edgedraft.cli", "attach", "--no-live"]
+    for name in type(settings).model_fields:
+        if name not in settings.model_fields_set:
+            continue
+        value, flag = getattr(settings, name), name.replace("_", "-")
+        words += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+    return words
+
+
+def manager_of(platform: str) -> Manager:
+    """Raises CannotServe where there is none that is known."""
+    if platform == "darwin":
+        return Launchd()
+    if platform == "linux" and shutil.which("systemctl"):
+        return Systemd()
+    raise CannotServe("there is neither systemd nor launchd here: start `edgedraft attach` in your own way")
+
+
+class Systemd:
+    """A user unit."""
+
+    def __init__(self) -> None:
+        self.file = user_config_path("systemd") / "user" / UNIT
+
+    def text(self, command: list[str]) -> bytes:
+        return UNIT_TEXT.format(command=" ".join(_quoted(word) for word in command)).encode()
+
+    def start(self) -> None:
+        self._systemctl("daemon-reload")
+        self._systemctl("enable", "--now", UNIT)
+
+    def stop(self) -> None:
+        self._systemctl("disable", "--now", UNIT)
+
+    def status(self) -> str:
+        state = _run(["systemctl", "--user", "is-active", UNIT])
+        words = (state.stdout.strip() or state.stderr.strip()).splitlines()[-1:] or ["unknown"]
+        return f"{UNIT}: {words[0]}; its log: journalctl --user -u {UNIT}"
+
+    def _systemctl(self, *words: str) -> None:
+        done = _run(["systemctl", "--user", *words])
+        if done.returncode:
+            raise CannotServe(f"systemctl --user {' '.join(words)}: {done.stderr.strip()}")
+
+
+class Launchd:
+    """A launch agent."""
+
+    def __init__(self) -> None:
+        self.file = Path.home() / "Library" / "LaunchAgents" / f"{LABEL}.plist"
+
+    def text(self, command: list[str]) -> bytes:
+        log = str(user_log_path("edgedraft") / "agent.log")
+        return plistlib.dumps(
+            {
+                "Label": LABEL,
+                "ProgramArguments": command,
+                "RunAtLoad": True,
+                "KeepAlive": {"SuccessfulExit": False},
+                "ProcessType": "Background",
+                "LowPriorityIO": True,
+                "Nice": 10,
+                "StandardOutPath": log,
+                "StandardErrorPath": log,
+            }
+        )
+
+    def start(self) -> None:
+        user_log_path("edgedraft").mkdir(parents=True, exist_ok=True)
+        done = _run(["launchctl", "bootstrap", self._domain, str(self.file)])
+        if done.returncode:
+            raise CannotServe(f"launchctl bootstrap: {done.stderr.strip()}")
+
+    def stop(self) -> None:
+        _run(["launchctl", "bootout", f"{self._domain}/{LABEL}"])
+
+    def status(self) -> str:
+        told = _run(["launchctl", "print", f"{self._domain}/{LABEL}"])
+        state = next(
+            (line.split("=")[1].strip() for line in told.stdout.splitlines() if "state =" in line), "not loaded"
+        )
+        return f"{LABEL}: {state}; its log: {user_log_path('edgedraft') / 'agent.log'}"
+
+    @property
+    def _domain(self) -> str:
+        return f"gui/{os.getuid()}"
+
+
+UNIT_TEXT = """[Unit]
+Description=EdgeDraft agent: drafts for your own chats
+After=network-online.target
+StartLimitIntervalSec=300
+StartLimitBurst=10
+
+[Service]
+ExecStart={command}
+Restart=on-failure
+RestartSec=15
+Nice=10
+IOSchedulingClass=idle
+NoNewPrivileges=yes
+TimeoutStopSec=5
+
+[Install]
+WantedBy=default.target
+"""
+
+
+def _quoted(word: str) -> str:
+    """A word of ExecStart, as systemd.service(5) quotes it: % and $ would be expanded there."""
+    safe = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    return f'"{safe}"' if safe != word or " " in word else word
+
+
+def _run(words: list[str]) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(words, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise CannotServe(f"{words[0]}: {error}") from None

@@ -1,0 +1,216 @@
+"""A GGUF file as a drafter, run by llama.cpp through xllamacpp: for desktops without PyTorch.
+
+llama.cpp's server lives inside this process and is asked through its own call, never over a network; the HTTP port that
+it opens on the loopback address is locked with a random key. Each session has one of its slots, whose keys and values
+up to the first difference are kept from one question to the next. A question is one token: the answer to it are the
+most probable next ones, to which the noise of the target's choice is added here (edgedraft/sampling/sampler.py tells
+why).
+
+Like the draft model's (model_drafter.py), it leaves to others at which point to draft and what is worth sending.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_agent.drafters.interface import NOT_YET, NOTHING, Guesses, Point
+from edge_agent.drafters.token_counts import Histories
+from edgedraft.sampling.noise import gumbel_at
+from edgedraft.sampling.token_counts import TokenCounts, has_penalties
+from edgedraft.tokenizer import fingerprint_of
+from edgedraft.wire import Sampling
+
+WIDTH = 6  # guesses a point
+LEAST_SIBLING = 0.03  # guesses but the first are left out below this probability
+GREEDY_CANDIDATES, SAMPLED_CANDIDATES = 8, 64  # tokens that llama.cpp is asked for
+CHUNK = 256  # rows of a prompt in one call: other sessions wait for it
+KV_NUMBER_BYTES = 2  # llama.cpp keeps float16
+UNUSED = 5  # llama.cpp's token type of places that fill a vocabulary up
+
+
+@dataclass(frozen=True, slots=True)
+class GgufFacts:
+    """What a GGUF file says of itself: its tokenizer's fingerprint, its bytes, and the KV cache's bytes a token."""
+
+    fingerprint: str
+    weights: int
+    kv_bytes: int
+
+
+def gguf_facts(path: Path) -> GgufFacts:
+    """Raises ValueError when the file is no GGUF file of a causal LM, or has no tokenizer."""
+    from gguf import GGUFReader
+
+    fields = GGUFReader(path).fields
+
+    def read(name: str) -> Any:
+        return fields[name].contents()
+
+    try:
+        tokens: list[str] = read("tokenizer.ggml.tokens")
+        kinds = read("tokenizer.ggml.token_type") if "tokenizer.ggml.token_type" in fields else ()
+        kind = read("general.architecture")
+        heads = read(f"{kind}.attention.head_count")
+        kv_heads = max(np.atleast_1d(read(f"{kind}.attention.head_count_kv")))
+        length = f"{kind}.attention.key_length"
+        dim = read(length) if length in fields else read(f"{kind}.embedding_length") // heads
+        kv_bytes = 2 * read(f"{kind}.block_count") * int(kv_heads) * dim * KV_NUMBER_BYTES
+    except KeyError as error:
+        raise ValueError(f"{path} does not tell its {error}") from None
+    unused = {i for i, kind in enumerate(kinds) if kind == UNUSED}
+    fingerprint = fingerprint_of({i: token for i, token in enumerate(tokens) if i not in unused})
+    return GgufFacts(fingerprint, path.stat().st_size, kv_bytes)
+
+
+class LlamaCpp:
+    """A loaded GGUF model with `slots` places for sessions, which share `kv_tokens` evenly."""
+
+    def __init__(self, path: Path, slots: int, kv_tokens: int, threads: int, on_cpu: bool) -> None:
+        """`threads` 0 leaves them to llama.cpp less one. Raises ValueError when the model cannot be loaded."""
+        xllamacpp: Any = import_module("xllamacpp")  # compiled, and without types
+        params = xllamacpp.CommonParams()
+        params.model.path = str(path)
+        params.n_ctx, params.n_parallel, params.kv_unified = kv_tokens, slots, False
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads or max(1, (os.cpu_count() or 2) - 1)
+        if on_cpu:
+            params.n_gpu_layers = 0
+        # Copies of idle slots and checkpoints would cost more than they save: a slot is never taken from its session.
+        params.cache_ram_mib, params.cache_idle_slots, params.n_ctx_checkpoints = 0, False, 0
+        params.api_keys, params.ui, params.n_threads_http, params.verbosity = [secrets.token_hex(16)], False, 1, -1
+        try:
+            self._server = xllamacpp.Server(params)
+        except RuntimeError as error:
+            raise ValueError(str(error)) from error
+        self.slots, self.longest = slots, kv_tokens // slots
+
+    def ask(self, slot: int, tokens: Sequence[int], candidates: int) -> list[tuple[int, float]] | None:
+        """The most probable tokens behind `tokens` with their log-probabilities, best first; None when it fails.
+
+        With no `candidates` the tokens are only taken in.
+        """
+        answer: Any = self._server.handle_completions(
+            {
+                "prompt": list(tokens),
+                "id_slot": slot,
+                "n_predict": 1 if candidates else 0,
+                "n_probs": candidates,
+                "cache_prompt": True,
+                "stream": False,
+            }
+        )
+        if "choices" not in answer:
+            return None
+        if not candidates:
+            return []
+        top = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+        return [(int(entry["id"]), float(entry["logprob"])) for entry in top]
+
+
+class GgufDrafter:
+    """Drafts with a LlamaCpp, whose slots it has for itself."""
+
+    def __init__(self, model: LlamaCpp, vocab_size: int) -> None:
+        """`vocab_size` is the target's: tokens beyond it are no guesses. A session without a slot gets none."""
+        self._model = model
+        self._vocab_size = vocab_size
+        self._free = list(range(model.slots))
+        self._slot: dict[int, int] = {}
+        self._run: dict[int, int] = {}  # how much of a session's context its slot has taken in, at least
+        self._histories = Histories()
+        self._pool = ThreadPoolExecutor(model.slots, thread_name_prefix="gguf")
+
+    def open(self, session: int) -> None:
+        self.close(session)
+        if self._free:
+            self._slot[session], self._run[session] = self._free.pop(), 0
+
+    def close(self, session: int, output: Sequence[int] = ()) -> None:
+        self._histories.forget(session)
+        if session in self._slot:
+            self._free.append(self._slot.pop(session))
+            del self._run[session]
+
+    def expand(self, points: Sequence[Point]) -> list[Guesses]:
+        """NOTHING for what it cannot draft, NOT_YET while a long context is taken in."""
+        return list(self._pool.map(self._expand, points))
+
+    def _expand(self, point: Point) -> Guesses:
+        slot = self._slot.get(point.session)
+        # llama.cpp needs a place for the token that it makes itself.
+        if slot is None or not 0 < len(point.context) < self._model.longest:
+            return NOTHING
+        run = min(self._run[point.session], len(point.context) - 1)
+        if len(point.context) - run > CHUNK:
+            taken = self._model.ask(slot, point.context[: run + CHUNK], 0)
+            self._run[point.session] = run + CHUNK
+            return NOTHING if taken is None else NOT_YET
+        favourites = (
+            point.sampling.temperature == 0 and not has_penalties(point.sampling) and not point.sampling.logit_bias
+        )
+        candidates = GREEDY_CANDIDATES if favourites else SAMPLED_CANDIDATES
+        top = self._model.ask(slot, point.context, candidates)
+        if top is None:
+            return NOTHING
+        # What follows the settled text may yet be thrown away, and what stands there instead be longer.
+        self._run[point.session] = point.settled
+        with self._histories.at(point) as history:
+            known = [pair for pair in top if pair[0] < self._vocab_size]
+            return best_guesses(known, point.sampling, point.index, history)
+
+
+def best_guesses(
+    top: Sequence[tuple[int, float]], sampling: Sampling, index: int, history: TokenCounts | None = None
+) -> Guesses:
+    """The best guesses of the target's choice from a draft's most probable tokens, best first.
+
+    As edgedraft.sampling.guess does it from all logits; what is not among `top` is taken to be impossible. The
+    repetition penalty is left out: it depends on where the logits' zero is, and that is not known here.
+    """
+    if not top:
+        return NOTHING
+    tokens = np.array([token for token, _ in top], dtype=np.int64)
+    logps = np.array([logp for _, logp in top])
+    probabilities = np.exp(logps)
+    if sampling.logit_bias or history is not None:
+        logps = logps + [sampling.logit_bias.get(token, 0.0) for token, _ in top]
+        counts = np.zeros(len(top)) if history is None else history.counts(token for token, _ in top)
+        logps = logps - sampling.frequency_penalty * counts - sampling.presence_penalty * (counts > 0)
+        order = np.argsort(-logps, kind="stable")
+        tokens, logps = tokens[order], logps[order]
+        probabilities = _softmax(logps)
+    if sampling.temperature > 0:
+        z = _cut(logps / sampling.temperature, sampling)
+        probabilities = _softmax((z + gumbel_at(sampling.seed, index, tokens)) * sampling.temperature)
+    order = np.argsort(-probabilities, kind="stable")[:WIDTH]
+    kept = [int(i) for n, i in enumerate(order) if n == 0 or probabilities[i] >= LEAST_SIBLING]
+    return Guesses(
+        tuple(int(tokens[i]) for i in kept),
+        (-1,) * len(kept),
+        tuple(min(1.0, float(probabilities[i])) for i in kept),
+    )
+
+
+def _cut(z: np.ndarray, sampling: Sampling) -> np.ndarray:
+    """Scores, best first, with -inf where top_k, top_p or min_p cut."""
+    keep = np.ones(len(z), dtype=bool)
+    if sampling.top_k:
+        keep[sampling.top_k :] = False
+    p = _softmax(np.where(keep, z, -np.inf))
+    keep &= (p.cumsum() - p) < sampling.top_p
+    if sampling.min_p > 0:
+        keep &= z >= z[0] + np.log(sampling.min_p)
+    return np.where(keep, z, -np.inf)
+
+
+def _softmax(z: np.ndarray) -> np.ndarray:
+    p = np.exp(z - z.max())
+    return p / p.sum()

@@ -1,0 +1,1 @@
+"""The drafting loop, its sessions and its pace."""

@@ -1,0 +1,109 @@
+"""Settings of `edgedraft attach`, of the commands beside it on a desktop, and of `edgedraft distill`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from platformdirs import user_data_path
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
+
+from edgedraft.local.demo_model import DEMO_MODEL
+from edgedraft.settings import LISTED, Settings, TracedSettings
+
+
+class DraftingSettings(Settings):
+    """What an agent drafts with, and how much of its machine it may take."""
+
+    draft_model: str = Field(
+        "auto",
+        description="draft model: a Hugging Face name, a folder, a GGUF file, auto (fits the gateway's model) or none",
+    )
+    prompt_lookup: bool = Field(True, description="also draft by repeating what the prompt or the text said before")
+    past_outputs: bool = Field(
+        True, description="also draft from what you were answered before, which is kept on this machine"
+    )
+    past_tokens: int = Field(262_144, ge=1024, le=1 << 24, description="tokens of past outputs that are kept at most")
+    past_folder: Path = Field(user_data_path("edgedraft") / "past-outputs", description="where past outputs are kept")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="weights and activations; auto is bfloat16 where the device calculates in it"
+    )
+    threads: int = Field(0, ge=0, description="CPU threads of the draft model; 0 leaves one core free")
+    max_memory: float = Field(0.0, ge=0, description="GB that the draft model and its KV cache may take; 0 is no limit")
+    max_sessions: int = Field(8, ge=1, le=256, description="sessions drafted for at once")
+    kv_tokens: int = Field(32768, ge=256, description="tokens that the draft's KV cache holds")
+    polite: bool = Field(
+        True, description="lowest priority, and no drafting on battery or while a game or a film fills the screen"
+    )
+    name: str = Field("", description="how the gateway calls this agent; the host's name if empty")
+
+
+class AgentSettings(DraftingSettings, TracedSettings):
+    """Attach this machine to a gateway and draft for your own chats."""
+
+    url: CliPositionalArg[str] = Field(
+        "", description="the gateway's URL, such as https://gateway.example.com; the one of `edgedraft login` if empty"
+    )
+    key: str = Field("", description="a key with the edge scope; the one of `edgedraft login` if empty")
+    live: bool = Field(True, description="a live view where the output is a terminal; else plain lines")
+
+
+class LoginSettings(Settings):
+    """Keep a gateway's URL and key, so that `edgedraft attach` needs neither."""
+
+    url: CliPositionalArg[str] = Field(description="the gateway's URL, such as https://gateway.example.com")
+    key: str = Field("", description="a key with the edge scope; asked for if empty")
+
+
+class AgentInstallSettings(DraftingSettings):
+    """Attach whenever this user is logged in: a service of systemd or launchd, with the flags given here."""
+
+
+class AgentUninstallSettings(Settings):
+    """Stop the service and remove it."""
+
+
+class AgentStatusSettings(Settings):
+    """Tell whether the service is installed and running."""
+
+
+class AgentForgetSettings(Settings):
+    """Delete the past outputs that agents of this user kept on this machine."""
+
+    past_folder: Path = Field(
+        DraftingSettings.model_fields["past_folder"].default, description="where past outputs are kept"
+    )
+
+
+class DoctorSettings(AgentSettings):
+    """Check device, memory, draft model, tokenizer and link, and say what to do about each that fails."""
+
+
+class DistillSettings(Settings):
+    """Make a draft model for any transformers causal LM; a run that was interrupted goes on with the same --work."""
+
+    target: str = Field(DEMO_MODEL, description="name, folder or hub name of the model to imitate")
+    out: Path = Field(Path("draft"), description="folder for the finished draft")
+    work: Path = Field(Path("distill-work"), description="folder for samples and checkpoints")
+    start: str = Field("", description="a draft of the same target to go on from, by folder, or the shipped one's name")
+    layers: Annotated[tuple[int, ...], *LISTED] = Field(
+        (), description="the target's layers to start from; empty: the first five, a middle one, the last two"
+    )
+    head_size: int = Field(16384, ge=1, description="rows of the cut output head")
+    tokens: int = Field(1_000_000, ge=1, description="labelled tokens to collect")
+    sample_seconds: float = Field(1800.0, ge=0, description="time limit of the collection")
+    slots: int = Field(128, ge=1, description="conversations that the target decodes at once")
+    sample_length: int = Field(352, ge=2, description="longest conversation in tokens; longer prompts are left out")
+    answer_tokens: int = Field(200, ge=1, description="longest answer")
+    top_k: int = Field(12, ge=1, description="labels kept of each position")
+    held_out: int = Field(24, ge=1, description="held-out prompts of each kind")
+    passes: float = Field(4.0, gt=0, description="passes over the samples")
+    train_seconds: float = Field(2700.0, ge=0, description="time limit of the training")
+    row_tokens: int = Field(512, ge=2, description="length of a packed row")
+    rows: int = Field(4, ge=1, description="packed rows of one step")
+    rate: float = Field(5e-4, gt=0, description="peak learning rate")
+    evaluate_seconds: float = Field(300.0, ge=0, description="time between two checkpoints with held-out figures")
+    seed: int = Field(0, description="seed of prompts, answers and order")
+    device: str = Field("", description="device of target and child; empty: CUDA where there is one")

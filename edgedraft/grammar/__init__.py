@@ -1,0 +1,1 @@
+"""Compiling grammars within bounds of time and memory."""

@@ -1,0 +1,1 @@
+"""EdgeDraft on one machine: the `up` command, child processes, the demo model and a Valkey."""

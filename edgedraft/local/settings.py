@@ -1,0 +1,30 @@
+"""Settings of `edgedraft up`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from edgedraft.local.demo_model import DEMO_MODEL
+from edgedraft.settings import DATABASE_URL, Port, Settings
+
+
+class UpSettings(Settings):
+    """Run verifier, gateway and agent on this machine, with the demo models."""
+
+    port: Port = Field(8000, description="the gateway's port; 0 takes a free one")
+    key: str = Field("", description="the key, with every scope; a random one if empty")
+    model: str = Field(DEMO_MODEL, description="target model")
+    draft_model: str = Field("auto", description="draft model")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="of both models")
+    agent: bool = Field(True, description="attach agents on this machine")
+    gateways: int = Field(
+        1, ge=1, le=16, description="gateways; they take ports from --port up and share all they know"
+    )
+    verifiers: int = Field(1, ge=1, le=16, description="verifiers")
+    agents: int = Field(1, ge=0, le=16, description="agents on this machine, if any are attached")
+    redis: str = Field(
+        "", description="URL of the Redis or Valkey that several gateways share; one is started if empty"
+    )
+    database: str = DATABASE_URL

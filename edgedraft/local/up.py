@@ -1,0 +1,79 @@
+"""`edgedraft up`: verifiers, gateways and agents on this machine, with the demo models; ends them all together."""
+
+from __future__ import annotations
+
+import os
+import platform
+import secrets
+import signal
+import sys
+from contextlib import ExitStack
+
+from rich.console import Console
+
+from edgedraft.local.demo_model import resolve_model
+from edgedraft.local.fleet import Fleet, shared_by
+from edgedraft.local.processes import Stack, StartError
+from edgedraft.local.settings import UpSettings
+from edgedraft.local.valkey import NoValkey, Valkey
+from edgedraft.observability.logs import configure_logging
+
+
+def main(settings: UpSettings) -> None:
+    """Runs until Ctrl-C, SIGTERM or the end of one of the processes."""
+    configure_logging(settings.log_level, settings.log_format)
+    key = settings.key or f"ed-{secrets.token_urlsafe(24)}"
+    agents = settings.agents if settings.agent else 0
+    # They share this machine.
+    threads = str(max(1, (os.cpu_count() or 2) // (settings.verifiers + max(1, agents))))
+    logs = ("--log-level", settings.log_level, "--log-format", settings.log_format)
+    shared = ("--dtype", settings.dtype, "--threads", threads, *logs)
+    quiet = Console(stderr=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        resolve_model(settings.model)  # fetched here, once, with its progress on this terminal
+        with ExitStack() as until_the_end:
+            env = _environment(settings, until_the_end)
+            stack = until_the_end.enter_context(Stack(key, env=env))
+            quiet.print(f"starting {_count(settings.verifiers, 'verifier')} ...")
+            fleet = Fleet.start(
+                stack,
+                settings.gateways,
+                settings.verifiers,
+                port=settings.port,
+                verifier_flags=("--model", settings.model, *shared),
+                gateway_flags=logs,
+            )
+            if agents:
+                quiet.print(f"attaching {_count(agents, 'agent')} ...")
+                named = platform.node() if agents > 1 else ""
+                fleet.attach(agents, ("--draft-model", settings.draft_model, *shared), named=named)
+            _tell(fleet.urls, key)
+            ended = stack.wait()
+            sys.exit(f"edgedraft up: {ended.words[0]} ended with status {ended.process.returncode}")
+    except (StartError, NoValkey) as error:
+        sys.exit(f"edgedraft up: {error}")
+    except KeyboardInterrupt:
+        quiet.print("stopped")
+
+
+def _environment(settings: UpSettings, until_the_end: ExitStack) -> dict[str, str]:
+    """What the processes are told beside their flags. Raises NoValkey."""
+    if settings.gateways == 1 and not settings.redis:
+        return {"EDGEDRAFT_DATABASE": settings.database}
+    redis = settings.redis or until_the_end.enter_context(Valkey()).url
+    return shared_by(redis, settings.database)
+
+
+def _count(number: int, what: str) -> str:
+    return f"the {what}" if number == 1 else f"{number} {what}s"
+
+
+def _tell(urls: list[str], key: str) -> None:
+    bases = "".join(f"  base URL  {url}/v1\n" for url in urls)
+    print(
+        f"\nEdgeDraft is up.\n\n{bases}  API key   {key}\n\n"
+        f"  attach another desktop:  edgedraft attach {urls[0]} --key {key}\n"
+        "  stop:                    Ctrl-C\n",
+        flush=True,
+    )

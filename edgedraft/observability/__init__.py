@@ -1,0 +1,1 @@
+"""Logs, OpenTelemetry and progress bars."""

@@ -1,0 +1,1 @@
+"""Running ASGI apps under uvicorn, hardened against slow clients."""

@@ -1,0 +1,102 @@
+"""Running an ASGI app under uvicorn so that whoever started it learns its address, and reading its WebSockets."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Coroutine
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from edgedraft.serving.open_files import allow_many_files
+from edgedraft.serving.slow_clients import SlowClientProtection
+
+
+async def receive_frame(socket: WebSocket) -> bytes | str:
+    """The next message, binary or text: which of them is right is the decoder's to say. Raises WebSocketDisconnect."""
+    event = await socket.receive()
+    if event["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect(event["code"], event.get("reason"))
+    data = event.get("bytes")
+    return event["text"] if data is None else data
+
+
+Drain = Callable[[], Coroutine[Any, Any, None]]
+GRACEFUL_SECONDS = 5  # for what runs when sockets are closed
+DRAINED_SECONDS = 1  # the same, after a drain
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], drain: Drain | None) -> None:
+        super().__init__(config)
+        self._ready = ready
+        self._drain = drain
+        self._draining: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+    async def main_loop(self) -> None:
+        await super().main_loop()
+        if self._drain is None:
+            return
+        self._draining = asyncio.create_task(self._drain())
+        ticks = 0
+        while not self._draining.done():
+            await self.on_tick(ticks := ticks + 1)
+            await asyncio.wait([self._draining], timeout=0.1)
+        if not self._draining.cancelled():
+            self._draining.result()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal drains, the next one ends that, a third ends all; none of them is a failure."""
+        if self._drain is None:
+            super().handle_exit(sig, frame)
+        elif not self.should_exit:
+            self.should_exit = True
+        elif self._draining and not self._draining.done():
+            self._draining.get_loop().call_soon_threadsafe(self._draining.cancel)
+        else:
+            self.force_exit = True
+
+
+def server_config(app: Any, max_frame: int, ping_seconds: float, graceful_seconds: int) -> uvicorn.Config:
+    """What `serve` runs with. WebSockets are not compressed: a few bytes could unpack into a full `max_frame`."""
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        http=SlowClientProtection,
+        ws="websockets-sansio",
+        ws_max_size=max_frame,
+        ws_ping_interval=ping_seconds,
+        ws_ping_timeout=ping_seconds,
+        ws_per_message_deflate=False,
+        timeout_graceful_shutdown=graceful_seconds,
+    )
+
+
+def serve(
+    app: Any,
+    host: str,
+    port: int,
+    ready: Callable[[str], str],
+    max_frame: int,
+    ping_seconds: float = 20.0,
+    drain: Drain | None = None,
+) -> None:
+    """Serve until SIGINT or SIGTERM. `ready("HOST:PORT")` is printed once connections are taken; port 0 picks one.
+
+    `max_frame` bounds a WebSocket message in bytes; a peer silent for two `ping_seconds` is dropped. The process may
+    have as many sockets open as its hard limit of files allows. With a `drain` the signal starts it, while requests are
+    still answered; when it has ended the sockets are closed, and the process's status is 0.
+    """
+    allow_many_files()
+    listener = socket.create_server((host, port), backlog=2048)
+    address, bound = listener.getsockname()[:2]
+    config = server_config(app, max_frame, ping_seconds, GRACEFUL_SECONDS if drain is None else DRAINED_SECONDS)
+    _Server(config, lambda: print(ready(f"{address}:{bound}"), flush=True), drain).run([listener])

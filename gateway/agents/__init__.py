@@ -1,0 +1,1 @@
+"""Attached edge agents: endpoint, link, registry, message budget, statistics."""

@@ -1,0 +1,298 @@
+"""/admin/v1: tenants, keys, usage and agents, for keys with the admin scope.
+
+It is there only where --admin-api says so: a gateway is reached from the Internet, and its key of --key, which clients
+hold, has every scope; a key that leaks must not be able to make others. Without the setting the paths do not exist.
+
+An admin of the tenant `default`, such as --key, is the operator's: it sees and does everything. One of another tenant
+sees its tenant's keys, usage and agents and may revoke its keys; it makes none and changes no limits, for budgets hang
+on keys, and who can make them has no budget.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import time
+from dataclasses import asdict
+from datetime import date
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request
+from pydantic import Field
+from starlette.responses import JSONResponse, Response
+
+from edgedraft.wire import MAX_PRIORITY
+from gateway.accounts import SCOPES, Accounts, KeyLimits, KeyRecord, Principal, TenantExists, Tenants, UnknownTenant
+from gateway.api.openapi import described
+from gateway.http.authentication import authenticate
+from gateway.http.body import read_body
+from gateway.http.errors import ApiError
+from gateway.http.validation import Schema, read_object, validated
+from gateway.ledger.money import to_nano, to_text
+from gateway.ledger.report import Dimension, usage_totals
+from gateway.services import Services, services_of
+
+router = APIRouter(prefix="/admin/v1")
+
+MOST = 100  # things on a page
+_DIMENSIONS = ("key", "owner", "tenant", "model", "day", "edge")
+
+Name = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Scope = Literal["inference", "edge", "admin"]
+Note = Annotated[str, Field(max_length=255, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Count = Annotated[int, Field(ge=1, le=10**12)]
+Money = Annotated[str, Field(pattern=r"^[0-9]{1,9}(\.[0-9]{1,9})?$")] | Annotated[int, Field(ge=0, le=10**9)]
+Moment = Annotated[int, Field(ge=0, le=2**40)]
+PageSize = Annotated[int, Query(ge=1, le=MOST)]
+Asked = Annotated[str | None, Query(max_length=255, pattern=r"^[^\x00]*$")]
+After = Annotated[str, Query(max_length=255, pattern=r"^[^\x00]*$")]
+
+
+class NewTenant(Schema):
+    """`title` is for people."""
+
+    name: Name
+    title: Note = ""
+
+
+class KeyChange(Schema):
+    """What may change of a key; null takes a limit of its own away, what is not named stays."""
+
+    name: Note | None = None
+    expires_at: Moment | None = None
+    requests_per_minute: Count | None = None
+    tokens_per_minute: Count | None = None
+    concurrent: Count | None = None
+    monthly_spend: Money | None = None
+    priority: Annotated[int, Field(ge=0, le=MAX_PRIORITY)] | None = None
+
+    @property
+    def changes(self) -> dict[str, int | str | None]:
+        """What was named, as accounts keep it."""
+        values: dict[str, int | str | None] = {}
+        for field in self.model_fields_set & set(KeyChange.model_fields):
+            value = getattr(self, field)
+            if field == "monthly_spend" and value is not None:
+                value = to_nano(Decimal(value))
+            values["expires" if field == "expires_at" else field] = "" if field == "name" and value is None else value
+        return values
+
+
+class NewKey(KeyChange):
+    """A key to be made. `expires_at` is in seconds since the epoch."""
+
+    owner: Name
+    tenant: Name = "default"
+    scopes: Annotated[tuple[Scope, ...], Field(min_length=1, max_length=3, strict=False)]
+
+
+async def _admin(http: Request, operator: bool = False) -> tuple[Services, Principal]:
+    """Raises ApiError: 401 or 403 for a key that may not do this, 503 without a database."""
+    services = services_of(http)
+    principal = await authenticate(services.accounts, http.headers, "admin")
+    if operator and not principal.is_operator:
+        raise ApiError(403, "Only an admin of the tenant 'default' may do this.", code="operator_only")
+    return services, principal
+
+
+def _tenant(principal: Principal, asked: str | None = None) -> str | None:
+    """Whose things are shown; None is everybody's. Raises ApiError 403 for another's."""
+    if principal.is_operator:
+        return asked
+    if asked not in (None, principal.tenant):
+        raise ApiError(403, "This key sees its own tenant only.", param="tenant", code="operator_only")
+    return principal.tenant
+
+
+@router.get("/tenants", **described(None, "object", "data", "has_more"))
+async def tenants(http: Request, limit: PageSize = 20, after: After = "") -> Response:
+    services, _ = await _admin(http, operator=True)
+    found = await Tenants(services.database).list(after, limit + 1)
+    return _page([{"object": "tenant", "id": one.name} | asdict(one) for one in found], limit)
+
+
+@router.post("/tenants", **described(NewTenant, "object", "name"))
+async def new_tenant(http: Request) -> Response:
+    services, _ = await _admin(http, operator=True)
+    asked = validated(NewTenant, read_object(await read_body(http)))
+    try:
+        made = await Tenants(services.database).create(asked.name, asked.title)
+    except TenantExists as error:
+        raise ApiError(409, str(error), param="name", code="tenant_exists") from None
+    return JSONResponse({"object": "tenant", "id": made.name} | asdict(made))
+
+
+@router.get("/keys", **described(None, "object", "data", "has_more"))
+async def keys(http: Request, limit: PageSize = 20, after: After = "", tenant: Asked = None) -> Response:
+    services, principal = await _admin(http)
+    found = await services.accounts.list(_tenant(principal, tenant), after, limit + 1)
+    return _page([_key(record) for record in found], limit)
+
+
+@router.post("/keys", **described(NewKey, "object", "id", "key"))
+async def new_key(http: Request) -> Response:
+    """The answer's `key` is shown only now."""
+    services, _ = await _admin(http, operator=True)
+    asked = validated(NewKey, read_object(await read_body(http)))
+    given = {name: value for name, value in asked.changes.items() if name in KeyLimits.__dataclass_fields__}
+    limits = KeyLimits(**given)  # type: ignore[arg-type]
+    try:
+        key, record = await services.accounts.create_with_record(
+            asked.owner, asked.tenant, asked.scopes, asked.name or "", limits, asked.expires_at
+        )
+    except UnknownTenant as error:
+        raise ApiError(400, f"{error}.", param="tenant", code="tenant_not_found") from None
+    return JSONResponse(_key(record) | {"key": key})
+
+
+@router.get("/keys/{key_id}", **described(None, "object", "id"))
+async def key(http: Request, key_id: str) -> Response:
+    services, principal = await _admin(http)
+    return JSONResponse(_key(await _found(services.accounts, key_id, principal)))
+
+
+@router.post("/keys/{key_id}", **described(KeyChange, "object", "id"))
+async def change_key(http: Request, key_id: str) -> Response:
+    services, principal = await _admin(http, operator=True)
+    asked = validated(KeyChange, read_object(await read_body(http)))
+    await _found(services.accounts, key_id, principal)
+    if not await services.accounts.change(key_id, asked.changes):
+        raise ApiError(409, f"The key {key_id!r} is revoked.", code="key_revoked")
+    return JSONResponse(_key(await _found(services.accounts, key_id, principal)))
+
+
+@router.delete("/keys/{key_id}", **described(None, "object", "id", "deleted"))
+async def revoke_key(http: Request, key_id: str) -> Response:
+    """For good; a key that was revoked before stays so."""
+    services, principal = await _admin(http)
+    await _found(services.accounts, key_id, principal)
+    await services.accounts.revoke(key_id)
+    return JSONResponse({"object": "key", "id": key_id, "deleted": True})
+
+
+@router.get("/usage", **described(None, "object", "data", "currency"))
+async def usage(
+    http: Request,
+    by: Annotated[str, Query(max_length=100)] = "key",
+    since: Annotated[date | None, Query(alias="from")] = None,
+    until: Annotated[date | None, Query(alias="to")] = None,
+    tenant: Asked = None,
+    limit: PageSize = MOST,
+    page: Annotated[int, Query(ge=0, le=10**6)] = 0,
+    format: Literal["json", "csv"] = "json",
+) -> Response:
+    """Totals by key, owner, tenant, model, day or edge (who drafted), several separated by commas."""
+    services, principal = await _admin(http)
+    dimensions = [part.strip() for part in by.split(",") if part.strip()]
+    if wrong := [part for part in dimensions if part not in _DIMENSIONS]:
+        raise ApiError(400, f"by: {wrong[0]!r} is none of {', '.join(_DIMENSIONS)}.", param="by", code="invalid_value")
+    groups: list[Dimension] = dimensions  # type: ignore[assignment]
+    lines = await usage_totals(
+        services.database,
+        groups,
+        _plausible(since, "from"),
+        _plausible(until, "to"),
+        tenant=_tenant(principal, tenant),
+        offset=page * limit,
+        limit=limit + 1,
+    )
+    documents = [line.document() for line in lines[:limit]]
+    more = len(lines) > limit
+    if format == "csv":
+        return Response(_csv(documents), media_type="text/csv", headers={"x-has-more": str(more).lower()})
+    return JSONResponse(
+        {
+            "object": "list",
+            "currency": services.ledger.prices.currency,
+            "data": documents,
+            "has_more": more,
+            "next_page": page + 1 if more else None,
+        }
+    )
+
+
+@router.get("/agents", **described(None, "object", "data"))
+async def agents(http: Request) -> Response:
+    """Those attached to this gateway."""
+    services, principal = await _admin(http)
+    tenant = _tenant(principal)
+    data = [
+        {
+            "object": "agent",
+            "id": agent.agent,
+            "identity": agent.identity,
+            "tenant": agent.owner[0],
+            "owner": agent.owner[1],
+            "sessions": agent.running,
+            "max_sessions": agent.max_sessions,
+        }
+        for agent in services.agents.attached()
+        if tenant in (None, agent.owner[0])
+    ]
+    return JSONResponse({"object": "list", "data": data})
+
+
+async def _found(accounts: Accounts, key_id: str, principal: Principal) -> KeyRecord:
+    """Raises ApiError 404 for a key that is not there or another tenant's: which of them is nobody's business."""
+    record = await accounts.get(key_id) if re.fullmatch(r"key_[0-9a-f]{1,28}", key_id) else None
+    if record is None or _tenant(principal) not in (None, record.tenant):
+        raise ApiError(404, f"There is no key {key_id[:64]!r}.", code="key_not_found")
+    return record
+
+
+def _key(record: KeyRecord) -> dict[str, Any]:
+    limits = record.limits
+    return {
+        "object": "key",
+        "id": record.id,
+        "prefix": record.prefix,
+        "owner": record.owner,
+        "tenant": record.tenant,
+        "scopes": [scope for scope in record.scopes if scope in SCOPES],
+        "name": record.name,
+        "created_at": record.created,
+        "expires_at": record.expires,
+        "revoked_at": record.revoked,
+        "expired": record.expires is not None and record.expires <= time.time(),
+        "requests_per_minute": limits.requests_per_minute,
+        "tokens_per_minute": limits.tokens_per_minute,
+        "concurrent": limits.concurrent,
+        "monthly_spend": None if limits.monthly_spend is None else to_text(limits.monthly_spend),
+        "priority": limits.priority,
+    }
+
+
+def _page(found: list[dict[str, Any]], limit: int) -> Response:
+    """As OpenAI pages; `found` may hold one more than a page."""
+    data = found[:limit]
+    return JSONResponse(
+        {
+            "object": "list",
+            "data": data,
+            "first_id": data[0]["id"] if data else None,
+            "last_id": data[-1]["id"] if data else None,
+            "has_more": len(found) > limit,
+        }
+    )
+
+
+def _plausible(day: date | None, param: str) -> date | None:
+    if day is not None and not 1970 <= day.year <= 9000:
+        raise ApiError(400, f"{param}: no day of use.", param=param, code="invalid_value")
+    return day
+
+
+def _csv(documents: list[dict[str, str | int]]) -> str:
+    out = io.StringIO()
+    if documents:
+        writer = csv.DictWriter(out, list(documents[0]))
+        writer.writeheader()
+        # A name that a spreadsheet would take for a formula is kept from being one.
+        writer.writerows([{name: _cell(value) for name, value in row.items()} for row in documents])
+    return out.getvalue()
+
+
+def _cell(value: str | int) -> str | int:
+    return f"'{value}" if isinstance(value, str) and value[:1] in "=+@\t\r" and value else value

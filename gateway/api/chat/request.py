@@ -1,0 +1,178 @@
+"""What POST /v1/chat/completions may ask for beside the shared parameters: its messages, and how templates see them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from pydantic_core import from_json
+
+from edgedraft.wire import MAX_TOP_LOGPROBS
+from gateway.api.parameters import UNSERVED, Parameters
+from gateway.http.errors import ApiError
+from gateway.http.validation import Schema, empty, one_of, read_object, refuse_unserved, validated
+from gateway.prompt.content_parts import texts_of
+from gateway.prompt.response_format import ResponseFormat, StructuredParameters
+from gateway.prompt.tools import MAX_TOOLS, Function, Tool, Tools, ToolUse, tool_use
+
+
+class ContentPart(Schema):
+    """One part of a message's content. Only text is served."""
+
+    type: str
+    text: str | None = None
+    refusal: str | None = None
+
+
+class CalledFunction(Schema):
+    """A call's function; `arguments` are JSON in a string, or the object itself."""
+
+    name: str
+    arguments: str | dict[str, Any] = "{}"
+
+
+class MessageCall(Schema):
+    """An earlier call of a tool, as a client sends it back."""
+
+    id: str = ""
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class ChatMessage(Schema):
+    """One message; fields that only some templates know stay raw."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[ContentPart] | None = None
+    name: str | None = None
+    reasoning: Any = None
+    reasoning_content: Any = None
+    tool_calls: list[MessageCall] | None = None
+    tool_call_id: str | None = None
+    function_call: CalledFunction | None = None
+
+
+class Prediction(Schema):
+    """What the client expects the answer to be (OpenAI's Predicted Outputs)."""
+
+    type: Literal["content"]
+    content: str | list[ContentPart]
+
+
+class ChatRequest(Parameters, StructuredParameters):
+    """A chat completion's parameters. `functions` and `function_call` are the older form of tools and tool_choice."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    prediction: Prediction | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    tools: Tools | None = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    functions: Annotated[list[Function], Field(max_length=MAX_TOOLS)] | None = None
+    function_call: Any = None
+    response_format: ResponseFormat | None = None
+
+    @property
+    def legacy(self) -> bool:
+        """Whether calls are to be answered in the older form."""
+        return bool(self.functions)
+
+    def tool_use(self) -> ToolUse | None:
+        """What it wants of its tools. Raises ApiError 400."""
+        if not self.functions:
+            return tool_use(self.tools or (), self.tool_choice, self.parallel_tool_calls)
+        if self.tools:
+            raise ApiError(400, "functions and tools exclude each other.", param="functions", code="invalid_value")
+        choice = self.function_call
+        if isinstance(choice, dict):
+            choice = {"type": "function", "function": choice}
+        return tool_use([Tool(type="function", function=function) for function in self.functions], choice, False)
+
+    @property
+    def output_limit(self) -> int | None:
+        return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def alternatives(self) -> int:
+        return (self.top_logprobs or 0) if self.logprobs else -1
+
+
+_UNSERVED: dict[str, Callable[[Any], bool]] = UNSERVED | {
+    "best_of": one_of(1),
+    "echo": empty,
+    "audio": empty,
+    "modalities": lambda value: value in ([], ["text"]),
+    "web_search_options": lambda value: False,
+    "continue_final_message": empty,
+    "add_generation_prompt": one_of(True),
+    "chat_template": empty,
+}
+
+
+def parse_chat_request(body: bytes) -> ChatRequest:
+    """Raises ApiError 400 that names the parameter at fault."""
+    raw = read_object(body)
+    refuse_unserved(raw, _UNSERVED)
+    request = validated(ChatRequest, raw)
+    if request.top_logprobs is not None and not request.logprobs:
+        raise ApiError(400, "top_logprobs needs logprobs to be true.", param="top_logprobs", code="invalid_value")
+    if request.prediction and request.choices > 1:
+        raise _not_with_prediction("n")
+    if request.prediction and raw.get("tools"):
+        raise _not_with_prediction("tools")
+    return request
+
+
+def _not_with_prediction(param: str) -> ApiError:
+    return ApiError(400, f"{param} cannot be combined with prediction.", param=param, code="unsupported_parameter")
+
+
+def predicted_text(prediction: Prediction) -> str:
+    """Raises ApiError 400 for content other than text."""
+    return "".join(texts_of(prediction.content, "prediction.content", ("text",)))
+
+
+def template_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
+    """The messages as chat templates take them. Raises ApiError 400 for content other than text."""
+    return [_template_message(index, message) for index, message in enumerate(messages)]
+
+
+def _template_message(index: int, message: ChatMessage) -> dict[str, Any]:
+    role = "tool" if message.role == "function" else message.role
+    rendered: dict[str, Any] = {"role": role, "content": _content(index, message)}
+    if message.name is not None:
+        rendered["name"] = message.name
+    if isinstance(reasoning := message.reasoning_content or message.reasoning, str):
+        rendered["reasoning_content"] = reasoning
+    calls = message.tool_calls or []
+    if message.function_call:
+        calls = [*calls, MessageCall(function=message.function_call)]
+    if calls:
+        rendered["tool_calls"] = [_template_call(call) for call in calls]
+    if message.tool_call_id is not None:
+        rendered["tool_call_id"] = message.tool_call_id
+    return rendered
+
+
+def _content(index: int, message: ChatMessage) -> str:
+    param = f"messages.{index}.content"
+    if message.content is None:
+        if message.role != "assistant":
+            raise ApiError(400, f"{param} is missing.", param=param, code="invalid_value")
+        return ""
+    return "".join(texts_of(message.content, param, ("text",)))
+
+
+def _template_call(call: MessageCall) -> dict[str, Any]:
+    """Clients send a call's arguments as a JSON string, templates want the object."""
+    arguments = call.function.arguments
+    if isinstance(arguments, str):
+        with suppress(ValueError):
+            arguments = from_json(arguments or "{}")
+    function = {"name": call.function.name, "arguments": arguments}
+    return {"id": call.id, "type": "function", "function": function}

@@ -1,0 +1,1 @@
+"""GET /dashboard and the figures that its page polls."""

@@ -1,0 +1,136 @@
+"""GET /dashboard: the page that operators and edge owners look at, and the figures that it polls.
+
+The page is static and knows nothing; figures need a key. A key sees what its owner's requests and agents did, an
+operator's (an admin of the tenant `default`) sees all of it. Nothing here tells a prompt, a text or a key.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from hashlib import sha256
+from importlib.resources import files
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from gateway.accounts import Owner
+from gateway.agents.link import AgentLink
+from gateway.http.authentication import authenticate
+from gateway.http.errors import ApiError, database_down
+from gateway.ledger.report import usage_totals
+from gateway.services import services_of
+from gateway.storage.database import DatabaseDown
+
+router = APIRouter()
+
+PAGE = {
+    "": ("page.html", "text/html; charset=utf-8"),
+    "style.css": ("style.css", "text/css; charset=utf-8"),
+    "page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "charts.js": ("charts.js", "text/javascript; charset=utf-8"),
+    "icon.svg": ("icon.svg", "image/svg+xml"),
+}
+HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-cache",
+}
+MONEY_DAYS = 30
+MOST_AGENTS = 200  # that are listed; the rest are only counted
+
+
+@router.get("/dashboard", include_in_schema=False)
+async def page(request: Request) -> Response:
+    return _file(request, "")
+
+
+@router.get("/dashboard/data")
+async def data(request: Request) -> Response:
+    """What happened lately, to whom the key belongs. Raises ApiError 401."""
+    services = services_of(request)
+    principal = await authenticate(services.accounts, request.headers, scope=None)
+    everybody = principal.is_operator
+    owner: Owner | None = None if everybody else principal.agents_owner
+    agents = services.agents.attached(owner)
+    told: dict[str, Any] = {
+        "now": round(time.time(), 3),
+        "sees": "everybody" if everybody else principal.owner,
+        "live": services.metrics.live.told(owner),
+        "agents": [_agent(agent, everybody) for agent in agents[:MOST_AGENTS]],
+        "agents_attached": len(agents),
+        "models": [model.name for model in services.verifiers.catalog],
+    }
+    if everybody:
+        told["verifiers"] = [
+            {"model": link.model.name, "running": link.running, "max_sessions": link.max_sessions}
+            for link in services.verifiers.links
+        ]
+    return JSONResponse(told, headers={"cache-control": "no-store"})
+
+
+@router.get("/dashboard/money")
+async def money(request: Request) -> Response:
+    """What the last MONEY_DAYS cost and saved, by the ledger, to whom the key belongs. Raises ApiError 401 or 503."""
+    services = services_of(request)
+    principal = await authenticate(services.accounts, request.headers, scope=None)
+    tenant, owner = (None, None) if "admin" in principal.scopes else principal.agents_owner
+    since = datetime.now(UTC).date() - timedelta(days=MONEY_DAYS - 1)
+    try:
+        totals = await usage_totals(services.database, since=since, tenant=tenant, owner=owner)
+    except DatabaseDown as error:
+        raise database_down() from error
+    told: dict[str, Any] = {"days": MONEY_DAYS, "currency": services.ledger.prices.currency}
+    told |= totals[0].document() if totals else {"requests": 0}
+    return JSONResponse(told, headers={"cache-control": "no-store"})
+
+
+@router.get("/dashboard/{name}", include_in_schema=False)
+async def part(request: Request, name: str) -> Response:
+    return _file(request, name)
+
+
+def _agent(agent: AgentLink, with_owner: bool) -> dict[str, Any]:
+    record = agent.record
+    told = {
+        "id": agent.agent,
+        "name": agent.name,
+        "drafter": agent.drafter,
+        "sessions": agent.running,
+        "max_sessions": agent.max_sessions,
+        "since": round(record.since, 3),
+        "served": record.sessions,
+        "drafted": record.drafted,
+        "checked": record.checked,
+        "accepted": record.accepted,
+        "committed": record.committed,
+        "answer": None if record.answer is None else round(record.answer, 4),
+    }
+    if with_owner:
+        tenant, owner = agent.owner
+        told |= {"owner": owner, "tenant": tenant}
+    return told
+
+
+@cache
+def _read(name: str) -> tuple[bytes, str]:
+    body = files("gateway.api.dashboard").joinpath("page", name).read_bytes()
+    return body, f'"{sha256(body).hexdigest()[:20]}"'
+
+
+def _file(request: Request, name: str) -> Response:
+    if name not in PAGE:
+        raise ApiError(404, f"Not Found: {request.method} {request.url.path}")
+    file, kind = PAGE[name]
+    body, tag = _read(file)
+    headers = HEADERS | {"etag": tag}
+    if request.headers.get("if-none-match") == tag:
+        return Response(status_code=304, headers=headers)
+    return Response(body, media_type=kind, headers=headers)

@@ -1,0 +1,73 @@
+"""From a request's parameters and its prompt, in tokens, to the jobs of its choices."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from gateway.accounts import Principal
+from gateway.api.parameters import Parameters
+from gateway.http.errors import ApiError
+from gateway.model.served_model import ServedModel
+from gateway.sessions.session import SessionRequest
+
+DEFAULT_MAX_TOKENS = 32768  # output tokens where the request names no limit and the context would hold more
+_SEEDS = 2**63
+
+
+def jobs_for(
+    parameters: Parameters,
+    model: ServedModel,
+    prompt: list[int],
+    principal: Principal,
+    *,
+    choices: int,
+    param: str,
+    grammar: str = "",
+    prediction: Sequence[int] = (),
+    alternatives: int | None = None,
+) -> list[SessionRequest]:
+    """One job a choice of this prompt; `param` is the parameter that the prompt came in.
+
+    `grammar` binds the output (wire.Sampling), `prediction` is a draft of it, `alternatives` stands in for the
+    request's own (Parameters). Seeds follow from the request's, or a random one, and a choice's number.
+    Raises ApiError 400 when the prompt leaves no room in the context.
+    """
+    room = model.context_length - len(prompt)
+    if room < 1:
+        raise ApiError(
+            400,
+            f"This model's maximum context length is {model.context_length} tokens. "
+            f"However, your {param} resulted in {len(prompt)} tokens.",
+            param=param,
+            code="context_length_exceeded",
+        )
+    sampling = replace(parameters.sampling(model.vocab_size), grammar=grammar)
+    seed = secrets.randbelow(_SEEDS) if parameters.seed is None else parameters.seed % _SEEDS
+    return [
+        SessionRequest(
+            model=model,
+            prompt=prompt,
+            sampling=replace(sampling, seed=choice_seed(seed, choice)),
+            max_tokens=min(parameters.output_limit or DEFAULT_MAX_TOKENS, room),
+            eos=() if parameters.ignore_eos else model.eos,
+            owner=principal.agents_owner,
+            tenant=principal.tenant,
+            edge=parameters.edge,
+            logprobs=parameters.alternatives if alternatives is None else alternatives,
+            prediction=tuple(prediction[: model.context_length]),
+            priority=principal.limits.priority or 0,
+        )
+        for choice in range(choices)
+    ]
+
+
+def choice_seed(seed: int, choice: int) -> int:
+    """Choice 0 takes the seed itself; the others one that follows from it and their number."""
+    if choice == 0:
+        return seed
+    digest = hashlib.sha256(f"{seed}/{choice}".encode()).digest()
+    return int.from_bytes(digest[:8]) % _SEEDS

@@ -1,0 +1,79 @@
+"""Log-probabilities in OpenAI's two shapes: a chat's, one object a token, and a completion's, one list a field.
+
+They are the target's own, before temperature, penalties, bias and grammar (wire.TokenLogprobs).
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable
+from typing import Any
+
+from edgedraft.wire import TokenLogprobs
+from gateway.model.token_bytes import TokenBytes, shown
+from gateway.output.events import Delta
+
+IMPOSSIBLE = -9999.0  # as OpenAI writes a probability of 0, for which JSON has no number
+
+
+def chat_logprobs(deltas: Iterable[Delta], token_bytes: TokenBytes) -> dict[str, Any]:
+    """A choice's field `logprobs` of chat completions."""
+    entries = []
+    for delta in deltas:
+        for token, entry in zip(delta.tokens, delta.logprobs, strict=True):
+            alternatives = [
+                _chat_entry(token_bytes(other), logprob)
+                for other, logprob in zip(entry.tokens, entry.logprobs, strict=False)
+            ]
+            entries.append(_chat_entry(token_bytes(token), entry.logprob) | {"top_logprobs": alternatives})
+    return {"content": entries, "refusal": None}
+
+
+def _chat_entry(data: bytes, logprob: float) -> dict[str, Any]:
+    return {"token": shown(data), "logprob": finite(logprob), "bytes": list(data)}
+
+
+class LegacyLogprobs:
+    """A choice's field `logprobs` of completions, part by part; offsets, in characters, go on from one to the next."""
+
+    def __init__(self, token_bytes: TokenBytes, alternatives: int) -> None:
+        self._token_bytes = token_bytes
+        self._alternatives = alternatives
+        self._offset = 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def of(self, tokens: Iterable[int], logprobs: Iterable[TokenLogprobs]) -> dict[str, Any]:
+        """The next tokens' fields."""
+        strings, values, tops, offsets = [], [], [], []
+        for token, entry in zip(tokens, logprobs, strict=True):
+            data = self._token_bytes(token)
+            strings.append(_legacy_string(data))
+            values.append(finite(entry.logprob))
+            offsets.append(self._offset)
+            self._offset += len(self._decoder.decode(data))
+            others = zip(entry.tokens[: self._alternatives], entry.logprobs, strict=False)
+            top = {_legacy_string(self._token_bytes(other)): finite(logprob) for other, logprob in others}
+            # The chosen token is told too where it is none of the most probable: so OpenAI says.
+            tops.append({strings[-1]: values[-1]} | top if self._alternatives else None)
+        return {
+            "tokens": strings,
+            "token_logprobs": values,
+            "top_logprobs": tops if self._alternatives else None,
+            "text_offset": offsets,
+        }
+
+
+def _legacy_string(data: bytes) -> str:
+    text = shown(data)
+    return text if text.encode() == data else f"bytes:{text}"
+
+
+def finite(logprob: float) -> float:
+    """JSON knows neither infinity nor NaN."""
+    return logprob if logprob > IMPOSSIBLE else IMPOSSIBLE
+
+
+def mean_logprob(logprobs: Iterable[TokenLogprobs]) -> float:
+    """A text's mean log-probability per token, by which the best of several is known; -inf for none."""
+    values = [entry.logprob for entry in logprobs]
+    return sum(values) / len(values) if values else -float("inf")

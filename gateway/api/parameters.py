@@ -1,0 +1,134 @@
+"""The parameters that all generating endpoints share: their bounds, and what they come to for a verifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from edgedraft.wire import Sampling
+from gateway.http.errors import ApiError
+from gateway.http.validation import Schema, empty, one_of
+
+MAX_STOPS = 16
+MAX_STOP_CHARACTERS = 1024
+MAX_CHOICES = 8
+MAX_BIASED = 1024
+COLDEST = 1e-6  # below it a temperature is 0: in float32 nothing is left of the difference
+
+Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+Bias = Annotated[float, Field(ge=-100, le=100)]
+StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
+
+
+class StreamOptions(Schema):
+    include_usage: bool | None = None
+
+
+class EdgeOptions(Schema):
+    """This gateway's own extension: edge false keeps the prompt away from all agents."""
+
+    edge: bool = True
+
+
+class Parameters(Schema):
+    """What may be asked of any generation; null stands for the default everywhere."""
+
+    model: str
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    seed: Int64 | None = None
+    stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOPS)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=10)] | None = None
+    logit_bias: Annotated[dict[str, Bias], Field(max_length=MAX_BIASED)] | None = None
+    service_tier: Literal["auto", "default", "flex", "scale", "priority"] | None = None
+    ignore_eos: bool | None = None
+    edgedraft: EdgeOptions | None = None
+
+    @property
+    def choices(self) -> int:
+        return self.n or 1
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def include_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def edge(self) -> bool:
+        return self.edgedraft is None or self.edgedraft.edge
+
+    @property
+    def output_limit(self) -> int | None:
+        """The most output tokens that the request names."""
+        return self.max_tokens
+
+    @property
+    def alternatives(self) -> int:
+        """How many alternatives of each token are asked for with their log-probabilities; -1 for neither."""
+        return -1
+
+    @property
+    def tier(self) -> dict[str, str]:
+        """The root field `service_tier` of an answer, where the request has it: there is one tier."""
+        return {"service_tier": "default"} if self.service_tier else {}
+
+    def sampling(self, vocab_size: int) -> Sampling:
+        """All but the seed, which is each choice's own, and the grammar. Raises ApiError 400."""
+        return Sampling(
+            temperature=_temperature(self.temperature),
+            top_k=max(0, self.top_k or 0),
+            # 0 leaves the most probable token alone, as does any probability below its own.
+            top_p=1.0 if self.top_p is None else max(self.top_p, 1e-9),
+            min_p=self.min_p or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            presence_penalty=self.presence_penalty or 0.0,
+            repetition_penalty=1.0 if self.repetition_penalty is None else self.repetition_penalty,
+            logit_bias={_biased(key, vocab_size): bias for key, bias in (self.logit_bias or {}).items()},
+        )
+
+
+def _temperature(asked: float | None) -> float:
+    if asked is None:
+        return 1.0
+    return asked if asked > COLDEST else 0.0
+
+
+def _biased(key: str, vocab_size: int) -> int:
+    """The token that a key of logit_bias stands for. Raises ApiError 400."""
+    if not (key.isascii() and key.isdecimal() and len(key) < 12 and int(key) < vocab_size):
+        raise ApiError(
+            400,
+            f"logit_bias: {key[:40]!r} is no token id; they are 0 to {vocab_size - 1}.",
+            param="logit_bias",
+            code="invalid_value",
+        )
+    return int(key)
+
+
+# Parameters that would change the answer and are not served: name -> whether a value leaves it as it is.
+UNSERVED: dict[str, Callable[[Any], bool]] = {
+    "min_tokens": empty,
+    "stop_token_ids": empty,
+    "bad_words": empty,
+    "allowed_token_ids": empty,
+    "use_beam_search": empty,
+    "moderation": lambda value: False,
+    "length_penalty": one_of(1),
+    "prompt_logprobs": lambda value: False,
+    "truncate_prompt_tokens": lambda value: False,
+    "include_stop_str_in_output": empty,
+    "skip_special_tokens": one_of(True),
+}

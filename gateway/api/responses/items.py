@@ -1,0 +1,180 @@
+"""Input items: what a request may put into a conversation, brought into the shape that is stored and given back.
+
+An item is a dict as the API shows it: a message, function_call, function_call_output or reasoning
+(https://platform.openai.com/docs/api-reference/responses). What a chat template makes of them is messages.py's to say.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from gateway.http.errors import ApiError
+from gateway.http.validation import Schema, validated
+from gateway.prompt.content_parts import texts_of
+
+MAX_INPUT_ITEMS = 4096  # of one request
+MAX_REFERENCES = 256  # item_references of one request
+
+Item = dict[str, Any]
+
+_PREFIXES = {"message": "msg", "function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}
+_ITEM_ID = re.compile(r"[a-z]{2,3}_([0-9a-f]{32})[io]\d{1,6}")
+_RESPONSE_ID = re.compile(r"resp_[0-9a-f]{32}")
+_TEXT_PARTS = ("input_text", "output_text", "text", "reasoning_text", "summary_text")
+
+
+class _Part(Schema):
+    type: str
+    text: str | None = None
+    refusal: str | None = None
+
+
+class _Message(Schema):
+    id: str | None = None
+    role: Literal["user", "assistant", "system", "developer"]
+    content: str | list[_Part]
+
+
+class _FunctionCall(Schema):
+    id: str | None = None
+    call_id: str
+    name: str
+    arguments: str
+
+
+class _FunctionCallOutput(Schema):
+    id: str | None = None
+    call_id: str
+    output: str | list[_Part]
+
+
+class _Reasoning(Schema):
+    id: str | None = None
+    content: list[_Part] | None = None
+    summary: list[_Part] | None = None
+
+
+class _ItemReference(Schema):
+    id: str
+
+
+_SCHEMAS: dict[str, type[Schema]] = {
+    "message": _Message,
+    "function_call": _FunctionCall,
+    "function_call_output": _FunctionCallOutput,
+    "reasoning": _Reasoning,
+    "item_reference": _ItemReference,
+}
+
+
+def new_response_id() -> str:
+    return f"resp_{uuid.uuid4().hex}"
+
+
+def is_response_id(identity: str) -> bool:
+    """Whether a response made here could have this id; databases are not asked for others."""
+    return _RESPONSE_ID.fullmatch(identity) is not None
+
+
+def item_id(kind: str, response_id: str, number: int, *, output: bool) -> str:
+    """The id of a response's item. It names the response, so that an item_reference leads to one row."""
+    return f"{_PREFIXES[kind]}_{response_id.removeprefix('resp_')}{'o' if output else 'i'}{number}"
+
+
+def response_of(identity: str) -> str | None:
+    """The response that an item's id was made for; None when it was not made here."""
+    made = _ITEM_ID.fullmatch(identity)
+    return f"resp_{made[1]}" if made else None
+
+
+def referenced(given: str | list[Any]) -> dict[str, str]:
+    """The item_references of an input: item id -> response id. Raises ApiError 400 for what cannot be one of ours."""
+    found: dict[str, str] = {}
+    for number, raw in enumerate(given if isinstance(given, list) else ()):
+        if _kind(raw) != "item_reference":
+            continue
+        identity = raw.get("id")
+        response_id = response_of(identity) if isinstance(identity, str) else None
+        if response_id is None:
+            raise no_such_item(identity, f"input.{number}.id")
+        found[identity] = response_id
+    if len(found) > MAX_REFERENCES:
+        raise ApiError(
+            400, f"input has more than {MAX_REFERENCES} item references.", param="input", code="too_many_items"
+        )
+    return found
+
+
+def input_items(given: str | list[Any], response_id: str, stored: Mapping[str, Item]) -> list[Item]:
+    """A request's input in the stored shape; `stored` holds the items that its item_references name.
+
+    Raises ApiError 400 that names the part at fault.
+    """
+    if isinstance(given, str):
+        given = [{"role": "user", "content": given}]
+    return [_item(number, raw, response_id, stored) for number, raw in enumerate(given)]
+
+
+def _item(number: int, raw: Any, response_id: str, stored: Mapping[str, Item]) -> Item:
+    param = f"input.{number}"
+    kind = _kind(raw)
+    if kind not in _SCHEMAS:
+        what = "is no item" if kind is None else f"has the type {kind!r}, which is not supported"
+        raise ApiError(400, f"{param} {what}.", param=param, code="unsupported_item" if kind else "invalid_value")
+    item = validated(_SCHEMAS[kind], raw, param)
+    if isinstance(item, _ItemReference):
+        if item.id not in stored:
+            raise no_such_item(item.id, f"{param}.id")
+        return stored[item.id]
+    made: Item = {"id": item.id or item_id(kind, response_id, number, output=False), "type": kind}  # type: ignore[attr-defined]
+    match item:
+        case _Message():
+            own = {"type": "output_text", "annotations": []} if item.role == "assistant" else {"type": "input_text"}
+            texts = texts_of(item.content, f"{param}.content", _TEXT_PARTS)
+            return made | {
+                "role": item.role,
+                "status": "completed",
+                "content": [own | {"text": text} for text in texts],
+            }
+        case _FunctionCall():
+            return made | {
+                "call_id": item.call_id,
+                "name": item.name,
+                "arguments": item.arguments,
+                "status": "completed",
+            }
+        case _FunctionCallOutput():
+            return made | {
+                "call_id": item.call_id,
+                "output": "".join(texts_of(item.output, f"{param}.output", _TEXT_PARTS)),
+                "status": "completed",
+            }
+        case _Reasoning():
+            return made | {
+                "summary": [
+                    {"type": "summary_text", "text": t}
+                    for t in texts_of(item.summary or [], f"{param}.summary", _TEXT_PARTS)
+                ],
+                "content": [
+                    {"type": "reasoning_text", "text": t}
+                    for t in texts_of(item.content or [], f"{param}.content", _TEXT_PARTS)
+                ],
+            }
+    raise AssertionError(f"no shape for {kind}")
+
+
+def _kind(raw: Any) -> str | None:
+    """An item's type. Messages may leave it out, references too: the SDK's types let both."""
+    if not isinstance(raw, dict):
+        return None
+    kind = raw.get("type")
+    if kind is None:
+        kind = "message" if "role" in raw else "item_reference" if set(raw) <= {"id", "type"} else None
+    return kind if isinstance(kind, str) else None
+
+
+def no_such_item(identity: Any, param: str) -> ApiError:
+    return ApiError(400, f"Item with id {identity!r} not found.", param=param, code="item_not_found")

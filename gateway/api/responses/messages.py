@@ -1,0 +1,82 @@
+"""A conversation's items as the messages that chat templates take.
+
+Reasoning, text and function calls that follow each other are one assistant's turn; their results are `tool` messages.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from gateway.api.responses.items import Item
+from gateway.http.errors import ApiError
+from gateway.model.chat_template import Message
+
+
+def chat_messages(instructions: str | None, items: Iterable[Item]) -> list[dict[str, Any]]:
+    """Instructions become the system message in front. Raises ApiError 400 for a result of a call that nobody made."""
+    messages: list[dict[str, Any]] = []
+    if instructions is not None:
+        messages.append({"role": "system", "content": instructions})
+    called: set[str] = set()
+    turn: dict[str, Any] | None = None  # the assistant's, while it may go on
+
+    for item in items:
+        kind = item["type"]
+        if kind == "function_call_output":
+            if item["call_id"] not in called:
+                message = f"No function call found for the function call output with call_id {item['call_id']!r}."
+                raise ApiError(400, message, param="input", code="invalid_value")
+            messages.append({"role": "tool", "tool_call_id": item["call_id"], "content": item["output"]})
+            turn = None
+        elif kind == "message" and item["role"] != "assistant":
+            messages.append({"role": item["role"], "content": _text(item["content"])})
+            turn = None
+        else:
+            if turn is None or not _goes_on(turn, kind):
+                turn = {"role": "assistant", "content": ""}
+                messages.append(turn)
+            if kind == "reasoning":
+                turn["reasoning_content"] = _text(item["content"] or item["summary"])
+            elif kind == "message":
+                turn["content"] = _text(item["content"])
+            else:
+                called.add(item["call_id"])
+                turn.setdefault("tool_calls", []).append(_tool_call(item))
+    return messages
+
+
+def turn_starts(messages: Sequence[Message]) -> list[int]:
+    """Where a conversation may be cut: each user's message but the first thing said. System messages stay."""
+    said = [index for index, message in enumerate(messages) if message["role"] not in ("system", "developer")]
+    return [index for index in said[1:] if messages[index]["role"] == "user"]
+
+
+def without_beginning(messages: Sequence[Message], start: int) -> list[Message]:
+    """The messages from `start` on, and the system's before it."""
+    return [m for m in messages[:start] if m["role"] in ("system", "developer")] + list(messages[start:])
+
+
+def _goes_on(turn: Message, kind: str) -> bool:
+    """Whether an item of this kind belongs to the turn: reasoning comes first, text next, calls last."""
+    if kind == "reasoning":
+        return False
+    return kind == "function_call" or not (turn["content"] or "tool_calls" in turn)
+
+
+def _text(parts: Sequence[dict[str, Any]]) -> str:
+    return "".join(part.get("text") or part.get("refusal") or "" for part in parts)
+
+
+def _tool_call(item: Item) -> dict[str, Any]:
+    """Clients send a call's arguments as a JSON string, templates want the object."""
+    arguments: Any = item["arguments"]
+    with suppress(ValueError, RecursionError):
+        arguments = json.loads(arguments)
+    return {
+        "id": item["call_id"],
+        "type": "function",
+        "function": {"name": item["name"], "arguments": arguments},
+    }

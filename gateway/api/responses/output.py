@@ -1,0 +1,117 @@
+"""A response's output items as they grow, and the streaming events that tell of each step.
+
+Items follow each other: one that begins closes the one before. Events are as
+https://platform.openai.com/docs/api-reference/responses-streaming has them, but for the sequence number, which is
+answer.py's to put in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from gateway.api.responses.items import Item, item_id
+
+StreamEvent = dict[str, Any]
+ItemStatus = Literal["completed", "incomplete"]
+
+
+class Output:
+    """Feed it what the model says, in order; each call returns the events to send. `items` is right at any time."""
+
+    def __init__(self, response_id: str) -> None:
+        self.items: list[Item] = []
+        self._response_id = response_id
+        self._open: Item | None = None
+
+    def text(self, delta: str, logprobs: Sequence[dict[str, Any]] = ()) -> list[StreamEvent]:
+        """More of the answer. `logprobs` are in the API's shape, one a token."""
+        part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
+        began = self._within("message", {"role": "assistant", "content": []}, part)
+        said = self._part()
+        said["text"] += delta
+        said["logprobs"].extend(logprobs)
+        if not delta and not logprobs:
+            return began
+        return [*began, self._part_event("output_text.delta", delta=delta, logprobs=_without_bytes(logprobs))]
+
+    def reasoning(self, delta: str) -> list[StreamEvent]:
+        """More of what is thought before the answer."""
+        part = {"type": "reasoning_text", "text": ""}
+        began = self._within("reasoning", {"summary": [], "content": []}, part)
+        self._part()["text"] += delta
+        return [*began, self._part_event("reasoning_text.delta", delta=delta)]
+
+    def call(self, call_id: str, name: str) -> list[StreamEvent]:
+        """A function call begins."""
+        return [*self.end("completed"), self._begin("function_call", call_id=call_id, name=name, arguments="")]
+
+    def arguments(self, delta: str) -> list[StreamEvent]:
+        """More of the arguments of the call that began last."""
+        self._current()["arguments"] += delta
+        return [self._event("function_call_arguments.delta", delta=delta)]
+
+    def end(self, status: ItemStatus) -> list[StreamEvent]:
+        """No more of the item that is open, if one is."""
+        item = self._open
+        if item is None:
+            return []
+        item["status"] = status
+        if item["type"] == "function_call":
+            # The name was part of this event in earlier versions of the API; clients of that time want it.
+            done = [self._event("function_call_arguments.done", arguments=item["arguments"], name=item["name"])]
+        else:
+            part = self._part()
+            logprobs = {"logprobs": _without_bytes(part["logprobs"])} if "logprobs" in part else {}
+            done = [
+                self._part_event(f"{part['type']}.done", text=part["text"], **logprobs),
+                self._part_event("content_part.done", part=dict(part)),
+            ]
+        done.append(self._item_event("output_item.done", dict(item)))
+        self._open = None
+        return done
+
+    def _within(self, kind: str, fields: dict[str, Any], part: dict[str, Any]) -> list[StreamEvent]:
+        """Go on with an open item of this kind, or begin one with one empty part."""
+        if self._open is not None and self._open["type"] == kind:
+            return []
+        events = [*self.end("completed"), self._begin(kind, **fields)]
+        events.append(self._part_event("content_part.added", part=dict(part)))
+        self._current()["content"].append(part)
+        return events
+
+    def _begin(self, kind: str, **fields: Any) -> StreamEvent:
+        identity = item_id(kind, self._response_id, len(self.items), output=True)
+        self._open = {"id": identity, "type": kind, "status": "in_progress"} | fields
+        self.items.append(self._open)
+        empty = {name: [] if isinstance(value, list) else value for name, value in self._open.items()}
+        return self._item_event("output_item.added", empty)
+
+    def _current(self) -> Item:
+        assert self._open is not None, "no item is open"
+        return self._open
+
+    def _part(self) -> dict[str, Any]:
+        return self._current()["content"][0]
+
+    def _item_event(self, kind: str, item: Item) -> StreamEvent:
+        return {"type": f"response.{kind}", "output_index": len(self.items) - 1, "item": item}
+
+    def _event(self, kind: str, **fields: Any) -> StreamEvent:
+        where = {"item_id": self._current()["id"], "output_index": len(self.items) - 1}
+        return {"type": f"response.{kind}"} | where | fields
+
+    def _part_event(self, kind: str, **fields: Any) -> StreamEvent:
+        return self._event(kind, content_index=0, **fields)
+
+
+def _without_bytes(logprobs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """As events tell them: only the part itself has the bytes."""
+    return [
+        {
+            "token": entry["token"],
+            "logprob": entry["logprob"],
+            "top_logprobs": [{"token": top["token"], "logprob": top["logprob"]} for top in entry["top_logprobs"]],
+        }
+        for entry in logprobs
+    ]

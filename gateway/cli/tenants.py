@@ -1,0 +1,31 @@
+"""`edgedraft tenants create|list`: the organisations that keys belong to."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+
+from gateway.accounts import TenantExists, Tenants
+from gateway.cli.database import run
+from gateway.cli.tables import show
+from gateway.settings import TenantsCreateSettings, TenantsListSettings
+
+
+def main(settings: TenantsCreateSettings | TenantsListSettings) -> None:
+    """Run one of the two. Exits 1 with a line on stderr when there is such a tenant already."""
+    word = "create" if isinstance(settings, TenantsCreateSettings) else "list"
+    run(settings.database, lambda database: _run(settings, Tenants(database)), f"edgedraft tenants {word}")
+
+
+async def _run(settings: TenantsCreateSettings | TenantsListSettings, tenants: Tenants) -> None:
+    if isinstance(settings, TenantsListSettings):
+        rows = [
+            (tenant.name, tenant.title, datetime.fromtimestamp(tenant.created, UTC).strftime("%Y-%m-%d %H:%M"))
+            for tenant in await tenants.list()
+        ]
+        show(("tenant", "title", "created"), rows)
+        return
+    try:
+        print((await tenants.create(settings.tenant, settings.title)).name)
+    except TenantExists as error:
+        sys.exit(f"edgedraft tenants create: {error}")

@@ -1,0 +1,60 @@
+"""`edgedraft usage`: the ledger's totals as a table, CSV or JSON."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+
+from gateway.cli.database import run
+from gateway.cli.tables import show
+from gateway.ledger import Prices, PricesError
+from gateway.ledger.money import to_text
+from gateway.ledger.report import Totals, key_names, usage_totals
+from gateway.settings import UsageSettings
+from gateway.storage.database import Database
+
+
+def main(settings: UsageSettings) -> None:
+    """Print one report. Exits 1 with a line on stderr when the database or the prices cannot be read."""
+    try:
+        currency = Prices.read(settings.prices).currency
+    except PricesError as error:
+        sys.exit(f"edgedraft usage: {error}")
+    run(settings.database, lambda database: _run(settings, database, currency), "edgedraft usage")
+
+
+async def _run(settings: UsageSettings, database: Database, currency: str) -> None:
+    lines = await usage_totals(database, settings.by, settings.since, settings.until)
+    documents = [line.document() for line in lines]
+    match settings.format:
+        case "json":
+            print(json.dumps({"currency": currency, "data": documents}, indent=2))
+        case "csv":
+            if documents:
+                writer = csv.DictWriter(sys.stdout, list(documents[0]))
+                writer.writeheader()
+                writer.writerows(documents)
+        case "table":
+            _show(lines, await key_names(database), currency)
+
+
+def _show(lines: list[Totals], names: dict[str, str], currency: str) -> None:
+    numbers = (
+        "requests",
+        "by edge",
+        "prompt",
+        "output",
+        "accepted",
+        f"cost {currency}",
+        f"datacenter-only {currency}",
+        f"saved {currency}",
+        f"credit {currency}",
+    )
+    rows = []
+    for line in lines:
+        money = (line.cost, line.baseline_cost, line.saved, line.credit)
+        figures = (line.requests, line.edge_requests, line.prompt_tokens, line.output_tokens, line.accepted)
+        group = [names.get(value, value) if name == "key_id" else value for name, value in line.group.items()]
+        rows.append((*group, *map(str, figures), *(to_text(amount)[:-3] for amount in money)))
+    show((*(lines[0].group if lines else ()), *numbers), rows, numbers)

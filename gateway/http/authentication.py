@@ -1,0 +1,46 @@
+"""From a request's headers to the principal behind it, or to the error that says why there is none."""
+
+from __future__ import annotations
+
+import logging
+
+from starlette.datastructures import Headers
+
+from gateway.accounts import Accounts, Principal
+from gateway.http.errors import ApiError, database_down
+from gateway.storage.database import DatabaseDown
+
+log = logging.getLogger(__name__)
+
+_CHALLENGE = {"www-authenticate": "Bearer"}
+
+
+def bearer_key(headers: Headers) -> str:
+    """The key that a request presents. Raises ApiError 401 when there is none."""
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not key.strip():
+        raise ApiError(
+            401,
+            "You didn't provide an API key. Put it in the header: Authorization: Bearer KEY",
+            code="invalid_api_key",
+            headers=_CHALLENGE,
+        )
+    return key.strip()
+
+
+async def authenticate(accounts: Accounts, headers: Headers, scope: str | None) -> Principal:
+    """The principal of a request that needs `scope`; None asks for any working key.
+
+    Raises ApiError: 401 for a missing or wrong key, 403 for one without the scope, 503 when keys cannot be looked up.
+    """
+    key = bearer_key(headers)
+    try:
+        principal = await accounts.find(key)
+    except DatabaseDown as error:
+        log.error("keys cannot be looked up reason=%s", error)
+        raise database_down() from error
+    if principal is None:
+        raise ApiError(401, "Incorrect API key provided.", code="invalid_api_key", headers=_CHALLENGE)
+    if scope and scope not in principal.scopes:
+        raise ApiError(403, f"This key has no {scope} scope.", code="insufficient_scope")
+    return principal

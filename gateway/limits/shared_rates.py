@@ -1,0 +1,72 @@
+"""Rate limits that hold over all replicas: rate_limits' buckets in the shared store, each taken from by one script.
+
+While the store is away every replica counts by itself, so that a limit is then what one replica grants.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from gateway.limits.rate_limits import MINUTE, MemoryRates, RateStore, Taken
+from gateway.storage.shared_store import SharedStore, StoreDown
+
+PREFIX = "edgedraft:rate:"
+MOST_GIVING = 1024  # buckets that are being given back to at once; more are given back to this process's own
+
+# A bucket is forgotten once it is full again, which loses nothing. The server's clock is everybody's.
+_SCRIPT = """
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
+local amount, limit, always = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] == '1'
+local bucket = redis.call('HMGET', KEYS[1], 'level', 'at', 'limit')
+local level = limit
+if bucket[1] then
+  level = math.min(limit, bucket[1] + limit - bucket[3] + (now - bucket[2]) * limit / 60)
+end
+local granted = always or amount <= level
+if granted then level = math.min(limit, level - amount) end
+local text = string.format('%.6f', level)
+redis.call('HSET', KEYS[1], 'level', text, 'at', string.format('%.6f', now), 'limit', ARGV[2])
+redis.call('PEXPIRE', KEYS[1], math.ceil((limit - level) * 60000 / limit) + 1000)
+return {granted and 1 or 0, text}
+"""
+
+
+class SharedRates(RateStore):
+    """The buckets of all replicas."""
+
+    def __init__(self, store: SharedStore) -> None:
+        self._store = store
+        self._own = MemoryRates()
+        self._giving: set[asyncio.Task[None]] = set()
+
+    async def take(self, bucket: str, amount: int, per_minute: int) -> Taken:
+        try:
+            granted, level = await self._move(bucket, amount, per_minute, always=False)
+        except StoreDown:
+            return await self._own.take(bucket, amount, per_minute)
+        reset = (per_minute - level) * MINUTE / per_minute
+        wait = 0.0 if granted else (amount - level) * MINUTE / per_minute
+        return Taken(granted, max(0, int(level)), reset, wait)
+
+    def give(self, bucket: str, amount: int, per_minute: int) -> None:
+        if len(self._giving) >= MOST_GIVING:
+            self._own.give(bucket, amount, per_minute)
+            return
+        task = asyncio.create_task(self._give(bucket, amount, per_minute))
+        self._giving.add(task)
+        task.add_done_callback(self._giving.discard)
+
+    async def close(self) -> None:
+        """Wait for what is being given back."""
+        await asyncio.gather(*self._giving, return_exceptions=True)
+
+    async def _give(self, bucket: str, amount: int, per_minute: int) -> None:
+        try:
+            await self._move(bucket, -amount, per_minute, always=True)
+        except StoreDown:
+            self._own.give(bucket, amount, per_minute)
+
+    async def _move(self, bucket: str, amount: int, per_minute: int, always: bool) -> tuple[bool, float]:
+        granted, level = await self._store.run(_SCRIPT, [PREFIX + bucket], [amount, per_minute, int(always)])
+        return bool(granted), float(level)

@@ -1,0 +1,135 @@
+"""What happened in the last minutes, in memory: by owner and over all, in steps of a few seconds.
+
+It is what the dashboard draws. Everything is bounded: so many steps, so many owners, so many requests to take medians
+of. History and money are the ledger's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+from edgedraft.wire import Commit
+from gateway.accounts import Owner
+from gateway.sessions.speculation_stats import Mode
+
+STEP_SECONDS = 5
+STEPS = 60
+OWNERS = 1024  # of whom the last ones seen are kept
+REQUESTS = 512  # of each owner, for medians
+_FIGURES = 4  # significant digits told
+
+
+@dataclass(slots=True)
+class Step:
+    """Sums over one step of time. `edge`, `own` and `plain` tokens: an agent's, the verifier's guesses, neither's."""
+
+    number: int = 0
+    edge: int = 0
+    own: int = 0
+    plain: int = 0
+    forwards: int = 0
+    drafts: int = 0  # forwards that checked an agent's draft
+    drafted: int = 0
+    accepted: int = 0
+    seconds: float = 0.0  # of verifier compute
+
+    @property
+    def tokens(self) -> int:
+        return self.edge + self.own + self.plain
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    at: float
+    mode: Mode
+    first_text: float | None
+    per_token: float | None
+
+
+class Window:
+    """One owner's last minutes, or everybody's."""
+
+    def __init__(self) -> None:
+        self.steps: deque[Step] = deque(maxlen=STEPS)
+        self.requests: deque[_Request] = deque(maxlen=REQUESTS)
+
+    def step(self, number: int) -> Step:
+        """The sums of the step with that number, which is the latest."""
+        if not self.steps or self.steps[-1].number != number:
+            self.steps.append(Step(number))
+        return self.steps[-1]
+
+
+class Live:
+    """The windows. `clock` counts seconds and never goes back."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._everybody = Window()
+        self._owners: OrderedDict[Owner, Window] = OrderedDict()
+
+    def committed(self, owner: Owner, commit: Commit) -> None:
+        """Count one commit of a session of this owner."""
+        number = int(self._clock() // STEP_SECONDS)
+        right = min(commit.accepted, len(commit.tokens))
+        for step in (self._everybody.step(number), self._of(owner).step(number)):
+            step.forwards += 1
+            step.seconds += commit.seconds
+            step.plain += len(commit.tokens) - right
+            if commit.verifier_drafted:
+                step.own += right
+            elif commit.nodes:
+                step.edge += right
+                step.drafts += 1
+                step.drafted += commit.nodes
+                step.accepted += right
+
+    def ended(self, owner: Owner, mode: Mode, first_text: float | None, per_token: float | None) -> None:
+        """A request ended; seconds to its first text and between tokens, where there were any."""
+        request = _Request(self._clock(), mode, first_text, per_token)
+        self._everybody.requests.append(request)
+        self._of(owner).requests.append(request)
+
+    def told(self, owner: Owner | None) -> dict[str, Any]:
+        """The window as the dashboard reads it; None is everybody's."""
+        window = self._everybody if owner is None else self._owners.get(owner) or Window()
+        now = self._clock()
+        latest = int(now // STEP_SECONDS)
+        by_number = {step.number: step for step in window.steps}
+        steps = [by_number.get(number) or Step(number) for number in range(latest - STEPS + 1, latest + 1)]
+        names = [field.name for field in fields(Step) if field.name != "number"]
+        requests = [request for request in window.requests if now - request.at <= STEP_SECONDS * STEPS]
+        modes: list[Mode] = ["edge", "mixed", "datacenter"]
+        return {
+            "step_seconds": STEP_SECONDS,
+            "into_step": round(now - latest * STEP_SECONDS, 3),
+            "steps": {name: [_short(getattr(step, name)) for step in steps] for name in names},
+            "requests": {mode: sum(request.mode == mode for request in requests) for mode in modes},
+            "first_text": _quantiles([request.first_text for request in requests]),
+            "per_token": _quantiles([request.per_token for request in requests]),
+        }
+
+    def _of(self, owner: Owner) -> Window:
+        window = self._owners.get(owner)
+        if window is None:
+            window = self._owners[owner] = Window()
+            if len(self._owners) > OWNERS:
+                self._owners.popitem(last=False)
+        else:
+            self._owners.move_to_end(owner)
+        return window
+
+
+def _quantiles(values: list[float | None]) -> dict[str, float | None]:
+    known = sorted(value for value in values if value is not None)
+    if not known:
+        return {"p50": None, "p95": None}
+    return {name: _short(known[int(share * (len(known) - 1))]) for name, share in (("p50", 0.5), ("p95", 0.95))}
+
+
+def _short(value: float) -> float:
+    return value if isinstance(value, int) else float(f"{value:.{_FIGURES}g}")

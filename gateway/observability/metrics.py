@@ -1,0 +1,203 @@
+"""The gateway's Prometheus metrics: its own names, and beside them the vLLM names that load-test tools read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
+
+from edgedraft.wire import MAX_WINDOW, Commit
+from gateway.accounts import Owner
+from gateway.observability.live import Live
+
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+CARRY_SECONDS = 0.5  # between two times that a session's sums reach the counters
+_TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5)
+
+
+class Metrics:
+    """One app's metrics, in a registry of their own, and its live figures. No label is a client's to choose."""
+
+    def __init__(self) -> None:
+        disable_created_metrics()  # tools that add up all that begins with a name would add times to counts
+        self.registry = registry = CollectorRegistry()
+        self.live = Live()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        name = "edgedraft_gateway_"
+        self.requests = Counter(
+            name + "requests", "Generations that ended", ["model", "outcome", "mode"], registry=registry
+        )
+        self.prompt_tokens = Counter(name + "prompt_tokens", "Prompt tokens", ["model"], registry=registry)
+        self.output_tokens = Counter(name + "output_tokens", "Output tokens sent", ["model"], registry=registry)
+        self.first_token = Histogram(
+            name + "time_to_first_token_seconds",
+            "From request to first text",
+            ["model"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.sessions = Gauge(name + "sessions", "Generations that run", registry=registry)
+        self.queued = Gauge(name + "queued", "Sessions that wait for room at a verifier", registry=registry)
+        self.agents = Gauge(name + "agents", "Agents attached", registry=registry)
+        self.verifiers = Gauge(name + "verifiers", "Verifiers connected", registry=registry)
+        self.replicas = Gauge(name + "replicas", "Links to other replicas whose agents are borrowed", registry=registry)
+        self.guests = Gauge(
+            name + "guests", "Sessions of other replicas that agents of this one draft for", registry=registry
+        )
+        self.shared_store = Gauge(name + "shared_store_up", "Whether Redis answered the last call", registry=registry)
+        self.hedged = Counter(name + "hedged", "Sessions for which a second verifier was asked", registry=registry)
+        self.reopened = Counter(name + "reopened", "Sessions taken to another verifier", registry=registry)
+        self.agents_lost = Counter(name + "agents_lost", "Sessions that lost their agent", registry=registry)
+        self.steps = Counter(name + "verifier_steps", "Commits received", ["model"], registry=registry)
+        self.seconds = Counter(
+            name + "verifier_seconds", "Verifier compute time of all sessions", ["model"], registry=registry
+        )
+        self.made = Counter(
+            name + "tokens_made",
+            "Tokens committed: drafted by an agent, guessed by the verifier, or neither",
+            ["model", "by"],
+            registry=registry,
+        )
+        self.saved = Counter(
+            name + "forwards_saved", "Tokens that needed no forward of their own", ["model"], registry=registry
+        )
+        self.inter_token = Histogram(
+            name + "inter_token_seconds",
+            "Between two commits of a session, divided by the tokens of the later one; one entry a commit",
+            ["model"],
+            buckets=_TOKEN_SECONDS,
+            registry=registry,
+        )
+        self.length = Histogram(
+            name + "acceptance_length",
+            "Tokens committed by a forward that checked a draft",
+            ["model"],
+            buckets=(1, 2, 3, 4, 5, 6, 8, 10, 12, 16),
+            registry=registry,
+        )
+        self.window = Histogram(
+            name + "window",
+            "Nodes that an agent may hold, as verifiers said",
+            ["model"],
+            buckets=(0, 2, 4, 8, 12, 16, 24, 32, 48),
+            registry=registry,
+        )
+        vllm = "vllm:spec_decode_num_"
+        self.drafts = Counter(vllm + "drafts", "Verifies that had a draft", registry=registry)
+        self.draft_tokens = Counter(vllm + "draft_tokens", "Drafted tokens verified", registry=registry)
+        self.accepted = Counter(vllm + "accepted_tokens", "Drafted tokens accepted", registry=registry)
+        self._accepted_at = Counter(
+            vllm + "accepted_tokens_per_pos", "Drafted tokens accepted, by position", ["position"], registry=registry
+        )
+        self.vllm_running = Gauge("vllm:num_requests_running", "Generations that run", registry=registry)
+        self.vllm_waiting = Gauge("vllm:num_requests_waiting", "Sessions that wait for room", registry=registry)
+        self._meters: dict[str, ModelMeters] = {}
+        self._positions: list[Counter] = []
+
+    def accepted_at(self, position: int) -> Counter:
+        """Drafted tokens accepted at this place of a draft, 0 being the first."""
+        while len(self._positions) <= position:
+            self._positions.append(self._accepted_at.labels(len(self._positions)))
+        return self._positions[position]
+
+    def of(self, model: str) -> ModelMeters:
+        """What is labelled with a served model."""
+        if model not in self._meters:
+            self._meters[model] = ModelMeters(self, model)
+        return self._meters[model]
+
+
+class ModelMeters:
+    """One model's series, looked up once."""
+
+    def __init__(self, metrics: Metrics, model: str) -> None:
+        self.steps = metrics.steps.labels(model)
+        self.seconds = metrics.seconds.labels(model)
+        self.saved = metrics.saved.labels(model)
+        self.inter_token = metrics.inter_token.labels(model)
+        self.length = metrics.length.labels(model)
+        self.window = metrics.window.labels(model)
+        self.edge, self.own, self.plain = (metrics.made.labels(model, by) for by in ("edge", "verifier_guess", "plain"))
+
+
+class SessionMeter:
+    """Counts for one session, from its beginning to its end.
+
+    A commit costs the event loop little: sums are kept here and carried over now and then.
+    """
+
+    def __init__(self, metrics: Metrics, model: str, owner: Owner) -> None:
+        self._metrics = metrics
+        self._model = metrics.of(model)
+        self._owner = owner
+        self._last: float | None = None
+        self._carried = 0.0
+        self._steps = self._plain = self._edge = self._own = self._saved = 0
+        self._drafts = self._nodes = self._accepted = 0
+        self._seconds = 0.0
+
+    def began(self) -> None:
+        self._metrics.sessions.inc()
+        self._metrics.vllm_running.inc()
+
+    def ended(self) -> None:
+        self._carry()
+        self._metrics.sessions.dec()
+        self._metrics.vllm_running.dec()
+
+    @contextmanager
+    def queued(self) -> Iterator[None]:
+        """While it waits for room."""
+        with self._metrics.queued.track_inprogress(), self._metrics.vllm_waiting.track_inprogress():
+            yield
+
+    def committed(self, commit: Commit) -> None:
+        now, tokens = time.monotonic(), len(commit.tokens)
+        if self._last is not None and tokens:
+            self._model.inter_token.observe((now - self._last) / tokens)
+        self._last = now
+        right = min(max(0, commit.accepted), tokens)
+        self._steps += 1
+        self._seconds += max(0.0, commit.seconds)
+        self._plain += tokens - right
+        self._saved += max(0, tokens - 1)
+        if commit.nodes > 0:
+            self._own += right if commit.verifier_drafted else 0
+            self._edge += 0 if commit.verifier_drafted else right
+            self._drafts += 1
+            self._nodes += commit.nodes
+            self._accepted += max(0, commit.accepted)
+            self._model.length.observe(tokens)
+            self._model.window.observe(commit.window)
+            for position in range(min(commit.accepted, commit.depth, MAX_WINDOW)):
+                self._metrics.accepted_at(position).inc()
+        self._metrics.live.committed(self._owner, commit)
+        if now - self._carried > CARRY_SECONDS:
+            self._carried = now
+            self._carry()
+
+    def _carry(self) -> None:
+        metrics, model = self._metrics, self._model
+        model.steps.inc(self._steps)
+        model.seconds.inc(self._seconds)
+        model.plain.inc(self._plain)
+        model.edge.inc(self._edge)
+        model.own.inc(self._own)
+        model.saved.inc(self._saved)
+        metrics.drafts.inc(self._drafts)
+        metrics.draft_tokens.inc(self._nodes)
+        metrics.accepted.inc(self._accepted)
+        self._steps = self._plain = self._edge = self._own = self._saved = 0
+        self._drafts = self._nodes = self._accepted = 0
+        self._seconds = 0.0

@@ -1,0 +1,1 @@
+"""From token ids to typed events: detokenizer, stop strings, output parser."""

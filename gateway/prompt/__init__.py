@@ -1,0 +1,1 @@
+"""From a request's messages, tools and response format to a prompt and a grammar."""

@@ -1,0 +1,68 @@
+"""Tools told to a model whose chat template knows nothing of them, in words and in Hermes' marks.
+
+The functions go into the system message, earlier calls into the assistant's text and their results into the user's, so
+that any template takes them. Templates that take tools get them as a variable instead (chat_template.py).
+
+Source of the marks: Nous Research, "Hermes Function Calling".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gateway.model.chat_template import Message
+from gateway.model.tool_call_format import HERMES
+from gateway.prompt.tools import Function, ToolUse
+
+_FUNCTIONS = """You can call these functions, each described by a JSON schema:
+<tools>
+{functions}
+</tools>
+To call one, write its name and its arguments as a JSON object between tool_call tags, like this:
+<tool_call>
+{{"name": "function_name", "arguments": {{"argument": "value"}}}}
+</tool_call>
+The result comes back between tool_response tags."""
+
+
+def described(function: Function) -> dict[str, Any]:
+    """A function as templates and prompts show it."""
+    shown: dict[str, Any] = {"name": function.name}
+    if function.description is not None:
+        shown["description"] = function.description
+    return {"type": "function", "function": {**shown, "parameters": function.parameters or {}}}
+
+
+def told_in_words(messages: Sequence[Message], tools: ToolUse | None) -> list[Message]:
+    """The messages with the tools in them, and with earlier calls and results as text."""
+    told: list[Message] = []
+    for message in messages:
+        if message["role"] == "tool":
+            result = f"<tool_response>\n{message['content']}\n</tool_response>"
+            if told and told[-1]["role"] == "tool":
+                told[-1] = {"role": "tool", "content": f"{told[-1]['content']}\n{result}"}
+            else:
+                told.append({"role": "tool", "content": result})
+        elif calls := message.get("tool_calls"):
+            texts = [message["content"]] if message["content"] else []
+            told.append(
+                {
+                    **{key: value for key, value in message.items() if key != "tool_calls"},
+                    "content": "\n".join([*texts, *(_written(call) for call in calls)]),
+                }
+            )
+        else:
+            told.append(message)
+    told = [{**message, "role": "user"} if message["role"] == "tool" else message for message in told]
+    if tools:
+        functions = "\n".join(json.dumps(described(function), ensure_ascii=False) for function in tools.functions)
+        told.append({"role": "system", "content": _FUNCTIONS.format(functions=functions)})
+    return told
+
+
+def _written(call: Mapping[str, Any]) -> str:
+    function = call.get("function") or {}
+    arguments = json.dumps(function.get("arguments", {}), ensure_ascii=False)
+    return f"{HERMES.opening}{function.get('name', '')}{HERMES.after_name}{arguments}{HERMES.closing}"

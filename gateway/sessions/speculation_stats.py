@@ -1,0 +1,105 @@
+"""How a generation was made: what was drafted, what was right, and what it cost the verifier.
+
+Told in two shapes: the root field `edgedraft` of a response, and vLLM's `metrics.speculative_decoding`, which outside
+tools read. The former keeps what an agent drafted apart from what the verifier guessed by itself; the latter knows no
+such difference. In it only verifies that had a draft are steps, and a draft's length is the depth of its tree.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from edgedraft.wire import Commit
+from gateway.accounts import Owner
+
+Mode = Literal["edge", "datacenter", "mixed"]
+
+
+class SpeculationStats:
+    """One session's account, a commit at a time."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.seconds = 0.0
+        self.drafted = 0
+        self.accepted = 0
+        self.own_accepted = 0  # of the verifier's own guesses
+        self.cached = 0  # tokens of the prompt that the first verifier had computed before
+        self.tokens = 0  # committed
+        self.first_seconds = 0.0  # of the first step, which has the prompt's end in it
+        self.plain_steps = 0  # later ones that had nothing to check
+        self.plain_seconds = 0.0
+        self.agent = ""  # who drafted last, by the name that stays the same (AgentLink.identity)
+        self.agent_owner: Owner = ("", "")
+        self.agent_seconds = 0.0  # of agents, as far as they were this session's
+        self._nodes = 0
+        self._outcomes: Counter[tuple[int, int]] = Counter()  # (depth, accepted) of each verify that had a draft
+        self._commits: Counter[bool] = Counter()  # by whether an agent was paired
+
+    def add(self, commit: Commit, paired: bool) -> None:
+        """Count one commit, received while an agent was paired or none was."""
+        self.steps += 1
+        self.cached = self.cached if self.steps > 1 else commit.cached
+        self.seconds += commit.seconds
+        self.tokens += len(commit.tokens)
+        if self.steps == 1:
+            self.first_seconds = commit.seconds
+        elif commit.nodes == 0:
+            self.plain_steps += 1
+            self.plain_seconds += commit.seconds
+        self._commits[paired] += 1
+        if commit.nodes > 0:
+            depth = min(commit.depth, commit.nodes)
+            accepted = min(commit.accepted, depth)
+            self._nodes += commit.nodes
+            self._outcomes[depth, accepted] += 1
+            if commit.verifier_drafted:
+                self.own_accepted += accepted
+            else:
+                self.drafted += commit.nodes
+                self.accepted += accepted
+
+    @property
+    def mode(self) -> Mode:
+        if not self._commits[True]:
+            return "datacenter"
+        return "mixed" if self._commits[False] else "edge"
+
+    def speculative_decoding(self) -> dict[str, Any]:
+        """vLLM's shape. Zeros throughout when nothing was drafted."""
+        by_depth = {depth: [0] * (depth + 1) for depth, _ in sorted(self._outcomes)}
+        longest = max(by_depth, default=0)
+        histogram = [0] * (longest + 1)
+        for (depth, accepted), count in self._outcomes.items():
+            by_depth[depth][accepted] += count
+            histogram[accepted] += count
+        steps = sum(histogram)
+        accepted_in_all = self.accepted + self.own_accepted
+        return {
+            "mean_acceptance_length": 1 + accepted_in_all / steps if steps else 1.0,
+            "draft_acceptance_rate": accepted_in_all / self._nodes if self._nodes else 0.0,
+            "acceptance_histogram": histogram,
+            "acceptance_histogram_by_draft_length": {str(depth): row for depth, row in by_depth.items()},
+            "num_spec_steps": steps,
+            "num_accepted_draft_tokens": accepted_in_all,
+            "num_draft_tokens": self._nodes,
+            "num_spec_tokens": longest,
+        }
+
+
+def edgedraft_field(choices: Sequence[SpeculationStats]) -> dict[str, Any]:
+    """The root field `edgedraft` of a response: one choice, or several together. verifier_seconds is compute time.
+
+    verifier_accepted counts what the verifier itself guessed right, from what the text said before.
+    """
+    modes: set[Mode] = {stats.mode for stats in choices}
+    return {
+        "mode": modes.pop() if len(modes) == 1 else "mixed",
+        "verifier_steps": sum(stats.steps for stats in choices),
+        "verifier_seconds": round(sum(stats.seconds for stats in choices), 6),
+        "drafted": sum(stats.drafted for stats in choices),
+        "accepted": sum(stats.accepted for stats in choices),
+        "verifier_accepted": sum(stats.own_accepted for stats in choices),
+    }

@@ -1,0 +1,155 @@
+"""Settings of `edgedraft gateway` and of the commands that work on its database."""
+
+from __future__ import annotations
+
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
+
+from edgedraft.settings import DATABASE_URL, LISTED, Port, Settings, TracedSettings
+from edgedraft.wire import MAX_PRIORITY
+
+Limit = Annotated[int, Field(ge=1, le=10**12)] | None
+Priority = Annotated[int, Field(ge=0, le=MAX_PRIORITY)] | None
+Spend = Annotated[Decimal, Field(ge=0, le=10**9)] | None
+
+
+class GatewaySettings(TracedSettings):
+    """Serve the OpenAI API; pair sessions with agents; relay drafts to verifiers."""
+
+    verifier: Annotated[list[str], *LISTED] = Field(
+        ["ws://127.0.0.1:9000"],
+        description="a verifier's URL, or dns+ws://NAME:PORT for one at each address of a name; may be repeated",
+    )
+    dns_seconds: float = Field(5.0, gt=0, description="seconds between two looks at the addresses of such a name")
+    verifier_token: str = Field("", description="what verifiers ask for, if they do")
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: Port = Field(8000, description="port to listen on; 0 takes a free one")
+    key: str = Field("", description="a key that has every scope, beside those in the database")
+    database: str = Field(
+        DATABASE_URL,
+        description="SQLAlchemy URL of accounts and usage ledger: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME",
+    )
+    db_upgrade: bool = Field(
+        True, description="bring the database's schema up to date at start; without it, `edgedraft db upgrade` does"
+    )
+    requests_per_minute: Limit = Field(None, description="requests a minute of keys that have no limit of their own")
+    tokens_per_minute: Limit = Field(
+        None, description="prompt and output tokens a minute of keys that have no limit of their own"
+    )
+    monthly_spend: Spend = Field(
+        None, description="money that a key without a budget of its own may spend in a calendar month (UTC)"
+    )
+    max_sessions_per_key: int = Field(
+        256, ge=1, description="generations at once of keys that have no limit of their own"
+    )
+    allowed_origins: Annotated[list[str], *LISTED] = Field(
+        [], description="a web origin, such as https://app.example.com, whose pages may call this; * for all"
+    )
+    store_responses: bool = Field(
+        True, description="keep responses of /v1/responses, prompts too, for requests that do not say store: false"
+    )
+    response_days: int = Field(30, ge=1, le=36500, description="days without use after which one is deleted")
+    response_megabytes: int = Field(
+        256, ge=32, le=1 << 20, description="megabytes of them kept for one owner; the longest unused go first"
+    )
+    admin_api: bool = Field(False, description="serve /admin/v1 to keys with the admin scope")
+    prices: Path | None = Field(
+        None, description="TOML or JSON file of prices: datacenter_gpu_hour, edge_gpu_hour, accepted_million, currency"
+    )
+    max_agents_per_owner: int = Field(16, ge=1, description="agents attached at once by one owner")
+    open_timeout: float = Field(30.0, gt=0, description="seconds a request waits for a verifier to take it")
+    silence_timeout: float = Field(
+        30.0, gt=0, description="seconds without a commit after which a verifier is given up"
+    )
+    hedge_after: float = Field(
+        2.0, ge=0, description="seconds of silence after which a generation also opens at another verifier; 0 is never"
+    )
+    drain_grace: float = Field(30.0, ge=0, description="seconds that streams get to end after SIGTERM")
+    redis: str = Field(
+        "", description="URL of the Redis or Valkey that replicas share: redis://[:PASSWORD@]HOST:6379/0; none if empty"
+    )
+    replica_secret: str = Field(
+        "", description="what replicas know each other by, the same for all; --redis needs it; 16 characters or more"
+    )
+    replica_host: str = Field("127.0.0.1", description="address to listen on for other replicas, if there is a --redis")
+    replica_port: Port = Field(8001, description="port to listen on for other replicas; 0 takes a free one")
+    advertise: str = Field(
+        "", description="ws://HOST:PORT where other replicas reach that; --replica-host and --replica-port if empty"
+    )
+
+
+class DatabaseSettings(Settings):
+    """Base of the commands that work on the gateway's database, whether it runs or not."""
+
+    database: str = DATABASE_URL
+
+
+class KeysCreateSettings(DatabaseSettings):
+    """Make a key and print it, once."""
+
+    owner: str = Field("default", max_length=255, description="who owns it; its chats use the agents of the same owner")
+    tenant: str = Field("default", max_length=255, description="the organisation that the owner belongs to")
+    scopes: Annotated[list[Literal["inference", "edge", "admin"]], *LISTED] = Field(
+        ["inference", "edge"], description="what it may do; may be repeated"
+    )
+    name: str = Field("", max_length=255, description="a note for people")
+    expires: Annotated[int, Field(ge=1, le=36500)] | None = Field(None, description="days until it stops working")
+    requests_per_minute: Limit = Field(None, description="requests a minute; the gateway's default if not given")
+    tokens_per_minute: Limit = Field(None, description="tokens a minute; the gateway's default if not given")
+    concurrent: Limit = Field(None, description="generations at once; the gateway's default if not given")
+    monthly_spend: Spend = Field(None, description="money in a calendar month; the gateway's default if not given")
+    priority: Priority = Field(None, description="0 to 9; where verifiers are full, higher ones go first (default: 0)")
+
+
+class KeysListSettings(DatabaseSettings):
+    """List keys: prefix, owner, tenant, scopes, times, limits."""
+
+
+class KeysUpdateSettings(DatabaseSettings):
+    """Change a key's note and limits; the value `default` takes a limit of its own away."""
+
+    key_id: CliPositionalArg[str] = Field(description="the id that `keys list` shows")
+    name: Annotated[str, Field(max_length=255)] | None = Field(None, description="a note for people")
+    requests_per_minute: Literal["default"] | Limit = Field(None, description="requests a minute")
+    tokens_per_minute: Literal["default"] | Limit = Field(None, description="prompt and output tokens a minute")
+    concurrent: Literal["default"] | Limit = Field(None, description="generations at once")
+    monthly_spend: Literal["default"] | Spend = Field(None, description="money in a calendar month")
+    priority: Literal["default"] | Priority = Field(None, description="0 to 9; higher ones go first in a full service")
+
+
+class KeysRevokeSettings(DatabaseSettings):
+    """Revoke a key for good."""
+
+    key_id: CliPositionalArg[str] = Field(description="the id that `keys list` shows")
+
+
+class TenantsCreateSettings(DatabaseSettings):
+    """Make a tenant, an organisation that keys belong to."""
+
+    tenant: CliPositionalArg[str] = Field(min_length=1, max_length=255, description="its name")
+    title: str = Field("", max_length=255, description="a longer name for people")
+
+
+class TenantsListSettings(DatabaseSettings):
+    """List tenants."""
+
+
+class UsageSettings(DatabaseSettings):
+    """Report usage: requests, tokens, cost, and what edge drafting saved."""
+
+    by: Annotated[list[Literal["key", "owner", "tenant", "model", "day", "edge"]], *LISTED] = Field(
+        ["key"], description="what each line is for, edge being who drafted; may be repeated"
+    )
+    since: date | None = Field(None, description="first day, such as 2026-11-01 (UTC)")
+    until: date | None = Field(None, description="last day, included")
+    format: Literal["table", "csv", "json"] = Field("table", description="how it is printed")
+    prices: Path | None = Field(None, description="the gateway's file of prices, for the currency's name")
+
+
+class DbUpgradeSettings(DatabaseSettings):
+    """Bring the database's schema up to date."""

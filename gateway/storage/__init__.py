@@ -1,0 +1,1 @@
+"""SQL database, schema, migrations, and the Redis or Valkey that replicas share."""

@@ -1,0 +1,181 @@
+"""The gateway's SQL database: SQLite embedded or PostgreSQL, opened, brought up to date and handed out by connection.
+
+SQLite runs in WAL mode with synchronous=NORMAL: what was committed outlives a killed process; a machine that loses
+power may lose the last moments. Who cannot have that takes PostgreSQL. The schema is tables.py's, its history
+migrations/'s; this file knows no rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import BigInteger, Connection, event, inspect, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, NotSupportedError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+
+from gateway.storage.migrations import HEAD
+
+BUSY_SECONDS = 5.0  # that a writer of SQLite waits for another
+CONNECT_SECONDS = 5.0
+COMMAND_SECONDS = 15.0
+
+_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
+_UPGRADE_LOCK = 0x65646765  # any number, the same in every replica
+_OURS = (IntegrityError, ProgrammingError, DataError, NotSupportedError)  # mistakes of the program, not of the database
+
+
+class DatabaseDown(Exception):
+    """The database cannot be reached or does not answer; nothing was changed, or it cannot be told."""
+
+
+class SchemaError(Exception):
+    """The database is of another version than this program; the text says what to do."""
+
+
+class now_ms(FunctionElement[int]):
+    """The database's own clock in milliseconds since the epoch: the same for all replicas of the gateway."""
+
+    type = BigInteger()
+    inherit_cache = True
+
+
+@compiles(now_ms, "sqlite")
+def _sqlite_now(element: now_ms, compiler: SQLCompiler, **kw: Any) -> str:
+    return "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"
+
+
+@compiles(now_ms, "postgresql")
+def _postgres_now(element: now_ms, compiler: SQLCompiler, **kw: Any) -> str:
+    return "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)"
+
+
+class Database:
+    """One database by its SQLAlchemy URL. Use between open() and close()."""
+
+    def __init__(self, url: str) -> None:
+        """Raises SchemaError for a URL that is not one of SQLite or PostgreSQL, or whose driver is not installed."""
+        self._url = _with_driver(url)
+        self.embedded = self._url.get_backend_name() == "sqlite"
+        self._engine = _engine(self._url, COMMAND_SECONDS)
+        self._writing = self._engine.execution_options(writes=True)
+
+    async def open(self, upgrade: bool = True) -> None:
+        """Bring the schema up to date, or only look whether it is. Several processes may do so at once.
+
+        Raises SchemaError or DatabaseDown.
+        """
+        if self.embedded and self._url.database and self._url.database != ":memory:":
+            Path(self._url.database).parent.mkdir(parents=True, exist_ok=True)
+        if await self.revision() == HEAD:
+            return
+        if not upgrade:
+            raise SchemaError("the database is not of this version; run: edgedraft db upgrade")
+        await self._upgrade()
+
+    async def close(self) -> None:
+        await self._engine.dispose()
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncGenerator[AsyncConnection]:
+        """A connection to read with. Raises DatabaseDown."""
+        with _told_apart():
+            async with self._engine.connect() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncGenerator[AsyncConnection]:
+        """A transaction to write in, committed at its end. Raises DatabaseDown."""
+        with _told_apart():
+            async with self._writing.begin() as connection:
+                yield connection
+
+    async def revision(self) -> str | None:
+        """The schema's version; None for a database without any. Raises DatabaseDown."""
+        async with self.connect() as connection:
+            return await connection.run_sync(_revision)
+
+    async def _upgrade(self) -> None:
+        from gateway.storage.migrations.upgrade import UnknownRevision, upgrade
+
+        engine = self._engine if self.embedded else _engine(self._url, None)  # a large table takes its time
+        try:
+            with _told_apart():
+                async with engine.execution_options(writes=True).begin() as connection:
+                    if not self.embedded:
+                        await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE_LOCK})
+                    await connection.run_sync(upgrade)
+        except UnknownRevision as error:
+            raise SchemaError(f"the database was made by a later version of edgedraft: {error}") from error
+        finally:
+            if engine is not self._engine:
+                await engine.dispose()
+
+
+class _told_apart:
+    """Turns what a database that cannot serve raises into DatabaseDown; mistakes of ours pass as they are."""
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, DBAPIError) and (error.connection_invalidated or not isinstance(error, _OURS)):
+            raise DatabaseDown(str(error.orig)) from error
+        if isinstance(error, OSError | TimeoutError | PoolTimeout):
+            raise DatabaseDown(str(error) or type(error).__name__) from error
+
+
+def _with_driver(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise SchemaError(f"the database's URL cannot be read: {error}") from error
+    parsed = parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
+    if parsed.drivername not in _DRIVERS.values():
+        raise SchemaError(f"{parsed.drivername} is not supported; take sqlite or postgresql")
+    return parsed
+
+
+def _engine(url: URL, command_seconds: float | None) -> AsyncEngine:
+    if url.get_backend_name() == "sqlite":
+        engine = create_async_engine(url)
+        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+        event.listen(engine.sync_engine, "begin", _begin_sqlite)
+        return engine
+    try:
+        return create_async_engine(
+            url,
+            pool_pre_ping=True,
+            pool_timeout=CONNECT_SECONDS,
+            connect_args={"timeout": CONNECT_SECONDS, "command_timeout": command_seconds},
+        )
+    except ModuleNotFoundError as error:
+        raise SchemaError("PostgreSQL needs its driver: pip install 'edgedraft[postgres]'") from error
+
+
+def _prepare_sqlite(connection: Any, record: object) -> None:
+    connection.isolation_level = None  # the driver begins no transactions by itself; _begin_sqlite does
+    cursor = connection.cursor()
+    for pragma in (f"busy_timeout={BUSY_SECONDS * 1000:.0f}", "journal_mode=WAL", "synchronous=NORMAL"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A transaction that reads first and writes later is refused at once when another wrote in between.
+    writes = connection.get_execution_options().get("writes")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()

@@ -1,0 +1,1 @@
+"""The pool of verifiers: links, discovery, selection, health, hedging, affinity."""

@@ -1,0 +1,60 @@
+"""Guesses of several drafters become one tree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from edge_agent.drafters.interface import NOT_YET, NOTHING, Guesses, Point, Together, merge
+from edgedraft.wire import Sampling
+
+POINT = Point(9, [1], 1, 0, Sampling())
+
+
+def test_the_same_token_under_the_same_parent_is_one_guess_of_the_surer_drafter() -> None:
+    chain = Guesses((5, 6, 7), (-1, 0, 1), (0.4, 0.9, 0.5))
+    fan = Guesses((5, 8), (-1, -1), (0.6, 0.2))
+    merged = merge([chain, fan])
+    assert merged == Guesses((5, 6, 7, 8), (-1, 0, 1, -1), (0.6, 0.9, 0.5, 0.2))
+    assert merge([fan, chain]) == Guesses((5, 8, 6, 7), (-1, -1, 0, 2), (0.6, 0.2, 0.9, 0.5))
+
+
+def test_equal_tokens_under_different_parents_stay_apart() -> None:
+    merged = merge([Guesses((5, 5), (-1, 0), (0.5, 0.5)), Guesses((6, 5), (-1, 0), (0.3, 0.5))])
+    assert merged.tokens == (5, 5, 6, 5)
+    assert merged.parents == (-1, 0, -1, 2)
+
+
+def test_siblings_never_pass_certainty() -> None:
+    merged = merge([Guesses((1,), (-1,), (0.9,)), Guesses((2, 3), (-1, -1), (0.8, 0.1))])
+    assert sum(merged.probabilities) == pytest.approx(1)
+    assert merged.probabilities[0] == pytest.approx(0.5)
+
+
+def test_an_answer_is_complete_when_all_parts_are() -> None:
+    assert not merge([Guesses((1,), (-1,), (0.9,)), NOT_YET]).complete
+    assert merge([NOTHING, NOTHING]) == NOTHING
+
+
+class Recorder:
+    def __init__(self, token: int) -> None:
+        self.token, self.calls = token, list[str]()
+
+    def open(self, session: int) -> None:
+        self.calls.append(f"open {session}")
+
+    def expand(self, points: Sequence[Point]) -> list[Guesses]:
+        return [Guesses((self.token,), (-1,), (0.4,)) for _ in points]
+
+    def close(self, session: int, output: Sequence[int] = ()) -> None:
+        self.calls.append(f"close {session}")
+
+
+def test_together_asks_and_tells_every_drafter() -> None:
+    both = [Recorder(3), Recorder(4)]
+    together = Together(both)
+    together.open(9)
+    assert [guesses.tokens for guesses in together.expand([POINT, POINT])] == [(3, 4), (3, 4)]
+    together.close(9)
+    assert all(recorder.calls == ["open 9", "close 9"] for recorder in both)

@@ -1,0 +1,100 @@
+"""Prompt lookup copies what was said before, trusts long matches more, and learns whether it is right."""
+
+from __future__ import annotations
+
+import time
+
+from edge_agent.drafters.interface import NOTHING, Guesses, Point
+from edge_agent.drafters.prompt_lookup import LookupDrafter
+from edgedraft.proposers.prompt_lookup import CHAIN, GRAMS, SLOTS
+from edgedraft.wire import Sampling
+from tests.edge_agent.tiny import point
+
+LINE = [11, 12, 13, 14, 15, 16, 17, 18, 19]
+
+
+def ask(prompt: list[int], output: list[int] | None = None, lookup: LookupDrafter | None = None) -> Guesses:
+    if lookup is None:
+        lookup = LookupDrafter()
+        lookup.open(1)
+    return lookup.expand([point(prompt, output or [])])[0]
+
+
+def test_it_goes_on_as_the_text_did_last_time() -> None:
+    guesses = ask([*LINE, 1, 2, *LINE[:4]])
+    assert guesses.tokens[:5] == (15, 16, 17, 18, 19)
+    assert guesses.parents == tuple(range(-1, len(guesses.tokens) - 1))
+    assert guesses.complete
+
+
+def test_the_path_grows_less_probable_along_the_chain() -> None:
+    probabilities = ask([*LINE, 1, 2, *LINE[:4]]).probabilities
+    assert all(0 < p < 1 for p in probabilities)
+
+
+def test_the_longest_match_wins_over_the_latest() -> None:
+    text = [1, 2, 3, 4, 50, 9, 3, 4, 60, 9, 1, 2, 3, 4]
+    assert ask(text).tokens[0] == 50
+    assert ask([3, 4, 50, 9, 3, 4, 60, 9, 7, 3, 4]).tokens[0] == 60
+
+
+def test_longer_matches_are_trusted_more() -> None:
+    first = [ask([*LINE, 1, 2, *LINE[:n]]).probabilities[0] for n in (2, 3, 4, 8)]
+    assert first == sorted(first)
+    assert first[0] < first[-1]
+
+
+def test_a_period_is_continued_beyond_the_end_of_the_text() -> None:
+    assert ask([0, 7, 8, 9, 7, 8, 9, 7, 8]).tokens == tuple([9, 7, 8] * 4)[:CHAIN]
+
+
+def test_nothing_is_guessed_where_nothing_was_repeated() -> None:
+    assert ask([1, 2, 3, 4, 5, 6]) == NOTHING
+    assert ask([1]) == NOTHING
+    assert ask([]) == NOTHING
+
+
+def test_a_drafted_path_is_looked_up_but_not_learnt() -> None:
+    lookup = LookupDrafter()
+    lookup.open(1)
+    settled = [*LINE, 1, 2]
+    drafted = Point(1, [*settled, 90, *LINE[:4]], len(settled), 5, Sampling())
+    assert lookup.expand([drafted])[0].tokens[0] == 15
+    # The text went on otherwise, and what only the path said must not be found: neither "2, 90" nor in its place.
+    assert ask([*settled, 2, 90], lookup=lookup) == NOTHING
+    assert ask([*settled, 2, 90, 3, 2, 90], lookup=lookup).tokens[0] == 3
+
+
+def test_trust_follows_what_was_right() -> None:
+    def after(output: list[int]) -> float:
+        return ask([5, 6, 1, 5, 6, 2], [*output, 5, 6]).probabilities[0]
+
+    always = [token for i in range(10) for token in (40 + i, 5, 6, 3)]
+    never = [token for i in range(10) for token in (40 + i, 5, 6, 60 + i)]
+    assert after(always) > 0.5
+    assert after(never) < 0.15
+
+
+def test_memory_is_bounded_and_a_look_is_quick_whatever_the_length() -> None:
+    lookup = LookupDrafter()
+    lookup.open(1)
+    text = [(i * 7919 + i // 97) % 30011 for i in range(120_000)]
+    ask(text, lookup=lookup)
+    known = lookup._texts[1]
+    assert [len(known.tables[n]) for n in GRAMS] == [SLOTS] * 3
+    assert ask([*text, 40001, 40002], lookup=lookup) == NOTHING, "a slot that another n-gram fills is no match"
+    began = time.perf_counter()
+    for _ in range(100):
+        known.find(text, len(text))
+    assert time.perf_counter() - began < 0.05
+
+
+def test_a_closed_session_is_forgotten_and_an_opened_one_begins_empty() -> None:
+    lookup = LookupDrafter()
+    lookup.open(1)
+    ask([*LINE, 1, 2, *LINE[:4]], lookup=lookup)
+    lookup.open(1)
+    assert ask([30, 31, *LINE[:4]], lookup=lookup) == NOTHING
+    lookup.close(1)
+    lookup.close(1)
+    assert not lookup._texts

@@ -1,0 +1,110 @@
+"""The hand-over between event loop and drafting thread: in order, bounded, and closed from either side."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import cast
+
+import pytest
+from websockets.asyncio.client import ClientConnection
+
+from edge_agent.attach import connection as link
+from edge_agent.drafting.mailbox import INBOX, OUTBOX, Mailbox, MailboxClosed
+from edgedraft import wire
+from edgedraft.wire import MAX_AGENT_FRAME, MAX_DRAFT_NODES, Close, Draft
+
+
+def draft(session: int = 1) -> Draft:
+    return Draft(session, 1, 0, 1, [5], [0], b"\0")
+
+
+async def test_messages_pass_in_order_both_ways() -> None:
+    mailbox = Mailbox()
+    await mailbox.deliver([Close(1), Close(2)])
+    await mailbox.deliver([Close(3)])
+    assert [message.session for message in mailbox.receive(wait=True)] == [1, 2, 3]
+    assert mailbox.receive(wait=False) == []
+    mailbox.post([draft(1)])
+    mailbox.post([draft(2), draft(3)])
+    assert [message.session for message in await mailbox.collect()] == [1, 2, 3]
+
+
+async def test_all_that_waits_goes_as_one_frame_up_to_a_bound() -> None:
+    mailbox = Mailbox()
+    mailbox.post([draft(1 + i) for i in range(OUTBOX + 5)])
+    first, rest = await mailbox.collect(), await mailbox.collect()
+    assert (len(first), len(rest)) == (OUTBOX, 5)
+    largest = Draft(2**53, 2**53, 2**31 - 1, 2**52, [2**31 - 1] * MAX_DRAFT_NODES, [2**52] * 64, b"\xff" * 64)
+    assert len(wire.encode([largest] * OUTBOX)) <= MAX_AGENT_FRAME
+
+
+async def test_drafts_that_follow_soon_after_a_frame_share_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "TOGETHER_SECONDS", 0.3)
+    mailbox, frames = Mailbox(), list[list[int]]()
+
+    class Wire:
+        async def send(self, frame: bytes) -> None:
+            frames.append([cast(Draft, message).session for message in wire.from_agent(frame)])
+
+    sending = asyncio.create_task(link._send(cast(ClientConnection, Wire()), mailbox))
+    try:
+        for number in (1, 2, 3):
+            mailbox.post([draft(number)])
+            await asyncio.sleep(0.02)
+        assert frames == [[1]]
+        await asyncio.sleep(0.4)
+        assert frames == [[1], [2, 3]]
+    finally:
+        sending.cancel()
+
+
+async def test_while_the_outbox_is_full_the_thread_waits() -> None:
+    mailbox, went_on = Mailbox(), threading.Event()
+    mailbox.post([draft()] * OUTBOX)
+
+    def drafting() -> None:
+        mailbox.receive(wait=False)
+        went_on.set()
+
+    thread = threading.Thread(target=drafting, daemon=True)
+    thread.start()
+    await asyncio.sleep(0.05)
+    assert not went_on.is_set()
+    await mailbox.collect()
+    await asyncio.to_thread(thread.join, 2)
+    assert went_on.is_set()
+
+
+async def test_while_the_inbox_is_full_the_link_waits() -> None:
+    mailbox = Mailbox()
+    await mailbox.deliver([Close(1)] * INBOX)
+    late = asyncio.ensure_future(mailbox.deliver([Close(2)]))
+    await asyncio.sleep(0.05)
+    assert not late.done()
+    assert len(mailbox.receive(wait=False)) == INBOX
+    await asyncio.wait_for(late, 2)
+    assert mailbox.receive(wait=True) == [Close(2)]
+
+
+async def test_closing_wakes_both_sides() -> None:
+    mailbox, woken = Mailbox(), threading.Event()
+
+    def drafting() -> None:
+        with pytest.raises(MailboxClosed):
+            mailbox.receive(wait=True)
+        woken.set()
+
+    thread = threading.Thread(target=drafting, daemon=True)
+    thread.start()
+    link = asyncio.ensure_future(mailbox.collect())
+    await asyncio.sleep(0.02)
+    mailbox.close()
+    mailbox.close()
+    with pytest.raises(MailboxClosed):
+        await asyncio.wait_for(link, 2)
+    await asyncio.to_thread(thread.join, 2)
+    assert woken.is_set()
+    mailbox.post([draft()])
+    with pytest.raises(MailboxClosed):
+        await mailbox.deliver([Close(1)])

@@ -1,0 +1,232 @@
+"""Where a session drafts next, what it sends, and how it follows the committed text."""
+
+from __future__ import annotations
+
+import pytest
+
+from edge_agent.drafters.interface import NOT_YET, Guesses
+from edge_agent.drafting.session import DraftSession
+from edgedraft.wire import MAX_WINDOW, Commit, Draft, Open, Sampling
+
+PROMPT = [1, 2, 3]
+
+
+def opened(window: int = 8, max_tokens: int = 100, eos: tuple[int, ...] = (), committed: tuple[int, ...] = ()) -> Open:
+    return Open(7, PROMPT, Sampling(), max_tokens, list(committed), window=window, eos=eos)
+
+
+def session(**options: int | tuple[int, ...]) -> DraftSession:
+    return DraftSession(opened(**options), epoch=1)  # type: ignore[arg-type]
+
+
+def fan(*guesses: tuple[int, float]) -> Guesses:
+    return Guesses(tuple(t for t, _ in guesses), (-1,) * len(guesses), tuple(p for _, p in guesses))
+
+
+def chain(*tokens: int, probability: float = 0.9) -> Guesses:
+    return Guesses(tokens, tuple(range(-1, len(tokens) - 1)), (probability,) * len(tokens))
+
+
+def expand(drafting: DraftSession, guesses: Guesses) -> Draft | None:
+    wanted = drafting.point()
+    assert wanted is not None
+    return drafting.grow(wanted[0], guesses)
+
+
+def context(drafting: DraftSession) -> list[int] | None:
+    wanted = drafting.point()
+    return None if wanted is None else wanted[1].context
+
+
+def test_the_first_point_is_the_end_of_the_prompt() -> None:
+    wanted = session().point()
+    assert wanted is not None
+    node, point = wanted
+    assert (node, point.session, point.context, point.settled, point.index) == (0, 7, PROMPT, 3, 0)
+
+
+def test_ids_are_contiguous_and_parents_are_named() -> None:
+    drafting = session()
+    assert expand(drafting, fan((10, 0.6), (11, 0.3))) == Draft(7, 1, 0, 1, [10, 11], [0, 0], bytes([12, 28]))
+    assert expand(drafting, chain(20, 21)) == Draft(7, 1, 0, 3, [20, 21], [1, 3], bytes([2, 2]))
+
+
+def test_the_most_open_node_is_next_and_none_is_expanded_twice() -> None:
+    drafting = session()
+    expand(drafting, fan((10, 0.6), (11, 0.3)))
+    assert context(drafting) == [*PROMPT, 10]
+    expand(drafting, fan((20, 0.4)))
+    assert context(drafting) == [*PROMPT, 11], "0.3 is more than 0.6 * 0.4"
+    expand(drafting, Guesses())
+    assert context(drafting) == [*PROMPT, 10, 20]
+    expand(drafting, Guesses())
+    assert drafting.point() is None
+
+
+def test_a_confident_chain_is_drafted_on_from_its_end() -> None:
+    drafting = session()
+    expand(drafting, chain(10, 11, 12))
+    assert context(drafting) == [*PROMPT, 10, 11, 12]
+
+
+def test_an_incomplete_answer_is_used_and_asked_for_again() -> None:
+    drafting = session()
+    assert expand(drafting, NOT_YET) is None
+    assert context(drafting) == PROMPT
+    half = Guesses((10,), (-1,), (0.3,), complete=False)
+    assert expand(drafting, half) is not None
+    assert context(drafting) == PROMPT
+    again = expand(drafting, fan((10, 0.6), (11, 0.3)))
+    assert again is not None
+    assert (again.first, again.tokens, again.parents) == (2, [11], [0]), "a node sent already is not sent again"
+
+
+def test_what_hangs_below_a_known_node_is_added_there() -> None:
+    drafting = session()
+    expand(drafting, Guesses((10,), (-1,), (0.3,), complete=False))
+    draft = expand(drafting, chain(10, 20, 30))
+    assert draft is not None
+    assert (draft.tokens, draft.parents) == ([20, 30], [1, 2])
+
+
+@pytest.mark.parametrize("window", [1, 3, 8, MAX_WINDOW])
+def test_the_window_is_never_passed_and_the_most_confident_come_first(window: int) -> None:
+    drafting = session(window=window)
+    seen = 0
+    while drafting.point() is not None:
+        expand(drafting, fan((10 + seen, 0.9), (50 + seen, 0.95), (90 + seen, 0.05)))
+        seen += 1
+        assert len(drafting.tree) <= window
+    assert len(drafting.tree) == window
+    assert 50 in drafting.tree.node(0).children
+
+
+def test_a_commit_opens_the_window_again_and_may_close_it() -> None:
+    drafting = session(window=2)
+    expand(drafting, chain(10, 11))
+    assert drafting.point() is None
+    drafting.commit(Commit(7, 0, [10], window=2))
+    assert context(drafting) == [*PROMPT, 10, 11]
+    drafting.commit(Commit(7, 1, [11], window=0))
+    assert drafting.point() is None
+
+
+def test_improbable_nodes_are_neither_sent_nor_expanded_until_a_commit_makes_them_probable() -> None:
+    drafting = session(window=64)
+    while drafting.point() is not None:
+        expand(drafting, fan((10, 0.3)))
+    assert len(drafting.tree) == 3, "0.3 ** 4 is below the least path"
+    [draft] = drafting.commit(Commit(7, 0, [10], window=64))
+    assert (draft.first, draft.tokens, draft.parents) == (4, [10], [3]), "known already, so no drafter is asked"
+    assert context(drafting) == [*PROMPT, 10, 10, 10, 10]
+
+
+def test_behind_the_committed_text_the_best_guess_is_sent_however_improbable() -> None:
+    draft = expand(session(), fan((10, 0.003), (11, 0.002)))
+    assert draft is not None
+    assert draft.tokens == [10]
+
+
+def test_what_the_window_left_out_comes_when_it_opens() -> None:
+    drafting = session(window=2)
+    draft = expand(drafting, Guesses((10, 11, 12, 13), (-1, -1, 0, 2), (0.6, 0.3, 0.9, 0.9)))
+    assert draft is not None
+    assert draft.tokens == [10, 12]
+    drafts = drafting.commit(Commit(7, 0, [], window=3))
+    assert [(draft.tokens, draft.parents) for draft in drafts] == [([13], [2])]
+    drafts = drafting.commit(Commit(7, 0, [], window=8))
+    assert [(draft.tokens, draft.parents) for draft in drafts] == [([11], [0])]
+    assert drafting.commit(Commit(7, 0, [], window=9)) == []
+
+
+def test_what_was_held_back_below_a_committed_path_still_comes() -> None:
+    drafting = session(window=1)
+    expand(drafting, chain(10, 11, 12, 13))
+    [draft] = drafting.commit(Commit(7, 0, [10], window=2))
+    assert (draft.tokens, draft.parents) == ([11, 12], [1, 2])
+    assert context(drafting) is None
+    [draft] = drafting.commit(Commit(7, 1, [11], window=2))
+    assert (draft.tokens, draft.parents) == ([13], [3])
+
+
+def test_all_that_was_held_back_below_a_node_comes() -> None:
+    drafting = session()
+    expand(drafting, fan((10, 0.05)))
+    expand(drafting, Guesses((20,), (-1,), (0.3,), complete=False))
+    expand(drafting, fan((21, 0.35)))
+    [draft] = drafting.commit(Commit(7, 0, [10], window=8))
+    assert sorted(draft.tokens) == [20, 21]
+
+
+def test_what_is_remembered_of_nodes_that_are_gone_is_nothing() -> None:
+    drafting = session(max_tokens=1000)
+    for at in range(300):
+        while drafting.point() is not None:
+            expand(drafting, fan((10, 0.5), (11, 0.3), (12, 0.1)))
+        drafting.commit(Commit(7, at, [10], window=8))
+    assert drafting.tree.epoch == 1
+    assert len(drafting._expanded) <= MAX_WINDOW
+    assert len(drafting._held) <= MAX_WINDOW
+
+
+def test_what_was_held_back_is_forgotten_with_its_place() -> None:
+    drafting = session(window=1)
+    expand(drafting, fan((10, 0.6), (11, 0.3)))
+    assert drafting.commit(Commit(7, 0, [10], window=8)) == []
+    drafting = session(window=1)
+    expand(drafting, fan((10, 0.6), (11, 0.3)))
+    assert drafting.commit(Commit(7, 0, [12], window=8)) == []
+    assert drafting.commit(Commit(7, 1, [], window=8)) == []
+
+
+def test_nothing_is_drafted_past_max_tokens_or_the_end_of_the_text() -> None:
+    drafting = session(max_tokens=3)
+    expand(drafting, chain(10, 11, 12, 13, 14))
+    assert len(drafting.tree) == 3
+    assert context(drafting) == [*PROMPT, 10], "the last token is there, a sibling of it may still come"
+    drafting.commit(Commit(7, 0, [10, 11, 12], window=8))
+    assert drafting.point() is None
+    drafting = session(eos=(11,))
+    expand(drafting, chain(10, 11, 12, 13))
+    assert [node.token for node in drafting.tree.live()][1:] == [10, 11]
+    seen = []
+    while drafting.point() is not None:
+        seen.append(context(drafting))
+        expand(drafting, Guesses())
+    assert [*PROMPT, 10, 11] not in seen
+
+
+def test_a_mismatch_plants_behind_the_committed_text() -> None:
+    drafting = session()
+    expand(drafting, chain(10, 11, 12))
+    drafting.commit(Commit(7, 0, [10, 99], window=8))
+    wanted = drafting.point()
+    assert wanted is not None
+    assert wanted[0] == 0
+    assert wanted[1].context == [*PROMPT, 10, 99]
+    assert wanted[1].index == 2
+    draft = drafting.grow(0, chain(30))
+    assert draft is not None
+    assert (draft.epoch, draft.at, draft.first) == (2, 2, 1)
+
+
+def test_a_hit_keeps_what_was_drafted_below() -> None:
+    drafting = session()
+    expand(drafting, chain(10, 11, 12))
+    drafting.commit(Commit(7, 0, [10, 11], window=8))
+    assert len(drafting.tree) == 1
+    draft = expand(drafting, chain(13))
+    assert draft is not None
+    assert (draft.epoch, draft.at, draft.first, draft.parents) == (1, 0, 4, [3])
+
+
+def test_it_begins_from_what_is_committed_already() -> None:
+    wanted = session(committed=(10, 11)).point()
+    assert wanted is not None
+    assert wanted[1].context == [*PROMPT, 10, 11]
+    assert wanted[1].index == 2
+
+
+def test_a_commit_out_of_order_is_an_error() -> None:
+    with pytest.raises(ValueError, match="commit at 5"):
+        session().commit(Commit(7, 5, [1], window=8))

@@ -1,0 +1,99 @@
+"""A prediction followed through an output that agrees, edits, skips, inserts, and goes its own way."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from edgedraft.proposers.prediction import AHEAD, PredictionCursor, accepted_tokens
+
+TEXT = random.Random(1).sample(range(1000), 200)
+
+
+def steps_of(prediction: list[int], output: list[int]) -> int:
+    """How many verifies an output takes when each checks the whole continuation."""
+    cursor, at, steps = PredictionCursor.over(prediction), 0, 0
+    while at < len(output):
+        guess, chances = cursor.continuation()
+        assert len(guess) == len(chances)
+        right = 0
+        while right < len(guess) and at + right < len(output) and guess[right] == output[at + right]:
+            right += 1
+        made = output[at : at + right + 1]
+        cursor.follow(made)
+        at += len(made)
+        steps += 1
+    return steps
+
+
+def test_an_output_as_predicted_is_guessed_whole() -> None:
+    cursor = PredictionCursor.over(TEXT)
+    tokens, chances = cursor.continuation(10)
+    assert tokens == TEXT[: len(tokens)]
+    assert len(tokens) == 10
+    assert all(0 < chance < 1 for chance in chances)
+    assert steps_of(TEXT, TEXT) < 15
+    assert accepted_tokens(TEXT, TEXT) == (200, 0)
+
+
+@pytest.mark.parametrize(
+    ("output", "accepted"),
+    [
+        pytest.param([*TEXT[:80], 5000, *TEXT[81:]], 199, id="replaced"),
+        pytest.param([*TEXT[:80], 5000, 5001, 5002, *TEXT[80:]], 200, id="inserted"),
+        pytest.param([*TEXT[:80], *TEXT[85:]], 195, id="skipped a little"),
+        pytest.param([*TEXT[:50], *TEXT[150:]], 100, id="skipped much"),
+        pytest.param([5000, 5001, *TEXT], 200, id="begins otherwise"),
+        pytest.param([*range(5000, 5100)], 0, id="nothing"),
+        pytest.param([*TEXT, *range(5000, 5010)], 200, id="longer"),
+        pytest.param(TEXT[:70], 70, id="shorter"),
+        pytest.param([], 0, id="empty"),
+    ],
+)
+def test_edits_cost_a_few_tokens_and_are_counted(output: list[int], accepted: int) -> None:
+    assert accepted_tokens(TEXT, output) == (accepted, 200 - accepted)
+    if accepted > 90:
+        assert steps_of(TEXT, output) < 35
+
+
+def test_where_the_cursor_stands_does_not_depend_on_how_the_output_came() -> None:
+    dice = random.Random(2)
+    for _ in range(30):
+        prediction = dice.choices(range(12), k=60)
+        output = [token for token in prediction if dice.random() < 0.8]
+        for _ in range(5):
+            output.insert(dice.randrange(len(output)), dice.randrange(12))
+        whole, pieces = PredictionCursor.over(prediction), PredictionCursor.over(prediction)
+        whole.follow(output)
+        at = 0
+        while at < len(output):
+            size = dice.randint(1, 7)
+            pieces.ahead(dice.choices(range(12), k=5))
+            pieces.follow(output[at : at + size])
+            at += size
+        assert pieces.continuation() == whole.continuation()
+        assert pieces.accepted == whole.accepted
+        assert 0 <= whole.accepted <= min(len(prediction), len(output))
+
+
+def test_a_chance_likeness_far_ahead_does_not_lose_what_comes_before() -> None:
+    prediction = [*TEXT[:100], 5000, 5001, 5002]
+    output = [*TEXT[:20], 5000, 5001, 7, *TEXT[20:100]]
+    assert accepted_tokens(prediction, output)[0] >= 100
+
+
+def test_a_path_ahead_leaves_the_cursor_where_it_is() -> None:
+    cursor = PredictionCursor.over(TEXT)
+    cursor.follow(TEXT[:5])
+    ahead = cursor.ahead(TEXT[5:9])
+    assert ahead.continuation(1)[0] == [TEXT[9]]
+    assert cursor.continuation(1)[0] == [TEXT[5]]
+    assert cursor.trust != ahead.trust
+
+
+def test_a_hostile_prediction_takes_no_more_than_linear_time() -> None:
+    cursor = PredictionCursor.over([1] * (2 * AHEAD))
+    cursor.follow([2, 1, 1, 2] * 200)
+    assert cursor.followed == 800
+    assert cursor.accepted <= 800

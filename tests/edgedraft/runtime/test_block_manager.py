@@ -1,0 +1,116 @@
+"""The KV cache's books: published text is found under its salt alone; no block is lost, or written while shared."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from edgedraft.runtime.block_manager import BLOCK_SIZE, BlockManager, BlockTable, OutOfBlocks
+
+
+def cache(blocks: int) -> BlockManager:
+    return BlockManager(blocks * BLOCK_SIZE, torch.float32, torch.device("cpu"))
+
+
+def filled(kv: BlockManager, text: list[int], salt: str = "") -> BlockTable:
+    sequence = BlockTable(kv, salt)
+    sequence.match_prefix(text)
+    rows = len(text) - sequence.length
+    sequence.reserve_slots(rows)
+    sequence.keep_accepted(range(rows))
+    sequence.cache_blocks(text)
+    return sequence
+
+
+def test_a_text_is_found_by_its_full_blocks_short_of_its_last_token() -> None:
+    kv, text = cache(16), list(range(3 * BLOCK_SIZE))
+    first = filled(kv, text)
+    for length, adopted in ((3 * BLOCK_SIZE, 2), (3 * BLOCK_SIZE + 1, 3), (BLOCK_SIZE, 0), (BLOCK_SIZE + 1, 1)):
+        second = BlockTable(kv)
+        second.match_prefix([*text, 7][:length])
+        assert second.length == adopted * BLOCK_SIZE
+        assert second.slots(0, second.length) == first.slots(0, second.length)
+        second.truncate(0)
+
+
+def test_another_salt_or_another_beginning_finds_nothing() -> None:
+    kv, text = cache(16), list(range(3 * BLOCK_SIZE))
+    filled(kv, text, salt="one tenant")
+    for sequence, wanted in (
+        (BlockTable(kv, "another"), text),
+        (BlockTable(kv, "one tenant"), [99, *text[1:]]),
+        (BlockTable(kv, "one tenant"), text[BLOCK_SIZE:]),
+    ):
+        sequence.match_prefix(wanted)
+        assert sequence.length == 0
+
+
+def test_what_nobody_holds_is_kept_until_its_room_is_needed_the_oldest_tail_first() -> None:
+    kv = cache(4)
+    old, new = list(range(2 * BLOCK_SIZE)), list(range(100, 100 + 2 * BLOCK_SIZE))
+    filled(kv, old).truncate(0)
+    filled(kv, new).truncate(0)
+    assert kv.num_free_tokens == kv.num_tokens
+    BlockTable(kv).reserve_slots(BLOCK_SIZE)  # takes the tail of the older text
+    for text, left in ((old, 1), (new, 2)):
+        probe = BlockTable(kv)
+        probe.match_prefix([*text, 0])
+        assert probe.length == left * BLOCK_SIZE
+        probe.truncate(0)
+
+
+def test_shared_blocks_are_held_until_the_last_holder_lets_go() -> None:
+    kv, text = cache(4), list(range(2 * BLOCK_SIZE + 1))
+    first = filled(kv, text)
+    second = BlockTable(kv)
+    second.match_prefix(text)
+    first.truncate(0)
+    assert kv.num_free_tokens == 2 * BLOCK_SIZE
+    with pytest.raises(OutOfBlocks):
+        BlockTable(kv).reserve_slots(3 * BLOCK_SIZE)
+    second.truncate(0)
+    assert kv.num_free_tokens == kv.num_tokens
+
+
+def test_published_text_is_final() -> None:
+    sequence = filled(cache(4), list(range(2 * BLOCK_SIZE + 3)))
+    sequence.truncate(2 * BLOCK_SIZE)
+    with pytest.raises(ValueError, match="final"):
+        sequence.truncate(2 * BLOCK_SIZE - 1)
+
+
+def test_random_traffic_never_shares_a_slot_between_different_texts() -> None:
+    dice, kv = random.Random(3), cache(24)
+    live: list[tuple[list[int], BlockTable]] = []
+    held: dict[int, tuple[int, ...]] = {}  # slot -> the text up to and with the token in it
+    for _ in range(3000):
+        if live and dice.random() < 0.4:
+            live.pop(dice.randrange(len(live)))[1].truncate(0)
+            continue
+        text = (
+            [dice.randrange(2)] * BLOCK_SIZE
+            + [dice.randrange(2)] * BLOCK_SIZE
+            + dice.choices(range(3), k=dice.randrange(40))
+        )
+        sequence = BlockTable(kv)
+        sequence.match_prefix(text)
+        found, rows = sequence.length, len(text) - sequence.length
+        for place, slot in enumerate(sequence.slots(0, found)):
+            assert held[slot] == tuple(text[: place + 1]), "adopted what another text wrote"
+        try:
+            sequence.reserve_slots(rows)
+        except OutOfBlocks:
+            sequence.truncate(0)
+            continue
+        sequence.keep_accepted(range(rows))
+        busy = {slot for other_text, other in live for slot in other.slots(0, len(other_text))}
+        for place, slot in enumerate(sequence.slots(found, len(text)), found):
+            assert slot not in busy, "wrote where another reads"
+            held[slot] = tuple(text[: place + 1])
+        sequence.cache_blocks(text)
+        live.append((text, sequence))
+    for _, sequence in live:
+        sequence.truncate(0)
+    assert kv.num_free_tokens == kv.num_tokens

@@ -1,0 +1,161 @@
+"""Packed forwards say what the plain model says, row for row, and the cache loses no block."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import (
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from edgedraft.runtime import attention as paged_attention
+from edgedraft.runtime.block_manager import BLOCK_SIZE, BlockManager, BlockTable, OutOfBlocks
+from edgedraft.runtime.packed_model import PackedModel, SequenceRows, UnsupportedModel
+
+SHAPE = {
+    "vocab_size": 61,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "initializer_range": 0.4,
+}
+
+
+def make(kind: str) -> PreTrainedModel:
+    torch.manual_seed(1)
+    match kind:
+        case "llama":
+            return LlamaForCausalLM(LlamaConfig(**SHAPE, num_key_value_heads=2))
+        case "qwen3":
+            return Qwen3ForCausalLM(Qwen3Config(**SHAPE, num_key_value_heads=1, head_dim=12))
+        case "gpt-neox":
+            return GPTNeoXForCausalLM(GPTNeoXConfig(**SHAPE))
+        case "mistral":
+            return MistralForCausalLM(MistralConfig(**SHAPE, num_key_value_heads=2, sliding_window=6))
+    raise ValueError(kind)
+
+
+@torch.inference_mode()
+def plain(kind: str, text: list[int]) -> torch.Tensor:
+    return make(kind).eval()(torch.tensor([text])).logits[0]
+
+
+def close(a: torch.Tensor, b: torch.Tensor) -> None:
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("padding", [0.0, 99.0], ids=["alone", "together"])
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gpt-neox", "mistral"])
+def test_chunks_trees_and_neighbours_leave_every_row_as_the_plain_model_has_it(
+    kind: str, padding: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paged_attention, "CPU_PADDING", padding)
+    model = PackedModel(make(kind), 256)
+    text, other = [(7 * i + 2) % 61 for i in range(30)], [(5 * i + 1) % 61 for i in range(21)]
+    truth, other_truth = plain(kind, text), plain(kind, other)
+    mine, theirs = model.new_block_table(), model.new_block_table()
+
+    rows = model.forward(
+        [SequenceRows(mine, text[:13], logit_rows=range(13)), SequenceRows(theirs, other[:20], logit_rows=[19])]
+    )
+    close(rows[:13], truth[:13])
+    close(rows[13], other_truth[19])
+    mine.keep_accepted(range(13))
+    theirs.keep_accepted(range(20))
+
+    # text[13] with a wrong child (row 1), the right one (row 2), its wrong and right children (rows 3, 4)
+    tree = SequenceRows(mine, [text[13], 60, text[14], 59, text[15]], [-1, 0, 0, 2, 2], logit_rows=[0, 2, 4])
+    rows = model.forward([tree, SequenceRows(theirs, other[20:], logit_rows=[0])])
+    close(rows[:3], truth[13:16])
+    close(rows[3], other_truth[20])
+    mine.keep_accepted([0, 2, 4])
+
+    rows = model.forward([SequenceRows(mine, text[16:], logit_rows=range(14))])
+    close(rows, truth[16:])
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_way_to_attend_is_the_same(rows: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(3)
+    query, keys, values = (torch.randn(shape).to(dtype) for shape in ((5, 2, rows, 16), (5, 40, 2, 16), (5, 40, 2, 16)))
+    mask = torch.zeros((5, 1, rows, 40)).masked_fill(torch.rand((5, 1, rows, 40)) < 0.4, -torch.inf)
+    weights = (torch.einsum("nhrd,nkhd->nhrk", query.float(), keys.float()) * 0.3 + mask).softmax(dim=-1)
+    expected = torch.einsum("nhrk,nkhd->nhrd", weights, values.float())
+    tolerance = 2e-2 if dtype == torch.bfloat16 else 1e-5
+    for attended in (
+        paged_attention._sdpa(query, keys, values, mask.to(dtype), 0.3),
+        paged_attention._by_products(query, keys, values, mask, 0.3),
+    ):
+        torch.testing.assert_close(attended.float(), expected, rtol=tolerance, atol=tolerance)
+
+
+@given(st.lists(st.tuples(st.integers(1, 100), st.integers(1, 900)), max_size=40), st.booleans())
+def test_everybody_attends_once_and_padding_is_bounded(sizes: list[tuple[int, int]], bounded: bool) -> None:
+    groups = paged_attention.grouped(sizes, bounded)
+    assert sorted(i for group in groups for i in group) == list(range(len(sizes)))
+    for group in groups:
+        rows, keys = zip(*(sizes[i] for i in group), strict=True)
+        if len(group) > 1:
+            assert max(rows) <= paged_attention.FEW_ROWS
+            if bounded:
+                padded = len(group) * max(rows) * max(keys)
+                assert padded <= paged_attention.CPU_PADDING * sum(r * k for r, k in zip(rows, keys, strict=True))
+
+
+def test_rolling_back_forgets_exactly_the_tail() -> None:
+    model = PackedModel(make("llama"), 256)
+    text = [(7 * i + 2) % 61 for i in range(20)]
+    sequence = model.new_block_table()
+    model.forward([SequenceRows(sequence, [*text[:12], 1, 2, 3])])
+    sequence.keep_accepted(range(15))
+    sequence.truncate(12)
+    close(model.forward([SequenceRows(sequence, text[12:], logit_rows=range(8))]), plain("llama", text)[12:])
+
+
+def test_a_model_with_another_kind_of_state_is_refused() -> None:
+    torch.manual_seed(1)
+    config = MambaConfig(vocab_size=61, hidden_size=32, num_hidden_layers=2, state_size=4)
+    with pytest.raises(UnsupportedModel, match="Mamba"):
+        PackedModel(MambaForCausalLM(config), 64)
+
+
+def test_without_room_nothing_is_computed_and_nothing_taken() -> None:
+    model = PackedModel(make("llama"), 2 * BLOCK_SIZE)
+    sequence = model.new_block_table()
+    with pytest.raises(OutOfBlocks):
+        model.forward([SequenceRows(sequence, [1] * (2 * BLOCK_SIZE + 1))])
+    assert model.block_manager.num_free_tokens == 2 * BLOCK_SIZE
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 40), st.integers(0, 40)), max_size=60))
+@settings(deadline=None, max_examples=100)
+def test_no_block_is_lost_or_held_twice(moves: list[tuple[int, int, int]]) -> None:
+    kv = BlockManager(8 * BLOCK_SIZE, torch.float32, torch.device("cpu"))
+    sequences = [BlockTable(kv) for _ in range(4)]
+    for which, rows, keep in moves:
+        sequence = sequences[which]
+        try:
+            sequence.reserve_slots(rows)
+        except OutOfBlocks:
+            sequence.truncate(0)
+        else:
+            sequence.truncate(max(0, sequence.length + min(keep, rows) - keep // 3))
+        held = [slot for other in sequences for slot in other.slots(0, other.length)]
+        assert len(held) == len(set(held)), "two tokens in one slot"
+    for sequence in sequences:
+        sequence.truncate(0)
+    assert kv.num_free_tokens == kv.num_tokens

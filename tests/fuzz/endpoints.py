@@ -1,0 +1,344 @@
+"""The state machines under fuzz: who attacks, what else goes on meanwhile, and how it is seen that it went on.
+
+The attacker knows the protocol: half of what it sends begins well and fits the sessions that are open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from random import Random
+from typing import Any, Protocol, cast
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+from msgspec.structs import replace
+from websockets.asyncio.client import ClientConnection
+
+from edge_agent.drafters.interface import Together
+from edge_agent.drafters.prediction import PredictionDrafter
+from edge_agent.drafters.prompt_lookup import LookupDrafter
+from edge_agent.drafting.loop import DraftingLoop
+from edge_agent.drafting.loop import Limits as DraftLimits
+from edge_agent.drafting.stats import Tally as DraftCounts
+from edgedraft import wire
+from edgedraft.links.outbox import TooSlow
+from edgedraft.serving.server import server_config
+from edgedraft.wire import Draft, Hello, Open, Sampling, WireError
+from gateway.agents.registry import AgentRegistry
+from gateway.app import build_app as gateway_app
+from gateway.model.served_model import ServedModel
+from gateway.observability.metrics import Metrics
+from gateway.sessions.session import RequestRejected, Session, SessionRequest, Unavailable
+from gateway.settings import GatewaySettings
+from gateway.verifiers.health import Health
+from gateway.verifiers.link import VerifierLink
+from gateway.verifiers.pool import VerifierPool
+from tests.fuzz.frames import Frames, draft
+from tests.fuzz.parts import FuzzedSocket, SayingEngine, ScriptedMailbox, only_sessions, said, toy_card
+from verifier.scheduling.scheduler import SchedulerLimits
+from verifier.server import build_app as verifier_app
+
+KEY = "ed-fuzz"
+LONGEST_LINK = 60  # frames on one link at most
+SESSIONS = 4
+CHAT = {"model": "toy", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 24, "temperature": 0}
+CHAT_EVERY = 100  # links
+
+
+class Account(Protocol):
+    """fuzz.Tally, as this file needs it."""
+
+    frames: int
+    taken: int
+    refused: int
+    links: int
+    chats: int
+    closes: Any
+
+    def escape(self, error: BaseException | str, frame: bytes = b"") -> None: ...
+
+    def settled(self) -> None: ...
+
+
+async def agents_door(tally: Account, count: int, dice: Random, folder: Path) -> None:
+    """Agents that attack a gateway while chats of their own owner run, which they are given to draft for."""
+    supply = Frames("agent to gateway", dice, vocab=toy_card().vocab_size)
+    async with _verifier() as verifier, _serving(verifier) as url, _gateway(folder, url) as app:
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://gateway", headers={"authorization": f"Bearer {KEY}"}
+        ) as http:
+            while tally.frames < count:
+                chats = [asyncio.create_task(http.post("/v1/chat/completions", json=CHAT)) for _ in range(2)]
+                link = FuzzedSocket(app, "/v1/agent", KEY)
+                link.begin()
+                await _attack(tally, link, supply, dice, "agent")
+                await _gather(tally, chats)
+                if tally.links == 50:
+                    tally.settled()
+
+
+async def verifiers_door(tally: Account, count: int, dice: Random, folder: Path) -> None:
+    """Gateways that attack a verifier, beside one that is honest."""
+    supply = Frames("gateway to verifier", dice, vocab=toy_card().vocab_size)
+    async with _verifier() as app:
+        while tally.frames < count:
+            link = FuzzedSocket(app, "/v1/engine", KEY)
+            link.begin()
+            await _attack(tally, link, supply, dice, "gateway")
+            if tally.links % CHAT_EVERY == 0:
+                await _honest(tally, app)
+            if tally.links == 50:
+                tally.settled()
+
+
+def drafting_loop(tally: Account, count: int, dice: Random) -> None:
+    """A gateway that attacks an agent: whatever passes its decoder reaches the loop."""
+    vocab = 1000
+    supply = Frames("gateway to agent", dice, vocab=vocab)
+    while tally.frames < count:
+        batches = []
+        for _ in range(LONGEST_LINK):
+            frame = supply.valid() if dice.random() < 0.5 else supply.next()
+            tally.frames += 1
+            try:
+                batches.append(only_sessions(wire.to_agent(frame)))
+            except WireError:
+                tally.refused += 1
+        tally.taken += len(batches)
+        drafter = Together([PredictionDrafter(), LookupDrafter()])
+        try:
+            DraftingLoop(cast(Any, ScriptedMailbox(batches)), drafter, DraftLimits(vocab, 8), DraftCounts()).run()
+        except Exception as error:
+            tally.escape(error)
+        tally.links += 1
+        if tally.links == 50:
+            tally.settled()
+
+
+async def verifiers_link(tally: Account, count: int, dice: Random, folder: Path) -> None:
+    """A verifier that attacks a gateway's sessions, of which each must end in one of the ways that are meant."""
+    card = toy_card()
+    model = ServedModel.from_card(card)
+    supply = Frames("verifier to gateway", dice, vocab=card.vocab_size)
+    metrics = Metrics()
+    agents = AgentRegistry(4, metrics)
+    while tally.frames < count:
+        connection = _Hostile(supply, dice, tally, count)
+        link = VerifierLink("ws://hostile", cast(ClientConnection, connection), model, 64, Health())
+        pool = _OnlyLink(link, metrics)
+        running = asyncio.create_task(link.run())
+        ends: list[BaseException | None] = []
+        while not running.done():
+            jobs = [
+                SessionRequest(
+                    model, [1, 2, 3], Sampling(), 40, (0,), ("t", "o"), "t", edge=False, logprobs=dice.choice((-1, 1))
+                )
+                for _ in range(SESSIONS)
+            ]
+            sessions = [Session(job, pool, agents, metrics, 0.01, 0.01) for job in jobs]
+            ends += await asyncio.gather(*(_consumed(session) for session in sessions), return_exceptions=True)
+        for end in [*ends, *await asyncio.gather(running, return_exceptions=True)]:
+            if isinstance(end, WireError):
+                tally.refused += 1
+            elif isinstance(end, BaseException) and not isinstance(
+                end, (RequestRejected, Unavailable, TooSlow, _HungUp, asyncio.CancelledError)
+            ):
+                tally.escape(end)
+        tally.links += 1
+        if tally.links == 50:
+            tally.settled()
+        if metrics.sessions._value.get():
+            tally.escape("a session was left open")
+
+
+async def _consumed(session: Session) -> None:
+    async for _ in session.run():
+        pass
+
+
+class _OnlyLink(VerifierPool):
+    """A pool of one link that nobody had to dial."""
+
+    def __init__(self, link: VerifierLink, metrics: Metrics) -> None:
+        super().__init__([], "", "fuzz", metrics)
+        self._link = link
+
+    def _of(self, model: ServedModel) -> list[VerifierLink]:
+        return [] if self._link.leaving else [self._link]
+
+
+class _HungUp(Exception):
+    """The fuzzed verifier has closed its link."""
+
+
+class _Hostile:
+    """A websockets connection whose peer is the fuzz."""
+
+    def __init__(self, supply: Frames, dice: Random, tally: Account, count: int) -> None:
+        self._supply, self._dice, self._tally, self._count = supply, dice, tally, count
+        self._left = 10 * LONGEST_LINK
+        self._last = 0  # session that was opened
+
+    async def recv(self) -> bytes:
+        self._left -= 1
+        await asyncio.sleep(0)
+        if self._left < 0:
+            raise _HungUp
+        self._tally.frames += 1
+        self._tally.taken += 1
+        if self._dice.random() < 0.9:
+            session = max(1, self._last - self._dice.randrange(SESSIONS))
+            logprobs = [wire.TokenLogprobs(-1.0, [1], [-1.0])] if self._dice.random() < 0.5 else []
+            return wire.encode([wire.Commit(session, self._dice.choice((0, 0, 1, 2)), [5], 8, logprobs=logprobs)])
+        return self._supply.next() if self._dice.random() < 0.1 else self._supply.valid()
+
+    async def send(self, frame: bytes) -> None:
+        opened = [message.session for message in wire.to_verifier(frame) if isinstance(message, Open)]
+        self._last = max([self._last, *opened])
+
+    async def close(self) -> None:
+        pass
+
+
+async def _attack(tally: Account, link: FuzzedSocket, supply: Frames, dice: Random, who: str) -> None:
+    """One link from its greeting, which is mostly right, to its end."""
+    frames: list[bytes | str] = []
+    if dice.random() < 0.95:
+        frames.append(wire.encode([Hello(wire.PROTOCOL, "fuzz", "", "none", 4)]))
+    for _ in range(dice.randint(1, LONGEST_LINK)):
+        if link.over:
+            break
+        if not frames:
+            frames.append(_next(supply, link, dice, who))
+        frame = frames.pop(0)
+        tally.frames += 1
+        await link.put(frame)
+    try:
+        await link.end()
+    except Exception as error:
+        tally.escape(error)
+    tally.links += 1
+    if link.closed is None:
+        tally.taken += 1
+    else:
+        tally.refused += 1
+        tally.closes[link.closed] += 1
+
+
+def _next(supply: Frames, link: FuzzedSocket, dice: Random, who: str) -> bytes | str:
+    if dice.random() < 0.002:
+        return "text"
+    if dice.random() < 0.15:
+        return supply.next()
+    if who == "gateway":
+        return supply.valid()
+    seen = [message for sent in link.frames for message in wire.to_agent(sent)]
+    opens = [message for message in seen if isinstance(message, Open)]
+    if not opens:
+        return wire.encode([])
+    opened = dice.choice(opens)
+    made: Draft = draft(dice, toy_vocab())
+    at = len(opened.committed)
+    parents = [min(parent, made.first + i - 1) for i, parent in enumerate(made.parents)]
+    return wire.encode([replace(made, session=opened.session, at=at, epoch=opened.epoch + 1, parents=parents)])
+
+
+_VOCAB: list[int] = []
+
+
+def toy_vocab() -> int:
+    if not _VOCAB:
+        _VOCAB.append(toy_card().vocab_size)
+    return _VOCAB[0]
+
+
+async def _gather(tally: Account, chats: list[asyncio.Task[httpx.Response]]) -> None:
+    """Each chat is answered in full, whatever its agent did."""
+    for answer in await asyncio.gather(*chats, return_exceptions=True):
+        if isinstance(answer, BaseException):
+            tally.escape(answer)
+            continue
+        usage = answer.json().get("usage", {})
+        if answer.status_code != 200 or usage.get("completion_tokens") != CHAT["max_tokens"]:
+            tally.escape(f"a chat was answered {answer.status_code} {answer.text[:200]}")
+        text = answer.json()["choices"][0]["message"]["content"] if answer.status_code == 200 else ""
+        if tally.chats and text != _RIGHT[0]:
+            tally.escape("a chat's text changed")
+        _RIGHT[:] = [text]
+        tally.chats += 1
+
+
+_RIGHT = [""]
+
+
+async def _honest(tally: Account, app: FastAPI) -> None:
+    """A generation of an honest gateway comes whole."""
+    link, prompt = FuzzedSocket(app, "/v1/engine", KEY), [7, 8, 9]
+    link.begin()
+    await link.put(wire.encode([Hello(wire.PROTOCOL, "honest")]))
+    await link.put(wire.encode([Open(1, prompt, Sampling(temperature=0), 20)]))
+    got: list[int] = []
+    try:
+        async with asyncio.timeout(20):
+            while len(got) < 20:
+                await asyncio.sleep(0.001)
+                sent, link.frames[:] = list(link.frames), []
+                for message in (message for frame in sent for message in wire.from_verifier(frame)):
+                    got += message.tokens if isinstance(message, wire.Commit) else []
+    except TimeoutError:
+        tally.escape(f"an honest session got {len(got)} of 20 tokens")
+    if got and got != [said(prompt, 3 + i, toy_vocab()) for i in range(len(got))]:
+        tally.escape("an honest session's text changed")
+    tally.chats += 1
+    await link.end()
+
+
+@asynccontextmanager
+async def _verifier() -> AsyncIterator[FastAPI]:
+    card = toy_card()
+    limits = SchedulerLimits(
+        step_tokens=512, verify_nodes=16, prompt_delay=0.3, draft_wait=0.01, wait_share=1.0, max_waiting=32
+    )
+    app = verifier_app(SayingEngine(card.vocab_size, card.context_length, 32), limits, card, 64, KEY)
+    async with app.router.lifespan_context(app):
+        yield app
+        if app.state.engine_loop.broken:
+            raise RuntimeError("the engine's thread broke")
+
+
+@asynccontextmanager
+async def _serving(app: FastAPI) -> AsyncIterator[str]:
+    """The verifier's URL: the gateway dials it as it would dial any."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = server_config(app, wire.MAX_FRAME, 20.0, 1)
+    config.lifespan = "off"  # it is running already
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server.serve([listener]))
+    try:
+        yield f"ws://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await task
+
+
+@asynccontextmanager
+async def _gateway(folder: Path, verifier: str) -> AsyncIterator[FastAPI]:
+    settings = GatewaySettings.model_validate(
+        {
+            "verifier": [verifier],
+            "verifier_token": KEY,
+            "key": KEY,
+            "database": f"sqlite+aiosqlite:///{folder / 'gateway.db'}",
+            "max_agents_per_owner": 4,
+        }
+    )
+    app = gateway_app(settings)
+    async with app.router.lifespan_context(app):
+        await app.state.services.verifiers.first_model(10)
+        yield app

@@ -1,0 +1,99 @@
+"""What an agent may send: as much as it was told news to draft for. Past that its link ends, and nothing else does."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from edgedraft import wire
+from edgedraft.wire import Draft, WireError, encode
+from gateway.agents.budget import MOST_MESSAGES, AgentBudget
+from tests.gateway.api.test_chat import user, whole
+from tests.gateway.conftest import Gateway
+from tests.support.scripted_agent import ScriptedAgent
+from tests.support.scripted_verifier import ScriptedVerifier
+from tests.support.waiting import until
+
+BABBLE: dict[str, Any] = {"messages": user("babble"), "max_tokens": 60, "seed": 3}
+LATE = Draft(1, 1, 0, 1, [1], [0], b"\0")  # of a session that has ended: right, and worth nothing
+
+
+async def until_closed(agent: ScriptedAgent, frame: bytes) -> tuple[int, tuple[int | None, str | None]]:
+    """Send it until the gateway has enough of it; returns how often, and code and reason of its close."""
+    sent = 0
+    while agent.connection.close_code is None and sent < 4 * MOST_MESSAGES:
+        with suppress(ConnectionClosed):
+            await agent.connection.send(frame)
+        sent += 1
+        if sent % 64 == 0:
+            await asyncio.sleep(0)
+    return sent, await agent.closing()
+
+
+@pytest.mark.parametrize(
+    ("frame", "word"),
+    [
+        (encode([LATE]), "messages"),
+        (encode([LATE] * 500), "messages"),
+        (encode([]), "messages"),
+        (encode([Draft(1, 1, 0, 1, [2**31 - 1] * 64, [2**53] * 64, bytes(64))] * 200), "bytes"),
+    ],
+)
+async def test_messages_without_news_end_the_link(
+    gateway: Gateway, verifier: ScriptedVerifier, frame: bytes, word: str
+) -> None:
+    async with gateway.agent(mute=True) as agent:
+        verifier.patience = 0.001
+        await whole(gateway, **BABBLE | {"max_tokens": 3})
+        _, (code, reason) = await until_closed(agent, frame)
+        assert code == wire.TOO_FAST
+        assert reason
+        assert f"more {word} than" in reason
+    async with gateway.agent():
+        assert (await whole(gateway, **BABBLE))["edgedraft"]["mode"] == "edge"
+
+
+async def test_an_agent_that_drafts_as_the_window_allows_is_never_stopped(
+    gateway: Gateway, verifier: ScriptedVerifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node a message, wrong every other time: the most messages that a well-behaved agent can have a reason for."""
+    monkeypatch.setattr("gateway.agents.budget.MOST_MESSAGES", 64)
+    monkeypatch.setattr("gateway.agents.budget.MESSAGES_PER_SECOND", 0.0)
+
+    async def one_by_one(messages: list[Draft]) -> None:
+        for message in messages:
+            if not isinstance(message, Draft):
+                await agent.connection.send(encode([message]))
+                continue
+            for i, (token, parent) in enumerate(zip(message.tokens, message.parents, strict=True)):
+                part = Draft(message.session, message.epoch, message.at, message.first + i, [token], [parent], b"\1")
+                await agent.connection.send(encode([part]))
+
+    agent = gateway.agent(wrong_every=2)
+    monkeypatch.setattr(agent, "say", one_by_one)
+    async with agent:
+        for _ in range(2):
+            got = await whole(gateway, **BABBLE)
+            assert got["edgedraft"]["mode"] == "edge"
+        await until(lambda: len(agent.closed) == 2)
+        assert agent.drafted > 4 * 64, "many times what was saved up"
+        assert agent.connection.close_code is None
+
+
+def test_the_budget_is_earned_by_news_and_by_time() -> None:
+    now = 0.0
+    budget = AgentBudget(lambda: now)
+    budget.messages(MOST_MESSAGES)
+    with pytest.raises(WireError):
+        budget.messages(1)
+    budget.news(16)
+    budget.messages(16)
+    now = 1000.0
+    budget.frame(100)
+    budget.messages(MOST_MESSAGES)
+    with pytest.raises(WireError):
+        budget.frame(64 * MOST_MESSAGES)

@@ -1,0 +1,178 @@
+"""Limits of keys: never more than allowed, and every answer tells what is left."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.accounts import KeyLimits
+from gateway.ledger.money import NANO
+from gateway.limits.admission import _duration
+from gateway.limits.rate_limits import MemoryRates
+from tests.gateway.api.test_chat import user
+from tests.gateway.conftest import Gateway, running_gateway
+from tests.gateway.ledger.test_ledger import ended
+from tests.support.scripted_verifier import ScriptedVerifier
+
+
+async def ask(http: httpx.AsyncClient, **body: Any) -> httpx.Response:
+    return await http.post("/v1/chat/completions", json={"model": "toy", "messages": user("say hello")} | body)
+
+
+async def key_with(gateway: Gateway, **limits: int) -> str:
+    return await gateway.accounts.create("ann", "acme", ["inference"], limits=KeyLimits(**limits))
+
+
+def error_of(response: httpx.Response) -> tuple[int, str, str]:
+    error = response.json()["error"]
+    return response.status_code, error["type"], error["code"]
+
+
+async def test_never_more_requests_than_allowed(gateway: Gateway) -> None:
+    key = await key_with(gateway, requests_per_minute=7)
+    async with gateway.http(key) as http:
+        responses = await asyncio.gather(*(ask(http) for _ in range(30)))
+    granted = [response for response in responses if response.status_code == 200]
+    assert len(granted) in (7, 8)  # one more if they took longer than a seventh of a minute
+    refused = next(response for response in responses if response.status_code != 200)
+    assert error_of(refused) == (429, "rate_limit_error", "rate_limit_exceeded")
+    assert 1 <= int(refused.headers["retry-after"]) <= 9
+    assert refused.headers["x-ratelimit-limit-requests"] == "7"
+    assert refused.headers["x-ratelimit-remaining-requests"] == "0"
+    assert {int(response.headers["x-ratelimit-remaining-requests"]) for response in granted} >= set(range(7))
+    assert all(response.headers["x-ratelimit-reset-requests"].endswith("s") for response in responses)
+
+
+async def test_never_more_tokens_than_allowed(gateway: Gateway, verifier: ScriptedVerifier) -> None:
+    """Each may take its prompt and 100 tokens; together they never may take more than a minute's."""
+    verifier.step = 0.01
+    key = await key_with(gateway, tokens_per_minute=1000)
+    async with gateway.http(key) as http:
+        responses = await asyncio.gather(*(ask(http, messages=user("babble"), max_tokens=100) for _ in range(20)))
+    used = sum(r.json()["usage"]["total_tokens"] for r in responses if r.status_code == 200)
+    assert 600 <= used <= 1100
+    refused = next(response for response in responses if response.status_code != 200)
+    assert error_of(refused) == (429, "rate_limit_error", "rate_limit_exceeded")
+    assert refused.headers["x-ratelimit-limit-tokens"] == "1000"
+
+
+async def test_what_was_predicted_and_not_used_is_given_back(gateway: Gateway) -> None:
+    key = await key_with(gateway, tokens_per_minute=1000)
+    async with gateway.http(key) as http:
+        for _ in range(3):  # each is predicted at about 900 and takes less than 60
+            assert (await ask(http, max_tokens=850)).status_code == 200
+        streamed = await ask(http, stream=True)  # without a limit of its own
+        assert streamed.status_code in {200, 429}
+        assert int(streamed.headers["x-ratelimit-remaining-tokens"]) <= 1000
+        too_large = await ask(http, messages=user("x" * 1000))
+    assert error_of(too_large) == (429, "rate_limit_error", "rate_limit_exceeded")
+    assert "too large" in too_large.json()["error"]["message"]
+
+
+async def test_concurrent_generations(gateway: Gateway, verifier: ScriptedVerifier) -> None:
+    verifier.step = 0.02
+    key = await key_with(gateway, concurrent=3)
+    async with gateway.http(key) as http:
+        responses = await asyncio.gather(*(ask(http, messages=user("babble"), max_tokens=20) for _ in range(10)))
+        assert [r.status_code for r in responses].count(200) == 3
+        assert (await ask(http, n=3)).status_code == 200
+        assert error_of(await ask(http, n=4)) == (429, "rate_limit_error", "rate_limit_exceeded")
+
+
+async def test_a_spent_budget(gateway: Gateway, verifier: ScriptedVerifier) -> None:
+    key = await key_with(gateway, monthly_spend=1)  # a nano: the first request may spend it
+    async with gateway.http(key) as http:
+        assert (await ask(http)).status_code == 200
+        refused = await ask(http)
+    assert error_of(refused) == (429, "insufficient_quota", "insufficient_quota")
+    assert refused.headers["x-should-retry"] == "false"
+    assert len(verifier.opened) == 1
+
+
+async def test_the_gateways_own_limits_are_for_keys_without(tmp_path: Path, verifier: ScriptedVerifier) -> None:
+    async with running_gateway(tmp_path, verifier, requests_per_minute=2, monthly_spend="0.5") as gateway:
+        own = await key_with(gateway, requests_per_minute=50, monthly_spend=100 * NANO)
+        async with gateway.http() as http, gateway.http(own) as other:
+            assert (await ask(http)).headers["x-ratelimit-limit-requests"] == "2"
+            assert (await ask(other)).headers["x-ratelimit-limit-requests"] == "50"
+
+
+async def test_errors_tell_what_is_left_too(gateway: Gateway) -> None:
+    key = await key_with(gateway, requests_per_minute=20, tokens_per_minute=1000)
+    async with gateway.http(key) as http:
+        response = await ask(http, model="other")
+        assert response.status_code == 404
+        assert response.headers["x-ratelimit-remaining-requests"] == "19"
+        assert response.headers["x-ratelimit-remaining-tokens"] == "1000"
+    async with gateway.http() as http:
+        assert "x-ratelimit-limit-requests" not in (await ask(http)).headers
+
+
+async def test_a_keys_priority_goes_to_the_verifier(gateway: Gateway, verifier: ScriptedVerifier) -> None:
+    for limits, priority in (({"priority": 4}, 4), ({}, 0)):
+        async with gateway.http(await key_with(gateway, **limits)) as http:
+            assert (await ask(http)).status_code == 200
+        assert verifier.opened[-1].priority == priority
+
+
+async def test_who_is_turned_away_by_full_verifiers_pays_nothing(tmp_path: Path) -> None:
+    async with (
+        ScriptedVerifier(refuse="overloaded", retry_after=3) as verifier,
+        running_gateway(tmp_path, verifier) as gateway,
+    ):
+        key = await key_with(gateway, tokens_per_minute=1000)
+        async with gateway.http(key) as http:
+            refused = await ask(http, max_tokens=100)
+            assert error_of(refused) == (429, "rate_limit_error", "overloaded")
+            assert refused.headers["retry-after"] == "3"
+            later = await ask(http, model="other")
+        assert later.headers["x-ratelimit-remaining-tokens"] == "1000", "its tokens are given back"
+        (entry,) = await ended(gateway.services.database)
+        assert (entry.output_tokens, entry.verifier_ns, entry.verifier_cost) == (0, 0, 0)
+
+
+@given(st.lists(st.tuples(st.floats(0, 30), st.integers(0, 150), st.integers(-50, 50)), max_size=40))
+def test_a_bucket_gives_no_more_than_its_rate(steps: list[tuple[float, int, int]]) -> None:
+    now, taken = 0.0, 0
+
+    async def drive() -> None:
+        nonlocal now, taken
+        rates = MemoryRates(lambda: now)
+        for pause, amount, settled in steps:
+            now += pause
+            answer = await rates.take("a", amount, 100)
+            assert 0 <= answer.remaining <= 100
+            assert answer.granted == (answer.wait == 0.0)
+            if answer.granted:
+                taken += amount
+                given_back = min(amount, settled)
+                rates.give("a", given_back, 100)
+                taken -= given_back
+            assert taken <= 100 + now * 100 / 60 + 50 + 1e-6  # the last one may have been larger than predicted
+
+    asyncio.run(drive())
+
+
+async def test_buckets_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.limits.rate_limits.BUCKETS", 10)
+    rates = MemoryRates(lambda: 0.0)
+    for number in range(50):
+        await rates.take(f"k{number}", number % 2, 10)
+    assert len(rates._buckets) <= 10
+
+
+def test_durations_are_written_as_openai_does() -> None:
+    assert [_duration(seconds) for seconds in (0, 0.02, 1.25, 59, 60, 361.5)] == [
+        "0ms",
+        "20ms",
+        "1.2s",
+        "59s",
+        "1m0s",
+        "6m1.5s",
+    ]

@@ -1,0 +1,207 @@
+"""The port for other replicas: who cannot prove to be one gets nowhere, and who is one may not do as it likes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import cast
+
+import pytest
+from msgspec import Struct
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import InvalidStatus
+
+from edgedraft import wire
+from edgedraft.wire import Close, Commit, Draft, Open, Sampling, encode
+from gateway.replicas.handshake import Prover, Unproven
+from gateway.replicas.link import RemoteSlot, ReplicaLink, SlotRequester, dial
+from gateway.replicas.messages import CALL_HEADER, PATH, Full, Granted, Seek, to_borrower
+from tests.gateway.conftest import Gateway
+from tests.gateway.replicas.test_replicas import SECRET, replicas
+from tests.support.scripted_verifier import ScriptedVerifier
+from tests.support.toy_model import FINGERPRINT, VOCAB_SIZE
+from tests.support.valkey_server import ValkeyServer
+from tests.support.waiting import until
+
+SEEK = Seek(1, "default", "default", FINGERPRINT, VOCAB_SIZE)
+
+
+@pytest.fixture
+async def lender(tmp_path: Path, valkey: ValkeyServer, verifier: ScriptedVerifier) -> AsyncIterator[Gateway]:
+    async with replicas(tmp_path, valkey, verifier, 1) as (gateway,):
+        yield gateway
+
+
+def address(gateway: Gateway) -> str:
+    assert gateway.services.replicas
+    return gateway.services.replicas._door.address
+
+
+async def said(connection: ClientConnection, count: int) -> Sequence[Struct]:
+    got: list[Struct] = []
+    async with asyncio.timeout(5):
+        while len(got) < count:
+            got += to_borrower(await connection.recv())
+    return got
+
+
+def test_a_call_is_for_one_replica_and_one_time() -> None:
+    now = 1000.0
+    here, there = Prover(SECRET, lambda: now), Prover(SECRET, lambda: now)
+    call, answer = here.call("ws://there")
+    with pytest.raises(Unproven):
+        there.check("ws://elsewhere", call)
+    there.check("ws://there", call)
+    assert there.answer("ws://there", call) == answer
+    assert Prover("another secret, just as long").answer("ws://there", call) != answer
+    with pytest.raises(Unproven, match="before"):
+        there.check("ws://there", call)
+    old, _ = here.call("ws://there")
+    now += 61
+    with pytest.raises(Unproven, match="old"):
+        there.check("ws://there", old)
+    for wrong in ("", "a", "a b", "a b c d", old[:-1], "\udcff 1 \udcfe"):
+        with pytest.raises(Unproven):
+            there.check("ws://there", wrong)
+    with pytest.raises(ValueError, match="16"):
+        Prover("too short")
+
+
+async def test_who_cannot_prove_to_be_a_replica_is_denied_in_http(lender: Gateway) -> None:
+    url = address(lender)
+    with pytest.raises(InvalidStatus) as denied:
+        await dial(url, Prover("another secret, just as long"))
+    assert denied.value.response.status_code == 401
+    for path, headers, status in (
+        (PATH, {}, 401),
+        (PATH, {"Authorization": f"Bearer {SECRET}"}, 401),
+        (PATH, {CALL_HEADER: Prover(SECRET).call("ws://another")[0]}, 401),
+        ("/v1/replica/0", {CALL_HEADER: Prover(SECRET).call(url)[0]}, 404),
+    ):
+        with pytest.raises(InvalidStatus) as denied:
+            await connect(url + path, additional_headers=headers, proxy=None)
+        assert denied.value.response.status_code == status
+
+
+async def test_a_proof_that_is_no_text_is_denied_without_a_word_in_the_log(
+    lender: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    host, port = address(lender).removeprefix("ws://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    head = f"GET {PATH} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    head += "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+    writer.write(head.encode() + CALL_HEADER.encode() + b": \xff\xfe \xff \xff\r\n\r\n")
+    async with asyncio.timeout(5):
+        assert b"401" in await reader.readline()
+    writer.close()
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_a_seat_is_granted_once() -> None:
+    desk = RemoteSlot(cast(ReplicaLink, None), cast(SlotRequester, Once()), ("default", "ann"))
+    desk.deliver(Granted(1, "a", 1))
+    for again in (Granted(1, "b", 1), Full(1)):
+        with pytest.raises(wire.WireError):
+            desk.deliver(again)
+    assert desk.identity == "a"
+
+
+class Once:
+    """A link.Asker that may be told of one seat."""
+
+    def __init__(self) -> None:
+        self.granted = 0
+
+    def on_granted(self, desk: RemoteSlot) -> None:
+        self.granted += 1
+        assert self.granted == 1
+
+
+async def test_nothing_is_said_to_who_cannot_answer() -> None:
+    """As when somebody else wrote an address into the directory."""
+    heard: list[object] = []
+
+    async def listen(connection: ServerConnection) -> None:
+        heard.extend([frame async for frame in connection])
+
+    async with serve(listen, "127.0.0.1", 0) as server:
+        url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
+        with pytest.raises(Unproven):
+            await dial(url, Prover(SECRET))
+    assert not heard
+
+
+async def test_a_seat_is_granted_by_owner_only(lender: Gateway) -> None:
+    ann = await lender.accounts.create("ann", "default", ["inference", "edge"])
+    connection = await dial(address(lender), Prover(SECRET))
+    async with lender.agent(ann) as hers:
+        await connection.send(encode([SEEK]))
+        assert await said(connection, 1) == [Full(1)]
+        for n, seek in enumerate((Seek(0, "acme", "ann", "", 9), Seek(0, "default", "", "", 9)), 2):
+            await connection.send(encode([Seek(n, seek.tenant, seek.owner, FINGERPRINT, VOCAB_SIZE)]))
+            assert await said(connection, 1) == [Full(n)]
+        await connection.send(encode([Seek(4, "default", "ann", FINGERPRINT, VOCAB_SIZE)]))
+        [granted] = await said(connection, 1)
+        assert isinstance(granted, Granted)
+        assert (granted.session, granted.running) == (4, 1)
+        assert not hers.opened, "an agent learns nothing of a session that has not begun"
+        async with lender.agent():
+            [granted] = await said(connection, 1)
+            assert isinstance(granted, Granted)
+            assert granted.session == 1
+        assert await said(connection, 1) == [Close(1, reason="the agent has gone")]
+        await connection.close()
+        await until(lambda: lender.services.metrics.guests._value.get() == 0)
+        assert not lender.services.agents._seekers
+        assert lender.services.agents.attached()[0].running == 0
+
+
+OPEN = Open(1, [1, 2], Sampling(), 50)
+
+
+@pytest.mark.parametrize(
+    ("messages", "code"),
+    [
+        ([SEEK, SEEK], wire.FORBIDDEN),
+        ([OPEN], wire.FORBIDDEN),
+        ([Commit(3, 0, [1])], wire.FORBIDDEN),
+        ([SEEK, Commit(1, 0, [1])], wire.FORBIDDEN),
+        ([SEEK, OPEN, Commit(1, 5, [1])], wire.VIOLATION),
+        ([Draft(1, 1, 0, 1, [1], [0], b"\0")], wire.BAD_FRAME),
+        ([wire.Hello(wire.PROTOCOL)], wire.BAD_FRAME),
+    ],
+)
+async def test_what_no_correct_replica_sends_ends_its_link_alone(
+    lender: Gateway, messages: list[Struct], code: int
+) -> None:
+    async with lender.agent(mute=True) as agent:
+        good, bad = [await dial(address(lender), Prover(SECRET)) for _ in range(2)]
+        await good.send(encode([SEEK]))
+        await said(good, 1)
+        await good.send(encode([OPEN]))
+        await bad.send(encode(messages))
+        async with asyncio.timeout(5):
+            await bad.wait_closed()
+        assert bad.close_code == code
+        assert bad.close_reason
+        await good.send(encode([Commit(1, 0, [1, 2]), Commit(1, 2, [3])]))
+        await until(lambda: agent.opened)
+        number = agent.opened[0].session
+        await until(lambda: agent.committed[number] == [1, 2, 3])
+        await agent.say([Draft(number, 1, 0, 1, [1], [0], b"\0"), Draft(number, 1, 0, 2, [VOCAB_SIZE], [1], b"\0")])
+        assert (await agent.closing())[0] == wire.VIOLATION, "the lender checks what its agents send"
+        *_, last = await said(good, 3)
+        assert last == Close(1, reason="the agent has gone")
+        await good.close()
+
+
+async def test_an_agent_cannot_draft_for_a_seat_that_is_only_held(lender: Gateway) -> None:
+    connection = await dial(address(lender), Prover(SECRET))
+    async with lender.agent(mute=True) as agent:
+        await connection.send(encode([SEEK]))
+        await said(connection, 1)
+        await agent.say([Draft(1, 1, 0, 1, [1], [0], b"\0")])
+        assert (await agent.closing())[0] == wire.FORBIDDEN
+    await connection.close()

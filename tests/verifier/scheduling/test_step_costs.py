@@ -1,0 +1,40 @@
+"""Step costs between, beyond and beside what was measured."""
+
+from __future__ import annotations
+
+import pytest
+
+from verifier.scheduling.step_costs import StepCosts
+
+
+def test_sizes_between_and_beyond_the_measured_ones_are_filled_in() -> None:
+    costs = StepCosts()
+    assert not costs.known
+    for rows, seconds in ((2, 0.02), (4, 0.03), (8, 0.07)):
+        costs.measured(rows, seconds)
+    assert costs.seconds(1) == pytest.approx(0.02)
+    assert costs.seconds(3) == pytest.approx(0.025)
+    assert costs.seconds(6) == pytest.approx(0.05)
+    assert costs.seconds(16) > costs.seconds(8)
+
+
+def test_a_slower_machine_moves_all_sizes() -> None:
+    costs = StepCosts()
+    for rows in (1, 4, 8):
+        costs.measured(rows, 0.01 * (rows + 1))
+    for _ in range(200):
+        costs.measured(1, 0.04)
+    assert costs.seconds(1) == pytest.approx(0.04, rel=0.02)
+    assert costs.seconds(8) > 0.12
+
+
+def test_one_slow_step_is_no_lasting_harm() -> None:
+    costs = StepCosts()
+    for rows in (1, 4):
+        costs.measured(rows, 0.02)
+    costs.measured(4, 2.0)
+    for _ in range(60):
+        costs.measured(4, 0.02)
+        costs.measured(1, 0.02)
+    assert costs.seconds(1) == pytest.approx(0.02, rel=0.3)
+    assert costs.seconds(4) == pytest.approx(0.02, rel=0.5)

@@ -1,0 +1,1 @@
+"""Engines: the interface, verification of drafts, the embedded transformers engine and vLLM."""

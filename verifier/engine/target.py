@@ -1,0 +1,33 @@
+"""Loading the target of the embedded engine: its weights as a packed model, and its card."""
+
+from __future__ import annotations
+
+from transformers import AutoModelForCausalLM
+
+from edgedraft.local.demo_model import resolve_model
+from edgedraft.runtime.device import pick_device, pick_dtype, use_cores
+from edgedraft.runtime.packed_model import PackedModel
+from edgedraft.wire import ModelCard
+from verifier.engine.tensor_parallel import LeadingModel, Ranks, sharding
+from verifier.model_card import card_of, native_context
+from verifier.settings import VerifierSettings
+
+
+def load_target(settings: VerifierSettings, ranks: Ranks | None = None) -> tuple[PackedModel, ModelCard]:
+    """Weights onto the device, or this one of several `ranks`' slices of them; checked to run packed.
+
+    Raises OSError for a model that is not there, ValueError for cpus that are not, or a model that cannot be cut.
+    """
+    use_cores(settings.threads, settings.cpus)
+    device = ranks.device if ranks else pick_device(settings.device)
+    path = resolve_model(settings.model)
+    place = {"distributed_config": sharding(path, ranks.size)} if ranks else {"device_map": {"": device}}
+    model = AutoModelForCausalLM.from_pretrained(
+        path, dtype=pick_dtype(settings.dtype, device), attn_implementation="sdpa", **place
+    )
+    if ranks:
+        ranks.meet()
+    packed = PackedModel(model, settings.kv_tokens)
+    longest = settings.context_length or native_context(path) or settings.kv_tokens
+    card = card_of(settings, path, min(longest, settings.kv_tokens))
+    return LeadingModel(packed, ranks) if ranks and ranks.leads else packed, card

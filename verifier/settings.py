@@ -1,0 +1,63 @@
+"""Settings of `edgedraft verifier`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+from pydantic_settings import NoDecode
+
+from edgedraft.local.demo_model import DEMO_MODEL
+from edgedraft.settings import Port, TracedSettings
+
+
+def parse_cpus(value: Any) -> Any:
+    """Numbers and ranges as taskset spells them: 0-7,16."""
+    if not isinstance(value, str):
+        return value
+    ranges = [part.partition("-") for part in value.split(",") if part.strip()]
+    return tuple(cpu for first, _, last in ranges for cpu in range(int(first), int(last or first) + 1))
+
+
+class VerifierSettings(TracedSettings):
+    """Serve a target model to gateways."""
+
+    model: str = Field(DEMO_MODEL, description="target model: a Hugging Face name, a folder, or the demo model's name")
+    engine: Literal["transformers", "vllm"] = Field(
+        "transformers", description="what computes: this process, or vLLM, for models beyond one machine"
+    )
+    engine_args: str = Field("", description="vLLM's own arguments as one text; what follows a -- is the same")
+    served_name: str = Field("", description="the model's name in the API; the last part of --model if empty")
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: Port = Field(9000, description="port to listen on; 0 takes a free one")
+    verifier_token: str = Field("", description="if set, gateways must present it; needed on any shared network")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="weights and activations; auto is float32 on a CPU and bfloat16 elsewhere"
+    )
+    threads: int = Field(0, ge=0, description="CPU threads of the model; 0 leaves it to torch")
+    cpus: Annotated[tuple[int, ...], NoDecode, BeforeValidator(parse_cpus)] = Field(
+        (), description="CPUs to stay on, such as 0-7,16; one thread on each unless --threads says otherwise"
+    )
+    max_sessions: int = Field(64, ge=1, le=4096, description="sessions at once; more wait")
+    max_waiting: int = Field(64, ge=0, le=4096, description="sessions that wait for room; more are turned away")
+    max_wait: float = Field(30.0, gt=0, le=3600, description="seconds in that line at most, waited or foreseen")
+    kv_tokens: int = Field(32768, ge=256, description="tokens that the KV cache holds, all sessions together")
+    context_length: int = Field(0, ge=0, description="longest prompt with output; 0 takes the model's own")
+    step_tokens: int = Field(512, ge=16, description="tokens in one forward at most; long prompts take several")
+    verify_nodes: int = Field(16, ge=0, le=64, description="drafted nodes of one session checked in a forward at most")
+    prompt_delay: float = Field(
+        0.3, gt=0, description="seconds that prompts may add to a forward while other sessions are running"
+    )
+    wait_share: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="share of the time that drafting saves which may be spent waiting for drafts: "
+        "less favours latency where drafts are slow, more the verifier's cost",
+    )
+    draft_wait: float = Field(0.5, ge=0, description="seconds a session may wait for a draft at most")
+    prompt_lookup: bool = Field(
+        True, description="where no agent's drafts are there, draft by repeating what the text said before"
+    )
+    drain_grace: float = Field(30.0, ge=0, description="seconds that sessions get to end after SIGTERM")
