@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from edge_agent.attach.attachment import Agent, stay_attached
 from edge_agent.attach.connection import AttachRejected, agent_url
-from edge_agent.attach.observer import Lines, Observer
+from edge_agent.attach.observer import LineObserver, Observer
 from edge_agent.desktop.idle_policy import IdlePolicy, step_back
 from edge_agent.desktop.live_view import LiveView
 from edge_agent.desktop.login import with_login
@@ -46,7 +46,7 @@ def main(settings: AgentSettings) -> None:
             with LiveView(settings.url, hello, tally) as view:
                 asyncio.run(_until_told(settings, url, armoury, tally, view, tracing))
         else:
-            asyncio.run(_until_told(settings, url, armoury, tally, Lines(settings.url), tracing))
+            asyncio.run(_until_told(settings, url, armoury, tally, LineObserver(settings.url), tracing))
     except KeyboardInterrupt:
         sys.exit(130)
     except (CannotDraft, AttachRejected, TracingUnavailable) as error:

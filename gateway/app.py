@@ -101,7 +101,7 @@ def build_app(settings: GatewaySettings, tracing: Tracing | None = None) -> Fast
             await asyncio.to_thread(tracing.close)
 
     app = FastAPI(title="EdgeDraft gateway", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
-    drain.leave += [agents.dismiss, *([replicas.leave] if replicas else [])]
+    drain.leave += [agents.move_all, *([replicas.leave] if replicas else [])]
     app.state.services = services
     app.add_middleware(DrainMiddleware, drain=drain)
     app.add_middleware(RequestContext)

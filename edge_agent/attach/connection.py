@@ -24,7 +24,7 @@ WELCOME_SECONDS = 10.0
 CLOSE_SECONDS = 0.5
 PING_SECONDS = 20.0
 MEASURE_SECONDS = 5.0
-TOGETHER_SECONDS = 0.003  # after a frame of drafts: what is drafted meanwhile shares the next, which a gateway notices
+COALESCE_SECONDS = 0.003  # after a frame of drafts: what is drafted meanwhile shares the next, which a gateway notices
 PATH = "/v1/agent"
 
 UNKNOWN_KEY = "the gateway does not know this key: pass one that `edgedraft keys create` printed"
@@ -158,7 +158,7 @@ async def _send(socket: ClientConnection, mailbox: Mailbox) -> None:
     """The first draft after a rest goes out at once."""
     while True:
         await socket.send(wire.encode(await mailbox.collect()))
-        await asyncio.sleep(TOGETHER_SECONDS)
+        await asyncio.sleep(COALESCE_SECONDS)
 
 
 async def _measure(socket: ClientConnection, round_trip: Callable[[float], None]) -> None:

@@ -30,7 +30,7 @@ class Observer(Protocol):
         ...
 
 
-class Lines:
+class LineObserver:
     """A line on stdout when attached for the first time; the rest goes to the log."""
 
     def __init__(self, url: str) -> None:

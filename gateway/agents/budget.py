@@ -14,7 +14,7 @@ from edgedraft.wire import TOO_FAST, WireError
 
 MESSAGES_PER_SECOND = 20.0  # without any news
 MESSAGES_PER_NEWS = 8  # beyond the window it carries: drafts that cross with it, new epochs
-MOST_MESSAGES = 4096  # saved up
+MAX_MESSAGES = 4096  # saved up
 MESSAGE_BYTES = 64  # of a Draft of one node, at most; further nodes take less
 
 
@@ -24,13 +24,13 @@ class AgentBudget:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._at = clock()
-        self._messages = self._bytes = float(MOST_MESSAGES)  # both in messages
+        self._messages = self._bytes = float(MAX_MESSAGES)  # both in messages
 
-    def news(self, window: int) -> None:
+    def allow(self, window: int) -> None:
         """The agent is told something that it may draft for."""
         self._earn(window + MESSAGES_PER_NEWS)
 
-    def frame(self, size: int) -> None:
+    def take_frame(self, size: int) -> None:
         """A frame came; to be called before it is read. Raises WireError TOO_FAST."""
         now = self._clock()
         self._earn((now - self._at) * MESSAGES_PER_SECOND)
@@ -38,14 +38,14 @@ class AgentBudget:
         self._bytes -= size / MESSAGE_BYTES
         self._check()
 
-    def messages(self, count: int) -> None:
+    def take_messages(self, count: int) -> None:
         """So many were in it. Raises WireError TOO_FAST."""
         self._messages -= max(1, count)
         self._check()
 
     def _earn(self, messages: float) -> None:
-        self._messages = min(MOST_MESSAGES, self._messages + messages)
-        self._bytes = min(MOST_MESSAGES, self._bytes + messages)
+        self._messages = min(MAX_MESSAGES, self._messages + messages)
+        self._bytes = min(MAX_MESSAGES, self._bytes + messages)
 
     def _check(self) -> None:
         if self._messages < 0 or self._bytes < 0:

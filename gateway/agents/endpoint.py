@@ -88,7 +88,7 @@ async def _serve(
     )
     link.put(AgentWelcome(PROTOCOL, link.agent, model.name, model.vocab_size, link.max_sessions, model.fingerprint))
     if services.drain.begun:
-        link.dismiss()  # it came while the others were told
+        link.request_move()  # it came while the others were told
     services.agents.attach(link)
     event(log, "agent attached", owner=principal.owner, agent=link.agent, name=hello.name, drafter=hello.drafter)
     try:
@@ -98,7 +98,7 @@ async def _serve(
             _read(websocket, link),
             link.outbox.write(websocket.send_bytes),
             link.outbox.overflow(),
-            link.dismissed(),
+            link.move_requested(),
             _revoked(services.watch, bearer_key(websocket.headers)),
         )
     finally:
@@ -129,7 +129,7 @@ async def _hello(websocket: WebSocket) -> Hello:
 
 async def _model_of(hello: Hello, verifiers: VerifierPool) -> ServedModel:
     """The model that the agent can draft for. Raises WireError when there is none."""
-    await verifiers.first_model(VERIFIER_SECONDS)
+    await verifiers.wait_for_model(VERIFIER_SECONDS)
     if not len(verifiers.catalog):
         raise WireError(TRY_AGAIN_LATER, "no verifier is connected yet; try again")
     if not hello.fingerprint:  # no tokenizer of its own: it repeats what is there, whatever the ids mean

@@ -58,7 +58,7 @@ class AgentLink:
         self.agent = agent
         self.name = name
         self.drafter = drafter
-        self.record = AgentStats()
+        self.stats = AgentStats()
         self.identity = identity
         self.owner = owner
         self.fingerprint = fingerprint
@@ -77,38 +77,38 @@ class AgentLink:
         return len(self._sessions)
 
     @property
-    def has_room(self) -> bool:
+    def has_free_slot(self) -> bool:
         return self.running < self.max_sessions
 
-    def when_room(self, call: Callable[[], None]) -> None:
+    def on_slot_freed(self, call: Callable[[], None]) -> None:
         """Have `call` called whenever a session ends here."""
         self._on_room = call
 
-    def hold(self, listener: AgentListener) -> LocalSlot:
-        """A seat of which the agent learns when the session begins there (begin_again)."""
+    def reserve(self, listener: AgentListener) -> LocalSlot:
+        """A seat of which the agent learns when the session begins there (restart)."""
         self._clock.advance(self.running)
         return LocalSlot(self, self._sessions.add(listener))
 
     def open(self, listener: AgentListener, message: Open) -> LocalSlot:
-        seat = self.hold(listener)
-        seat.begin_again(message)
+        seat = self.reserve(listener)
+        seat.restart(message)
         return seat
 
-    def begin(self, number: int, message: Open) -> None:
+    def start_drafting(self, number: int, message: Open) -> None:
         """Have the agent draft for this session from where `message` says it is, unless no agent would."""
         if self._sessions.find(number) is None or len(message.prompt) + len(message.committed) > MAX_AGENT_TEXT:
             return
         if number not in self._seats:
             span = SlotSpan(self._tracing, message, self.drafter) if self._tracing else None
-            self._seats[number] = SlotStats(self.record, span)
-        self._budget.news(message.window)
+            self._seats[number] = SlotStats(self.stats, span)
+        self._budget.allow(message.window)
         self.put(replace(message, session=number, prediction=message.prediction[:MAX_AGENT_TEXT]))
 
     def deliver(self, frame: bytes | str) -> None:
         """Hand a frame's drafts to their sessions. Raises WireError, after which the link must end."""
-        self._budget.frame(len(frame))
+        self._budget.take_frame(len(frame))
         messages = from_agent(frame)
-        self._budget.messages(len(messages))
+        self._budget.take_messages(len(messages))
         for message in messages:
             if isinstance(message, Hello):
                 raise WireError(BAD_FRAME, "a second hello")
@@ -130,7 +130,7 @@ class AgentLink:
         """Tell the agent what was committed in its session."""
         if seat := self._seats.get(number):
             seat.committed(commit)
-        self._budget.news(commit.window)
+        self._budget.allow(commit.window)
         self.put(replace(commit, session=number))
 
     def shared_seconds(self) -> float:
@@ -152,11 +152,11 @@ class AgentLink:
             if self._on_room:
                 self._on_room()
 
-    def dismiss(self) -> None:
+    def request_move(self) -> None:
         """Have the link end, and the agent attach elsewhere."""
         self._dismissed.set()
 
-    async def dismissed(self) -> None:
+    async def move_requested(self) -> None:
         """Wait for ever, or until it is. Raises WireError MOVE then."""
         await self._dismissed.wait()
         raise WireError(MOVE, "this gateway is going; attach again, another one answers")
@@ -196,8 +196,8 @@ class LocalSlot:
         self._link = link
         self._number = number
 
-    def begin_again(self, message: Open) -> None:
-        self._link.begin(self._number, message)
+    def restart(self, message: Open) -> None:
+        self._link.start_drafting(self._number, message)
 
     def seconds(self) -> float:
         return self._link.shared_seconds() - self._began

@@ -16,7 +16,7 @@ from gateway.agents.link import AgentLink
 from gateway.agents.slot import AgentHost
 from gateway.observability.metrics import Metrics
 
-DISMISS_SECONDS = 2.0  # over which agents that are told to move are spread; all at once would crowd another gateway
+MOVE_SECONDS = 2.0  # over which agents that are told to move are spread; all at once would crowd another gateway
 
 
 class WaitingSession(Protocol):
@@ -36,7 +36,7 @@ class WaitingSession(Protocol):
         ...
 
 
-class Elsewhere(Protocol):
+class AgentSearch(Protocol):
     """Agents that are attached to other replicas."""
 
     def seek(self, seeker: WaitingSession) -> None:
@@ -49,7 +49,7 @@ class Elsewhere(Protocol):
 class AgentRegistry:
     """The agents attached to this gateway, and the way to those `elsewhere`, which come second."""
 
-    elsewhere: Elsewhere | None = None
+    remote: AgentSearch | None = None
 
     def __init__(self, max_per_owner: int, metrics: Metrics) -> None:
         self._max_per_owner = max_per_owner
@@ -69,7 +69,7 @@ class AgentRegistry:
             raise WireError(TOO_MANY, f"{self._max_per_owner} agents of this owner are attached already")
         self._agents[agent.owner].append(agent)
         self._metrics.agents.inc()
-        agent.when_room(lambda: self._match(agent.owner))
+        agent.on_slot_freed(lambda: self._match(agent.owner))
         self._match(agent.owner)
 
     def detach(self, agent: AgentLink) -> None:
@@ -79,18 +79,18 @@ class AgentRegistry:
         self._metrics.agents.dec()
         agent.lost()
 
-    async def dismiss(self) -> None:
+    async def move_all(self) -> None:
         """Tell every agent to attach elsewhere, one after the other."""
         agents = self.attached()
         for agent in agents:
-            agent.dismiss()
-            await asyncio.sleep(DISMISS_SECONDS / len(agents))
+            agent.request_move()
+            await asyncio.sleep(MOVE_SECONDS / len(agents))
 
     def seek(self, seeker: WaitingSession) -> None:
         """Pair the session with an agent, now or when there is one."""
         self.wait(seeker)
-        if self.elsewhere and seeker in self._seekers.get(seeker.owner, ()):
-            self.elsewhere.seek(seeker)
+        if self.remote and seeker in self._seekers.get(seeker.owner, ()):
+            self.remote.seek(seeker)
 
     def wait(self, seeker: WaitingSession) -> None:
         """Pair the session with an agent of this gateway, now or when there is one."""
@@ -99,8 +99,8 @@ class AgentRegistry:
 
     def leave(self, seeker: WaitingSession) -> None:
         """The session wants no agent any more."""
-        if self.elsewhere:
-            self.elsewhere.leave(seeker)
+        if self.remote:
+            self.remote.leave(seeker)
         seekers = self._seekers.get(seeker.owner)
         if seekers is None:
             return
@@ -113,7 +113,7 @@ class AgentRegistry:
             fitting = [
                 agent
                 for agent in self._agents.get(owner, ())
-                if agent.has_room and agent.fingerprint == seeker.fingerprint
+                if agent.has_free_slot and agent.fingerprint == seeker.fingerprint
             ]
             if fitting:
                 self.leave(seeker)

@@ -27,7 +27,7 @@ class AgentSlot(Protocol):
     @property
     def owner(self) -> Owner: ...
 
-    def begin_again(self, message: Open) -> None:
+    def restart(self, message: Open) -> None:
         """The same session from a new place: the agent plants anew after what `message` says is committed."""
         ...
 

@@ -63,7 +63,7 @@ class GenerationContext:
             # As long as a request would be held that runs already.
             patience = self.services.settings.open_timeout
             with suppress(ClientGone):
-                await while_connected(self.http.receive, self.services.verifiers.first_model(patience))
+                await while_connected(self.http.receive, self.services.verifiers.wait_for_model(patience))
         return find_model(self.services, name)
 
     def generation(

@@ -52,7 +52,7 @@ class Metrics:
         self.agents = Gauge(name + "agents", "Agents attached", registry=registry)
         self.verifiers = Gauge(name + "verifiers", "Verifiers connected", registry=registry)
         self.replicas = Gauge(name + "replicas", "Links to other replicas whose agents are borrowed", registry=registry)
-        self.guests = Gauge(
+        self.remote_sessions = Gauge(
             name + "guests", "Sessions of other replicas that agents of this one draft for", registry=registry
         )
         self.shared_store = Gauge(name + "shared_store_up", "Whether Redis answered the last call", registry=registry)

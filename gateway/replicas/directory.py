@@ -18,7 +18,7 @@ from gateway.accounts import Owner
 from gateway.agents.link import AgentLink
 from gateway.storage.shared_store import SharedStore, StoreDown
 
-BEAT_SECONDS = 1.0
+RENEW_SECONDS = 1.0
 LEASE_SECONDS = 5.0
 KEPT_SECONDS = 3600  # that an owner's hash is kept after the last agent of theirs was told of
 SAID_AGAIN_SECONDS = 1200.0
@@ -108,21 +108,21 @@ class Directory:
         said_at = clock()
         while True:
             try:
-                await self.beat()
+                await self.renew()
                 if clock() - said_at > SAID_AGAIN_SECONDS:
                     self._say_all_soon()
                     said_at = clock()
             except StoreDown:
                 self._out_of_date = True
-            await asyncio.sleep(BEAT_SECONDS)
+            await asyncio.sleep(RENEW_SECONDS)
 
-    async def beat(self) -> None:
+    async def renew(self) -> None:
         """Renew the lease, and learn what is new. Raises StoreDown."""
         if self._out_of_date and not self._leaving:
             await self._begin_anew()
         lease = 0 if self._leaving else LEASE_SECONDS
         held, now, news = await self._store.run(_BEAT, [REPLICAS, NEWS], [self._member, lease, self._since])
-        self._since = f"{float(now) - BEAT_SECONDS / 2:.6f}"  # a little twice: two scripts may have the same time
+        self._since = f"{float(now) - RENEW_SECONDS / 2:.6f}"  # a little twice: two scripts may have the same time
         if not held and not self._leaving:
             await self._begin_anew()
         self._attached([key.decode() for key in news])

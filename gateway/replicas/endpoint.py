@@ -18,9 +18,9 @@ from edgedraft.observability.logs import event
 from edgedraft.wire import MAX_FRAME, WireError
 from gateway.agents.registry import AgentRegistry
 from gateway.observability.metrics import Metrics
-from gateway.replicas.handshake import Prover, Unproven
+from gateway.replicas.handshake import Handshake, HandshakeFailed
 from gateway.replicas.hosting import RemoteSessions
-from gateway.replicas.messages import ANSWER_HEADER, CALL_HEADER, PATH, to_lender
+from gateway.replicas.messages import CHALLENGE_HEADER, PATH, RESPONSE_HEADER, to_host
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,9 @@ LINK_MESSAGES = 1 << 16  # that wait to be sent to one replica
 class ReplicaEndpoint:
     """Lends this replica's agents. `open` and `close` once each."""
 
-    def __init__(self, host: str, port: int, advertise: str, prover: Prover, agents: AgentRegistry, metrics: Metrics):
+    def __init__(
+        self, host: str, port: int, advertise: str, prover: Handshake, agents: AgentRegistry, metrics: Metrics
+    ):
         self.address = advertise
         self._host = host
         self._port = port
@@ -68,16 +70,16 @@ class ReplicaEndpoint:
         if request.path != PATH:
             return connection.respond(HTTPStatus.NOT_FOUND, "another protocol is spoken here\n")
         try:
-            self._prover.check(self.address, request.headers.get(CALL_HEADER, ""))
-        except Unproven as error:
+            self._prover.verify(self.address, request.headers.get(CHALLENGE_HEADER, ""))
+        except HandshakeFailed as error:
             peer = connection.remote_address
             event(log, "replica turned away", level=logging.WARNING, peer=peer and peer[0], reason=str(error))
             return connection.respond(HTTPStatus.UNAUTHORIZED, "this port is for replicas\n")
         return None
 
     def _answer(self, connection: ServerConnection, request: Request, response: Response) -> None:
-        if CALL_HEADER in request.headers:
-            response.headers[ANSWER_HEADER] = self._prover.answer(self.address, request.headers[CALL_HEADER])
+        if CHALLENGE_HEADER in request.headers:
+            response.headers[RESPONSE_HEADER] = self._prover.respond(self.address, request.headers[CHALLENGE_HEADER])
 
     async def _link(self, connection: ServerConnection) -> None:
         outbox = Outbox(LINK_MESSAGES)
@@ -85,7 +87,7 @@ class ReplicaEndpoint:
 
         async def read() -> None:
             while True:
-                guests.deliver(to_lender(await connection.recv()))
+                guests.deliver(to_host(await connection.recv()))
 
         try:
             await race(read(), outbox.write(connection.send), outbox.overflow())

@@ -17,11 +17,11 @@ LEAST_SECRET = 16  # characters
 SKEW_SECONDS = 60.0  # by which two replicas' clocks may differ
 
 
-class Unproven(Exception):
+class HandshakeFailed(Exception):
     """The other side does not have the secret; the text says what was wrong, to the log."""
 
 
-class Prover:
+class Handshake:
     """One replica's share of the secret. Raises ValueError for a secret that can be guessed."""
 
     def __init__(self, secret: str, clock: Callable[[], float] = time.time) -> None:
@@ -31,27 +31,27 @@ class Prover:
         self._clock = clock
         self._used: dict[str, float] = {}  # numbers that calls were made with, until they are too old anyway
 
-    def call(self, address: str) -> tuple[str, str]:
+    def challenge(self, address: str) -> tuple[str, str]:
         """What to send to the replica at `address`, and what it must answer."""
         number, at = secrets.token_hex(16), f"{self._clock():.0f}"
         return f"{number} {at} {self._sign('call', address, number, at)}", self._sign("answer", address, number)
 
-    def check(self, address: str, call: str) -> None:
+    def verify(self, address: str, call: str) -> None:
         """Whether this is a new call of a replica to this one, which is at `address`. Raises Unproven."""
         number, at, proof = [*call.split(" "), "", "", ""][:3]
         if not call.isascii():
-            raise Unproven("a call that is no text")
+            raise HandshakeFailed("a call that is no text")
         if not hmac.compare_digest(proof.encode(), self._sign("call", address, number, at).encode()):
-            raise Unproven(f"no call of a replica to {address}")
+            raise HandshakeFailed(f"no call of a replica to {address}")
         now = self._clock()
         if abs(now - float(at)) > SKEW_SECONDS:
-            raise Unproven(f"a call {now - float(at):.0f} seconds old")
+            raise HandshakeFailed(f"a call {now - float(at):.0f} seconds old")
         self._used = {used: until for used, until in self._used.items() if until > now}
         if number in self._used:
-            raise Unproven("a call made before")
+            raise HandshakeFailed("a call made before")
         self._used[number] = now + 2 * SKEW_SECONDS
 
-    def answer(self, address: str, call: str) -> str:
+    def respond(self, address: str, call: str) -> str:
         """What to answer to a call that was checked."""
         return self._sign("answer", address, call.split(" ", maxsplit=1)[0])
 

@@ -18,10 +18,10 @@ from gateway.agents.link import AgentLink, LocalSlot
 from gateway.agents.registry import AgentRegistry
 from gateway.agents.slot import AgentHost
 from gateway.observability.metrics import Metrics
-from gateway.replicas.messages import Full, Granted, Seek, Spent, ToLender
+from gateway.replicas.messages import RequestSlot, SlotGranted, SlotQueued, SlotUsage, ToHost
 
-MOST_GUESTS = 1 << 16  # of one replica, waiting and seated
-SPENT_SECONDS = 0.5  # between two times that a session's share of the agent's time is told
+MAX_REMOTE_SESSIONS = 1 << 16  # of one replica, waiting and seated
+USAGE_SECONDS = 0.5  # between two times that a session's share of the agent's time is told
 
 
 class RemoteSessions:
@@ -34,10 +34,10 @@ class RemoteSessions:
         self._last = 0
         self._guests: dict[int, RemoteSession] = {}
 
-    def deliver(self, messages: list[ToLender]) -> None:
+    def deliver(self, messages: list[ToHost]) -> None:
         """Raises WireError for what no correct replica sends."""
         for message in messages:
-            if isinstance(message, Seek):
+            if isinstance(message, RequestSlot):
                 self._seek(message)
                 continue
             guest = self._guests.get(message.session)
@@ -65,23 +65,23 @@ class RemoteSessions:
         for number in list(self._guests):
             self.end(number)
 
-    def _seek(self, message: Seek) -> None:
+    def _seek(self, message: RequestSlot) -> None:
         if message.session <= self._last:
             raise WireError(FORBIDDEN, f"session {message.session} was sought for before")
         self._last = message.session
-        if len(self._guests) >= MOST_GUESTS:
+        if len(self._guests) >= MAX_REMOTE_SESSIONS:
             self.outbox.put(Close(message.session, reason="too many sessions"))
             return
         guest = self._guests[message.session] = RemoteSession(self, message)
         self.agents.wait(guest)
         if not guest.seated:
-            self.outbox.put(Full(message.session))
+            self.outbox.put(SlotQueued(message.session))
 
 
 class RemoteSession:
     """One session of another replica: an agents.Seeker, and a seat.AgentListener once it sits."""
 
-    def __init__(self, guests: RemoteSessions, message: Seek) -> None:
+    def __init__(self, guests: RemoteSessions, message: RequestSlot) -> None:
         self._guests = guests
         self._number = message.session
         self._owner = message.tenant, message.owner
@@ -110,9 +110,9 @@ class RemoteSession:
 
     def on_agent(self, agent: AgentHost) -> None:
         assert isinstance(agent, AgentLink), "the registry's own: this session does not look elsewhere"
-        self._link, self._seat = agent, agent.hold(self)
-        self._guests.metrics.guests.inc()
-        self._guests.outbox.put(Granted(self._number, agent.identity, agent.running))
+        self._link, self._seat = agent, agent.reserve(self)
+        self._guests.metrics.remote_sessions.inc()
+        self._guests.outbox.put(SlotGranted(self._number, agent.identity, agent.running))
 
     def on_agent_lost(self) -> None:
         self._stand_up()
@@ -126,9 +126,9 @@ class RemoteSession:
         self._tree.add(draft.epoch, draft.at, draft.first, draft.tokens, draft.parents, draft.confidence)
         outbox = self._guests.outbox
         outbox.put(replace(draft, session=self._number))
-        if self._seat and self._link and time.monotonic() - self._told > SPENT_SECONDS:
+        if self._seat and self._link and time.monotonic() - self._told > USAGE_SECONDS:
             self._told = time.monotonic()
-            outbox.put(Spent(self._number, self._seat.seconds(), self._link.running))
+            outbox.put(SlotUsage(self._number, self._seat.seconds(), self._link.running))
 
     def begin(self, message: Open) -> None:
         """Raises WireError FORBIDDEN where no seat was granted."""
@@ -136,7 +136,7 @@ class RemoteSession:
             raise WireError(FORBIDDEN, f"session {self._number} has no seat")
         if self._tree is None:
             self._tree = DraftTree(MAX_WINDOW, message.committed, message.epoch)
-        self._seat.begin_again(message)
+        self._seat.restart(message)
 
     def commit(self, commit: Commit) -> None:
         """Raises WireError for a commit that does not follow."""
@@ -155,4 +155,4 @@ class RemoteSession:
 
     def _stand_up(self) -> None:
         self._link = self._seat = None
-        self._guests.metrics.guests.dec()
+        self._guests.metrics.remote_sessions.dec()

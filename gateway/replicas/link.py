@@ -19,17 +19,17 @@ from edgedraft.wire import BAD_FRAME, MAX_FRAME, VIOLATION, Close, Commit, Draft
 from gateway.accounts import Owner
 from gateway.agents.registry import WaitingSession
 from gateway.agents.slot import AgentListener
-from gateway.replicas.handshake import Prover, Unproven
+from gateway.replicas.handshake import Handshake, HandshakeFailed
 from gateway.replicas.messages import (
-    ANSWER_HEADER,
-    CALL_HEADER,
+    CHALLENGE_HEADER,
     PATH,
-    Full,
-    Granted,
-    Seek,
-    Spent,
-    ToBorrower,
-    to_borrower,
+    RESPONSE_HEADER,
+    RequestSlot,
+    SlotGranted,
+    SlotQueued,
+    SlotUsage,
+    ToRequester,
+    to_requester,
 )
 
 DIAL_SECONDS = 2.0
@@ -40,7 +40,7 @@ LINK_MESSAGES = 1 << 16
 class SlotRequester(Protocol):
     """Whoever asked for a seat. Called from the event loop; must not block."""
 
-    def on_full(self) -> None:
+    def on_queued(self) -> None:
         """There is none now; it stays in line."""
         ...
 
@@ -48,17 +48,17 @@ class SlotRequester(Protocol):
         """One is held: to be opened, or closed."""
         ...
 
-    def on_none(self, desk: RemoteSlot) -> None:
+    def on_unavailable(self, desk: RemoteSlot) -> None:
         """There will be none: it is out of line."""
         ...
 
 
-async def dial(address: str, prover: Prover) -> ClientConnection:
+async def dial(address: str, prover: Handshake) -> ClientConnection:
     """Connect, both sides proven. Raises Unproven, OSError, TimeoutError or a websockets exception."""
-    call, answer = prover.call(address)
+    call, answer = prover.challenge(address)
     connection = await connect(
         address.rstrip("/") + PATH,
-        additional_headers={CALL_HEADER: call},
+        additional_headers={CHALLENGE_HEADER: call},
         open_timeout=DIAL_SECONDS,
         close_timeout=1,
         ping_interval=PING_SECONDS,
@@ -68,10 +68,10 @@ async def dial(address: str, prover: Prover) -> ClientConnection:
         proxy=None,
         user_agent_header=None,
     )
-    given = connection.response.headers.get(ANSWER_HEADER, "") if connection.response else ""
+    given = connection.response.headers.get(RESPONSE_HEADER, "") if connection.response else ""
     if not hmac.compare_digest(given.encode(errors="replace"), answer.encode()):
         await connection.close()
-        raise Unproven("it does not have the secret")
+        raise HandshakeFailed("it does not have the secret")
     return connection
 
 
@@ -90,11 +90,11 @@ class ReplicaLink:
         """Those that have a seat there or stand in line."""
         return len(self._desks)
 
-    def ask(self, asker: SlotRequester, seeker: WaitingSession) -> RemoteSlot:
+    def request_slot(self, asker: SlotRequester, seeker: WaitingSession) -> RemoteSlot:
         desk = RemoteSlot(self, asker, seeker.owner)
         desk.number = self._desks.add(desk)
         tenant, owner = seeker.owner
-        self.put(Seek(desk.number, tenant, owner, seeker.fingerprint, seeker.vocab_size))
+        self.put(RequestSlot(desk.number, tenant, owner, seeker.fingerprint, seeker.vocab_size))
         return desk
 
     async def run(self) -> None:
@@ -110,7 +110,7 @@ class ReplicaLink:
                 desk.gone()
             await self._connection.close()
 
-    def put(self, message: Seek | Open | Commit | Close) -> None:
+    def put(self, message: RequestSlot | Open | Commit | Close) -> None:
         self._outbox.put(message)
 
     def end(self, number: int) -> None:
@@ -119,10 +119,10 @@ class ReplicaLink:
 
     async def _read(self) -> None:
         while True:
-            for message in to_borrower(await self._connection.recv()):
+            for message in to_requester(await self._connection.recv()):
                 self._deliver(message)
 
-    def _deliver(self, message: ToBorrower) -> None:
+    def _deliver(self, message: ToRequester) -> None:
         try:
             desk = self._desks.find(message.session)
         except KeyError:
@@ -156,18 +156,18 @@ class RemoteSlot:
     def agent(self) -> str:
         return self.identity
 
-    def deliver(self, message: Granted | Full | Draft | Spent) -> None:
+    def deliver(self, message: SlotGranted | SlotQueued | Draft | SlotUsage) -> None:
         """Raises WireError for what no correct replica sends."""
         if isinstance(message, Draft):
             self._draft(message)
-        elif isinstance(message, Granted | Full) and self.identity:
+        elif isinstance(message, SlotGranted | SlotQueued) and self.identity:
             raise WireError(BAD_FRAME, "a seat that was granted before")
-        elif isinstance(message, Full):
-            self._asker.on_full()
+        elif isinstance(message, SlotQueued):
+            self._asker.on_queued()
         else:
             self._running = max(1, message.running)
             self._told = time.monotonic()
-            if isinstance(message, Spent):
+            if isinstance(message, SlotUsage):
                 self._spent = message.seconds
             else:
                 self.identity = message.agent
@@ -177,14 +177,14 @@ class RemoteSlot:
         if self._listener:
             self._listener.on_agent_lost()
         else:
-            self._asker.on_none(self)
+            self._asker.on_unavailable(self)
 
     def open(self, listener: AgentListener, message: Open) -> RemoteSlot:
         self._listener = listener
-        self.begin_again(message)
+        self.restart(message)
         return self
 
-    def begin_again(self, message: Open) -> None:
+    def restart(self, message: Open) -> None:
         self._link.put(replace(message, session=self.number))
 
     def seconds(self) -> float:

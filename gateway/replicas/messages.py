@@ -26,12 +26,12 @@ from edgedraft.wire import (
 
 PROTOCOL = 1
 PATH = f"/v1/replica/{PROTOCOL}"
-CALL_HEADER, ANSWER_HEADER = "x-edgedraft-call", "x-edgedraft-answer"
+CHALLENGE_HEADER, RESPONSE_HEADER = "x-edgedraft-call", "x-edgedraft-answer"
 
 OwnerName = Annotated[str, Meta(max_length=1024)]
 
 
-class Seek(Struct, frozen=True, tag="seek", array_like=True):
+class RequestSlot(Struct, frozen=True, tag="seek", array_like=True):
     """To the lender: a session of this owner wants an agent, now or when one has room. Close takes it back."""
 
     session: SessionId
@@ -41,13 +41,13 @@ class Seek(Struct, frozen=True, tag="seek", array_like=True):
     vocab_size: VocabSize
 
 
-class Full(Struct, frozen=True, tag="full", array_like=True):
+class SlotQueued(Struct, frozen=True, tag="full", array_like=True):
     """To the borrower: no agent has room; the session waits in line."""
 
     session: SessionId
 
 
-class Granted(Struct, frozen=True, tag="granted", array_like=True):
+class SlotGranted(Struct, frozen=True, tag="granted", array_like=True):
     """To the borrower: a seat is held at this agent, where `running` sessions now are. An Open takes it."""
 
     session: SessionId
@@ -55,7 +55,7 @@ class Granted(Struct, frozen=True, tag="granted", array_like=True):
     running: Count
 
 
-class Spent(Struct, frozen=True, tag="spent", array_like=True):
+class SlotUsage(Struct, frozen=True, tag="spent", array_like=True):
     """To the borrower: the agent's time that was the session's so far, and how many share the agent now."""
 
     session: SessionId
@@ -63,8 +63,8 @@ class Spent(Struct, frozen=True, tag="spent", array_like=True):
     running: Count
 
 
-ToLender = Seek | Open | Commit | Close
-ToBorrower = Granted | Full | Draft | Spent | Close
+ToHost = RequestSlot | Open | Commit | Close
+ToRequester = SlotGranted | SlotQueued | Draft | SlotUsage | Close
 
-to_lender: FrameDecoder[ToLender] = FrameDecoder(ToLender, MAX_FRAME)  # type: ignore[arg-type]
-to_borrower: FrameDecoder[ToBorrower] = FrameDecoder(ToBorrower, MAX_FRAME)  # type: ignore[arg-type]
+to_host: FrameDecoder[ToHost] = FrameDecoder(ToHost, MAX_FRAME)  # type: ignore[arg-type]
+to_requester: FrameDecoder[ToRequester] = FrameDecoder(ToRequester, MAX_FRAME)  # type: ignore[arg-type]

@@ -8,10 +8,10 @@ from gateway.agents.link import AgentLink
 from gateway.agents.registry import AgentRegistry
 from gateway.limits.shared_rates import SharedRates
 from gateway.observability.metrics import Metrics
-from gateway.replicas.borrowing import Elsewhere
 from gateway.replicas.directory import Directory
 from gateway.replicas.endpoint import ReplicaEndpoint
-from gateway.replicas.handshake import Prover
+from gateway.replicas.handshake import Handshake
+from gateway.replicas.remote_agents import RemoteAgents
 from gateway.settings import GatewaySettings
 from gateway.storage.shared_store import SharedStore
 
@@ -23,22 +23,22 @@ class Replicas:
         self._agents = agents
         self._metrics = metrics
         self._per_owner = settings.max_agents_per_owner
-        self._prover = Prover(settings.replica_secret)
+        self._prover = Handshake(settings.replica_secret)
         self._store = SharedStore(settings.redis, metrics.shared_store)
         self.rates = SharedRates(self._store)
-        self._door = ReplicaEndpoint(
+        self._endpoint = ReplicaEndpoint(
             settings.replica_host, settings.replica_port, settings.advertise, self._prover, agents, metrics
         )
         self._directory: Directory | None = None
-        self._elsewhere: Elsewhere | None = None
+        self._elsewhere: RemoteAgents | None = None
         self._beating: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Raises OSError when the replica port cannot be listened on; a store that is away may come later."""
-        await self._door.open()
-        self._directory = Directory(self._store, self._door.address, self._per_owner, self._attached)
-        self._elsewhere = Elsewhere(self._directory, self._prover, self._agents, self._metrics)
-        self._agents.elsewhere = self._elsewhere
+        await self._endpoint.open()
+        self._directory = Directory(self._store, self._endpoint.address, self._per_owner, self._attached)
+        self._elsewhere = RemoteAgents(self._directory, self._prover, self._agents, self._metrics)
+        self._agents.remote = self._elsewhere
         self._beating = asyncio.create_task(self._directory.run(), name="lease")
 
     async def announce(self, agent: AgentLink) -> bool:
@@ -63,7 +63,7 @@ class Replicas:
             await self._directory.stop()
         if self._elsewhere:
             await self._elsewhere.stop()
-        await self._door.close()
+        await self._endpoint.close()
         await self.rates.close()
         await self._store.close()
 

@@ -40,7 +40,7 @@ from gateway.observability.metrics import Metrics, SessionMeter
 from gateway.sessions.speculation_stats import SpeculationStats
 from gateway.verifiers.hedging import HedgedSession
 from gateway.verifiers.link import VerifierLink
-from gateway.verifiers.pool import NoRoom, NoVerifier, VerifierPool
+from gateway.verifiers.pool import NoCapacity, NoVerifier, VerifierPool
 
 log = logging.getLogger(__name__)
 
@@ -185,8 +185,8 @@ class Session:
         attempts = AsyncRetrying(
             stop=out_of_patience,
             wait=_BACKOFF,
-            retry=retry_if_exception_type((_VerifierLost, NoVerifier, NoRoom)),
-            sleep=self._verifiers.joined,
+            retry=retry_if_exception_type((_VerifierLost, NoVerifier, NoCapacity)),
+            sleep=self._verifiers.wait_for_join,
             reraise=True,
         )
         try:
@@ -196,7 +196,7 @@ class Session:
                     return await self._next_commit()
         except (_VerifierLost, NoVerifier) as error:
             raise Unavailable(str(error)) from error
-        except NoRoom as error:
+        except NoCapacity as error:
             raise Overloaded(str(error)) from error
         raise AssertionError("retrying ends with a result or an exception")
 
@@ -212,7 +212,7 @@ class Session:
         )
         try:
             self._lease = self._verifiers.open(self, self._job.model, message, self._given_up, self._full)
-        except NoRoom as error:
+        except NoCapacity as error:
             if self._tree.committed:
                 raise
             raise Overloaded(str(error), min(self._full.values(), default=1.0)) from error
@@ -245,7 +245,7 @@ class Session:
     def _give_up(self, reason: str, its_fault: bool = False) -> _VerifierLost:
         if self._lease:
             if its_fault:
-                self._lease.blame()
+                self._lease.report_failure()
             self._given_up = self._lease.link
             self._lease.close()
             self._lease = None
@@ -257,7 +257,7 @@ class Session:
             self._inbox.put_nowait(self._give_up(wrong, its_fault=True))
             return
         if self._lease:
-            self._lease.link.health.worked()
+            self._lease.link.health.record_success()
         self._tree.commit(commit.at, commit.tokens)
         self.stats.add(commit, paired=self._seat is not None)
         self._meter.committed(commit)
@@ -301,7 +301,7 @@ class Session:
         self._seat = agent.open(self, self._message())
         self.stats.agent, self.stats.agent_owner = agent.identity, agent.owner
         if self._lease:
-            self._lease.edge(agent.identity)
+            self._lease.set_agent(agent.identity)
 
     def on_agent_lost(self) -> None:
         self._metrics.agents_lost.inc()
@@ -309,7 +309,7 @@ class Session:
             self.stats.agent_seconds += self._seat.seconds()
         self._seat = None
         if self._lease:
-            self._lease.edge("")
+            self._lease.set_agent("")
         self._agents.seek(self)
 
     def on_draft(self, draft: Draft) -> None:
@@ -328,7 +328,7 @@ class Session:
         self._missed = False
         self._known_epoch = self._tree.epoch
         if self._seat:
-            self._seat.begin_again(self._message())
+            self._seat.restart(self._message())
 
     def _message(self) -> Open:
         """The session as it stands and as an agent may know it: no text, which a grammar is.

@@ -10,35 +10,35 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
 
-BLOCK = 64  # tokens
-LONGEST = 256  # blocks of one prompt that are looked at
-REMEMBERED = 1 << 16  # blocks
+BLOCK_SIZE = 64  # tokens
+MAX_BLOCKS = 256  # blocks of one prompt that are looked at
+CAPACITY = 1 << 16  # blocks
 
 
-class Affinity:
+class PrefixAffinity:
     """`place` is a verifier, by its address."""
 
-    def __init__(self, remembered: int = REMEMBERED) -> None:
+    def __init__(self, remembered: int = CAPACITY) -> None:
         self._remembered = remembered
         self._places: OrderedDict[int, str] = OrderedDict()
 
-    def blocks(self, salt: str, prompt: Sequence[int]) -> list[int]:
+    def hash_blocks(self, salt: str, prompt: Sequence[int]) -> list[int]:
         """The prompt's whole blocks as they are remembered. The last token is never found computed: it is not asked."""
         hashes: list[int] = []
         before = zlib.crc32(salt.encode())  # the same in every process, as the hash of integers is
-        for start in range(0, min(len(prompt) - 1, BLOCK * LONGEST) - BLOCK + 1, BLOCK):
-            before = hash((before, *prompt[start : start + BLOCK]))
+        for start in range(0, min(len(prompt) - 1, BLOCK_SIZE * MAX_BLOCKS) - BLOCK_SIZE + 1, BLOCK_SIZE):
+            before = hash((before, *prompt[start : start + BLOCK_SIZE]))
             hashes.append(before)
         return hashes
 
-    def known(self, blocks: Sequence[int]) -> tuple[str, int]:
+    def longest_match(self, blocks: Sequence[int]) -> tuple[str, int]:
         """The place that had the longest beginning of these, and how many blocks that is; "" and 0 for none."""
         for count in range(len(blocks), 0, -1):
             if place := self._places.get(blocks[count - 1]):
                 return place, count
         return "", 0
 
-    def remember(self, blocks: Sequence[int], place: str) -> None:
+    def record(self, blocks: Sequence[int], place: str) -> None:
         """It has these now, or will have them soon."""
         for block in reversed(blocks):  # so that the end of a beginning is forgotten before its start
             self._places[block] = place

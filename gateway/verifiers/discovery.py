@@ -21,7 +21,7 @@ PORTS = {"ws": 80, "wss": 443}
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class VerifierAddress:
     """Where a verifier is: a URL, and for one of several at a name, which address is dialled (`host`)."""
 
     url: str
@@ -31,23 +31,23 @@ class Place:
         return f"{self.url} at {self.host}" if self.host else self.url
 
 
-def is_name(url: str) -> bool:
+def is_dns_url(url: str) -> bool:
     return url.startswith(PREFIX)
 
 
-async def places_of(url: str) -> frozenset[Place] | None:
+async def resolve(url: str) -> frozenset[VerifierAddress] | None:
     """Those that a dns+ws or dns+wss URL stands for now; None if that cannot be told."""
     plain = url.removeprefix(PREFIX)
     parts = urlsplit(plain)
     try:
-        addresses = await addresses_of(parts.hostname or "", parts.port or PORTS.get(parts.scheme, 0))
+        addresses = await lookup(parts.hostname or "", parts.port or PORTS.get(parts.scheme, 0))
     except OSError as error:
         event(log, "name not resolved", level=logging.WARNING, name=parts.hostname, reason=str(error))
         return None
-    return frozenset(Place(plain, address) for address in addresses)
+    return frozenset(VerifierAddress(plain, address) for address in addresses)
 
 
-async def addresses_of(host: str, port: int) -> set[str]:
+async def lookup(host: str, port: int) -> set[str]:
     """Raises OSError."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return {str(address[0]) for *_, address in found}

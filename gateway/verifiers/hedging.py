@@ -17,13 +17,13 @@ from msgspec.structs import replace
 from edgedraft.wire import Commit, Draft, Open
 from gateway.verifiers.link import VerifierLink, VerifierListener, VerifierSession
 
-SHARE = 0.1  # of all opens that may be hedged
-SAVED_UP = 10.0  # hedges
-USUAL = 3.0  # times what a first commit usually takes: no silence yet
+HEDGE_RATIO = 0.1  # of all opens that may be hedged
+MAX_BURST = 10.0  # hedges
+SLOW_FACTOR = 3.0  # times what a first commit usually takes: no silence yet
 _WEIGHT = 0.1  # of the newest first commit in what is usual
 
 
-class Moving(VerifierListener, Protocol):
+class HedgedListener(VerifierListener, Protocol):
     """A session whose place may change to another verifier."""
 
     def on_verifier_changed(self) -> None:
@@ -36,21 +36,21 @@ class HedgePolicy:
 
     def __init__(self, after: float) -> None:
         self._after = after
-        self._saved = SAVED_UP
+        self._saved = MAX_BURST
         self._usual = 0.0
         self._usual_per_token = 0.0
 
-    def opened(self, tokens: int) -> float:
+    def on_open(self, tokens: int) -> float:
         """Note an open with so many tokens; returns how long to wait for its first commit, 0 for ever."""
-        self._saved = min(SAVED_UP, self._saved + SHARE)
-        return self._after and max(self._after, USUAL * self._usual, USUAL * self._usual_per_token * tokens)
+        self._saved = min(MAX_BURST, self._saved + HEDGE_RATIO)
+        return self._after and max(self._after, SLOW_FACTOR * self._usual, SLOW_FACTOR * self._usual_per_token * tokens)
 
-    def took(self, seconds: float, tokens: int) -> None:
+    def on_first_commit(self, seconds: float, tokens: int) -> None:
         """A first commit took so long."""
         self._usual += _WEIGHT * (seconds - self._usual)
         self._usual_per_token += _WEIGHT * (seconds / max(1, tokens) - self._usual_per_token)
 
-    def spend(self) -> bool:
+    def try_acquire(self) -> bool:
         """Whether one more may be hedged; it then is."""
         if self._saved < 1:
             return False
@@ -63,7 +63,7 @@ class HedgedSession:
 
     def __init__(
         self,
-        listener: Moving,
+        listener: HedgedListener,
         link: VerifierLink,
         message: Open,
         hedges: HedgePolicy,
@@ -83,7 +83,7 @@ class HedgedSession:
         self._timer: asyncio.TimerHandle | None = None
         self._sides: list[_Attempt] = []
         self._first = self._add(link)
-        if wait := hedges.opened(self._tokens):
+        if wait := hedges.on_open(self._tokens):
             self._timer = asyncio.get_running_loop().call_later(wait, self._hedge)
 
     @property
@@ -95,11 +95,11 @@ class HedgedSession:
         """Whether it is on its way."""
         return self._first.lease.draft(draft)
 
-    def edge(self, agent: str) -> None:
+    def set_agent(self, agent: str) -> None:
         """Name the agent that drafts from now on, "" for none."""
         self._agent = agent
         for side in self._sides:
-            side.lease.edge(agent)
+            side.lease.set_agent(agent)
 
     def close(self) -> None:
         self._stop_waiting()
@@ -107,10 +107,10 @@ class HedgedSession:
             side.lease.close()
         self._sides.clear()
 
-    def blame(self) -> None:
+    def report_failure(self) -> None:
         """It is given up for what it did, or did not do."""
         for side in self._sides:
-            side.link.health.failed()
+            side.link.health.record_failure()
 
     def on_commit(self, side: _Attempt, commit: Commit) -> None:
         if side not in self._sides:
@@ -118,7 +118,7 @@ class HedgedSession:
         if not self._won:
             self._won = True
             self._stop_waiting()
-            self._hedges.took(time.monotonic() - self._at, self._tokens)
+            self._hedges.on_first_commit(time.monotonic() - self._at, self._tokens)
             for other in self._sides:
                 if other is not side:
                     other.lease.close()
@@ -153,7 +153,7 @@ class HedgedSession:
 
     def _hedge(self) -> None:
         link = self._second(self._first.link)
-        if link and self._hedges.spend():
+        if link and self._hedges.try_acquire():
             self._count()
             self._add(link)
 

@@ -35,7 +35,7 @@ from edgedraft.wire import (
     from_verifier,
 )
 from gateway.model.served_model import ServedModel
-from gateway.verifiers.health import Health
+from gateway.verifiers.health import VerifierHealth
 
 log = logging.getLogger(__name__)
 
@@ -98,11 +98,11 @@ class VerifierLink:
     """A greeted verifier, until `run` ends."""
 
     def __init__(
-        self, url: str, connection: ClientConnection, model: ServedModel, max_sessions: int, health: Health
+        self, url: str, connection: ClientConnection, model: ServedModel, max_sessions: int, health: VerifierHealth
     ) -> None:
         self.url = url
         self.health = health
-        self.leaving = False  # it begins nothing new: it said so, or the link is ending
+        self.draining = False  # it begins nothing new: it said so, or the link is ending
         self.model = model
         self.max_sessions = max_sessions
         self._connection = connection
@@ -116,7 +116,7 @@ class VerifierLink:
         return len(self._sessions)
 
     @property
-    def has_room(self) -> bool:
+    def has_capacity(self) -> bool:
         return self.running < self.max_sessions
 
     @property
@@ -125,9 +125,9 @@ class VerifierLink:
         return len(self._queued)
 
     @property
-    def fit(self) -> bool:
+    def preferred(self) -> bool:
         """Whether it is to be given a new session, if there is a choice."""
-        return not self.health.ejected and not (self.health.on_trial and self.running)
+        return not self.health.ejected and not (self.health.on_probation and self.running)
 
     def open(self, listener: VerifierListener, message: Open) -> VerifierSession:
         number = self._sessions.add(listener)
@@ -142,7 +142,7 @@ class VerifierLink:
         try:
             await race(self._read(), self._outbox.write(self._connection.send), self._outbox.overflow())
         finally:
-            self.leaving = True
+            self.draining = True
             for listener in self._sessions.clear():
                 listener.on_verifier_closed(CLOSE_FAILED, "the link to the verifier was lost")
             await self._connection.close()
@@ -172,9 +172,9 @@ class VerifierLink:
             listener.on_commit(message)
         else:
             self._sessions.remove(message.session)
-            self.leaving = self.leaving or message.code == CLOSE_LEAVING
+            self.draining = self.draining or message.code == CLOSE_LEAVING
             if message.code == CLOSE_FAILED:
-                self.health.failed()
+                self.health.record_failure()
             listener.on_verifier_closed(message.code, message.reason, message.retry_after)
 
     def relay(self, draft: Draft) -> bool:
@@ -205,7 +205,7 @@ class VerifierSession:
         """Whether it is on its way."""
         return self.link.relay(replace(draft, session=self._number))
 
-    def edge(self, agent: str) -> None:
+    def set_agent(self, agent: str) -> None:
         """Name the agent that drafts from now on, "" for none."""
         self.link.tell(AgentChanged(self._number, agent))
 

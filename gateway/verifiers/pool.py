@@ -19,12 +19,12 @@ from edgedraft.observability.logs import event
 from edgedraft.wire import ModelCard, Open, WireError
 from gateway.model.served_model import Catalog, ServedModel, UnusableCard
 from gateway.observability.metrics import Metrics
-from gateway.verifiers.affinity import Affinity
-from gateway.verifiers.discovery import Place, is_name, places_of
-from gateway.verifiers.health import Health
-from gateway.verifiers.hedging import HedgedSession, HedgePolicy, Moving
+from gateway.verifiers.affinity import PrefixAffinity
+from gateway.verifiers.discovery import VerifierAddress, is_dns_url, resolve
+from gateway.verifiers.health import VerifierHealth
+from gateway.verifiers.hedging import HedgedListener, HedgedSession, HedgePolicy
 from gateway.verifiers.link import VerifierLink, dial
-from gateway.verifiers.selection import best
+from gateway.verifiers.selection import select_verifier
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class NoVerifier(Exception):
     """No verifier of this model is connected."""
 
 
-class NoRoom(Exception):
+class NoCapacity(Exception):
     """All verifiers of this model that are connected are full."""
 
 
@@ -45,8 +45,8 @@ class NoRoom(Exception):
 class _Member:
     """One verifier; `leaving` when it is to get no new session and to be let go once it has none."""
 
-    place: Place
-    health: Health = field(default_factory=Health)
+    place: VerifierAddress
+    health: VerifierHealth = field(default_factory=VerifierHealth)
     link: VerifierLink | None = None
     leaving: bool = False
     task: asyncio.Task[None] | None = None
@@ -74,15 +74,15 @@ class VerifierPool:
         self._metrics = metrics
         self._dns_seconds = dns_seconds
         self._hedges = HedgePolicy(hedge_after)
-        self._affinity = Affinity()
-        self._members: dict[Place, _Member] = {}
+        self._affinity = PrefixAffinity()
+        self._members: dict[VerifierAddress, _Member] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._joined = asyncio.Event()
         self._one_card = asyncio.Lock()
 
     @property
     def ready(self) -> bool:
-        return bool(self._staying())
+        return bool(self._available_links())
 
     @property
     def links(self) -> list[VerifierLink]:
@@ -91,17 +91,17 @@ class VerifierPool:
 
     def start(self) -> None:
         for url in self._urls:
-            if is_name(url):
+            if is_dns_url(url):
                 self._run(self._watch(url), f"name {url}")
             else:
-                self.join(Place(url))
+                self.join(VerifierAddress(url))
 
     async def stop(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def join(self, place: Place) -> None:
+    def join(self, place: VerifierAddress) -> None:
         """Use the verifier at this place, from when it is reached; does nothing for one that is used already."""
         member = self._members.get(place)
         if member is None:
@@ -109,7 +109,7 @@ class VerifierPool:
             member.task = self._run(self._keep(member), f"verifier {place}")
         member.leaving = False
 
-    def retire(self, place: Place) -> None:
+    def retire(self, place: VerifierAddress) -> None:
         """Open no more sessions there, and let it go once it has none."""
         member = self._members.get(place)
         if member and not member.leaving:
@@ -119,7 +119,7 @@ class VerifierPool:
 
     def open(
         self,
-        listener: Moving,
+        listener: HedgedListener,
         model: ServedModel,
         message: Open,
         avoid: VerifierLink | None,
@@ -129,24 +129,26 @@ class VerifierPool:
 
         Raises NoVerifier or NoRoom.
         """
-        links = self._of(model)
+        links = self._links_serving(model)
         if not links:
             raise NoVerifier(f"no verifier of {model.name} is connected")
-        free = [link for link in links if link.has_room and link not in full]
+        free = [link for link in links if link.has_capacity and link not in full]
         if not free:
-            raise NoRoom(f"all verifiers of {model.name} are full")
-        blocks = self._affinity.blocks(message.salt, message.prompt)
-        link = best(free, avoid, blocks, self._affinity.known(blocks))
-        self._affinity.remember(blocks, link.url)
+            raise NoCapacity(f"all verifiers of {model.name} are full")
+        blocks = self._affinity.hash_blocks(message.salt, message.prompt)
+        link = select_verifier(free, avoid, blocks, self._affinity.longest_match(blocks))
+        self._affinity.record(blocks, link.url)
 
         def second(first: VerifierLink) -> VerifierLink | None:
-            fit = [link for link in self._of(model) if link.has_room and link.fit and not link.waiting]
+            fit = [
+                link for link in self._links_serving(model) if link.has_capacity and link.preferred and not link.waiting
+            ]
             others = [link for link in fit if link is not first]
-            return best(others, avoid, blocks, ("", 0)) if others else None
+            return select_verifier(others, avoid, blocks, ("", 0)) if others else None
 
         return HedgedSession(listener, link, message, self._hedges, second, self._metrics.hedged.inc)
 
-    async def first_model(self, seconds: float) -> None:
+    async def wait_for_model(self, seconds: float) -> None:
         """Wait until some verifier has been heard of, for `seconds` at most."""
         try:
             async with asyncio.timeout(seconds):
@@ -156,7 +158,7 @@ class VerifierPool:
         except TimeoutError:
             pass
 
-    async def joined(self, seconds: float) -> None:
+    async def wait_for_join(self, seconds: float) -> None:
         """Wait for `seconds`, or for a verifier to join if that is sooner."""
         try:
             async with asyncio.timeout(seconds):
@@ -164,19 +166,19 @@ class VerifierPool:
         except TimeoutError:
             pass
 
-    def _of(self, model: ServedModel) -> list[VerifierLink]:
+    def _links_serving(self, model: ServedModel) -> list[VerifierLink]:
         """Those that may be given sessions of it."""
-        return [link for link in self._staying() if link.model is model]
+        return [link for link in self._available_links() if link.model is model]
 
-    def _staying(self) -> list[VerifierLink]:
+    def _available_links(self) -> list[VerifierLink]:
         members = self._members.values()
-        return [member.link for member in members if member.link and not member.leaving and not member.link.leaving]
+        return [member.link for member in members if member.link and not member.leaving and not member.link.draining]
 
     async def _watch(self, url: str) -> None:
         """Keep to what a name stands for."""
-        before: frozenset[Place] = frozenset()
+        before: frozenset[VerifierAddress] = frozenset()
         while True:
-            places = await places_of(url)
+            places = await resolve(url)
             if places is not None:
                 for place in places:
                     self.join(place)
@@ -205,10 +207,10 @@ class VerifierPool:
             try:
                 await link.run()
             except (ConnectionClosed, WireError, TooSlow) as error:
-                member.health.failed()
+                member.health.record_failure()
                 event(log, "verifier lost", level=logging.WARNING, url=url, reason=str(error))
             except Exception:
-                member.health.failed()
+                member.health.record_failure()
                 log.exception("verifier lost url=%s", url)
             finally:
                 member.link = None

@@ -5,20 +5,22 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 
-from gateway.verifiers.affinity import BLOCK
+from gateway.verifiers.affinity import BLOCK_SIZE
 from gateway.verifiers.link import VerifierLink
 
-SPARED_TOKENS = 512  # of a prompt that need not be computed, and a verifier may have one session more than another
+TOKENS_PER_EXTRA_SESSION = (
+    512  # of a prompt that need not be computed, and a verifier may have one session more than another
+)
 
 
-def best(
+def select_verifier(
     links: Sequence[VerifierLink], avoid: VerifierLink | None, blocks: Sequence[int], known: tuple[str, int]
 ) -> VerifierLink:
     """Of these, which have room; unfit ones, and the one to `avoid`, only where there is no other.
 
     `known` says where how many of the prompt's blocks have been computed.
     """
-    usable = [link for link in links if link.fit] or links
+    usable = [link for link in links if link.preferred] or links
     usable = [link for link in usable if link is not avoid] or usable
 
     def load(link: VerifierLink) -> tuple[bool, float, int]:
@@ -29,6 +31,10 @@ def best(
     least = min(usable, key=load)
     place, count = known
     matching = next((link for link in usable if link.url == place), None)
-    if matching and not matching.waiting and matching.running <= least.running + count * BLOCK / SPARED_TOKENS:
+    if (
+        matching
+        and not matching.waiting
+        and matching.running <= least.running + count * BLOCK_SIZE / TOKENS_PER_EXTRA_SESSION
+    ):
         return matching
     return least

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from edge_agent.attach.connection import TOGETHER_SECONDS
+from edge_agent.attach.connection import COALESCE_SECONDS
 from edgedraft.wire import Draft
 from loadtest.seed.clock import Clock
 
@@ -27,4 +27,4 @@ class Frames:
         if self._waiting:
             drafts, self._waiting = self._waiting, []
             self._send(drafts)
-            self._clock.after(TOGETHER_SECONDS, self._next)
+            self._clock.after(COALESCE_SECONDS, self._next)

@@ -27,7 +27,7 @@ from edgedraft.wire import (
     VerifierWelcome,
     WireError,
 )
-from gateway.replicas.messages import Full, Granted, Seek, Spent, to_borrower, to_lender
+from gateway.replicas.messages import RequestSlot, SlotGranted, SlotQueued, SlotUsage, to_host, to_requester
 
 CARD = ModelCard(
     name="target",
@@ -72,12 +72,12 @@ MESSAGES: list[tuple[FrameDecoder[Any], Struct]] = [
     (wire.to_verifier, DRAFT),
     (wire.to_verifier, AgentChanged(session=1, agent="desk")),
     (wire.to_verifier, Close(session=1)),
-    (to_lender, Seek(1, "default", "ann", "f" * 64, 49152)),
-    (to_borrower, Granted(1, "ab12", 2)),
-    (to_borrower, Full(1)),
-    (to_borrower, Spent(1, 0.5, 3)),
+    (to_host, RequestSlot(1, "default", "ann", "f" * 64, 49152)),
+    (to_requester, SlotGranted(1, "ab12", 2)),
+    (to_requester, SlotQueued(1)),
+    (to_requester, SlotUsage(1, 0.5, 3)),
 ]
-EVERY = [wire.from_agent, wire.to_agent, wire.from_verifier, wire.to_verifier, to_lender, to_borrower]
+EVERY = [wire.from_agent, wire.to_agent, wire.from_verifier, wire.to_verifier, to_host, to_requester]
 
 
 def raw(*messages: object) -> bytes:

@@ -35,7 +35,7 @@ from gateway.model.served_model import ServedModel
 from gateway.observability.metrics import Metrics
 from gateway.sessions.session import RequestRejected, Session, SessionRequest, Unavailable
 from gateway.settings import GatewaySettings
-from gateway.verifiers.health import Health
+from gateway.verifiers.health import VerifierHealth
 from gateway.verifiers.link import VerifierLink
 from gateway.verifiers.pool import VerifierPool
 from tests.fuzz.frames import Frames, draft
@@ -130,7 +130,7 @@ async def verifiers_link(tally: Account, count: int, dice: Random, folder: Path)
     agents = AgentRegistry(4, metrics)
     while tally.frames < count:
         connection = _Hostile(supply, dice, tally, count)
-        link = VerifierLink("ws://hostile", cast(ClientConnection, connection), model, 64, Health())
+        link = VerifierLink("ws://hostile", cast(ClientConnection, connection), model, 64, VerifierHealth())
         pool = _OnlyLink(link, metrics)
         running = asyncio.create_task(link.run())
         ends: list[BaseException | None] = []
@@ -170,7 +170,7 @@ class _OnlyLink(VerifierPool):
         self._link = link
 
     def _of(self, model: ServedModel) -> list[VerifierLink]:
-        return [] if self._link.leaving else [self._link]
+        return [] if self._link.draining else [self._link]
 
 
 class _HungUp(Exception):

@@ -29,7 +29,7 @@ from edgedraft.wire import (
     TokenLogprobs,
     VerifierWelcome,
 )
-from gateway.replicas.messages import Full, Granted, Seek, Spent, to_borrower, to_lender
+from gateway.replicas.messages import RequestSlot, SlotGranted, SlotQueued, SlotUsage, to_host, to_requester
 
 Make = Callable[[Random, int], Struct]
 
@@ -38,8 +38,8 @@ WAYS: dict[str, FrameDecoder[Any]] = {
     "gateway to agent": wire.to_agent,
     "gateway to verifier": wire.to_verifier,
     "verifier to gateway": wire.from_verifier,
-    "replica to lender": to_lender,
-    "replica to borrower": to_borrower,
+    "replica to lender": to_host,
+    "replica to borrower": to_requester,
 }
 LONGEST = 4096  # bytes of a frame that is made here
 LIES = (b"\xdd\xff\xff\xff\xff", b"\xc6\x7f\xff\xff\xff", b"\xdf\0\0\1\0", b"\x91" * 5)  # of lengths and depths
@@ -135,16 +135,18 @@ MAKERS: dict[str, Sequence[Make]] = {
         close,
     ),
     "replica to lender": (
-        lambda dice, vocab: Seek(dice.randint(1, 40), "default", dice.choice(("default", "ann")), "f" * 64, vocab),
+        lambda dice, vocab: RequestSlot(
+            dice.randint(1, 40), "default", dice.choice(("default", "ann")), "f" * 64, vocab
+        ),
         opened,
         commit,
         close,
     ),
     "replica to borrower": (
-        lambda dice, vocab: Granted(dice.randint(1, 40), "ab12", 2),
-        lambda dice, vocab: Full(dice.randint(1, 40)),
+        lambda dice, vocab: SlotGranted(dice.randint(1, 40), "ab12", 2),
+        lambda dice, vocab: SlotQueued(dice.randint(1, 40)),
         draft,
-        lambda dice, vocab: Spent(dice.randint(1, 40), 0.5, 3),
+        lambda dice, vocab: SlotUsage(dice.randint(1, 40), 0.5, 3),
         close,
     ),
 }

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from edge_agent.attach.connection import TOGETHER_SECONDS
+from edge_agent.attach.connection import COALESCE_SECONDS
 from edgedraft.wire import Draft, Sampling
 from loadtest.scale import measure as measuring
 from loadtest.scale.cell import FREE, Cell, Parts, Shape
@@ -204,7 +204,7 @@ def test_sizes_tell_what_gives_way() -> None:
 def test_drafts_that_come_soon_after_a_frame_share_the_next() -> None:
     clock, sent = Clock(), list[tuple[float, list[int]]]()
     frames = Frames(clock, lambda drafts: sent.append((clock.now, [draft.first for draft in drafts])))
-    rest = TOGETHER_SECONDS
+    rest = COALESCE_SECONDS
     for number, at in enumerate((0.0, 0.1 * rest, 0.9 * rest, 1.5 * rest, 5 * rest)):
         draft = Draft(1, 1, 0, number, [7], [0], b"")
         clock.at(at, lambda draft=draft: frames.put(draft))

@@ -98,7 +98,7 @@ async def part(request: Request, name: str) -> Response:
 
 
 def _agent(agent: AgentLink, with_owner: bool) -> dict[str, Any]:
-    record = agent.record
+    record = agent.stats
     told = {
         "id": agent.agent,
         "name": agent.name,

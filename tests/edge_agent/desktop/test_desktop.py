@@ -21,7 +21,7 @@ from rich.console import Console
 
 from edge_agent.attach.attachment import stay_attached
 from edge_agent.attach.connection import AttachRejected
-from edge_agent.attach.observer import Lines
+from edge_agent.attach.observer import LineObserver
 from edge_agent.desktop import doctor, forget, login, service
 from edge_agent.desktop import idle_policy as manners
 from edge_agent.desktop.live_view import BAR_SECONDS, History, LiveView, bars
@@ -275,7 +275,7 @@ async def test_manners_tell_when_they_change(monkeypatch: pytest.MonkeyPatch) ->
     why = ""
     monkeypatch.setattr(manners, "CHECK_SECONDS", 0.01)
     monkeypatch.setattr(manners, "why_pause", lambda: why)
-    observer = Lines("http://gateway")
+    observer = LineObserver("http://gateway")
     monkeypatch.setattr(observer, "paused", told.append)
     watched = manners.IdlePolicy(observer)
     task = asyncio.ensure_future(watched.watch())

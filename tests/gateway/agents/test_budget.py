@@ -11,7 +11,7 @@ from websockets.exceptions import ConnectionClosed
 
 from edgedraft import wire
 from edgedraft.wire import Draft, WireError, encode
-from gateway.agents.budget import MOST_MESSAGES, AgentBudget
+from gateway.agents.budget import MAX_MESSAGES, AgentBudget
 from tests.gateway.api.test_chat import user, whole
 from tests.gateway.conftest import Gateway
 from tests.support.scripted_agent import ScriptedAgent
@@ -25,7 +25,7 @@ LATE = Draft(1, 1, 0, 1, [1], [0], b"\0")  # of a session that has ended: right,
 async def until_closed(agent: ScriptedAgent, frame: bytes) -> tuple[int, tuple[int | None, str | None]]:
     """Send it until the gateway has enough of it; returns how often, and code and reason of its close."""
     sent = 0
-    while agent.connection.close_code is None and sent < 4 * MOST_MESSAGES:
+    while agent.connection.close_code is None and sent < 4 * MAX_MESSAGES:
         with suppress(ConnectionClosed):
             await agent.connection.send(frame)
         sent += 1
@@ -61,7 +61,7 @@ async def test_an_agent_that_drafts_as_the_window_allows_is_never_stopped(
     gateway: Gateway, verifier: ScriptedVerifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A node a message, wrong every other time: the most messages that a well-behaved agent can have a reason for."""
-    monkeypatch.setattr("gateway.agents.budget.MOST_MESSAGES", 64)
+    monkeypatch.setattr("gateway.agents.budget.MAX_MESSAGES", 64)
     monkeypatch.setattr("gateway.agents.budget.MESSAGES_PER_SECOND", 0.0)
 
     async def one_by_one(messages: list[Draft]) -> None:
@@ -87,13 +87,13 @@ async def test_an_agent_that_drafts_as_the_window_allows_is_never_stopped(
 def test_the_budget_is_earned_by_news_and_by_time() -> None:
     now = 0.0
     budget = AgentBudget(lambda: now)
-    budget.messages(MOST_MESSAGES)
+    budget.take_messages(MAX_MESSAGES)
     with pytest.raises(WireError):
-        budget.messages(1)
-    budget.news(16)
-    budget.messages(16)
+        budget.take_messages(1)
+    budget.allow(16)
+    budget.take_messages(16)
     now = 1000.0
-    budget.frame(100)
-    budget.messages(MOST_MESSAGES)
+    budget.take_frame(100)
+    budget.take_messages(MAX_MESSAGES)
     with pytest.raises(WireError):
-        budget.frame(64 * MOST_MESSAGES)
+        budget.take_frame(64 * MAX_MESSAGES)

@@ -22,7 +22,7 @@ BABBLE: dict[str, Any] = {"messages": user("babble"), "max_tokens": 120, "seed":
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.agents.registry.DISMISS_SECONDS", 0.1)
+    monkeypatch.setattr("gateway.agents.registry.MOVE_SECONDS", 0.1)
 
 
 async def test_streams_are_finished_and_new_work_is_refused(gateway: Gateway, verifier: ScriptedVerifier) -> None:
@@ -70,7 +70,7 @@ async def test_it_ends_with_the_grace_at_the_latest(tmp_path: Path) -> None:
 
 
 async def test_agents_go_one_after_the_other(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.agents.registry.DISMISS_SECONDS", 0.6)
+    monkeypatch.setattr("gateway.agents.registry.MOVE_SECONDS", 0.6)
     async with gateway.agent() as first, gateway.agent() as second, gateway.agent() as third:
         draining = asyncio.create_task(gateway.services.drain.run())
         at = [(await agent.closing(), time.monotonic())[1] for agent in (first, second, third)]

@@ -7,7 +7,7 @@ import hmac
 import pytest
 
 from gateway.accounts import Accounts
-from gateway.replicas.handshake import Prover, Unproven
+from gateway.replicas.handshake import Handshake, HandshakeFailed
 from gateway.storage.database import Database
 from tests.gateway.conftest import KEY
 
@@ -36,6 +36,6 @@ async def test_the_static_key_by_its_digest(
 
 
 def test_replicas_proofs(compared: list[tuple[str | bytes, str | bytes]]) -> None:
-    with pytest.raises(Unproven):
-        Prover("a secret of seventeen").check("ws://a", "number 1 proof")
+    with pytest.raises(HandshakeFailed):
+        Handshake("a secret of seventeen").verify("ws://a", "number 1 proof")
     assert len(compared) == 1

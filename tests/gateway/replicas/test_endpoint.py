@@ -15,9 +15,9 @@ from websockets.exceptions import InvalidStatus
 
 from edgedraft import wire
 from edgedraft.wire import Close, Commit, Draft, Open, Sampling, encode
-from gateway.replicas.handshake import Prover, Unproven
+from gateway.replicas.handshake import Handshake, HandshakeFailed
 from gateway.replicas.link import RemoteSlot, ReplicaLink, SlotRequester, dial
-from gateway.replicas.messages import CALL_HEADER, PATH, Full, Granted, Seek, to_borrower
+from gateway.replicas.messages import CHALLENGE_HEADER, PATH, RequestSlot, SlotGranted, SlotQueued, to_requester
 from tests.gateway.conftest import Gateway
 from tests.gateway.replicas.test_replicas import SECRET, replicas
 from tests.support.scripted_verifier import ScriptedVerifier
@@ -25,7 +25,7 @@ from tests.support.toy_model import FINGERPRINT, VOCAB_SIZE
 from tests.support.valkey_server import ValkeyServer
 from tests.support.waiting import until
 
-SEEK = Seek(1, "default", "default", FINGERPRINT, VOCAB_SIZE)
+SEEK = RequestSlot(1, "default", "default", FINGERPRINT, VOCAB_SIZE)
 
 
 @pytest.fixture
@@ -36,49 +36,49 @@ async def lender(tmp_path: Path, valkey: ValkeyServer, verifier: ScriptedVerifie
 
 def address(gateway: Gateway) -> str:
     assert gateway.services.replicas
-    return gateway.services.replicas._door.address
+    return gateway.services.replicas._endpoint.address
 
 
 async def said(connection: ClientConnection, count: int) -> Sequence[Struct]:
     got: list[Struct] = []
     async with asyncio.timeout(5):
         while len(got) < count:
-            got += to_borrower(await connection.recv())
+            got += to_requester(await connection.recv())
     return got
 
 
 def test_a_call_is_for_one_replica_and_one_time() -> None:
     now = 1000.0
-    here, there = Prover(SECRET, lambda: now), Prover(SECRET, lambda: now)
-    call, answer = here.call("ws://there")
-    with pytest.raises(Unproven):
-        there.check("ws://elsewhere", call)
-    there.check("ws://there", call)
-    assert there.answer("ws://there", call) == answer
-    assert Prover("another secret, just as long").answer("ws://there", call) != answer
-    with pytest.raises(Unproven, match="before"):
-        there.check("ws://there", call)
-    old, _ = here.call("ws://there")
+    here, there = Handshake(SECRET, lambda: now), Handshake(SECRET, lambda: now)
+    call, answer = here.challenge("ws://there")
+    with pytest.raises(HandshakeFailed):
+        there.verify("ws://elsewhere", call)
+    there.verify("ws://there", call)
+    assert there.respond("ws://there", call) == answer
+    assert Handshake("another secret, just as long").respond("ws://there", call) != answer
+    with pytest.raises(HandshakeFailed, match="before"):
+        there.verify("ws://there", call)
+    old, _ = here.challenge("ws://there")
     now += 61
-    with pytest.raises(Unproven, match="old"):
-        there.check("ws://there", old)
+    with pytest.raises(HandshakeFailed, match="old"):
+        there.verify("ws://there", old)
     for wrong in ("", "a", "a b", "a b c d", old[:-1], "\udcff 1 \udcfe"):
-        with pytest.raises(Unproven):
-            there.check("ws://there", wrong)
+        with pytest.raises(HandshakeFailed):
+            there.verify("ws://there", wrong)
     with pytest.raises(ValueError, match="16"):
-        Prover("too short")
+        Handshake("too short")
 
 
 async def test_who_cannot_prove_to_be_a_replica_is_denied_in_http(lender: Gateway) -> None:
     url = address(lender)
     with pytest.raises(InvalidStatus) as denied:
-        await dial(url, Prover("another secret, just as long"))
+        await dial(url, Handshake("another secret, just as long"))
     assert denied.value.response.status_code == 401
     for path, headers, status in (
         (PATH, {}, 401),
         (PATH, {"Authorization": f"Bearer {SECRET}"}, 401),
-        (PATH, {CALL_HEADER: Prover(SECRET).call("ws://another")[0]}, 401),
-        ("/v1/replica/0", {CALL_HEADER: Prover(SECRET).call(url)[0]}, 404),
+        (PATH, {CHALLENGE_HEADER: Handshake(SECRET).challenge("ws://another")[0]}, 401),
+        ("/v1/replica/0", {CHALLENGE_HEADER: Handshake(SECRET).challenge(url)[0]}, 404),
     ):
         with pytest.raises(InvalidStatus) as denied:
             await connect(url + path, additional_headers=headers, proxy=None)
@@ -92,7 +92,7 @@ async def test_a_proof_that_is_no_text_is_denied_without_a_word_in_the_log(
     reader, writer = await asyncio.open_connection(host, int(port))
     head = f"GET {PATH} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     head += "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
-    writer.write(head.encode() + CALL_HEADER.encode() + b": \xff\xfe \xff \xff\r\n\r\n")
+    writer.write(head.encode() + CHALLENGE_HEADER.encode() + b": \xff\xfe \xff \xff\r\n\r\n")
     async with asyncio.timeout(5):
         assert b"401" in await reader.readline()
     writer.close()
@@ -101,8 +101,8 @@ async def test_a_proof_that_is_no_text_is_denied_without_a_word_in_the_log(
 
 def test_a_seat_is_granted_once() -> None:
     desk = RemoteSlot(cast(ReplicaLink, None), cast(SlotRequester, Once()), ("default", "ann"))
-    desk.deliver(Granted(1, "a", 1))
-    for again in (Granted(1, "b", 1), Full(1)):
+    desk.deliver(SlotGranted(1, "a", 1))
+    for again in (SlotGranted(1, "b", 1), SlotQueued(1)):
         with pytest.raises(wire.WireError):
             desk.deliver(again)
     assert desk.identity == "a"
@@ -128,32 +128,32 @@ async def test_nothing_is_said_to_who_cannot_answer() -> None:
 
     async with serve(listen, "127.0.0.1", 0) as server:
         url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
-        with pytest.raises(Unproven):
-            await dial(url, Prover(SECRET))
+        with pytest.raises(HandshakeFailed):
+            await dial(url, Handshake(SECRET))
     assert not heard
 
 
 async def test_a_seat_is_granted_by_owner_only(lender: Gateway) -> None:
     ann = await lender.accounts.create("ann", "default", ["inference", "edge"])
-    connection = await dial(address(lender), Prover(SECRET))
+    connection = await dial(address(lender), Handshake(SECRET))
     async with lender.agent(ann) as hers:
         await connection.send(encode([SEEK]))
-        assert await said(connection, 1) == [Full(1)]
-        for n, seek in enumerate((Seek(0, "acme", "ann", "", 9), Seek(0, "default", "", "", 9)), 2):
-            await connection.send(encode([Seek(n, seek.tenant, seek.owner, FINGERPRINT, VOCAB_SIZE)]))
-            assert await said(connection, 1) == [Full(n)]
-        await connection.send(encode([Seek(4, "default", "ann", FINGERPRINT, VOCAB_SIZE)]))
+        assert await said(connection, 1) == [SlotQueued(1)]
+        for n, seek in enumerate((RequestSlot(0, "acme", "ann", "", 9), RequestSlot(0, "default", "", "", 9)), 2):
+            await connection.send(encode([RequestSlot(n, seek.tenant, seek.owner, FINGERPRINT, VOCAB_SIZE)]))
+            assert await said(connection, 1) == [SlotQueued(n)]
+        await connection.send(encode([RequestSlot(4, "default", "ann", FINGERPRINT, VOCAB_SIZE)]))
         [granted] = await said(connection, 1)
-        assert isinstance(granted, Granted)
+        assert isinstance(granted, SlotGranted)
         assert (granted.session, granted.running) == (4, 1)
         assert not hers.opened, "an agent learns nothing of a session that has not begun"
         async with lender.agent():
             [granted] = await said(connection, 1)
-            assert isinstance(granted, Granted)
+            assert isinstance(granted, SlotGranted)
             assert granted.session == 1
         assert await said(connection, 1) == [Close(1, reason="the agent has gone")]
         await connection.close()
-        await until(lambda: lender.services.metrics.guests._value.get() == 0)
+        await until(lambda: lender.services.metrics.remote_sessions._value.get() == 0)
         assert not lender.services.agents._seekers
         assert lender.services.agents.attached()[0].running == 0
 
@@ -177,7 +177,7 @@ async def test_what_no_correct_replica_sends_ends_its_link_alone(
     lender: Gateway, messages: list[Struct], code: int
 ) -> None:
     async with lender.agent(mute=True) as agent:
-        good, bad = [await dial(address(lender), Prover(SECRET)) for _ in range(2)]
+        good, bad = [await dial(address(lender), Handshake(SECRET)) for _ in range(2)]
         await good.send(encode([SEEK]))
         await said(good, 1)
         await good.send(encode([OPEN]))
@@ -198,7 +198,7 @@ async def test_what_no_correct_replica_sends_ends_its_link_alone(
 
 
 async def test_an_agent_cannot_draft_for_a_seat_that_is_only_held(lender: Gateway) -> None:
-    connection = await dial(address(lender), Prover(SECRET))
+    connection = await dial(address(lender), Handshake(SECRET))
     async with lender.agent(mute=True) as agent:
         await connection.send(encode([SEEK]))
         await said(connection, 1)

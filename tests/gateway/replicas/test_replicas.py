@@ -30,11 +30,11 @@ BABBLE: dict[str, Any] = {"messages": user("babble"), "max_tokens": 120, "seed":
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.replicas.directory.BEAT_SECONDS", 0.1)
+    monkeypatch.setattr("gateway.replicas.directory.RENEW_SECONDS", 0.1)
     monkeypatch.setattr("gateway.replicas.directory.LEASE_SECONDS", 0.5)
-    monkeypatch.setattr("gateway.replicas.borrowing.AGAIN_SECONDS", 0.2)
+    monkeypatch.setattr("gateway.replicas.remote_agents.RETRY_SECONDS", 0.2)
     monkeypatch.setattr("gateway.storage.shared_store.REST_SECONDS", 0.1)
-    monkeypatch.setattr("gateway.agents.registry.DISMISS_SECONDS", 0.1)
+    monkeypatch.setattr("gateway.agents.registry.MOVE_SECONDS", 0.1)
 
 
 def text_of(got: dict[str, Any]) -> str:
@@ -88,7 +88,7 @@ async def test_a_request_is_served_through_the_replica_that_has_the_agent(
         assert len(agent.committed[1]) == 120
         assert not verifier.violations
         assert number(here.services.metrics.replicas) == 1
-        assert number(there.services.metrics.guests) == 0
+        assert number(there.services.metrics.remote_sessions) == 0
         several = await whole(here, **BABBLE, n=4)
         assert several["edgedraft"]["accepted"] > 100
     drafted = [row for row in await ended(here.services.database, 4) if row.agent_owner]
@@ -111,7 +111,7 @@ async def test_no_prompt_goes_to_anybody_elses_agent(pair: list[Gateway]) -> Non
     async with there.agent(ann) as hers, there.agent(namesake) as theirs:
         assert (await whole(here, **BABBLE))["edgedraft"]["mode"] == "datacenter"
         assert not hers.opened + theirs.opened
-        assert not number(there.services.metrics.guests)
+        assert not number(there.services.metrics.remote_sessions)
         async with there.agent(KEY, fingerprint=""):
             assert (await whole(here, **BABBLE))["edgedraft"]["mode"] != "datacenter"
         assert not hers.opened + theirs.opened
@@ -172,15 +172,15 @@ async def test_what_is_lost_on_the_way_costs_no_text(
         elif how == "replica":
             await replicas.stop()
         else:
-            assert replicas._door._server
-            for connection in list(replicas._door._server.connections):
+            assert replicas._endpoint._server
+            for connection in list(replicas._endpoint._server.connections):
                 connection.transport.abort()
         got = await task
         assert joined(got) == alone
         assert got[-1]["edgedraft"]["mode"] == "mixed" or how == "link"
         if how == "link":  # dialled again, for the directory still names it
             await until(lambda: len(agent.opened) >= 2)
-        await until(lambda: number(there.services.metrics.guests) == 0)
+        await until(lambda: number(there.services.metrics.remote_sessions) == 0)
         assert not verifier.violations
 
 
@@ -211,7 +211,7 @@ async def test_a_lease_that_lapsed_is_not_looked_at_and_taken_again(
     assert there.services.replicas
     async with there.agent() as agent:
         with monkeypatch.context() as frozen:
-            frozen.setattr(there.services.replicas._directory, "beat", lambda: asyncio.sleep(0))
+            frozen.setattr(there.services.replicas._directory, "renew", lambda: asyncio.sleep(0))
             await until(lambda: valkey.client.zcard("edgedraft:replicas") == 1)
             assert (await whole(here, **BABBLE))["edgedraft"]["mode"] == "datacenter"
         await until(lambda: valkey.client.zcard("edgedraft:replicas") == 2)

@@ -15,7 +15,7 @@ from edgedraft.wire import Commit, Draft, Open, TokenLogprobs
 from gateway.model.served_model import ServedModel
 from gateway.observability.metrics import Metrics
 from gateway.sessions.session import Session, SessionRequest
-from gateway.verifiers.health import Health
+from gateway.verifiers.health import VerifierHealth
 from tests.support import toy_model
 from tests.support.waiting import until
 
@@ -28,7 +28,7 @@ class Lease:
     takes_drafts: bool = True
     drafts: list[Draft] = field(default_factory=list)
     edges: list[bool] = field(default_factory=list)
-    link: Any = field(default_factory=lambda: SimpleNamespace(health=Health()))
+    link: Any = field(default_factory=lambda: SimpleNamespace(health=VerifierHealth()))
 
     def draft(self, draft: Draft) -> bool:
         if self.takes_drafts:
@@ -79,7 +79,7 @@ class Surroundings:
     def seconds(self) -> float:
         return 0.0
 
-    def begin_again(self, message: Open) -> None:
+    def restart(self, message: Open) -> None:
         self.opened.append(message)
 
     def commit(self, commit: Commit) -> None:

@@ -39,7 +39,7 @@ class Name:
 @pytest.fixture
 def name(monkeypatch: pytest.MonkeyPatch) -> Name:
     name = Name()
-    monkeypatch.setattr("gateway.verifiers.discovery.addresses_of", name)
+    monkeypatch.setattr("gateway.verifiers.discovery.lookup", name)
     monkeypatch.setattr("gateway.verifiers.pool.LEAVING_SECONDS", 0.02)
     return name
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from edgedraft.wire import PROTOCOL
-from gateway.verifiers.discovery import Place
+from gateway.verifiers.discovery import VerifierAddress
 from tests.gateway.api.test_chat import chunks, events, user, whole
 from tests.gateway.conftest import Gateway, running_gateway
 from tests.support import toy_model
@@ -159,7 +159,7 @@ async def test_a_verifier_that_does_not_fit_is_not_used(tmp_path, verifier: Scri
     ):
         pool = gateway.services.verifiers
         for other in (newer, different, closed):
-            pool.join(Place(other.url))
+            pool.join(VerifierAddress(other.url))
         await asyncio.sleep(0.3)
         assert gateway.services.metrics.verifiers._value.get() == 1
         await whole(gateway, **BABBLE, n=4)
@@ -201,7 +201,7 @@ async def test_a_card_that_unpacks_to_too_much_is_not_used(
     monkeypatch.setattr("gateway.model.served_model.MAX_TOKENIZER", 1000)
     async with ScriptedVerifier(card=toy_model.card(name="bomb")) as bomb:
         pool = gateway.services.verifiers
-        pool.join(Place(bomb.url))
+        pool.join(VerifierAddress(bomb.url))
         await asyncio.sleep(0.2)
         assert pool.catalog.get("bomb") is None
         assert await whole(gateway, **BABBLE)
@@ -209,4 +209,4 @@ async def test_a_card_that_unpacks_to_too_much_is_not_used(
 
 async def test_a_verifier_that_joined_a_moment_ago_is_not_waited_for(gateway: Gateway) -> None:
     async with asyncio.timeout(0.5):
-        await gateway.services.verifiers.first_model(60)
+        await gateway.services.verifiers.wait_for_model(60)

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from gateway.verifiers.affinity import BLOCK, Affinity
-from gateway.verifiers.health import FAILURES, FIRST_SECONDS, Health
-from gateway.verifiers.hedging import SAVED_UP, HedgePolicy
+from gateway.verifiers.affinity import BLOCK_SIZE, PrefixAffinity
+from gateway.verifiers.health import BASE_EJECTION_SECONDS, EJECTION_FAILURES, VerifierHealth
+from gateway.verifiers.hedging import MAX_BURST, HedgePolicy
 from tests.gateway.api.test_chat import chunks, user, whole
 from tests.gateway.conftest import Gateway, running_gateway
 from tests.gateway.verifiers.test_failover import ALONE, BABBLE, streamed
@@ -66,16 +66,16 @@ async def test_no_verifier_is_crowded_for_a_beginning(tmp_path: Path) -> None:
 
 
 async def test_another_tenants_beginning_is_not_followed(tmp_path: Path) -> None:
-    affinity = Affinity()
-    prompt = list(range(5 * BLOCK + 1))
-    affinity.remember(affinity.blocks("acme", prompt), "one")
-    assert affinity.known(affinity.blocks("acme", prompt[: 3 * BLOCK + 9])) == ("one", 3)
-    assert affinity.known(affinity.blocks("acme", [*prompt[: 2 * BLOCK], *prompt])) == ("one", 2)
-    assert affinity.known(affinity.blocks("other", prompt)) == ("", 0)
-    assert affinity.known(affinity.blocks("acme", prompt[1:])) == ("", 0)
-    small = Affinity(remembered=3)
-    small.remember(small.blocks("", prompt), "one")
-    assert small.known(small.blocks("", prompt)) == ("one", 3), "the start is what others may share"
+    affinity = PrefixAffinity()
+    prompt = list(range(5 * BLOCK_SIZE + 1))
+    affinity.record(affinity.hash_blocks("acme", prompt), "one")
+    assert affinity.longest_match(affinity.hash_blocks("acme", prompt[: 3 * BLOCK_SIZE + 9])) == ("one", 3)
+    assert affinity.longest_match(affinity.hash_blocks("acme", [*prompt[: 2 * BLOCK_SIZE], *prompt])) == ("one", 2)
+    assert affinity.longest_match(affinity.hash_blocks("other", prompt)) == ("", 0)
+    assert affinity.longest_match(affinity.hash_blocks("acme", prompt[1:])) == ("", 0)
+    small = PrefixAffinity(remembered=3)
+    small.record(small.hash_blocks("", prompt), "one")
+    assert small.longest_match(small.hash_blocks("", prompt)) == ("one", 3), "the start is what others may share"
 
 
 async def test_a_larger_verifier_gets_more(tmp_path: Path) -> None:
@@ -101,33 +101,33 @@ async def test_one_with_a_queue_gets_no_more(tmp_path: Path) -> None:
 async def test_one_that_fails_session_after_session_is_left_alone(
     tmp_path: Path, trouble: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.verifiers.health.FIRST_SECONDS", 0.6)
+    monkeypatch.setattr("gateway.verifiers.health.BASE_EJECTION_SECONDS", 0.6)
     bad = ScriptedVerifier()
     setattr(bad, trouble, True)
     few = BABBLE | {"max_tokens": 3}
     async with serving(tmp_path, bad, ScriptedVerifier()) as (gateway, verifiers):
         for _ in range(6):
             await whole(gateway, **few)
-        assert opened(verifiers) == [FAILURES, 6]
+        assert opened(verifiers) == [EJECTION_FAILURES, 6]
         await asyncio.sleep(0.6)
         await whole(gateway, **few, n=6)
-        assert len(bad.opened) == FAILURES + 1, "one tries it again"
+        assert len(bad.opened) == EJECTION_FAILURES + 1, "one tries it again"
         await asyncio.sleep(0.6)
         await whole(gateway, **few)
-        assert len(bad.opened) == FAILURES + 1, "for longer the second time"
+        assert len(bad.opened) == EJECTION_FAILURES + 1, "for longer the second time"
         setattr(bad, trouble, False)
         await asyncio.sleep(0.6)
         await whole(gateway, **few)
         await whole(gateway, **few, n=6)
-        assert len(bad.opened) == FAILURES + 2 + 3
+        assert len(bad.opened) == EJECTION_FAILURES + 2 + 3
 
 
 async def test_one_that_leaves_is_given_nothing_more_and_is_no_failure(tmp_path: Path) -> None:
     leaving = ScriptedVerifier(refuse="leaving")
     async with serving(tmp_path, leaving, ScriptedVerifier()) as (gateway, verifiers):
-        for _ in range(FAILURES + 1):
+        for _ in range(EJECTION_FAILURES + 1):
             assert streamed(await chunks(gateway, **BABBLE | {"max_tokens": 80})) == ALONE
-        assert opened(verifiers) == [1, FAILURES + 1]
+        assert opened(verifiers) == [1, EJECTION_FAILURES + 1]
         leaving.refuse = ""
         await leaving.stop()
         async with ScriptedVerifier(port=leaving.port) as again:
@@ -139,33 +139,33 @@ async def test_one_that_leaves_is_given_nothing_more_and_is_no_failure(tmp_path:
 async def test_a_bad_one_is_used_where_there_is_no_other(tmp_path: Path) -> None:
     flaky = ScriptedVerifier()
     async with serving(tmp_path, flaky) as (gateway, _):
-        for _ in range(FAILURES + 2):
+        for _ in range(EJECTION_FAILURES + 2):
             flaky.fail_at = 30
             assert streamed(await chunks(gateway, **BABBLE)) == ALONE
 
 
 def test_health_is_told_by_work() -> None:
     now = 0.0
-    health = Health(lambda: now)
-    for _ in range(FAILURES - 1):
-        health.failed()
-    health.worked()
-    for _ in range(FAILURES - 1):
-        health.failed()
+    health = VerifierHealth(lambda: now)
+    for _ in range(EJECTION_FAILURES - 1):
+        health.record_failure()
+    health.record_success()
+    for _ in range(EJECTION_FAILURES - 1):
+        health.record_failure()
     assert not health.ejected
-    health.failed()
+    health.record_failure()
     assert health.ejected
-    health.failed()
-    health.worked()
-    now = FIRST_SECONDS + 0.1
+    health.record_failure()
+    health.record_success()
+    now = BASE_EJECTION_SECONDS + 0.1
     assert not health.ejected
-    assert health.on_trial
-    health.failed()
-    now += FIRST_SECONDS + 0.1
+    assert health.on_probation
+    health.record_failure()
+    now += BASE_EJECTION_SECONDS + 0.1
     assert health.ejected, "for twice as long"
-    now += FIRST_SECONDS
-    health.worked()
-    assert not health.on_trial
+    now += BASE_EJECTION_SECONDS
+    health.record_success()
+    assert not health.on_probation
 
 
 @pytest.mark.parametrize("edge", [False, True])
@@ -220,13 +220,13 @@ async def test_a_hedge_that_is_refused_or_lost_changes_nothing(tmp_path: Path) -
 
 def test_hedges_are_few_and_wait_longer_where_all_are_slow() -> None:
     hedges = HedgePolicy(2.0)
-    assert hedges.opened(100) == 2.0
-    assert [hedges.spend() for _ in range(int(SAVED_UP) + 1)] == [True] * int(SAVED_UP) + [False]
+    assert hedges.on_open(100) == 2.0
+    assert [hedges.try_acquire() for _ in range(int(MAX_BURST) + 1)] == [True] * int(MAX_BURST) + [False]
     for _ in range(11):
-        hedges.opened(100)
-    assert [hedges.spend(), hedges.spend()] == [True, False]
+        hedges.on_open(100)
+    assert [hedges.try_acquire(), hedges.try_acquire()] == [True, False]
     for _ in range(100):
-        hedges.took(4.0, 1000)
-    assert hedges.opened(1000) == pytest.approx(12, rel=0.01)
-    assert hedges.opened(4000) == pytest.approx(48, rel=0.01)
-    assert HedgePolicy(0.0).opened(100) == 0
+        hedges.on_first_commit(4.0, 1000)
+    assert hedges.on_open(1000) == pytest.approx(12, rel=0.01)
+    assert hedges.on_open(4000) == pytest.approx(48, rel=0.01)
+    assert HedgePolicy(0.0).on_open(100) == 0

@@ -20,36 +20,36 @@ from edgedraft.wire import WireError
 from gateway.agents.registry import AgentRegistry, WaitingSession
 from gateway.observability.metrics import Metrics
 from gateway.replicas.directory import Directory, owner_key
-from gateway.replicas.handshake import Prover, Unproven
+from gateway.replicas.handshake import Handshake, HandshakeFailed
 from gateway.replicas.link import RemoteSlot, ReplicaLink, dial
 from gateway.storage.shared_store import StoreDown
 
 log = logging.getLogger(__name__)
 
-ASK_SECONDS = 2.0  # for an answer, before the next replica is asked as well
-AGAIN_SECONDS = 2.0  # until a replica that was not reached is tried again
+ANSWER_SECONDS = 2.0  # for an answer, before the next replica is asked as well
+RETRY_SECONDS = 2.0  # until a replica that was not reached is tried again
 
 
 class Unreachable(Exception):
     """There is no link to that replica now."""
 
 
-class Elsewhere:
+class RemoteAgents:
     """agents.Elsewhere over the links to other replicas. `stop` it once."""
 
-    def __init__(self, directory: Directory, prover: Prover, agents: AgentRegistry, metrics: Metrics) -> None:
+    def __init__(self, directory: Directory, prover: Handshake, agents: AgentRegistry, metrics: Metrics) -> None:
         self._directory = directory
         self._prover = prover
         self._agents = agents
         self._metrics = metrics
-        self._searches: defaultdict[str, dict[WaitingSession, Search]] = defaultdict(dict)
+        self._searches: defaultdict[str, dict[WaitingSession, RemoteSearch]] = defaultdict(dict)
         self._links: dict[str, ReplicaLink] = {}
         self._dialling: dict[str, asyncio.Task[ReplicaLink]] = {}
         self._not_before: dict[str, float] = {}
         self._running: set[asyncio.Task[None]] = set()
 
     def seek(self, seeker: WaitingSession) -> None:
-        search = self._searches[owner_key(seeker.owner)][seeker] = Search(self, seeker)
+        search = self._searches[owner_key(seeker.owner)][seeker] = RemoteSearch(self, seeker)
         search.start()
 
     def leave(self, seeker: WaitingSession) -> None:
@@ -101,10 +101,10 @@ class Elsewhere:
     async def _dial(self, address: str) -> ReplicaLink:
         try:
             link = self._links[address] = ReplicaLink(address, await dial(address, self._prover))
-        except (OSError, TimeoutError, WebSocketException, Unproven) as error:
+        except (OSError, TimeoutError, WebSocketException, HandshakeFailed) as error:
             now = asyncio.get_running_loop().time()
             self._not_before = {other: until for other, until in self._not_before.items() if until > now}
-            self._not_before[address] = now + AGAIN_SECONDS
+            self._not_before[address] = now + RETRY_SECONDS
             event(log, "replica not reached", level=logging.WARNING, address=address, reason=str(error))
             raise Unreachable from error
         finally:
@@ -128,10 +128,10 @@ class Elsewhere:
                 del self._links[link.address]
 
 
-class Search:
+class RemoteSearch:
     """One session's: a link.Asker at every replica that it asked."""
 
-    def __init__(self, elsewhere: Elsewhere, seeker: WaitingSession) -> None:
+    def __init__(self, elsewhere: RemoteAgents, seeker: WaitingSession) -> None:
         self._elsewhere = elsewhere
         self._seeker = seeker
         self._lines: dict[str, RemoteSlot] = {}
@@ -155,10 +155,10 @@ class Search:
             desk.close()
         self._lines.clear()
 
-    def on_full(self) -> None:
+    def on_queued(self) -> None:
         self._answered.set()
 
-    def on_none(self, desk: RemoteSlot) -> None:
+    def on_unavailable(self, desk: RemoteSlot) -> None:
         self._leave_line(desk)
         self._answered.set()
         self._later()
@@ -187,16 +187,16 @@ class Search:
             self._later()
             return
         self._answered.clear()
-        self._lines[address] = link.ask(self, self._seeker)
+        self._lines[address] = link.request_slot(self, self._seeker)
         with suppress(TimeoutError):
-            async with asyncio.timeout(ASK_SECONDS):
+            async with asyncio.timeout(ANSWER_SECONDS):
                 await self._answered.wait()
 
     def _later(self) -> None:
         """Something failed that the directory will not tell of when it works again."""
         if self._again:
             self._again.cancel()
-        self._again = asyncio.get_running_loop().call_later(AGAIN_SECONDS, self.start)
+        self._again = asyncio.get_running_loop().call_later(RETRY_SECONDS, self.start)
 
     def _leave_line(self, desk: RemoteSlot) -> None:
         self._lines = {address: other for address, other in self._lines.items() if other is not desk}
