@@ -35,13 +35,13 @@ class Lease:
             self.drafts.append(draft)
         return self.takes_drafts
 
-    def edge(self, agent: str) -> None:
+    def set_agent(self, agent: str) -> None:
         self.edges.append(bool(agent))
 
     def close(self) -> None:
         pass
 
-    def blame(self) -> None:
+    def report_failure(self) -> None:
         pass
 
 
@@ -67,7 +67,7 @@ class Surroundings:
         self.leases.append(Lease(rest[0]))
         return self.leases[-1]
 
-    async def joined(self, seconds: float) -> None:
+    async def wait_for_join(self, seconds: float) -> None:
         await asyncio.sleep(0)
 
     def seek(self, session: Session) -> None:
