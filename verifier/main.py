@@ -54,7 +54,7 @@ def main(settings: VerifierSettings) -> None:
 def _embedded(settings: VerifierSettings) -> Iterator[tuple[Engine, ModelCard] | None]:
     """This process, with as many others as torchrun has started."""
     from edgedraft.runtime.packed_model import UnsupportedModel
-    from verifier.engine.grammar import Grammars
+    from verifier.engine.grammar import GrammarCache
     from verifier.engine.target import load_target
     from verifier.engine.tensor_parallel import join
     from verifier.engine.transformers_engine import TransformersEngine
@@ -70,7 +70,7 @@ def _embedded(settings: VerifierSettings) -> Iterator[tuple[Engine, ModelCard] |
         ranks.follow(model)
         yield None
         return
-    engine = TransformersEngine(model, card.vocab_size, card.context_length, settings.max_sessions, Grammars(card))
+    engine = TransformersEngine(model, card.vocab_size, card.context_length, settings.max_sessions, GrammarCache(card))
     if ranks:
         with ranks.leading():
             yield engine, card

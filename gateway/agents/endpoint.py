@@ -134,7 +134,7 @@ async def _model_of(hello: Hello, verifiers: VerifierPool) -> ServedModel:
         raise WireError(TRY_AGAIN_LATER, "no verifier is connected yet; try again")
     if not hello.fingerprint:  # no tokenizer of its own: it repeats what is there, whatever the ids mean
         return next(iter(verifiers.catalog))
-    model = verifiers.catalog.with_fingerprint(hello.fingerprint)
+    model = verifiers.catalog.find_by_fingerprint(hello.fingerprint)
     if model is None:
         served = ", ".join(f"{model.name} {model.fingerprint[:12]}" for model in verifiers.catalog)
         raise WireError(TOKENIZER_MISMATCH, f"your tokenizer is {hello.fingerprint[:12]}, here: {served}")

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from edgedraft.wire import TokenLogprobs
-from gateway.model.token_bytes import TokenBytes, shown
+from gateway.model.token_bytes import TokenBytes, escape_bytes
 from gateway.output.events import Delta
 
 IMPOSSIBLE = -9999.0  # as OpenAI writes a probability of 0, for which JSON has no number
@@ -30,7 +30,7 @@ def chat_logprobs(deltas: Iterable[Delta], token_bytes: TokenBytes) -> dict[str,
 
 
 def _chat_entry(data: bytes, logprob: float) -> dict[str, Any]:
-    return {"token": shown(data), "logprob": finite(logprob), "bytes": list(data)}
+    return {"token": escape_bytes(data), "logprob": finite(logprob), "bytes": list(data)}
 
 
 class LegacyLogprobs:
@@ -64,7 +64,7 @@ class LegacyLogprobs:
 
 
 def _legacy_string(data: bytes) -> str:
-    text = shown(data)
+    text = escape_bytes(data)
     return text if text.encode() == data else f"bytes:{text}"
 
 

@@ -17,7 +17,7 @@ from gateway.api.openapi import described
 from gateway.http.errors import ApiError
 from gateway.http.validation import Schema, read_object, validated
 from gateway.model.served_model import ServedModel
-from gateway.model.token_bytes import shown
+from gateway.model.token_bytes import escape_bytes
 
 router = APIRouter()
 
@@ -55,7 +55,7 @@ async def tokenize(http: Request) -> Response:
             special = request.add_special_tokens is not False
             encoding = await asyncio.to_thread(model.tokenizer.encode, request.prompt or "", add_special_tokens=special)
             tokens = encoding.ids
-        strings = [shown(model.token_bytes(token)) for token in tokens] if request.return_token_strs else None
+        strings = [escape_bytes(model.token_bytes(token)) for token in tokens] if request.return_token_strs else None
         return JSONResponse(
             {
                 "count": len(tokens),

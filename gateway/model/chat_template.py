@@ -22,7 +22,7 @@ Message = Mapping[str, Any]
 _RENDERING = (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
-class TemplateRefusal(Exception):
+class ChatTemplateError(Exception):
     """The template does not take these messages; the text says why."""
 
 
@@ -30,7 +30,7 @@ class ChatTemplate:
     """One compiled template. `takes_tools` tells whether it has a place for tools and for earlier calls of them."""
 
     def __init__(self, source: str, bos_token: str, eos_token: str) -> None:
-        """Raises TemplateRefusal when the source is no template."""
+        """Raises ChatTemplateError when the source is no template."""
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols]
         )
@@ -41,8 +41,8 @@ class ChatTemplate:
             syntax = environment.parse(source)
             self._template = environment.from_string(source)
         except TemplateError as error:
-            raise TemplateRefusal(f"the model's chat template does not compile: {error}") from error
-        self.takes_tools = _takes_tools(syntax)
+            raise ChatTemplateError(f"the model's chat template does not compile: {error}") from error
+        self.supports_tools = _supports_tools(syntax)
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
 
     def render(
@@ -53,7 +53,7 @@ class ChatTemplate:
     ) -> str:
         """The prompt up to where the assistant begins; `options` are variables that this template may know.
 
-        `tools`, as OpenAI's API has them, are for templates that take them. Raises TemplateRefusal.
+        `tools`, as OpenAI's API has them, are for templates that take them. Raises ChatTemplateError.
         """
         variables: dict[str, Any] = dict(options or {}) | self._tokens
         variables |= {"messages": list(messages), "tools": tools, "documents": None, "add_generation_prompt": True}
@@ -68,10 +68,10 @@ class ChatTemplate:
             TypeError,
             ValueError,
         ) as e:
-            raise TemplateRefusal(f"the model's chat template does not take these messages: {e}") from e
+            raise ChatTemplateError(f"the model's chat template does not take these messages: {e}") from e
 
 
-def with_one_system_message(messages: Sequence[Message]) -> list[Message]:
+def merge_system_messages(messages: Sequence[Message]) -> list[Message]:
     """`developer` becomes `system`, and all system messages become one, in front: few templates know more."""
     messages = [{**m, "role": "system"} if m["role"] == "developer" else m for m in messages]
     system = [m for m in messages if m["role"] == "system"]
@@ -81,7 +81,7 @@ def with_one_system_message(messages: Sequence[Message]) -> list[Message]:
     return [merged, *(m for m in messages if m["role"] != "system")]
 
 
-def _takes_tools(syntax: nodes.Template) -> bool:
+def _supports_tools(syntax: nodes.Template) -> bool:
     attributes = {attribute.attr for attribute in syntax.find_all(nodes.Getattr)}
     keys = {constant.value for constant in syntax.find_all(nodes.Const) if isinstance(constant.value, str)}
     return any(name.name == "tools" for name in syntax.find_all(nodes.Name)) and "tool_calls" in attributes | keys

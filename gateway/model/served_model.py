@@ -14,12 +14,12 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from edgedraft.wire import ModelCard
-from gateway.model.chat_template import ChatTemplate, Message, TemplateRefusal, with_one_system_message
-from gateway.model.reasoning import thinking_marks
+from gateway.model.chat_template import ChatTemplate, ChatTemplateError, Message, merge_system_messages
+from gateway.model.reasoning import detect_reasoning_markers
 from gateway.model.token_bytes import TokenBytes
-from gateway.model.tool_call_format import TAGS, CallFormat, native_format
+from gateway.model.tool_call_format import MARKERS, ToolCallFormat, detect_tool_call_format
 
-MAX_TOKENIZER = 1 << 27  # bytes of tokenizer.json, unpacked; the largest in use have a quarter of that
+MAX_TOKENIZER_BYTES = 1 << 27  # bytes of tokenizer.json, unpacked; the largest in use have a quarter of that
 
 
 class UnusableCard(Exception):
@@ -43,28 +43,28 @@ class ServedModel:
     tokenizer: Tokenizer
     template: ChatTemplate | None
     token_bytes: TokenBytes
-    calls: CallFormat | None
-    thinking: tuple[str, str] | None
-    mark_tokens: Mapping[str, int]
-    special: frozenset[int]
+    tool_call_format: ToolCallFormat | None
+    reasoning_markers: tuple[str, str] | None
+    marker_tokens: Mapping[str, int]
+    special_tokens: frozenset[int]
     created: int = field(default_factory=lambda: int(time.time()))
 
     @classmethod
     def from_card(cls, card: ModelCard) -> ServedModel:
         """Takes up to a second for a large vocabulary. Raises UnusableCard."""
         try:
-            tokenizer = Tokenizer.from_str(_unpacked(card.tokenizer).decode())
+            tokenizer = Tokenizer.from_str(_decompress(card.tokenizer).decode())
         except Exception as error:  # the library raises bare Exceptions
             raise UnusableCard(f"its tokenizer cannot be read: {error}") from error
         tokenizer.no_truncation()
         tokenizer.no_padding()
         try:
             template = ChatTemplate(card.chat_template, card.bos_token, card.eos_token) if card.chat_template else None
-        except TemplateRefusal as error:
+        except ChatTemplateError as error:
             raise UnusableCard(str(error)) from error
         added = tokenizer.get_added_tokens_decoder()
         ids = {token.content: number for number, token in added.items()}
-        thinking = thinking_marks(card.chat_template, ids)
+        thinking = detect_reasoning_markers(card.chat_template, ids)
         return cls(
             name=card.name,
             fingerprint=card.fingerprint,
@@ -73,14 +73,16 @@ class ServedModel:
             eos=tuple(card.eos),
             tokenizer=tokenizer,
             template=template,
-            calls=native_format(card.chat_template) if template and template.takes_tools else None,
-            thinking=thinking,
-            mark_tokens={mark: ids[mark] for mark in (*TAGS, *(thinking or ())) if mark in ids},
-            special=frozenset(number for number, token in added.items() if token.special),
+            tool_call_format=detect_tool_call_format(card.chat_template)
+            if template and template.supports_tools
+            else None,
+            reasoning_markers=thinking,
+            marker_tokens={mark: ids[mark] for mark in (*MARKERS, *(thinking or ())) if mark in ids},
+            special_tokens=frozenset(number for number, token in added.items() if token.special),
             token_bytes=TokenBytes(tokenizer),
         )
 
-    def rendered(
+    def render_chat(
         self,
         messages: Sequence[Message],
         options: Mapping[str, Any],
@@ -88,22 +90,22 @@ class ServedModel:
     ) -> str:
         """A chat as the model's template writes it, up to where the assistant begins.
 
-        Raises TemplateRefusal when the model has no template or its template does not take these messages.
+        Raises ChatTemplateError when the model has no template or its template does not take these messages.
         """
         if self.template is None:
-            raise TemplateRefusal(f"the model {self.name} has no chat template, so it cannot serve chats")
-        return self.template.render(with_one_system_message(messages), options, tools)
+            raise ChatTemplateError(f"the model {self.name} has no chat template, so it cannot serve chats")
+        return self.template.render(merge_system_messages(messages), options, tools)
 
-    def prompt(self, messages: Sequence[Message], options: Mapping[str, Any]) -> list[int]:
-        """Token ids of a chat, up to where the assistant begins. Raises TemplateRefusal as `rendered` does."""
-        return self.tokens(self.rendered(messages, options))
+    def encode_chat(self, messages: Sequence[Message], options: Mapping[str, Any]) -> list[int]:
+        """Token ids of a chat, up to where the assistant begins. Raises ChatTemplateError as `rendered` does."""
+        return self.encode(self.render_chat(messages, options))
 
-    def tokens(self, rendered: str) -> list[int]:
+    def encode(self, rendered: str) -> list[int]:
         """Token ids of a rendered chat."""
         return self.tokenizer.encode(rendered, add_special_tokens=False).ids
 
 
-class Catalog:
+class ModelCatalog:
     """The models by name. One stays known while its verifiers are away."""
 
     def __init__(self) -> None:
@@ -118,16 +120,16 @@ class Catalog:
     def get(self, name: str) -> ServedModel | None:
         return self._models.get(name)
 
-    def with_fingerprint(self, fingerprint: str) -> ServedModel | None:
+    def find_by_fingerprint(self, fingerprint: str) -> ServedModel | None:
         return next((model for model in self if model.fingerprint == fingerprint), None)
 
     def add(self, model: ServedModel) -> None:
         self._models[model.name] = model
 
 
-def _unpacked(data: bytes) -> bytes:
+def _decompress(data: bytes) -> bytes:
     inflater = zlib.decompressobj()
-    text = inflater.decompress(data, MAX_TOKENIZER)
+    text = inflater.decompress(data, MAX_TOKENIZER_BYTES)
     if inflater.unconsumed_tail or not inflater.eof:
-        raise ValueError(f"more than {MAX_TOKENIZER} bytes, or cut short")
+        raise ValueError(f"more than {MAX_TOKENIZER_BYTES} bytes, or cut short")
     return text

@@ -50,7 +50,7 @@ class TokenBytes:
         return text.encode()
 
 
-def shown(data: bytes) -> str:
+def escape_bytes(data: bytes) -> str:
     """A token as a string: its text, or its bytes spelled out where they are parts of a character."""
     try:
         return data.decode()

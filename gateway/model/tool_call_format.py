@@ -12,13 +12,13 @@ import string
 from dataclasses import dataclass
 
 # The marks that may be tokens of their own in a model's vocabulary.
-TAGS = ("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]")
+MARKERS = ("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]")
 
 _ALPHANUMERIC = string.ascii_letters + string.digits
 
 
 @dataclass(frozen=True, slots=True)
-class CallFormat:
+class ToolCallFormat:
     """opening NAME after_name ARGUMENTS closing, then following NAME ... for each further call, then end.
 
     `marker`, the beginning of `opening`, is text that nothing but a call begins with: where `anywhere`, it ends
@@ -41,14 +41,14 @@ class CallFormat:
         return f"call_{secrets.token_hex(12)}"
 
 
-HERMES = CallFormat(
+HERMES = ToolCallFormat(
     marker="<tool_call>",
     opening='<tool_call>\n{"name": "',
     after_name='", "arguments": ',
     closing="}\n</tool_call>",
     following='\n<tool_call>\n{"name": "',
 )
-MISTRAL = CallFormat(
+MISTRAL = ToolCallFormat(
     marker="[TOOL_CALLS]",
     opening="[TOOL_CALLS]",
     after_name="[ARGS]",
@@ -56,7 +56,7 @@ MISTRAL = CallFormat(
     following="[TOOL_CALLS]",
     id_length=9,
 )
-MISTRAL_LIST = CallFormat(
+MISTRAL_LIST = ToolCallFormat(
     marker="[TOOL_CALLS]",
     opening='[TOOL_CALLS][{"name": "',
     after_name='", "arguments": ',
@@ -65,7 +65,7 @@ MISTRAL_LIST = CallFormat(
     end="]",
     id_length=9,
 )
-LLAMA = CallFormat(
+LLAMA = ToolCallFormat(
     marker='{"name": "',
     opening='{"name": "',
     after_name='", "parameters": ',
@@ -74,7 +74,7 @@ LLAMA = CallFormat(
 )
 
 
-def native_format(template: str) -> CallFormat | None:
+def detect_tool_call_format(template: str) -> ToolCallFormat | None:
     """The format that a chat template, which takes tools, teaches its model; None for one that is not spoken here."""
     if "[TOOL_CALLS]" in template:
         return MISTRAL if "[ARGS]" in template else MISTRAL_LIST

@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from gateway.model.reasoning import Thinking
-from gateway.model.tool_call_format import CallFormat
+from gateway.model.reasoning import ReasoningFormat
+from gateway.model.tool_call_format import ToolCallFormat
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]{0,64}")
 _TELLING = re.compile(r'[{}\[\]"\\]')  # what an argument object's end is found by
@@ -56,7 +56,9 @@ _State = Callable[[], bool]  # takes what it can from the rest; False when it ne
 class OutputParser:
     """Feed it, and finish it at the end."""
 
-    def __init__(self, thinking: Thinking | None, calls: CallFormat | None, names: Collection[str] = ()) -> None:
+    def __init__(
+        self, thinking: ReasoningFormat | None, calls: ToolCallFormat | None, names: Collection[str] = ()
+    ) -> None:
         """`names` are the functions that exist: a call of any other is content."""
         self._marks = thinking
         self._format = calls
@@ -71,7 +73,7 @@ class OutputParser:
         if thinking is None:
             self._state: _State = self._first
         else:
-            self._state = self._thinking if thinking.begun else self._before_thinking
+            self._state = self._thinking if thinking.opened_by_prompt else self._before_thinking
 
     @property
     def thinking(self) -> bool:
@@ -123,11 +125,11 @@ class OutputParser:
         assert self._marks
         lead = len(self._rest) - len(self._rest.lstrip())
         begins = self._rest[lead:]
-        if begins.startswith(self._marks.open):
-            self._take(lead + len(self._marks.open))
+        if begins.startswith(self._marks.start_marker):
+            self._take(lead + len(self._marks.start_marker))
             self._state = self._thinking
             return True
-        if self._marks.open.startswith(begins) and not self._final:
+        if self._marks.start_marker.startswith(begins) and not self._final:
             return False
         self._state = self._first
         return True
@@ -137,13 +139,13 @@ class OutputParser:
         if self._fresh:
             self._rest = self._rest.lstrip()
             self._fresh = not self._rest
-        end = self._rest.find(self._marks.close)
+        end = self._rest.find(self._marks.end_marker)
         if end >= 0:
             self._emit(Thought(self._take(end).rstrip()))
-            self._take(len(self._marks.close))
+            self._take(len(self._marks.end_marker))
             self._state, self._fresh = self._after_thinking, True
             return True
-        self._emit(Thought(self._take(len(self._rest) if self._final else self._settled(self._marks.close))))
+        self._emit(Thought(self._take(len(self._rest) if self._final else self._settled(self._marks.end_marker))))
         return False
 
     def _after_thinking(self) -> bool:

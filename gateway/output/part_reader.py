@@ -20,10 +20,10 @@ class PartReader:
 
     def __init__(self, model: ServedModel, parser: OutputParser, close: str, named: bool) -> None:
         """`close` is the mark that ends thought, empty for a model that does not think."""
-        self.wanted = model.special & frozenset(model.mark_tokens.values())
+        self.wanted = model.special_tokens & frozenset(model.marker_tokens.values())
         self._model = model
         self._parser = parser
-        self._close = model.mark_tokens.get(close, -1)
+        self._close = model.marker_tokens.get(close, -1)
         self._named = named
         self._thought = ""
         self._thought_tokens = 0

@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.http.errors import ApiError
-from gateway.model.chat_template import Message, TemplateRefusal
-from gateway.model.reasoning import thinking_after
+from gateway.model.chat_template import ChatTemplateError, Message
+from gateway.model.reasoning import reasoning_after
 from gateway.model.served_model import ServedModel
 from gateway.model.tool_call_format import HERMES
 from gateway.output.events import MakeReader, PlainText
 from gateway.output.parser import OutputParser
 from gateway.output.part_reader import PartReader
-from gateway.prompt.grammar import Body, CallRule, json_body, output_grammar
 from gateway.prompt.grammar_check import GrammarCheck
-from gateway.prompt.response_format import ANY_OBJECT, OutputFormat, json_bodies
-from gateway.prompt.tool_prompt import described, told_in_words
+from gateway.prompt.output_grammar import GrammarFragment, ToolCallRule, build_output_grammar, json_fragment
+from gateway.prompt.structured_output import ANY_OBJECT, OutputFormat, json_candidates
+from gateway.prompt.tool_prompt import add_tools_as_text, tool_definition
 from gateway.prompt.tools import Function, ToolUse
 
 
@@ -34,7 +34,7 @@ class PreparedChat:
     make_reader: MakeReader
 
 
-async def chat_plan(
+async def prepare_chat(
     model: ServedModel,
     grammars: GrammarCheck,
     messages: Sequence[Message],
@@ -51,59 +51,59 @@ async def chat_plan(
     try:
         # A long prompt takes a while; streams of others go on meanwhile.
         text, prompt = await asyncio.to_thread(_prompt, model, messages, options, tools)
-    except TemplateRefusal as refusal:
+    except ChatTemplateError as refusal:
         raise ApiError(400, str(refusal), param=given_in, code="invalid_messages") from None
-    thinking = thinking_after(text, model.thinking)
-    content = await wanted.served(grammars) if wanted else None
+    thinking = reasoning_after(text, model.reasoning_markers)
+    content = await wanted.first_servable(grammars) if wanted else None
     calls = await _calls(grammars, model, tools) if tools else None
     if calls or content:
-        problem = await grammars.problem(output_grammar(content, thinking, calls, {}))
+        problem = await grammars.problem(build_output_grammar(content, thinking, calls, {}))
         if problem:
             param = "tools" if calls else wanted.param if wanted else None
             raise ApiError(400, f"Together these cannot be served: {problem}", param=param, code="invalid_value")
-    grammar = output_grammar(content, thinking, calls, model.mark_tokens)
+    grammar = build_output_grammar(content, thinking, calls, model.marker_tokens)
     if thinking is None and calls is None:
         return PreparedChat(prompt, grammar, PlainText)
 
     def make_reader() -> PartReader:
         names = [function.name for function in tools.functions] if tools else []
         parser = OutputParser(thinking, calls.format if calls else None, names)
-        return PartReader(model, parser, thinking.close if thinking else "", named=bool(tools and tools.named))
+        return PartReader(model, parser, thinking.end_marker if thinking else "", named=bool(tools and tools.named))
 
     return PreparedChat(prompt, grammar, make_reader)
 
 
-def told(
+def template_inputs(
     model: ServedModel, messages: Sequence[Message], tools: ToolUse | None
 ) -> tuple[list[Message], list[dict[str, Any]] | None]:
     """The messages and the template's variable `tools` that tell this model of its tools, and of its earlier calls."""
-    if model.calls is None:
-        return told_in_words(messages, tools), None
-    return list(messages), [described(function) for function in tools.functions] if tools else None
+    if model.tool_call_format is None:
+        return add_tools_as_text(messages, tools), None
+    return list(messages), [tool_definition(function) for function in tools.functions] if tools else None
 
 
 def _prompt(
     model: ServedModel, messages: Sequence[Message], options: Mapping[str, Any], tools: ToolUse | None
 ) -> tuple[str, list[int]]:
-    messages, variable = told(model, messages, tools)
-    text = model.rendered(messages, options, variable)
-    return text, model.tokens(text)
+    messages, variable = template_inputs(model, messages, tools)
+    text = model.render_chat(messages, options, variable)
+    return text, model.encode(text)
 
 
-async def _calls(grammars: GrammarCheck, model: ServedModel, tools: ToolUse) -> CallRule:
+async def _calls(grammars: GrammarCheck, model: ServedModel, tools: ToolUse) -> ToolCallRule:
     arguments = [(function.name, await _arguments(grammars, function)) for function in tools.functions]
-    return CallRule(model.calls or HERMES, tuple(arguments), tools.must, tools.parallel)
+    return ToolCallRule(model.tool_call_format or HERMES, tuple(arguments), tools.required, tools.parallel)
 
 
-async def _arguments(grammars: GrammarCheck, function: Function) -> Body:
+async def _arguments(grammars: GrammarCheck, function: Function) -> GrammarFragment:
     """What the function's arguments may be; without `strict`, its schema as far as it can be kept to."""
     schema = {"type": "object", **(function.parameters or {})}
     problem = ""
-    for body in json_bodies(schema, function.strict):
-        problem = await grammars.problem(output_grammar(body, None, None, {}))
+    for body in json_candidates(schema, function.strict):
+        problem = await grammars.problem(build_output_grammar(body, None, None, {}))
         if not problem:
             return body
     if function.strict:
         message = f"Invalid schema for function {function.name!r}: {problem}"
         raise ApiError(400, message, param="tools", code="invalid_function_parameters")
-    return json_body(ANY_OBJECT)
+    return json_fragment(ANY_OBJECT)

@@ -19,7 +19,7 @@ class Part(Protocol):
     def refusal(self) -> str | None: ...
 
 
-def texts_of(content: str | Sequence[Part], param: str, text_types: Collection[str]) -> list[str]:
+def extract_texts(content: str | Sequence[Part], param: str, text_types: Collection[str]) -> list[str]:
     """`text_types` are the types whose text counts. Raises ApiError 400 that names the part of another one."""
     if isinstance(content, str):
         return [content]

@@ -27,7 +27,7 @@ To call one, write its name and its arguments as a JSON object between tool_call
 The result comes back between tool_response tags."""
 
 
-def described(function: Function) -> dict[str, Any]:
+def tool_definition(function: Function) -> dict[str, Any]:
     """A function as templates and prompts show it."""
     shown: dict[str, Any] = {"name": function.name}
     if function.description is not None:
@@ -35,7 +35,7 @@ def described(function: Function) -> dict[str, Any]:
     return {"type": "function", "function": {**shown, "parameters": function.parameters or {}}}
 
 
-def told_in_words(messages: Sequence[Message], tools: ToolUse | None) -> list[Message]:
+def add_tools_as_text(messages: Sequence[Message], tools: ToolUse | None) -> list[Message]:
     """The messages with the tools in them, and with earlier calls and results as text."""
     told: list[Message] = []
     for message in messages:
@@ -50,19 +50,19 @@ def told_in_words(messages: Sequence[Message], tools: ToolUse | None) -> list[Me
             told.append(
                 {
                     **{key: value for key, value in message.items() if key != "tool_calls"},
-                    "content": "\n".join([*texts, *(_written(call) for call in calls)]),
+                    "content": "\n".join([*texts, *(_call_text(call) for call in calls)]),
                 }
             )
         else:
             told.append(message)
     told = [{**message, "role": "user"} if message["role"] == "tool" else message for message in told]
     if tools:
-        functions = "\n".join(json.dumps(described(function), ensure_ascii=False) for function in tools.functions)
+        functions = "\n".join(json.dumps(tool_definition(function), ensure_ascii=False) for function in tools.functions)
         told.append({"role": "system", "content": _FUNCTIONS.format(functions=functions)})
     return told
 
 
-def _written(call: Mapping[str, Any]) -> str:
+def _call_text(call: Mapping[str, Any]) -> str:
     function = call.get("function") or {}
     arguments = json.dumps(function.get("arguments", {}), ensure_ascii=False)
     return f"{HERMES.opening}{function.get('name', '')}{HERMES.after_name}{arguments}{HERMES.closing}"

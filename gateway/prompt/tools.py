@@ -45,7 +45,7 @@ class ToolUse:
     """The functions that may be called; with `must`, one of them has to be, and with `named` just this one is it."""
 
     functions: tuple[Function, ...]
-    must: bool = False
+    required: bool = False
     named: bool = False
     parallel: bool = True
 
@@ -69,38 +69,38 @@ class _AllowedChoice(Schema):
     allowed_tools: _Allowed
 
 
-def tool_use(tools: Sequence[Tool], choice: Any, parallel: bool | None) -> ToolUse | None:
+def resolve_tool_use(tools: Sequence[Tool], choice: Any, parallel: bool | None) -> ToolUse | None:
     """What the request wants of its tools; None where none is to be called. Raises ApiError 400."""
     functions = {tool.function.name: tool.function for tool in tools}
     if len(functions) < len(tools):
-        raise _wrong("tools", "Two tools have the same name.")
+        raise _invalid("tools", "Two tools have the same name.")
     if not tools:
         if choice in (None, "none", "auto"):
             return None
-        raise _wrong("tool_choice", "tool_choice is only allowed when tools are specified.")
+        raise _invalid("tool_choice", "tool_choice is only allowed when tools are specified.")
     several = parallel is not False
     if choice in (None, "auto", "required"):
-        return ToolUse(tuple(functions.values()), must=choice == "required", parallel=several)
+        return ToolUse(tuple(functions.values()), required=choice == "required", parallel=several)
     if choice == "none":
         return None
     if not isinstance(choice, dict) or choice.get("type") not in ("function", "allowed_tools"):
-        raise _wrong("tool_choice", "tool_choice is none, auto, required, a function, or allowed_tools.")
+        raise _invalid("tool_choice", "tool_choice is none, auto, required, a function, or allowed_tools.")
     if choice["type"] == "function":
         name = validated(_NamedChoice, choice, "tool_choice").function.name
-        return ToolUse(_chosen(functions, [name]), must=True, named=True, parallel=False)
+        return ToolUse(_select(functions, [name]), required=True, named=True, parallel=False)
     allowed = validated(_AllowedChoice, choice, "tool_choice").allowed_tools
     names = [tool.function.name for tool in allowed.tools]
     if not names:
-        raise _wrong("tool_choice", "allowed_tools names no tool.")
-    return ToolUse(_chosen(functions, names), must=allowed.mode == "required", parallel=several)
+        raise _invalid("tool_choice", "allowed_tools names no tool.")
+    return ToolUse(_select(functions, names), required=allowed.mode == "required", parallel=several)
 
 
-def _chosen(functions: dict[str, Function], names: Sequence[str]) -> tuple[Function, ...]:
+def _select(functions: dict[str, Function], names: Sequence[str]) -> tuple[Function, ...]:
     for name in names:
         if name not in functions:
-            raise _wrong("tool_choice", f"Tool choice {name!r} is not one of the tools.")
+            raise _invalid("tool_choice", f"Tool choice {name!r} is not one of the tools.")
     return tuple(functions[name] for name in dict.fromkeys(names))
 
 
-def _wrong(param: str, message: str) -> ApiError:
+def _invalid(param: str, message: str) -> ApiError:
     return ApiError(400, message, param=param, code="invalid_value")

@@ -19,7 +19,7 @@ async def follow(
     session: Session, choice: int, job: SessionRequest, stops: Sequence[str], reader: Reader
 ) -> AsyncGenerator[Event]:
     """One choice's events. Raises what Session.run raises."""
-    silent = job.model.special - reader.wanted if reader.wanted else None
+    silent = job.model.special_tokens - reader.wanted if reader.wanted else None
     text = TextStream(job.model.tokenizer, stops, silent)
     output: list[int] = []  # the tokens that count
     logprobs: list[TokenLogprobs] = []

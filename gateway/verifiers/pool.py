@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 from edgedraft.links.outbox import TooSlow
 from edgedraft.observability.logs import event
 from edgedraft.wire import ModelCard, Open, WireError
-from gateway.model.served_model import Catalog, ServedModel, UnusableCard
+from gateway.model.served_model import ModelCatalog, ServedModel, UnusableCard
 from gateway.observability.metrics import Metrics
 from gateway.verifiers.affinity import PrefixAffinity
 from gateway.verifiers.discovery import VerifierAddress, is_dns_url, resolve
@@ -67,7 +67,7 @@ class VerifierPool:
         dns_seconds: float = 5.0,
         hedge_after: float = 0.0,
     ) -> None:
-        self.catalog = Catalog()
+        self.catalog = ModelCatalog()
         self._urls = list(dict.fromkeys(urls))
         self._token = token
         self._name = name

@@ -23,13 +23,13 @@ from verifier.engine.interface import Request, RequestRejected
 
 log = logging.getLogger(__name__)
 
-KEPT = 32  # grammars, those asked for last
+MAX_CACHED = 32  # grammars, those asked for last
 COMPILING = 2  # at once
 TOKEN_SECONDS = 0.5  # of processor time for one mask or one token; common ones take a few 0.0001
 TOO_SLOW = "the grammar takes too long a token"
 
 
-class Grammars:
+class GrammarCache:
     """The compiled grammars of one model. Safe for use from several threads."""
 
     def __init__(self, card: ModelCard) -> None:
@@ -39,20 +39,20 @@ class Grammars:
         self._lock = threading.Lock()
         self._compiling = threading.Semaphore(COMPILING)
 
-    def prepare(self, grammar: str) -> LLMatcher | str:
+    def get_or_compile(self, grammar: str) -> LLMatcher | str:
         """Compile a grammar, or learn why it is refused. At once for one that is known, else it takes its time."""
         with self._lock:
             if known := self._known.get(grammar):
                 self._known.move_to_end(grammar)
                 return known
         with self._compiling:
-            made = refusal(grammar) or self._compiled(grammar)
-        self._keep(grammar, made)
+            made = refusal(grammar) or self._compile(grammar)
+        self._store(grammar, made)
         return made
 
-    def begin(self, grammar: str, committed: Sequence[int]) -> Constraint:
+    def start(self, grammar: str, committed: Sequence[int]) -> Constraint:
         """A session's place behind what it has committed. Raises Refused."""
-        made = self.prepare(grammar)
+        made = self.get_or_compile(grammar)
         if isinstance(made, str):
             raise RequestRejected(f"Invalid grammar: {made}")
         matcher = made.deep_copy()
@@ -60,25 +60,25 @@ class Grammars:
             raise RequestRejected("the text so far does not follow the grammar")
         return Constraint(self, grammar, matcher)
 
-    def give_up(self, grammar: str, why: str) -> None:
+    def reject(self, grammar: str, why: str) -> None:
         """Refuse this grammar from now on."""
-        self._keep(grammar, why)
+        self._store(grammar, why)
 
-    def _keep(self, grammar: str, made: LLMatcher | str) -> None:
+    def _store(self, grammar: str, made: LLMatcher | str) -> None:
         with self._lock:
             self._known[grammar] = made
-            while len(self._known) > KEPT:
+            while len(self._known) > MAX_CACHED:
                 self._known.popitem(last=False)
 
-    def _compiled(self, grammar: str) -> LLMatcher | str:
+    def _compile(self, grammar: str) -> LLMatcher | str:
         try:
-            matcher = LLMatcher(self._tokens(), grammar, log_level=0, limits=limits())
+            matcher = LLMatcher(self._load_tokenizer(), grammar, log_level=0, limits=limits())
         except ValueError as error:
             log.warning("no grammars with this model: %s", error)
             return "this model's tokenizer takes no grammars"
         return matcher.get_error()[:REASON] if matcher.is_error() else matcher
 
-    def _tokens(self) -> LLTokenizer:
+    def _load_tokenizer(self) -> LLTokenizer:
         """The model's tokens as llguidance reads them, made when they are first needed: that takes a second."""
         if self._tokenizer is None:
             source = zlib.decompress(self._card.tokenizer).decode()
@@ -89,23 +89,23 @@ class Grammars:
 class Constraint:
     """One session's place in its grammar."""
 
-    def __init__(self, grammars: Grammars, grammar: str, matcher: LLMatcher) -> None:
+    def __init__(self, grammars: GrammarCache, grammar: str, matcher: LLMatcher) -> None:
         self._grammars = grammars
         self._grammar = grammar
         self._matcher = matcher
         self._slow = False
 
     @property
-    def ended(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether it is complete, so that nothing can follow."""
-        return not self.failed and self._matcher.is_stopped()
+        return not self.has_failed and self._matcher.is_stopped()
 
     @property
-    def failed(self) -> bool:
+    def has_failed(self) -> bool:
         """Whether it cannot tell any more what may follow."""
         return self._slow or self._matcher.is_error()
 
-    def allowed(self, vocab_size: int) -> np.ndarray | None:
+    def allowed_tokens(self, vocab_size: int) -> np.ndarray | None:
         """Which tokens may come next, bool [vocab_size], at least one of them; None once it has failed.
 
         A model's logits may have more columns than its tokenizer has tokens. Those are never allowed.
@@ -114,9 +114,9 @@ class Constraint:
         mask = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         self._watch(began)
         bits = np.unpackbits(mask, count=vocab_size, bitorder="little").view(np.bool_)
-        return None if self.failed or not bits.any() else bits
+        return None if self.has_failed or not bits.any() else bits
 
-    def take(self, token: int) -> None:
+    def accept_token(self, token: int) -> None:
         """This token, one of those allowed, comes next."""
         began = time.thread_time()
         self._matcher.consume_token(token)
@@ -125,17 +125,17 @@ class Constraint:
     def _watch(self, began: float) -> None:
         if time.thread_time() - began > TOKEN_SECONDS and not self._slow:
             self._slow = True
-            self._grammars.give_up(self._grammar, TOO_SLOW)
+            self._grammars.reject(self._grammar, TOO_SLOW)
             log.warning("%s: its session ends", TOO_SLOW)
 
 
-def constraint_of(request: Request, grammars: Grammars | None) -> Constraint | None:
+def start_constraint(request: Request, grammars: GrammarCache | None) -> Constraint | None:
     """A session's place in the grammar that it asks for, None if it asks for none. Raises Refused."""
     if not request.sampling.grammar:
         return None
     if grammars is None:
         raise RequestRejected("grammars are not served here")
-    constraint = grammars.begin(request.sampling.grammar, request.committed)
-    if constraint.ended:
+    constraint = grammars.start(request.sampling.grammar, request.committed)
+    if constraint.is_complete:
         raise RequestRejected("nothing can follow in the grammar")
     return constraint

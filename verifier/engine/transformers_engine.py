@@ -17,7 +17,7 @@ from edgedraft.runtime.block_manager import BLOCK_SIZE, BlockTable, OutOfBlocks
 from edgedraft.runtime.packed_model import PackedModel, SequenceRows
 from edgedraft.tree import EMPTY_DRAFT, DraftSlice
 from edgedraft.wire import Sampling
-from verifier.engine.grammar import Grammars, constraint_of
+from verifier.engine.grammar import GrammarCache, start_constraint
 from verifier.engine.interface import Capacity, Overloaded, Request, ScheduledSession, StepResult, check_bounds
 from verifier.engine.verification import Verification, VerifyResult
 
@@ -61,7 +61,7 @@ class TransformersEngine:
         vocab_size: int,
         context_length: int,
         max_sessions: int,
-        grammars: Grammars | None = None,
+        grammars: GrammarCache | None = None,
     ) -> None:
         """Without `grammars`, requests that have one are refused."""
         self.vocab_size = vocab_size
@@ -73,11 +73,11 @@ class TransformersEngine:
 
     def precompile(self, sampling: Sampling) -> None:
         if self._grammars and sampling.grammar:
-            self._grammars.prepare(sampling.grammar)
+            self._grammars.get_or_compile(sampling.grammar)
 
     def validate(self, request: Request) -> None:
         check_bounds(request, self.vocab_size, min(self.context_length, self._model.block_manager.num_tokens))
-        constraint_of(request, self._grammars)
+        start_constraint(request, self._grammars)
 
     def open(self, request: Request) -> int:
         self.validate(request)
@@ -87,7 +87,7 @@ class TransformersEngine:
             request=request,
             kv=self._model.new_block_table(request.salt),
             text=[*request.prompt, *request.committed],
-            choices=Verification(request, constraint_of(request, self._grammars)),
+            choices=Verification(request, start_constraint(request, self._grammars)),
         )
         session.kv.match_prefix(session.text)
         promised = sum(other.unseen for other in self._sessions.values())

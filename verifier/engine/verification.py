@@ -65,7 +65,7 @@ class Verification:
                 finish = "length"  # a grammar that failed: to the client this text is unfinished
                 break
             tokens.append(token)
-            if token in request.eos or (self._constraint is not None and self._constraint.ended):
+            if token in request.eos or (self._constraint is not None and self._constraint.is_complete):
                 finish = "stop"
             elif first + len(tokens) >= request.max_tokens:
                 finish = "length"
@@ -92,7 +92,7 @@ class Verification:
     def _next(self, logits: torch.Tensor, index: int) -> int | None:
         allowed = None
         if self._constraint:
-            mask = self._constraint.allowed(logits.shape[-1])
+            mask = self._constraint.allowed_tokens(logits.shape[-1])
             if mask is None:
                 return None
             allowed = torch.from_numpy(mask).to(logits.device)
@@ -100,7 +100,7 @@ class Verification:
         if self._history:
             self._history.extend([token])
         if self._constraint:
-            self._constraint.take(token)
+            self._constraint.accept_token(token)
         return token
 
 

@@ -13,9 +13,9 @@ from edgedraft.wire import MAX_TOP_LOGPROBS
 from gateway.api.parameters import UNSERVED, Parameters
 from gateway.http.errors import ApiError
 from gateway.http.validation import Schema, empty, one_of, read_object, refuse_unserved, validated
-from gateway.prompt.content_parts import texts_of
-from gateway.prompt.response_format import ResponseFormat, StructuredParameters
-from gateway.prompt.tools import MAX_TOOLS, Function, Tool, Tools, ToolUse, tool_use
+from gateway.prompt.content_parts import extract_texts
+from gateway.prompt.structured_output import ResponseFormat, StructuredOutputParameters
+from gateway.prompt.tools import MAX_TOOLS, Function, Tool, Tools, ToolUse, resolve_tool_use
 
 
 class ContentPart(Schema):
@@ -61,7 +61,7 @@ class Prediction(Schema):
     content: str | list[ContentPart]
 
 
-class ChatRequest(Parameters, StructuredParameters):
+class ChatRequest(Parameters, StructuredOutputParameters):
     """A chat completion's parameters. `functions` and `function_call` are the older form of tools and tool_choice."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
@@ -85,13 +85,15 @@ class ChatRequest(Parameters, StructuredParameters):
     def tool_use(self) -> ToolUse | None:
         """What it wants of its tools. Raises ApiError 400."""
         if not self.functions:
-            return tool_use(self.tools or (), self.tool_choice, self.parallel_tool_calls)
+            return resolve_tool_use(self.tools or (), self.tool_choice, self.parallel_tool_calls)
         if self.tools:
             raise ApiError(400, "functions and tools exclude each other.", param="functions", code="invalid_value")
         choice = self.function_call
         if isinstance(choice, dict):
             choice = {"type": "function", "function": choice}
-        return tool_use([Tool(type="function", function=function) for function in self.functions], choice, False)
+        return resolve_tool_use(
+            [Tool(type="function", function=function) for function in self.functions], choice, False
+        )
 
     @property
     def output_limit(self) -> int | None:
@@ -134,7 +136,7 @@ def _not_with_prediction(param: str) -> ApiError:
 
 def predicted_text(prediction: Prediction) -> str:
     """Raises ApiError 400 for content other than text."""
-    return "".join(texts_of(prediction.content, "prediction.content", ("text",)))
+    return "".join(extract_texts(prediction.content, "prediction.content", ("text",)))
 
 
 def template_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
@@ -165,7 +167,7 @@ def _content(index: int, message: ChatMessage) -> str:
         if message.role != "assistant":
             raise ApiError(400, f"{param} is missing.", param=param, code="invalid_value")
         return ""
-    return "".join(texts_of(message.content, param, ("text",)))
+    return "".join(extract_texts(message.content, param, ("text",)))
 
 
 def _template_call(call: MessageCall) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from gateway.api.chat.response import body, chunks
 from gateway.api.jobs import jobs_for
 from gateway.api.openapi import described
 from gateway.http.errors import ApiError
-from gateway.model.chat_template import Message, TemplateRefusal
+from gateway.model.chat_template import ChatTemplateError, Message
 from gateway.model.served_model import ServedModel
-from gateway.prompt.chat import chat_plan
+from gateway.prompt.chat import prepare_chat
 
 router = APIRouter()
 
@@ -30,7 +30,7 @@ async def chat_completions(http: Request) -> Response:
         request = parse_chat_request(await caller.body())
         caller.admit(request.choices)
         model = await caller.model(request.model)
-        plan = await chat_plan(
+        plan = await prepare_chat(
             model,
             caller.services.grammars,
             template_messages(request.messages),
@@ -59,8 +59,8 @@ async def chat_prompt(model: ServedModel, messages: Sequence[Message], options: 
     """The prompt's tokens. `options` are variables for the template. Raises ApiError 400."""
     try:
         # A long prompt takes a while; streams of others go on meanwhile.
-        return await asyncio.to_thread(model.prompt, messages, options)
-    except TemplateRefusal as refusal:
+        return await asyncio.to_thread(model.encode_chat, messages, options)
+    except ChatTemplateError as refusal:
         raise ApiError(400, str(refusal), param="messages", code="invalid_messages") from None
 
 

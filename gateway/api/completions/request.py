@@ -12,7 +12,7 @@ from gateway.api.parameters import UNSERVED, Parameters
 from gateway.http.errors import ApiError
 from gateway.http.validation import empty, read_object, refuse_unserved, validated
 from gateway.model.served_model import ServedModel
-from gateway.prompt.response_format import StructuredParameters
+from gateway.prompt.structured_output import StructuredOutputParameters
 
 DEFAULT_OUTPUT = 16  # tokens where the request names no limit, as OpenAI has it
 MAX_PROMPTS = 128
@@ -24,7 +24,7 @@ Texts = Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
 TokenLists = Annotated[list[Tokens], Field(min_length=1, max_length=MAX_PROMPTS)]
 
 
-class CompletionRequest(Parameters, StructuredParameters):
+class CompletionRequest(Parameters, StructuredOutputParameters):
     """A completion's parameters."""
 
     prompt: str | Texts | Tokens | TokenLists

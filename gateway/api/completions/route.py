@@ -14,7 +14,7 @@ from gateway.api.completions.response import body, chunks
 from gateway.api.jobs import jobs_for
 from gateway.api.openapi import described
 from gateway.model.served_model import ServedModel
-from gateway.prompt.grammar import output_grammar
+from gateway.prompt.output_grammar import build_output_grammar
 
 router = APIRouter()
 
@@ -28,8 +28,8 @@ async def completions(http: Request) -> Response:
         # Long prompts take a while; streams of others go on meanwhile.
         prompts = await asyncio.to_thread(lambda: [prompt_tokens(model, prompt) for prompt in request.prompts])
         wanted = request.output_format()
-        content = await wanted.served(caller.services.grammars) if wanted else None
-        grammar = output_grammar(content, None, None, {})
+        content = await wanted.first_servable(caller.services.grammars) if wanted else None
+        grammar = build_output_grammar(content, None, None, {})
         jobs = [
             job
             for prompt in prompts

@@ -15,9 +15,9 @@ from gateway.api.responses.messages import chat_messages, turn_starts, without_b
 from gateway.api.responses.request import ResponsesRequest
 from gateway.api.responses.store import ChainTooLong, NotStored, ResponseStore
 from gateway.http.errors import ApiError, database_down
-from gateway.model.chat_template import Message, TemplateRefusal
+from gateway.model.chat_template import ChatTemplateError, Message
 from gateway.model.served_model import ServedModel
-from gateway.prompt.chat import told
+from gateway.prompt.chat import template_inputs
 from gateway.prompt.tools import ToolUse
 from gateway.storage.database import DatabaseDown
 
@@ -91,7 +91,7 @@ async def messages_of(
     try:
         # A long conversation takes a while; streams of others go on meanwhile.
         return await asyncio.to_thread(_fitting, model, messages, request.chat_template_kwargs or {}, tools, limit)
-    except TemplateRefusal as refusal:
+    except ChatTemplateError as refusal:
         raise ApiError(400, str(refusal), param="input", code="invalid_messages") from None
 
 
@@ -101,14 +101,14 @@ def _fitting(
     """The longest end of a conversation that has at most `limit` tokens, cut where a user speaks; else the shortest."""
 
     def fits(messages: Sequence[Message]) -> bool:
-        shown, variable = told(model, messages, tools)
-        return len(model.tokens(model.rendered(shown, options, variable))) <= limit
+        shown, variable = template_inputs(model, messages, tools)
+        return len(model.encode(model.render_chat(shown, options, variable))) <= limit
 
     starts = turn_starts(messages)
     if not starts or fits(messages):
         return messages
     # Each text is counted by itself first: rendering ends that are far too long, again and again, would take too long.
-    counts = [len(model.tokens(message["content"])) for message in messages]
+    counts = [len(model.encode(message["content"])) for message in messages]
     ahead = list(accumulate(reversed(counts)))[::-1]
     starts = [start for start in starts if ahead[start] <= limit] or starts[-1:]
     at = bisect_left(starts, True, key=lambda start: fits(without_beginning(messages, start)))

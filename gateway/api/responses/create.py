@@ -19,7 +19,7 @@ from gateway.api.responses.request import ResponsesRequest, parse_responses_requ
 from gateway.api.responses.response import Keep, ResponseAnswer
 from gateway.api.responses.store import ResponseStore, StoredResponse, TooLarge
 from gateway.model.served_model import ServedModel
-from gateway.prompt.chat import PreparedChat, chat_plan
+from gateway.prompt.chat import PreparedChat, prepare_chat
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ async def _prepared(
     conversation = await read_conversation(services.responses, caller.principal.agents_owner, request, response_id)
     messages = await messages_of(model, request, conversation, tools)
     options = request.chat_template_kwargs or {}
-    return model, conversation, await chat_plan(model, services.grammars, messages, options, tools, wanted, "input")
+    return model, conversation, await prepare_chat(model, services.grammars, messages, options, tools, wanted, "input")
 
 
 def _keeper(store: ResponseStore, owner: Owner, request: ResponsesRequest, conversation: Conversation) -> Keep:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from gateway.http.errors import ApiError
 from gateway.http.validation import Schema, validated
-from gateway.prompt.content_parts import texts_of
+from gateway.prompt.content_parts import extract_texts
 
 MAX_INPUT_ITEMS = 4096  # of one request
 MAX_REFERENCES = 256  # item_references of one request
@@ -133,7 +133,7 @@ def _item(number: int, raw: Any, response_id: str, stored: Mapping[str, Item]) -
     match item:
         case _Message():
             own = {"type": "output_text", "annotations": []} if item.role == "assistant" else {"type": "input_text"}
-            texts = texts_of(item.content, f"{param}.content", _TEXT_PARTS)
+            texts = extract_texts(item.content, f"{param}.content", _TEXT_PARTS)
             return made | {
                 "role": item.role,
                 "status": "completed",
@@ -149,18 +149,18 @@ def _item(number: int, raw: Any, response_id: str, stored: Mapping[str, Item]) -
         case _FunctionCallOutput():
             return made | {
                 "call_id": item.call_id,
-                "output": "".join(texts_of(item.output, f"{param}.output", _TEXT_PARTS)),
+                "output": "".join(extract_texts(item.output, f"{param}.output", _TEXT_PARTS)),
                 "status": "completed",
             }
         case _Reasoning():
             return made | {
                 "summary": [
                     {"type": "summary_text", "text": t}
-                    for t in texts_of(item.summary or [], f"{param}.summary", _TEXT_PARTS)
+                    for t in extract_texts(item.summary or [], f"{param}.summary", _TEXT_PARTS)
                 ],
                 "content": [
                     {"type": "reasoning_text", "text": t}
-                    for t in texts_of(item.content or [], f"{param}.content", _TEXT_PARTS)
+                    for t in extract_texts(item.content or [], f"{param}.content", _TEXT_PARTS)
                 ],
             }
     raise AssertionError(f"no shape for {kind}")

@@ -18,7 +18,7 @@ from gateway.api.responses.items import MAX_INPUT_ITEMS
 from gateway.api.responses.tools import chat_format, function_tools, use_of
 from gateway.http.errors import ApiError
 from gateway.http.validation import Schema, empty, one_of, read_object, refuse_unserved, validated
-from gateway.prompt.response_format import OutputFormat, StructuredParameters
+from gateway.prompt.structured_output import OutputFormat, StructuredOutputParameters
 from gateway.prompt.tools import ToolUse
 
 LOGPROBS = "message.output_text.logprobs"
@@ -54,7 +54,7 @@ class Reasoning(Schema):
     summary: Literal["auto", "concise", "detailed"] | None = None
 
 
-class ResponsesRequest(Parameters, StructuredParameters):
+class ResponsesRequest(Parameters, StructuredOutputParameters):
     """A response's parameters."""
 
     input: str | Annotated[list[Any], Field(min_length=1, max_length=MAX_INPUT_ITEMS)]

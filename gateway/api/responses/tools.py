@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from gateway.http.errors import ApiError
 from gateway.http.validation import Schema, validated
-from gateway.prompt.response_format import NamedSchema, ResponseFormat
-from gateway.prompt.tools import MAX_TOOLS, Function, FunctionName, Tool, ToolUse, tool_use
+from gateway.prompt.structured_output import NamedSchema, ResponseFormat
+from gateway.prompt.tools import MAX_TOOLS, Function, FunctionName, Tool, ToolUse, resolve_tool_use
 
 
 class FunctionTool(Schema):
@@ -53,7 +53,7 @@ def use_of(tools: Sequence[FunctionTool], choice: str | dict[str, Any] | None, p
         for tool in tools
     ]
     chat_tools = [Tool(type="function", function=function) for function in functions]
-    return tool_use(chat_tools, _chat_choice(choice), parallel)
+    return resolve_tool_use(chat_tools, _chat_choice(choice), parallel)
 
 
 def chat_format(given: dict[str, Any] | None) -> ResponseFormat | None:

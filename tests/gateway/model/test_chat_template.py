@@ -7,7 +7,7 @@ from datetime import datetime
 
 import pytest
 
-from gateway.model.chat_template import ChatTemplate, TemplateRefusal, with_one_system_message
+from gateway.model.chat_template import ChatTemplate, ChatTemplateError, merge_system_messages
 
 MESSAGES = [{"role": "user", "content": "<b>é"}]
 
@@ -49,12 +49,12 @@ def test_it_renders(source: str, text: str) -> None:
     ],
 )
 def test_it_refuses(source: str) -> None:
-    with pytest.raises(TemplateRefusal):
+    with pytest.raises(ChatTemplateError):
         render(source)
 
 
 def test_what_is_no_template_is_said_at_once() -> None:
-    with pytest.raises(TemplateRefusal, match="does not compile"):
+    with pytest.raises(ChatTemplateError, match="does not compile"):
         ChatTemplate("{% if %}", "", "")
 
 
@@ -64,8 +64,8 @@ def test_system_messages_become_one_in_front() -> None:
         {"role": "user", "content": "b"},
         {"role": "developer", "content": "c"},
     ]
-    assert with_one_system_message(system) == [
+    assert merge_system_messages(system) == [
         {"role": "system", "content": "a\n\nc"},
         {"role": "user", "content": "b"},
     ]
-    assert with_one_system_message(MESSAGES) == MESSAGES
+    assert merge_system_messages(MESSAGES) == MESSAGES

@@ -6,7 +6,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders
 from tokenizers.models import BPE, WordPiece
 
-from gateway.model.token_bytes import TokenBytes, shown
+from gateway.model.token_bytes import TokenBytes, escape_bytes
 from tests.support.toy_model import EOS, TOKENIZER
 
 
@@ -36,6 +36,6 @@ def test_a_tokenizer_of_another_kind_gives_its_tokens_as_they_are() -> None:
 
 
 def test_bytes_that_are_no_text_are_spelled_out() -> None:
-    assert shown("é".encode()) == "é"
-    assert shown(b"\xc3") == "\\xc3"
-    assert shown(b"a\xf0\x9f") == "\\x61\\xf0\\x9f"
+    assert escape_bytes("é".encode()) == "é"
+    assert escape_bytes(b"\xc3") == "\\xc3"
+    assert escape_bytes(b"a\xf0\x9f") == "\\x61\\xf0\\x9f"

@@ -6,17 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.model.reasoning import Thinking
-from gateway.model.tool_call_format import HERMES, LLAMA, MISTRAL, MISTRAL_LIST, CallFormat
+from gateway.model.reasoning import ReasoningFormat
+from gateway.model.tool_call_format import HERMES, LLAMA, MISTRAL, MISTRAL_LIST, ToolCallFormat
 from gateway.output.parser import Arguments, Call, Content, OutputParser, Thought
 
-THINKING = Thinking("<think>", "</think>")
-BEGUN = Thinking("<think>", "</think>", begun=True)
+THINKING = ReasoningFormat("<think>", "</think>")
+BEGUN = ReasoningFormat("<think>", "</think>", opened_by_prompt=True)
 CALL = '<tool_call>\n{"name": "get", "arguments": {"a": "}\\"<tool_call>", "b": [{}]}}\n</tool_call>'
 CALLED = ("call", 0, "get"), ("arguments", 0, '{"a": "}\\"<tool_call>", "b": [{}]}')
 
 # text, thinking, format, parts
-CASES: list[tuple[str, Thinking | None, CallFormat | None, list[tuple[str | int, ...]]]] = [
+CASES: list[tuple[str, ReasoningFormat | None, ToolCallFormat | None, list[tuple[str | int, ...]]]] = [
     ("hello <b> {}\n", None, None, [("content", "hello <b> {}\n")]),
     ("hello <tool", None, HERMES, [("content", "hello <tool")]),
     ("a  \n", None, HERMES, [("content", "a  \n")]),
@@ -71,7 +71,7 @@ IDS = [f"{index}" for index in range(len(CASES))]
 
 
 def parts(
-    pieces: list[str], thinking: Thinking | None, calls: CallFormat | None, finish: bool = True
+    pieces: list[str], thinking: ReasoningFormat | None, calls: ToolCallFormat | None, finish: bool = True
 ) -> list[tuple[str | int, ...]]:
     """What the pieces come to, neighbours of one kind joined."""
     parser = OutputParser(thinking, calls, ("get", "put"))
@@ -99,7 +99,7 @@ def parts(
 
 @pytest.mark.parametrize(("text", "thinking", "calls", "expected"), CASES, ids=IDS)
 def test_the_parts_are_the_same_wherever_the_text_is_cut(
-    text: str, thinking: Thinking | None, calls: CallFormat | None, expected: list[tuple[str | int, ...]]
+    text: str, thinking: ReasoningFormat | None, calls: ToolCallFormat | None, expected: list[tuple[str | int, ...]]
 ) -> None:
     assert parts([text], thinking, calls) == expected
     assert parts(list(text), thinking, calls) == expected
@@ -109,7 +109,7 @@ def test_the_parts_are_the_same_wherever_the_text_is_cut(
 
 @pytest.mark.parametrize(("text", "thinking", "calls", "expected"), CASES, ids=IDS)
 def test_what_was_said_early_is_never_taken_back(
-    text: str, thinking: Thinking | None, calls: CallFormat | None, expected: list[tuple[str | int, ...]]
+    text: str, thinking: ReasoningFormat | None, calls: ToolCallFormat | None, expected: list[tuple[str | int, ...]]
 ) -> None:
     for cut in range(len(text)):
         early = parts([text[:cut]], thinking, calls, finish=False)
@@ -134,7 +134,7 @@ MARKS = ["<think>", "</think>", "<tool_call>", '\n{"name": "', "get", '", "argum
     st.data(),
 )
 def test_any_output_in_any_pieces_gives_the_same_parts(
-    fragments: list[str], thinking: Thinking | None, calls: CallFormat | None, data: st.DataObject
+    fragments: list[str], thinking: ReasoningFormat | None, calls: ToolCallFormat | None, data: st.DataObject
 ) -> None:
     text = "".join(fragments)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))

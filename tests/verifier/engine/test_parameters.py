@@ -24,7 +24,7 @@ from tests.edgedraft.definition import reference_choice
 from tests.verifier.conftest import tiny_llama
 from tests.verifier.engine.test_transformers_engine import run, tree_for
 from verifier.engine import grammar as grammar_module
-from verifier.engine.grammar import Grammars
+from verifier.engine.grammar import GrammarCache
 from verifier.engine.interface import Request, RequestRejected, ScheduledSession
 from verifier.engine.transformers_engine import TransformersEngine
 
@@ -66,7 +66,7 @@ CARD = ModelCard(
     tokenizer=zlib.compress(TOKENIZER.to_str().encode()),
     chat_template="",
 )
-GRAMMARS = Grammars(CARD)
+GRAMMARS = GrammarCache(CARD)
 LL_TOKENIZER = LLTokenizer(TOKENIZER.to_str(), eos_token=[END])
 
 
@@ -75,7 +75,7 @@ def model() -> torch.nn.Module:
     return tiny_llama(vocab_size=VOCAB)
 
 
-def engine_of(kv_tokens: int = 2048, grammars: Grammars | None = GRAMMARS) -> TransformersEngine:
+def engine_of(kv_tokens: int = 2048, grammars: GrammarCache | None = GRAMMARS) -> TransformersEngine:
     return TransformersEngine(PackedModel(tiny_llama(vocab_size=VOCAB), kv_tokens), VOCAB, 512, 64, grammars)
 
 
@@ -228,7 +228,7 @@ def test_a_grammar_that_takes_too_long_a_token_ends_and_is_refused_from_then_on(
 ) -> None:
     monkeypatch.setattr(grammar_module, "TOKEN_SECONDS", -1.0)
     sampling = Sampling(temperature=0, grammar="start: /[xyz]+/")
-    engine = engine_of(grammars=Grammars(CARD))
+    engine = engine_of(grammars=GrammarCache(CARD))
     engine.open(Request(1, tuple(prompt_of(1)), sampling, TOKENS, frozenset()))
     (made,) = engine.step([ScheduledSession(1, 64)])
     assert (made.tokens, made.finish) == ((), "length")

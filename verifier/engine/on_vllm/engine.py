@@ -21,7 +21,7 @@ from vllm.v1.request import Request as VllmRequest
 from vllm.v1.request import RequestStatus
 
 from edgedraft.wire import FinishReason, ModelCard, Sampling, TokenLogprobs
-from verifier.engine.grammar import Constraint, Grammars, constraint_of
+from verifier.engine.grammar import Constraint, GrammarCache, start_constraint
 from verifier.engine.interface import (
     Capacity,
     EngineLost,
@@ -60,7 +60,7 @@ class VllmEngine:
     supports_trees = False
 
     def __init__(
-        self, core: EngineCore, card: ModelCard, grammars: Grammars, max_sessions: int, longest_draft: int
+        self, core: EngineCore, card: ModelCard, grammars: GrammarCache, max_sessions: int, longest_draft: int
     ) -> None:
         self.vocab_size = card.vocab_size
         self.context_length = card.context_length
@@ -79,15 +79,15 @@ class VllmEngine:
 
     def precompile(self, sampling: Sampling) -> None:
         if sampling.grammar:
-            self._grammars.prepare(sampling.grammar)
+            self._grammars.get_or_compile(sampling.grammar)
 
     def validate(self, request: Request) -> None:
         check_bounds(request, self.vocab_size, min(self.context_length, self._kv_tokens))
-        constraint_of(request, self._grammars)
+        start_constraint(request, self._grammars)
 
     def open(self, request: Request) -> int:
         check_bounds(request, self.vocab_size, min(self.context_length, self._kv_tokens))
-        session = _Session(request, self._state(request), constraint_of(request, self._grammars))
+        session = _Session(request, self._state(request), start_constraint(request, self._grammars))
         if len(self._sessions) >= self._max_sessions:
             raise Overloaded(f"{self._max_sessions} sessions are running")
         unseen, needed = self._missing(session.state)
@@ -195,8 +195,8 @@ class VllmEngine:
             return "length"  # a grammar that failed, as in choosing.py
         if constraint := session.constraint:
             for token in tokens:
-                constraint.take(token)
-        if tokens[-1] in session.request.eos or (session.constraint and session.constraint.ended):
+                constraint.accept_token(token)
+        if tokens[-1] in session.request.eos or (session.constraint and session.constraint.is_complete):
             return "stop"
         return "length" if session.output >= session.request.max_tokens else None
 

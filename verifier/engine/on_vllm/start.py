@@ -73,14 +73,14 @@ def load(settings: VerifierSettings) -> tuple[Any, ModelCard] | None:
     from vllm.v1.executor import Executor
 
     from verifier.engine.on_vllm.engine import VllmEngine
-    from verifier.engine.on_vllm.worker import grammars_of
+    from verifier.engine.on_vllm.worker import grammar_cache_for
     from verifier.model_card import card_of
 
     card = card_of(settings, path, int(config.model_config.max_model_len))
     core = EngineCore(config, Executor.get_class(config), log_stats=False, executor_fail_callback=_lost)
     encoded = msgspec.msgpack.encode(card)
     core.collective_rpc("choose_as_edgedraft", args=(encoded,))
-    return VllmEngine(core, card, grammars_of(encoded), settings.max_sessions, settings.verify_nodes), card
+    return VllmEngine(core, card, grammar_cache_for(encoded), settings.max_sessions, settings.verify_nodes), card
 
 
 def _check_version() -> None:

@@ -21,7 +21,7 @@ from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 from edgedraft.tree import DraftSlice
 from edgedraft.wire import ModelCard, Sampling
-from verifier.engine.grammar import Grammars, constraint_of
+from verifier.engine.grammar import GrammarCache, start_constraint
 from verifier.engine.interface import Request
 from verifier.engine.verification import Verification, VerifyResult
 
@@ -40,9 +40,9 @@ class Wanted(msgspec.Struct, frozen=True, array_like=True):
 
 
 @lru_cache(maxsize=1)
-def grammars_of(card: bytes) -> Grammars:
+def grammar_cache_for(card: bytes) -> GrammarCache:
     """Those of a ModelCard as MessagePack. A worker in the engine's own process shares them with it, compiled."""
-    return Grammars(msgspec.msgpack.decode(card, type=ModelCard))
+    return GrammarCache(msgspec.msgpack.decode(card, type=ModelCard))
 
 
 class NoDrafts:
@@ -68,7 +68,7 @@ class ChoosingWorker:
     def choose_as_edgedraft(self, card: bytes) -> None:
         """From now on; `card` is a ModelCard as MessagePack, for grammars."""
         runner = self.model_runner
-        runner._sample = Chooser(runner, grammars_of(card))
+        runner._sample = Chooser(runner, grammar_cache_for(card))
         if runner.intermediate_tensors is None and not get_pp_group().is_first_rank:
             # vLLM makes these while it warms up, which an eager model on a CPU does not.
             runner.intermediate_tensors = runner.model.make_empty_intermediate_tensors(
@@ -79,7 +79,7 @@ class ChoosingWorker:
 class Chooser:
     """In the place of the model runner's `_sample`."""
 
-    def __init__(self, runner: Any, grammars: Grammars) -> None:
+    def __init__(self, runner: Any, grammars: GrammarCache) -> None:
         self._runner = runner
         self._grammars = grammars
         self._chosen: dict[str, tuple[Verification, int]] = {}
@@ -140,7 +140,7 @@ class Chooser:
             committed=tuple(committed),
             logprobs=wanted.logprobs,
         )
-        return Verification(request, constraint_of(request, self._grammars)), len(committed)
+        return Verification(request, start_constraint(request, self._grammars)), len(committed)
 
 
 def _logprobs(walks: Sequence[VerifyResult], width: int) -> LogprobsTensors | None:

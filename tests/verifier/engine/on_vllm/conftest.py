@@ -10,7 +10,7 @@ import pytest
 from edgedraft.runtime.packed_model import PackedModel
 from edgedraft.tree import EMPTY_DRAFT, DraftSlice
 from edgedraft.wire import ModelCard, Sampling
-from verifier.engine.grammar import Grammars
+from verifier.engine.grammar import GrammarCache
 from verifier.engine.interface import Engine, Request, ScheduledSession, StepResult
 from verifier.engine.transformers_engine import TransformersEngine
 from verifier.settings import VerifierSettings
@@ -49,7 +49,7 @@ def both(demo_target: PackedModel) -> Iterator[Both]:
     begun = load(settings)
     assert begun
     engine, card = begun
-    yield Both(engine, TransformersEngine(demo_target, card.vocab_size, 2048, 64, Grammars(card)), card)
+    yield Both(engine, TransformersEngine(demo_target, card.vocab_size, 2048, 64, GrammarCache(card)), card)
     engine.shut_down()
 
 

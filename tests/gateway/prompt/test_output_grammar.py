@@ -11,18 +11,18 @@ import pytest
 from llguidance import LLMatcher, LLTokenizer
 from tokenizers import AddedToken
 
-from gateway.model.reasoning import Thinking
-from gateway.model.tool_call_format import HERMES, LLAMA, MISTRAL, MISTRAL_LIST, CallFormat
-from gateway.prompt.grammar import (
-    Body,
-    CallRule,
-    choice_body,
-    grammar_body,
-    json_body,
-    output_grammar,
-    regex_body,
-)
+from gateway.model.reasoning import ReasoningFormat
+from gateway.model.tool_call_format import HERMES, LLAMA, MISTRAL, MISTRAL_LIST, ToolCallFormat
 from gateway.prompt.grammar_check import GrammarCheck
+from gateway.prompt.output_grammar import (
+    GrammarFragment,
+    ToolCallRule,
+    build_output_grammar,
+    choice_fragment,
+    client_grammar_fragment,
+    json_fragment,
+    regex_fragment,
+)
 from tests.support import toy_model
 
 CITY = {
@@ -57,53 +57,55 @@ def passes(grammar: str, text: str, marks: bool = False) -> bool:
     return matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
 
 
-def alone(body: Body) -> str:
-    return output_grammar(body, None, None, {})
+def alone(body: GrammarFragment) -> str:
+    return build_output_grammar(body, None, None, {})
 
 
-def rule(form: CallFormat, must: bool = False, parallel: bool = True) -> CallRule:
-    return CallRule(form, (("get", json_body(CITY)), ("get_all", json_body({"type": "object"}))), must, parallel)
+def rule(form: ToolCallFormat, must: bool = False, parallel: bool = True) -> ToolCallRule:
+    return ToolCallRule(
+        form, (("get", json_fragment(CITY)), ("get_all", json_fragment({"type": "object"}))), must, parallel
+    )
 
 
 @pytest.mark.parametrize(
     ("body", "good", "bad"),
     [
-        (json_body({"type": "object"}), ['{"a": [1, null]}', "{\n}"], ["[]", "", ' {"a":1}', "{" + " " * 40 + "}"]),
-        (json_body(CITY), ['{"city":"Ulm"}'], ['{"city": 1}', "{}", '{"city": "a", "b": 1}']),
+        (json_fragment({"type": "object"}), ['{"a": [1, null]}', "{\n}"], ["[]", "", ' {"a":1}', "{" + " " * 40 + "}"]),
+        (json_fragment(CITY), ['{"city":"Ulm"}'], ['{"city": 1}', "{}", '{"city": "a", "b": 1}']),
         (
-            json_body(
+            json_fragment(
                 {"type": "string", "uniqueItems": True, "x-guidance": {"whitespace_flexible": True}}, lenient=True
             ),
             ['"a"'],
             ["a"],
         ),
-        (regex_body(r"\d{3}/[a-z\"]+"), ['123/a"'], ["12/a", "123/"]),
-        (regex_body(""), [""], ["a"]),
-        (choice_body(["ja", "jä😀", 'a"\n']), ["ja", "jä😀", 'a"\n'], ["j", "jaja"]),
-        (grammar_body('start: "a" b\nb: "c"+'), ["acc"], ["a"]),
-        (grammar_body('root ::= "a" | b\nb ::= [0-9]+'), ["a", "17"], ["b"]),
+        (regex_fragment(r"\d{3}/[a-z\"]+"), ['123/a"'], ["12/a", "123/"]),
+        (regex_fragment(""), [""], ["a"]),
+        (choice_fragment(["ja", "jä😀", 'a"\n']), ["ja", "jä😀", 'a"\n'], ["j", "jaja"]),
+        (client_grammar_fragment('start: "a" b\nb: "c"+'), ["acc"], ["a"]),
+        (client_grammar_fragment('root ::= "a" | b\nb ::= [0-9]+'), ["a", "17"], ["b"]),
     ],
 )
-def test_a_format_binds_the_whole_text(body: Body, good: list[str], bad: list[str]) -> None:
+def test_a_format_binds_the_whole_text(body: GrammarFragment, good: list[str], bad: list[str]) -> None:
     assert [text for text in good if not passes(alone(body), text)] == []
     assert [text for text in bad if passes(alone(body), text)] == []
 
 
 def test_nothing_asked_is_no_grammar() -> None:
-    assert output_grammar(None, Thinking("<think>", "</think>"), None, {}) == ""
+    assert build_output_grammar(None, ReasoningFormat("<think>", "</think>"), None, {}) == ""
 
 
-def written(form: CallFormat, *calls: tuple[str, str]) -> str:
+def written(form: ToolCallFormat, *calls: tuple[str, str]) -> str:
     texts = [f"{name}{form.after_name}{arguments}{form.closing}" for name, arguments in calls]
     return form.opening + form.following.join(texts) + form.end
 
 
 @pytest.mark.parametrize("marks", [False, True], ids=["text", "tokens"])
 @pytest.mark.parametrize("form", [HERMES, MISTRAL, MISTRAL_LIST, LLAMA], ids=["hermes", "mistral", "list", "llama"])
-def test_calls_are_of_a_tool_and_follow_its_schema(form: CallFormat, marks: bool) -> None:
+def test_calls_are_of_a_tool_and_follow_its_schema(form: ToolCallFormat, marks: bool) -> None:
     tokens = _vocabulary()[0] if marks else {}
-    free, must = (output_grammar(None, None, rule(form, must), tokens) for must in (False, True))
-    one = output_grammar(None, None, rule(form, must=True, parallel=False), tokens)
+    free, must = (build_output_grammar(None, None, rule(form, must), tokens) for must in (False, True))
+    one = build_output_grammar(None, None, rule(form, must=True, parallel=False), tokens)
     good = written(form, ("get", '{"city": "Ulm"}'))
     two = written(form, ("get", '{"city": "Ulm"}'), ("get_all", '{"x": [1]}'))
     for grammar in (free, must, one):
@@ -117,28 +119,30 @@ def test_calls_are_of_a_tool_and_follow_its_schema(form: CallFormat, marks: bool
 
 
 def test_a_mark_calls_for_a_call_however_it_is_spelt() -> None:
-    grammar = output_grammar(None, None, rule(HERMES), _vocabulary()[0])
+    grammar = build_output_grammar(None, None, rule(HERMES), _vocabulary()[0])
     assert not passes(grammar, "so <tool_call> it is", marks=False)
     assert not passes(grammar, "so <tool_call> it is", marks=True)
 
 
 def test_content_of_a_format_or_calls() -> None:
-    grammar = output_grammar(json_body(CITY), None, rule(HERMES), {})
+    grammar = build_output_grammar(json_fragment(CITY), None, rule(HERMES), {})
     assert passes(grammar, '{"city": "Ulm"}')
     assert passes(grammar, written(HERMES, ("get", '{"city": "Ulm"}')))
     assert not passes(grammar, "Let me see.")
-    assert passes(output_grammar(grammar_body('root ::= "a"'), None, rule(HERMES), {}), "a")
+    assert passes(build_output_grammar(client_grammar_fragment('root ::= "a"'), None, rule(HERMES), {}), "a")
 
 
 @pytest.mark.parametrize("begun", [False, True])
 def test_thought_comes_first_and_is_free(begun: bool) -> None:
     tokens = _vocabulary()[0]
-    grammar = output_grammar(json_body(CITY), Thinking("<think>", "</think>", begun), None, tokens)
+    grammar = build_output_grammar(json_fragment(CITY), ReasoningFormat("<think>", "</think>", begun), None, tokens)
     opening = "" if begun else "<think>"
     assert passes(grammar, f'{opening}\nhm {{ <b> \n</think>\n\n{{"city": "Ulm"}}', marks=True)
     assert passes(grammar, '{"city": "Ulm"}', marks=True) == (not begun)
     assert not passes(grammar, f"{opening}hm</think>no", marks=True)
-    spelt = output_grammar(json_body(CITY), Thinking("<think>", "</think>", begun=True), None, {})
+    spelt = build_output_grammar(
+        json_fragment(CITY), ReasoningFormat("<think>", "</think>", opened_by_prompt=True), None, {}
+    )
     assert passes(spelt, 'hm </think>{"city": "Ulm"}')
 
 
@@ -149,20 +153,20 @@ async def check() -> AsyncIterator[GrammarCheck]:
     await check.close()
 
 
-HOSTILE: list[tuple[Body, str]] = [
-    (json_body({"type": "objekt"}), "Invalid type: objekt"),
-    (json_body({"not": {}}), "not"),
-    (json_body({"$ref": "https://example.com/schema"}), ""),
-    (json_body({"$ref": "#/$defs/missing"}), ""),
-    (json_body({"type": "string", "pattern": "(?=a)"}), "look-around"),
-    (json_body({"type": "integer", "minimum": 5, "maximum": 1}), ""),
-    (json_body({"type": "integer", "multipleOf": 999983}), "too much time"),
-    (json_body({"enum": ["x" * 1000 + str(i) for i in range(300)]}), "characters"),
-    (regex_body("(a"), "unclosed group"),
-    (grammar_body('start: "a" | missing'), "missing"),
-    (grammar_body("start: <nothing>"), "nothing"),
-    (grammar_body('start: /x*/ "b"\n%llguidance {"a": 1'), ""),
-    (grammar_body('start: x "b"\nx[max_tokens=3]: /x*/'), "max_tokens"),
+HOSTILE: list[tuple[GrammarFragment, str]] = [
+    (json_fragment({"type": "objekt"}), "Invalid type: objekt"),
+    (json_fragment({"not": {}}), "not"),
+    (json_fragment({"$ref": "https://example.com/schema"}), ""),
+    (json_fragment({"$ref": "#/$defs/missing"}), ""),
+    (json_fragment({"type": "string", "pattern": "(?=a)"}), "look-around"),
+    (json_fragment({"type": "integer", "minimum": 5, "maximum": 1}), ""),
+    (json_fragment({"type": "integer", "multipleOf": 999983}), "too much time"),
+    (json_fragment({"enum": ["x" * 1000 + str(i) for i in range(300)]}), "characters"),
+    (regex_fragment("(a"), "unclosed group"),
+    (client_grammar_fragment('start: "a" | missing'), "missing"),
+    (client_grammar_fragment("start: <nothing>"), "nothing"),
+    (client_grammar_fragment('start: /x*/ "b"\n%llguidance {"a": 1'), ""),
+    (client_grammar_fragment('start: x "b"\nx[max_tokens=3]: /x*/'), "max_tokens"),
 ]
 
 
@@ -171,11 +175,11 @@ async def test_what_cannot_be_served_is_told_apart(check: GrammarCheck) -> None:
         problem = await check.problem(alone(body))
         assert problem, body
         assert said in problem
-    assert await check.problem(alone(json_body(CITY))) == "", "the next is served by a new process"
+    assert await check.problem(alone(json_fragment(CITY))) == "", "the next is served by a new process"
 
 
 async def test_an_answer_is_remembered(check: GrammarCheck) -> None:
-    grammar = alone(json_body(CITY))
+    grammar = alone(json_fragment(CITY))
     assert await check.problem(grammar) == ""
     await check.close()
     process = check._process
@@ -184,6 +188,6 @@ async def test_an_answer_is_remembered(check: GrammarCheck) -> None:
 
 
 def test_a_schema_cannot_loosen_its_own_bounds() -> None:
-    body = json_body(json.loads('{"type": "string", "x-guidance": {"lenient": true}}'))
+    body = json_fragment(json.loads('{"type": "string", "x-guidance": {"lenient": true}}'))
     options: dict[str, Any] = json.loads(body.expression.removeprefix("%json "))["x-guidance"]
     assert "lenient" not in options

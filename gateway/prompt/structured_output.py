@@ -15,19 +15,26 @@ from pydantic_core import from_json
 
 from gateway.http.errors import ApiError
 from gateway.http.validation import Schema
-from gateway.prompt.grammar import Body, choice_body, grammar_body, json_body, output_grammar, regex_body
 from gateway.prompt.grammar_check import GrammarCheck
+from gateway.prompt.output_grammar import (
+    GrammarFragment,
+    build_output_grammar,
+    choice_fragment,
+    client_grammar_fragment,
+    json_fragment,
+    regex_fragment,
+)
 
 MAX_CHOICES = 1024
-MAX_PATTERN = 1 << 14  # characters
-MAX_CLIENT_GRAMMAR = 1 << 15  # characters
+MAX_PATTERN_CHARACTERS = 1 << 14  # characters
+MAX_CLIENT_GRAMMAR_CHARACTERS = 1 << 15  # characters
 
 ANY_OBJECT = {"type": "object"}
 
 JsonSchema = dict[str, Any] | str
-Pattern = Annotated[str, Field(max_length=MAX_PATTERN)]
+Pattern = Annotated[str, Field(max_length=MAX_PATTERN_CHARACTERS)]
 Choices = Annotated[list[str], Field(min_length=1, max_length=MAX_CHOICES)]
-ClientGrammar = Annotated[str, Field(max_length=MAX_CLIENT_GRAMMAR)]
+ClientGrammar = Annotated[str, Field(max_length=MAX_CLIENT_GRAMMAR_CHARACTERS)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +44,14 @@ class OutputFormat:
     More than one there is where a schema is to be followed as far as it can be. `param` is where they came from.
     """
 
-    bodies: tuple[Body, ...]
+    candidates: tuple[GrammarFragment, ...]
     param: str
 
-    async def served(self, grammars: GrammarCheck) -> Body:
+    async def first_servable(self, grammars: GrammarCheck) -> GrammarFragment:
         """The body to hold the text to. Raises ApiError 400 when none compiles."""
         problem = ""
-        for body in self.bodies:
-            problem = await grammars.problem(output_grammar(body, None, None, {}))
+        for body in self.candidates:
+            problem = await grammars.problem(build_output_grammar(body, None, None, {}))
             if not problem:
                 return body
         raise ApiError(400, f"Invalid {self.param}: {problem}", param=self.param, code="invalid_value")
@@ -55,7 +62,7 @@ class NamedSchema(Schema):
 
     name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]+$", max_length=64)]
     description: str | None = None
-    document: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
     strict: bool | None = None
 
 
@@ -67,14 +74,14 @@ class ResponseFormat(Schema):
 class StructuredOutputs(Schema):
     """vLLM's newer parameter; one of its fields at a time."""
 
-    document: Annotated[JsonSchema | None, Field(alias="json")] = None
+    json_: Annotated[JsonSchema | None, Field(alias="json")] = None
     json_object: bool | None = None
     regex: Pattern | None = None
     choice: Choices | None = None
     grammar: ClientGrammar | None = None
 
 
-class StructuredParameters(Schema):
+class StructuredOutputParameters(Schema):
     """The extras, as parameters of a request."""
 
     structured_outputs: StructuredOutputs | None = None
@@ -93,18 +100,18 @@ class StructuredParameters(Schema):
         }
         if ways := self.structured_outputs:
             asked |= {
-                "structured_outputs.json": ("json", ways.document),
+                "structured_outputs.json": ("json", ways.json_),
                 "structured_outputs.json_object": ("json", ANY_OBJECT if ways.json_object else None),
                 "structured_outputs.regex": ("regex", ways.regex),
                 "structured_outputs.choice": ("choice", ways.choice),
                 "structured_outputs.grammar": ("grammar", ways.grammar),
             }
         wants = [
-            OutputFormat((_body(kind, value, param),), param)
+            OutputFormat((_fragment(kind, value, param),), param)
             for param, (kind, value) in asked.items()
             if value is not None
         ]
-        if response_format and (formatted := _of_response_format(response_format)):
+        if response_format and (formatted := _from_response_format(response_format)):
             wants.append(formatted)
         if len(wants) > 1:
             names = " and ".join(want.param for want in wants)
@@ -112,41 +119,41 @@ class StructuredParameters(Schema):
         return wants[0] if wants else None
 
 
-def json_bodies(schema: dict[str, Any], strict: bool | None) -> tuple[Body, ...]:
+def json_candidates(schema: dict[str, Any], strict: bool | None) -> tuple[GrammarFragment, ...]:
     """A schema that is to be kept to, or without `strict` as far as it can be."""
-    return (json_body(schema),) if strict else (json_body(schema), json_body(schema, lenient=True))
+    return (json_fragment(schema),) if strict else (json_fragment(schema), json_fragment(schema, lenient=True))
 
 
-def _of_response_format(wanted: ResponseFormat) -> OutputFormat | None:
+def _from_response_format(wanted: ResponseFormat) -> OutputFormat | None:
     param = "response_format"
     if wanted.type == "text":
         return None
     if wanted.type == "json_object":
-        return OutputFormat((json_body(ANY_OBJECT),), param)
+        return OutputFormat((json_fragment(ANY_OBJECT),), param)
     named = wanted.json_schema
     if named is None:
         raise ApiError(400, "response_format.json_schema is missing.", param=f"{param}.json_schema")
-    if named.document is None:
+    if named.schema_ is None:
         raise ApiError(400, "response_format.json_schema.schema is missing.", param=f"{param}.json_schema.schema")
-    return OutputFormat(json_bodies(named.document, named.strict), param)
+    return OutputFormat(json_candidates(named.schema_, named.strict), param)
 
 
-def _body(kind: str, value: Any, param: str) -> Body:
+def _fragment(kind: str, value: Any, param: str) -> GrammarFragment:
     try:
         match kind:
             case "json":
-                return json_body(_schema(value, param))
+                return json_fragment(_parse_schema(value, param))
             case "regex":
-                return regex_body(value)
+                return regex_fragment(value)
             case "choice":
-                return choice_body(value)
+                return choice_fragment(value)
             case _:
-                return grammar_body(value)
+                return client_grammar_fragment(value)
     except ValueError as error:
         raise ApiError(400, f"{param}: {error}", param=param, code="invalid_value") from None
 
 
-def _schema(value: JsonSchema, param: str) -> dict[str, Any]:
+def _parse_schema(value: JsonSchema, param: str) -> dict[str, Any]:
     if isinstance(value, str):
         value = from_json(value)
     if not isinstance(value, dict):

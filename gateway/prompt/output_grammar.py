@@ -16,57 +16,60 @@ from typing import Any
 
 from llguidance import grammar_from, regex_to_lark
 
-from gateway.model.reasoning import Thinking
-from gateway.model.tool_call_format import CallFormat
+from gateway.model.reasoning import ReasoningFormat
+from gateway.model.tool_call_format import ToolCallFormat
 
-MAX_CALLS = 16  # calls in one output; a small model that may go on would never end
+MAX_TOOL_CALLS = 16  # calls in one output; a small model that may go on would never end
 
 # At most so much white space at a time, for the same reason.
-_WHITE_SPACE = r"[\x20\x0A\x0D\x09]{1,32}"
+_WHITESPACE = r"[\x20\x0A\x0D\x09]{1,32}"
 
 
 @dataclass(frozen=True, slots=True)
-class Body:
+class GrammarFragment:
     """`expression` is Lark; it calls `client`, a whole grammar, by the name @client."""
 
     expression: str
-    client: str = ""
+    client_grammar: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class CallRule:
+class ToolCallRule:
     """The calls that an output may hold, or with `must` holds: tools' names with what their arguments may be."""
 
-    format: CallFormat
-    tools: tuple[tuple[str, Body], ...]
-    must: bool
+    format: ToolCallFormat
+    tools: tuple[tuple[str, GrammarFragment], ...]
+    required: bool
     parallel: bool
 
 
-def json_body(schema: Mapping[str, Any], *, lenient: bool = False) -> Body:
+def json_fragment(schema: Mapping[str, Any], *, lenient: bool = False) -> GrammarFragment:
     """JSON that follows the schema; `lenient` passes over keywords that cannot be kept to."""
-    options: dict[str, Any] = {"whitespace_pattern": _WHITE_SPACE}
+    options: dict[str, Any] = {"whitespace_pattern": _WHITESPACE}
     if lenient:
         options["lenient"] = True
-    return Body(f"%json {json.dumps({**schema, 'x-guidance': options}, ensure_ascii=False)}")
+    return GrammarFragment(f"%json {json.dumps({**schema, 'x-guidance': options}, ensure_ascii=False)}")
 
 
-def regex_body(pattern: str) -> Body:
+def regex_fragment(pattern: str) -> GrammarFragment:
     """Text that matches the whole pattern, in the syntax of Rust's regex crate. Raises ValueError."""
-    return Body(f"/{regex_to_lark(pattern)}/" if pattern else '""')
+    return GrammarFragment(f"/{regex_to_lark(pattern)}/" if pattern else '""')
 
 
-def choice_body(choices: Sequence[str]) -> Body:
-    return Body("(" + " | ".join(_quoted(choice) for choice in choices) + ")")
+def choice_fragment(choices: Sequence[str]) -> GrammarFragment:
+    return GrammarFragment("(" + " | ".join(_quoted(choice) for choice in choices) + ")")
 
 
-def grammar_body(text: str) -> Body:
+def client_grammar_fragment(text: str) -> GrammarFragment:
     """A client's own grammar, in Lark or llama.cpp's GBNF. Raises ValueError."""
-    return Body("@client", grammar_from("grammar", text))
+    return GrammarFragment("@client", grammar_from("grammar", text))
 
 
-def output_grammar(
-    content: Body | None, thinking: Thinking | None, calls: CallRule | None, tokens: Mapping[str, int]
+def build_output_grammar(
+    content: GrammarFragment | None,
+    thinking: ReasoningFormat | None,
+    calls: ToolCallRule | None,
+    tokens: Mapping[str, int],
 ) -> str:
     """What Sampling.grammar takes; empty where nothing binds the output.
 
@@ -75,7 +78,9 @@ def output_grammar(
     if content is None and calls is None:
         return ""
     lines = ["TEXT: /(.|\\n)*/"]
-    if thinking and (thinking.begun or thinking.open in tokens):  # ordinary text can begin like a mark of ordinary text
+    if thinking and (
+        thinking.opened_by_prompt or thinking.start_marker in tokens
+    ):  # ordinary text can begin like a mark of ordinary text
         lines += ["start: thinking output", *_thinking_rules(thinking, tokens)]
     else:
         lines.append("start: output")
@@ -84,24 +89,24 @@ def output_grammar(
     elif content:
         lines.append(f"output: {content.expression}")
     lark = "\n".join(lines)
-    if content is None or not content.client or (calls and calls.must):
+    if content is None or not content.client_grammar or (calls and calls.required):
         return lark
-    grammars = [("output", lark), ("client", content.client)]
+    grammars = [("output", lark), ("client", content.client_grammar)]
     return json.dumps({"grammars": [{"name": name, "lark_grammar": text} for name, text in grammars]})
 
 
-def _thinking_rules(thinking: Thinking, tokens: Mapping[str, int]) -> list[str]:
-    if thinking.close in tokens:
-        lines = [f"thought: TEXT {_literal(thinking.close, tokens)}"]
+def _thinking_rules(thinking: ReasoningFormat, tokens: Mapping[str, int]) -> list[str]:
+    if thinking.end_marker in tokens:
+        lines = [f"thought: TEXT {_literal(thinking.end_marker, tokens)}"]
     else:
-        lines = [f"thought[lazy]: /(.|\\n)*{_escaped(thinking.close)}/"]
+        lines = [f"thought[lazy]: /(.|\\n)*{_escaped(thinking.end_marker)}/"]
     whole = "thought /[ \\n]{0,4}/"
-    if not thinking.begun:
-        whole = f"({_literal(thinking.open, tokens)} {whole})?"
+    if not thinking.opened_by_prompt:
+        whole = f"({_literal(thinking.start_marker, tokens)} {whole})?"
     return [*lines, f"thinking: {whole}"]
 
 
-def _call_rules(calls: CallRule, content: Body | None, tokens: Mapping[str, int]) -> list[str]:
+def _call_rules(calls: ToolCallRule, content: GrammarFragment | None, tokens: Mapping[str, int]) -> list[str]:
     form = calls.format
     alternatives = (
         f"{_literal(name + form.after_name, tokens)} {arguments.expression} {_literal(form.closing, tokens)}"
@@ -109,13 +114,13 @@ def _call_rules(calls: CallRule, content: Body | None, tokens: Mapping[str, int]
     )
     more = ""
     if calls.parallel and form.following:
-        more = f" ({_literal(form.following, tokens)} call){{0,{MAX_CALLS - 1}}}"
+        more = f" ({_literal(form.following, tokens)} call){{0,{MAX_TOOL_CALLS - 1}}}"
     lines = [
         "call: " + " | ".join(alternatives),
         f"calls: call{more} {_literal(form.end, tokens)}",
     ]
     opening = _literal(form.opening, tokens)
-    if calls.must:
+    if calls.required:
         return [*lines, f"output: {opening} calls"]
     if content:
         return [*lines, f"output: {content.expression} | {opening} calls"]
