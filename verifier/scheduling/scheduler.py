@@ -33,7 +33,7 @@ from verifier.scheduling.policy import (
     worth_ripening,
     worth_waiting,
 )
-from verifier.scheduling.session import Session
+from verifier.scheduling.session_state import Session
 from verifier.scheduling.step_costs import StepCosts
 
 # Whose nodes they are that are no agent's; agents' names are hexadecimal.
