@@ -33,7 +33,7 @@ from loadtest.trace import GREEDY, TOKENS, Conversation, Tree, load
 from verifier.engine.target import load_target
 from verifier.engine.transformers_engine import TransformersEngine
 from verifier.engine_loop import warm_up
-from verifier.scheduling.policy import SelectDraftNodes, goodput
+from verifier.scheduling.policy import SelectDraftNodes, select_for_goodput
 from verifier.scheduling.scheduler import Scheduler, SchedulerLimits
 from verifier.settings import VerifierSettings
 
@@ -79,7 +79,7 @@ def schedule(settings: BenchSettings) -> Result:
         )
     )
     sides: dict[str, SelectDraftNodes | None] = {
-        "goodput": goodput,
+        "goodput": select_for_goodput,
         **{f"depth {k}": _fixed(k) for k in DEPTHS},
         "none": None,
     }
@@ -118,8 +118,8 @@ def play(model: PackedModel, card: ModelCard, chosen: Load, choose: SelectDraftN
     limits = SchedulerLimits(
         step_tokens=512, verify_nodes=16, prompt_delay=0.3, draft_wait=0.5, wait_share=1.0, prompt_lookup=False
     )
-    scheduler = Scheduler(engine, limits, choose or goodput)
-    warm_up(engine, scheduler.costs)
+    scheduler = Scheduler(engine, limits, choose or select_for_goodput)
+    warm_up(engine, scheduler.step_costs)
     salt = f"run {next(SALTS)}"  # nobody finds an earlier run's prompts computed
     agents: dict[int, _Agent] = {}
     texts: dict[int, list[int]] = {}
@@ -149,18 +149,18 @@ def play(model: PackedModel, card: ModelCard, chosen: Load, choose: SelectDraftN
         for at, key, draft in sorted(arrived, key=lambda entry: (entry[0], entry[2].epoch, entry[2].first)):
             scheduler.add_draft(key, draft, at)
         plan = scheduler.schedule(now)
-        if not plan.work:
+        if not plan.scheduled:
             opening = began + chosen.begins[left[0]] if left and len(texts) < chosen.at_once else None
             times = [plan.wake_at, opening, min((at for at, _, _ in due), default=None)]
             until = min(at for at in times if at is not None)
             time.sleep(max(0.0, until - time.monotonic()))
             continue
         step_began = time.monotonic()
-        progress_made = engine.step(plan.work)
+        progress_made = engine.step(plan.scheduled)
         now = time.monotonic()
         run.steps += 1
-        run.sizes[_power(sum(len(item.draft) for item in plan.work))] += 1
-        for key, commit in scheduler.update(plan.work, progress_made, step_began, now).items():
+        run.sizes[_power(sum(len(item.draft) for item in plan.scheduled))] += 1
+        for key, commit in scheduler.update(plan.scheduled, progress_made, step_began, now).items():
             texts[key] += commit.tokens
             run.tokens += len(commit.tokens)
             run.nodes += commit.nodes
@@ -227,10 +227,10 @@ def _fixed(depth: int) -> SelectDraftNodes:
 
     def choose(
         drafts: Mapping[int, DraftSlice],
-        chances: Mapping[int, Sequence[float]],
+        probabilities: Mapping[int, Sequence[float]],
         rows: int,
         tokens: float,
-        most: int,
+        max_nodes: int,
         seconds: Callable[[int], float],
     ) -> dict[int, list[int]]:
         chosen: dict[int, list[int]] = {}

@@ -164,10 +164,10 @@ def streaming(
                 at(now + trip / 2, "draft", draft)
         if not stepping:
             plan = scheduler.schedule(now)
-            if plan.work:
+            if plan.scheduled:
                 stepping = True
-                rows = sum(item.num_tokens + len(item.draft) for item in plan.work)
-                at(now + machine.step(rows), "stepped", (plan.work, engine.step(plan.work), now))
+                rows = sum(item.num_tokens + len(item.draft) for item in plan.scheduled)
+                at(now + machine.step(rows), "stepped", (plan.scheduled, engine.step(plan.scheduled), now))
             elif plan.wake_at is not None:
                 at(max(plan.wake_at, now), "wake")
     scheduler.close(key)
@@ -200,8 +200,8 @@ class Playback:
     def open(self, request: Request) -> int:
         return 1
 
-    def step(self, work: Sequence[ScheduledSession]) -> list[StepResult]:
-        [item] = work
+    def step(self, scheduled: Sequence[ScheduledSession]) -> list[StepResult]:
+        [item] = scheduled
         made = verified(item.draft, self._text, self._said)
         self._said += len(made)
         finish = "length" if self._said == len(self._text) else None
@@ -223,7 +223,7 @@ def scheduler_of(engine: Playback, machine: Machine) -> Scheduler:
     )
     scheduler = Scheduler(engine, limits)
     for rows in (1, 2, 4, 8, 16, 32, 64):
-        scheduler.costs.measured(rows, machine.step(rows))
+        scheduler.step_costs.record(rows, machine.step(rows))
     return scheduler
 
 

@@ -1,7 +1,7 @@
-"""The engine's thread: takes messages in, plans a step, runs it, hands the commits out, and again.
+"""The engine loop: a thread that receives messages, schedules a step, runs it and delivers its commits, repeatedly.
 
-Plain synchronous code. Its only ties to the event loop are two queues: `post` puts messages in from any thread, and
-the `deliver` it is given carries a step's answers out, one call a step.
+It is synchronous. Two functions connect it to the server's event loop: `post` hands messages in from any thread, and
+the `deliver` callback carries the replies of each iteration out.
 """
 
 from __future__ import annotations
@@ -39,37 +39,39 @@ log = logging.getLogger(__name__)
 
 WARM_UP_ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 32, 64)
 WARM_UP_KEY = 0
+NO_PROGRESS_PAUSE = 0.001  # seconds
 
-Address = tuple[int, int]  # link, and the session's number on it
-Deliver = Callable[[Sequence[tuple[int, Commit | Queued | Close]]], None]
+Address = tuple[int, int]  # link number, and the session's number on that link
+Reply = Commit | Queued | Close
+Deliver = Callable[[Sequence[tuple[int, Reply]]], None]  # replies with their link numbers
 
 
 @dataclass(frozen=True, slots=True)
 class LinkClosed:
-    """A link ended: its sessions are cancelled."""
+    """A link has ended: its sessions are cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Post:
+class _PostedMessage:
     link: int
     message: Open | Draft | AgentChanged | Close | LinkClosed
-    at: float
+    received_at: float  # time.monotonic()
 
 
-def warm_up(engine: Engine, costs: StepCosts) -> None:
-    """Run steps of a few sizes, so that their cost is known and nobody's first token waits for it."""
-    sizes = [rows for rows in WARM_UP_ROWS for _ in range(2)]  # the second of a size is the one that counts
+def warm_up(engine: Engine, step_costs: StepCosts) -> None:
+    """Run steps of a few sizes, so that costs are known and the first session does not pay for initialisation."""
+    sizes = [rows for rows in WARM_UP_ROWS for _ in range(2)]  # the second step of each size is recorded
     prompt = (0,) * min(sum(sizes), engine.context_length - 1)
     try:
-        left = engine.open(Request(WARM_UP_KEY, prompt, Sampling(temperature=0), 1, frozenset()))
-        for turn, rows in enumerate(sizes):
-            if rows > left:
+        num_uncomputed = engine.open(Request(WARM_UP_KEY, prompt, Sampling(temperature=0), 1, frozenset()))
+        for i, rows in enumerate(sizes):
+            if rows > num_uncomputed:
                 break
             began = time.monotonic()
-            (made,) = engine.step([ScheduledSession(WARM_UP_KEY, rows)])
-            left = made.num_uncomputed
-            if turn % 2:
-                costs.measured(rows, time.monotonic() - began)
+            (result,) = engine.step([ScheduledSession(WARM_UP_KEY, rows)])
+            num_uncomputed = result.num_uncomputed
+            if i % 2:
+                step_costs.record(rows, time.monotonic() - began)
     except (RequestRejected, Overloaded) as error:
         log.warning("no warm-up: %s", error)
     finally:
@@ -87,91 +89,92 @@ class EngineLoop:
         metrics: Metrics,
         spans: SessionSpans | None = None,
     ) -> None:
-        """`spans` is None where nothing is traced."""
+        """`spans` is None where tracing is off."""
         self._engine = engine
         self._scheduler = Scheduler(engine, limits)
         self._deliver = deliver
         self._metrics = metrics
         self._spans = spans
-        self._inbox: queue.SimpleQueue[_Post | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[_PostedMessage | None] = queue.SimpleQueue()  # None stops the thread
         self._keys: dict[Address, int] = {}
         self._addresses: dict[int, Address] = {}
         self._last_key = 0
         self.broken = False
-        self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
+        self._thread = threading.Thread(target=self._run_thread, name="engine", daemon=True)
 
     @property
     def busy(self) -> bool:
-        """Whether sessions are open that will go on."""
+        """Whether there are open sessions that will continue."""
         return self._thread.is_alive() and not self.broken and (bool(self._keys) or not self._inbox.empty())
 
     @property
     def backlog(self) -> int:
-        """Messages that the thread has not come to yet."""
+        """The number of messages that the thread has not received yet."""
         return self._inbox.qsize()
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends after the step that is running; what is still open is dropped."""
+        """Stop after the current step. Open sessions are dropped."""
         self._inbox.put(None)
         self._thread.join()
 
     def post(self, link: int, message: Open | Draft | AgentChanged | Close | LinkClosed) -> None:
-        self._inbox.put(_Post(link, message, time.monotonic()))
+        """Queue a message for the thread. Safe from any thread."""
+        self._inbox.put(_PostedMessage(link, message, time.monotonic()))
 
-    def _main(self) -> None:
+    def _run_thread(self) -> None:
         try:
-            warm_up(self._engine, self._scheduler.costs)
+            warm_up(self._engine, self._scheduler.step_costs)
             self._run()
         except Exception:
-            # Better a verifier that is gone, whose sessions open elsewhere, than one that is silent.
+            # End the process, so that gateways open its sessions elsewhere instead of waiting for it.
             log.critical("the engine's thread broke; this verifier ends", exc_info=True)
             self.broken = True
             signal.raise_signal(signal.SIGTERM)
 
     def _run(self) -> None:
-        wait: float | None = None
+        timeout: float | None = None
         while True:
-            answers: list[tuple[int, Commit | Queued | Close]] = []
-            if not self._take(wait, answers):
+            replies: list[tuple[int, Reply]] = []
+            if not self._receive_messages(timeout, replies):
                 return
-            self._turn_away(answers)
-            plan = self._scheduler.schedule(time.monotonic())
-            if plan.work:
-                answers.extend(self._step(plan.work))
-                wait = 0.0
+            self._close_expired(replies)
+            output = self._scheduler.schedule(time.monotonic())
+            if output.scheduled:
+                replies.extend(self._run_step(output.scheduled))
+                timeout = 0.0
             else:
-                wait = None if plan.wake_at is None else max(0.0, plan.wake_at - time.monotonic())
-            if answers:
-                self._deliver(answers)
+                timeout = None if output.wake_at is None else max(0.0, output.wake_at - time.monotonic())
+            if replies:
+                self._deliver(replies)
 
-    def _take(self, wait: float | None, answers: list[tuple[int, Commit | Queued | Close]]) -> bool:
-        """Everything posted so far, after waiting `wait` seconds for a first; False when told to stop."""
+    def _receive_messages(self, timeout: float | None, replies: list[tuple[int, Reply]]) -> bool:
+        """Handle all posted messages, waiting up to `timeout` seconds for the first. Returns False to stop."""
         try:
-            post = self._inbox.get(timeout=wait) if wait != 0.0 else self._inbox.get_nowait()
-            while post is not None:
-                self._handle(post, answers)
-                post = self._inbox.get_nowait()
+            posted = self._inbox.get(timeout=timeout) if timeout != 0.0 else self._inbox.get_nowait()
+            while posted is not None:
+                self._handle_message(posted, replies)
+                posted = self._inbox.get_nowait()
         except queue.Empty:
-            self._metrics.state(len(self._scheduler), self._scheduler.waiting, self._engine.capacity())
+            self._metrics.set_state(len(self._scheduler), self._scheduler.num_waiting, self._engine.capacity())
             return True
         return False
 
-    def _handle(self, post: _Post, answers: list[tuple[int, Commit | Queued | Close]]) -> None:
-        if isinstance(post.message, LinkClosed):
-            for address in [address for address in self._keys if address[0] == post.link]:
+    def _handle_message(self, posted: _PostedMessage, replies: list[tuple[int, Reply]]) -> None:
+        if isinstance(posted.message, LinkClosed):
+            for address in [address for address in self._keys if address[0] == posted.link]:
                 self._close(address)
             return
-        address = (post.link, post.message.session)
-        match post.message:
+        address = (posted.link, posted.message.session)
+        match posted.message:
             case Open() as message:
-                if answer := self._open(address, message, post.at):
-                    answers.append((post.link, answer))
+                if reply := self._open(address, message, posted.received_at):
+                    replies.append((posted.link, reply))
             case Draft() as message if key := self._keys.get(address):
                 try:
-                    self._scheduler.add_draft(key, message, post.at)
+                    self._scheduler.add_draft(key, message, posted.received_at)
                 except DraftViolation as violation:
                     log.warning("link %d session %d: drafts are no longer taken: %s", *address, violation)
             case AgentChanged() as message if key := self._keys.get(address):
@@ -179,75 +182,81 @@ class EngineLoop:
             case Close():
                 self._close(address)
             case _:
-                pass  # late: the session has ended
+                pass  # the session has ended meanwhile
 
-    def _open(self, address: Address, message: Open, at: float) -> Queued | Close | None:
+    def _open(self, address: Address, message: Open, received_at: float) -> Queued | Close | None:
+        """Open a session. Returns the reply, None if the session runs at once."""
         if address in self._keys:
             return Close(message.session, CLOSE_REFUSED, "this session is open already")
         self._last_key += 1
         try:
-            ahead = self._scheduler.open(self._last_key, message, at)
-        except RequestRejected as refused:
-            return Close(message.session, CLOSE_REFUSED, str(refused))
+            ahead = self._scheduler.open(self._last_key, message, received_at)
+        except RequestRejected as rejected:
+            return Close(message.session, CLOSE_REFUSED, str(rejected))
         except Overloaded as overloaded:
             return Close(message.session, CLOSE_OVERLOADED, str(overloaded), overloaded.retry_after)
         self._keys[address] = self._last_key
         self._addresses[self._last_key] = address
-        self._metrics.opened(self._last_key, at)
+        self._metrics.record_open(self._last_key, received_at)
         if self._spans:
-            self._spans.opened(self._last_key, message, at, ahead)
+            self._spans.record_open(self._last_key, message, received_at, ahead)
         return None if ahead is None else Queued(message.session, ahead)
 
-    def _turn_away(self, answers: list[tuple[int, Commit | Queued | Close]]) -> None:
-        for key, why in self._scheduler.drop_expired(time.monotonic()):
+    def _close_expired(self, replies: list[tuple[int, Reply]]) -> None:
+        """Close the sessions that the admission queue has rejected."""
+        for key, reason in self._scheduler.drop_expired(time.monotonic()):
             link, session = self._addresses[key]
-            answers.append((link, Close(session, CLOSE_OVERLOADED, str(why), why.retry_after)))
+            replies.append((link, Close(session, CLOSE_OVERLOADED, str(reason), reason.retry_after)))
             self._close((link, session))
 
     def _close(self, address: Address) -> None:
         if key := self._keys.pop(address, None):
             del self._addresses[key]
             self._scheduler.close(key)
-            self._metrics.closed(key)
+            self._metrics.record_close(key)
             if self._spans:
-                self._spans.closed(key)
+                self._spans.record_close(key)
 
-    def _step(self, work: Sequence[ScheduledSession]) -> list[tuple[int, Commit | Queued | Close]]:
+    def _run_step(self, scheduled: Sequence[ScheduledSession]) -> list[tuple[int, Reply]]:
+        """Run one step. A failed step closes its sessions. Raises EngineLost."""
         began = time.monotonic()
         try:
-            progress = self._engine.step(work)
+            results = self._engine.step(scheduled)
         except EngineLost:
             raise
         except Exception:
-            log.exception("a step of %d sessions failed", len(work))
-            return [self._fail(item) for item in work]
+            log.exception("a step of %d sessions failed", len(scheduled))
+            return [self._close_failed(item) for item in scheduled]
         now = time.monotonic()
-        if not progress:
-            time.sleep(0.001)  # older sessions hold all of the cache; let their drafts come
-        self._metrics.observe(work, progress, now - began)
-        commits = self._scheduler.update(work, progress, began, now)
-        self._tell(work, commits, began, now)
-        return [self._addressed(key, commit) for key, commit in commits.items()]
+        if not results:
+            time.sleep(NO_PROGRESS_PAUSE)  # older sessions hold the whole cache: let their drafts arrive
+        self._metrics.record_step(scheduled, results, now - began)
+        commits = self._scheduler.update(scheduled, results, began, now)
+        self._record_step(scheduled, commits, began, now)
+        return [self._address_commit(key, commit) for key, commit in commits.items()]
 
-    def _tell(self, work: Sequence[ScheduledSession], commits: Mapping[int, Commit], began: float, now: float) -> None:
-        """The metrics and the spans what a step did."""
+    def _record_step(
+        self, scheduled: Sequence[ScheduledSession], commits: Mapping[int, Commit], began: float, now: float
+    ) -> None:
+        """Add a step to the metrics and spans of its sessions."""
         for key, commit in commits.items():
-            self._metrics.committed(key, commit, now)
+            self._metrics.record_commit(key, commit, now)
         if self._spans:
-            for item in work:
-                self._spans.stepped(item.session, began)
+            for item in scheduled:
+                self._spans.record_step(item.session, began)
             for key, commit in commits.items():
-                self._spans.committed(key, commit, now)
+                self._spans.record_commit(key, commit, now)
 
-    def _addressed(self, key: int, commit: Commit) -> tuple[int, Commit | Queued | Close]:
+    def _address_commit(self, key: int, commit: Commit) -> tuple[int, Reply]:
+        """The commit under its link's number of the session, which is forgotten if it has ended."""
         link, session = self._addresses[key]
         if commit.finish:
             del self._addresses[key], self._keys[link, session]
         return link, replace(commit, session=session)
 
-    def _fail(self, item: ScheduledSession) -> tuple[int, Commit | Queued | Close]:
+    def _close_failed(self, item: ScheduledSession) -> tuple[int, Reply]:
         link, session = self._addresses[item.session]
         if self._spans:
-            self._spans.failed(item.session, CLOSE_FAILED)
+            self._spans.record_failure(item.session, CLOSE_FAILED)
         self._close((link, session))
         return link, Close(session, CLOSE_FAILED, "the verifier failed in this session's step")

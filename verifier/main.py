@@ -1,4 +1,4 @@
-"""`edgedraft verifier`: load the target, then serve it to gateways."""
+"""`edgedraft verifier`: loads the target and serves it to gateways."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from verifier.settings import VerifierSettings
 
 
 def main(settings: VerifierSettings) -> None:
-    """Runs until SIGINT or SIGTERM and the drain after it. Exits 1 with a line on stderr when it cannot serve."""
+    """Runs until the drain after SIGINT or SIGTERM has ended. Exits 1 with a line on stderr if it cannot serve."""
     configure_logging(settings.log_level, settings.log_format)
     try:
         tracing = start_tracing(settings.otel, "edgedraft-verifier")
@@ -33,13 +33,13 @@ def main(settings: VerifierSettings) -> None:
         max_waiting=settings.max_waiting,
         max_wait=settings.max_wait,
     )
-    begin = {"transformers": _embedded, "vllm": _on_vllm}[settings.engine]
-    with begin(settings) as begun:
-        if begun is None:
-            return  # this process computed for another one, which has ended
+    load = {"transformers": _load_transformers, "vllm": _load_vllm}[settings.engine]
+    with load(settings) as loaded:
+        if loaded is None:
+            return  # this process was a worker of another verifier process, which has ended
         from verifier.server import build_app
 
-        engine, card = begun
+        engine, card = loaded
         drain = Drain(settings.drain_grace)
         app = build_app(
             engine, limits, card, settings.max_sessions + settings.max_waiting, settings.verifier_token, tracing, drain
@@ -51,8 +51,8 @@ def main(settings: VerifierSettings) -> None:
 
 
 @contextmanager
-def _embedded(settings: VerifierSettings) -> Iterator[tuple[Engine, ModelCard] | None]:
-    """This process, with as many others as torchrun has started."""
+def _load_transformers(settings: VerifierSettings) -> Iterator[tuple[Engine, ModelCard] | None]:
+    """The embedded engine, with tensor parallelism if torchrun has started several processes."""
     from edgedraft.runtime.packed_model import UnsupportedModel
     from verifier.engine.grammar import GrammarCache
     from verifier.engine.target import load_target
@@ -79,18 +79,18 @@ def _embedded(settings: VerifierSettings) -> Iterator[tuple[Engine, ModelCard] |
 
 
 @contextmanager
-def _on_vllm(settings: VerifierSettings) -> Iterator[tuple[Engine, ModelCard] | None]:
-    """vLLM, with the processes and machines that its own arguments name."""
-    from verifier.engine.on_vllm.start import NoVllm, load
+def _load_vllm(settings: VerifierSettings) -> Iterator[tuple[Engine, ModelCard] | None]:
+    """The vLLM engine, on the processes and machines that vLLM's own arguments name."""
+    from verifier.engine.on_vllm.start import VllmUnavailable, load
 
     try:
-        begun = load(settings)
-    except NoVllm as error:
+        loaded = load(settings)
+    except VllmUnavailable as error:
         sys.exit(f"edgedraft verifier: {error}")
     except (OSError, ValueError) as error:
         sys.exit(f"edgedraft verifier: cannot serve {settings.model}: {error}")
     try:
-        yield begun
+        yield loaded
     finally:
-        if begun:
-            begun[0].shut_down()
+        if loaded:
+            loaded[0].shut_down()

@@ -1,6 +1,6 @@
-"""The verifier's Prometheus metrics: its own names, and beside them the vLLM names that load balancers read.
+"""The verifier's Prometheus metrics: its own names, and the vLLM names that load balancers read.
 
-CPU seconds and memory of the process come with the client library. Used by the engine's thread alone, but for reading.
+CPU seconds and memory of the process come from the client library. Only the engine's thread writes them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LATENCY = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
 class Metrics:
-    """One process's metrics, in a registry of their own. `model` is what the vLLM names are labelled with."""
+    """The metrics of one process, in their own registry. `model` is the label of the vLLM names."""
 
     def __init__(self, model: str) -> None:
         disable_created_metrics()
@@ -78,51 +78,51 @@ class Metrics:
         self._vllm_kv = Gauge(
             vllm + "kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1", ["model_name"], registry=registry
         ).labels(model)
-        self._since: dict[int, float] = {}  # when a session came or committed last
-        self._begun: set[int] = set()  # those that have committed something
+        self._last_commit_at: dict[int, float] = {}  # by session, or when it was opened; time.monotonic()
+        self._decoding: set[int] = set()  # sessions that have committed something
 
-    def state(self, running: int, waiting: int, room: Capacity) -> None:
-        """How things stand between two steps."""
+    def set_state(self, running: int, waiting: int, capacity: Capacity) -> None:
+        """Set the gauges, between two steps."""
         self._sessions.set(running)
         self._waiting.set(waiting)
-        self._kv.set(room.kv_tokens)
-        self._kv_free.set(room.kv_free)
+        self._kv.set(capacity.kv_tokens)
+        self._kv_free.set(capacity.free_kv_tokens)
         self._vllm_running.set(running)
         self._vllm_waiting.set(waiting)
-        self._vllm_kv.set(1 - room.kv_free / room.kv_tokens if room.kv_tokens else 0.0)
+        self._vllm_kv.set(1 - capacity.free_kv_tokens / capacity.kv_tokens if capacity.kv_tokens else 0.0)
 
-    def observe(self, work: Sequence[ScheduledSession], progress: Sequence[StepResult], seconds: float) -> None:
+    def record_step(self, scheduled: Sequence[ScheduledSession], results: Sequence[StepResult], seconds: float) -> None:
         """Count one step."""
         self._steps.inc()
         self._seconds.observe(seconds)
-        self._session_steps.inc(sum(1 for made in progress if made.tokens))
-        self._rows.inc(sum(item.num_tokens + len(item.draft) for item in work))
-        self._tokens.inc(sum(len(made.tokens) for made in progress))
-        self._nodes.inc(sum(made.nodes for made in progress))
-        self._accepted.inc(sum(made.accepted for made in progress))
+        self._session_steps.inc(sum(1 for result in results if result.tokens))
+        self._rows.inc(sum(item.num_tokens + len(item.draft) for item in scheduled))
+        self._tokens.inc(sum(len(result.tokens) for result in results))
+        self._nodes.inc(sum(result.nodes for result in results))
+        self._accepted.inc(sum(result.accepted for result in results))
 
-    def opened(self, key: int, at: float) -> None:
-        """A session came in; times are time.monotonic()."""
-        self._since[key] = at
+    def record_open(self, key: int, received_at: float) -> None:
+        """A session was opened."""
+        self._last_commit_at[key] = received_at
 
-    def committed(self, key: int, commit: Commit, now: float) -> None:
-        """Count what a step did for one session."""
-        took = max(0.0, now - self._since.get(key, now))
-        if key in self._begun:
+    def record_commit(self, key: int, commit: Commit, now: float) -> None:
+        """Count a session's commit. One with a finish reason ends the session."""
+        elapsed = max(0.0, now - self._last_commit_at.get(key, now))
+        if key in self._decoding:
             for _ in commit.tokens:
-                self._inter_token.observe(took / len(commit.tokens))
+                self._inter_token.observe(elapsed / len(commit.tokens))
         else:
-            self._begun.add(key)
-            self._first_token.observe(took)
+            self._decoding.add(key)
+            self._first_token.observe(elapsed)
             self._cached.inc(commit.cached)
-        self._since[key] = now
+        self._last_commit_at[key] = now
         self._window.observe(commit.window)
         if commit.nodes:
             self._length.observe(len(commit.tokens))
         if commit.finish:
-            self.closed(key)
+            self.record_close(key)
 
-    def closed(self, key: int) -> None:
-        """The session is over, however it ended; ones that are over already are ignored."""
-        self._since.pop(key, None)
-        self._begun.discard(key)
+    def record_close(self, key: int) -> None:
+        """The session has ended, however it did. Unknown ones are ignored."""
+        self._last_commit_at.pop(key, None)
+        self._decoding.discard(key)

@@ -1,4 +1,4 @@
-"""The card that tells a gateway all it needs of a target: names, vocabulary, tokenizer and chat template."""
+"""Builds the model card, which a gateway gets on connecting: name, vocabulary, tokenizer and chat template."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from edgedraft.wire import ModelCard
 from verifier.settings import VerifierSettings
 
 
-def card_of(settings: VerifierSettings, path: str, context_length: int) -> ModelCard:
-    """The model at `path`, a name or a folder, for texts of up to so many tokens. Raises OSError, ValueError."""
+def build_model_card(settings: VerifierSettings, path: str, context_length: int) -> ModelCard:
+    """The card of the model at `path`, a Hugging Face name or a folder. Raises OSError or ValueError."""
     config = AutoConfig.from_pretrained(path).get_text_config()
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
     file = cached_file(path, "tokenizer.json")
@@ -27,7 +27,7 @@ def card_of(settings: VerifierSettings, path: str, context_length: int) -> Model
         fingerprint=fingerprint(source),
         vocab_size=config.vocab_size,
         context_length=context_length,
-        eos=tuple(sorted({token for token in (tokenizer.eos_token_id, *_ends(path)) if isinstance(token, int)})),
+        eos=tuple(sorted({token for token in (tokenizer.eos_token_id, *_eos_tokens(path)) if isinstance(token, int)})),
         tokenizer=zlib.compress(source),
         chat_template=template if isinstance(template, str) else "",
         bos_token=str(tokenizer.bos_token or ""),
@@ -36,14 +36,14 @@ def card_of(settings: VerifierSettings, path: str, context_length: int) -> Model
 
 
 def native_context(path: str) -> int:
-    """How many tokens the model was made for, 0 if it does not say."""
+    """The model's own context length in tokens, 0 if its config has none."""
     return int(getattr(AutoConfig.from_pretrained(path).get_text_config(), "max_position_embeddings", 0) or 0)
 
 
-def _ends(path: str) -> list[int]:
-    """The tokens that its generation config lets a text end with; what has none is derived from the model's own."""
+def _eos_tokens(path: str) -> list[int]:
+    """The EOS tokens of the generation config, or of the model config if there is no generation config."""
     try:
-        ends = GenerationConfig.from_pretrained(path).eos_token_id
+        eos = GenerationConfig.from_pretrained(path).eos_token_id
     except OSError:
-        ends = AutoConfig.from_pretrained(path).get_text_config().eos_token_id
-    return ends if isinstance(ends, list) else [] if ends is None else [ends]
+        eos = AutoConfig.from_pretrained(path).get_text_config().eos_token_id
+    return eos if isinstance(eos, list) else [] if eos is None else [eos]

@@ -1,6 +1,6 @@
-"""The verifier's spans: one a session, under the gateway's, its prefill as a child and its verify rounds as events.
+"""The verifier's OpenTelemetry spans: one per session under the gateway's span, a child for prefill, events for steps.
 
-They tell how much of what was done and when, never which tokens. Used by the engine's thread alone.
+Spans hold counts and times, never tokens. Only the engine's thread uses them.
 """
 
 from __future__ import annotations
@@ -14,35 +14,35 @@ from edgedraft.wire import Commit, Open
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
-ROUNDS_TOLD = 64  # verify rounds of a session that get an event each; the span's attributes count all of them
+MAX_STEP_EVENTS = 64  # per session; the span's attributes count all of its steps
 
 
 @dataclass(slots=True)
-class _Traced:
-    """A session's span and what is summed up for it."""
+class _SessionSpan:
+    """A session's span and the sums for its attributes."""
 
     span: Span
     prefill: Span | None = None
     decoding: bool = False
-    rounds: int = 0
-    drafted_rounds: int = 0
+    steps: int = 0
+    verify_steps: int = 0
     nodes: int = 0
     accepted: int = 0
-    output: int = 0
-    cached: int = 0
-    seconds: float = 0.0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    compute_seconds: float = 0.0
 
 
 class SessionSpans:
-    """Spans by the engine's keys. Times are time.monotonic()."""
+    """Spans by the engine's session keys. Times are time.monotonic()."""
 
     def __init__(self, tracing: Tracing, model: str) -> None:
         self._tracing = tracing
         self._model = model
-        self._sessions: dict[int, _Traced] = {}
+        self._sessions: dict[int, _SessionSpan] = {}
 
-    def opened(self, key: int, message: Open, at: float, ahead: int | None) -> None:
-        """A session came in at `at`; with `ahead` it waits for room behind so many others."""
+    def record_open(self, key: int, message: Open, received_at: float, ahead: int | None) -> None:
+        """A session was opened. `ahead` is how many others are before it in the admission queue, None if it runs."""
         from opentelemetry.trace import SpanKind
 
         span = self._tracing.begin(
@@ -54,39 +54,39 @@ class SessionSpans:
                 "gen_ai.usage.input_tokens": len(message.prompt),
                 "edgedraft.committed_before": len(message.committed),
             },
-            at=at,
+            at=received_at,
         )
         if not span.is_recording():
             return
         if ahead is not None:
-            span.add_event("queued", {"edgedraft.queue.ahead": ahead}, wall(at))
-        self._sessions[key] = _Traced(span)
+            span.add_event("queued", {"edgedraft.queue.ahead": ahead}, wall(received_at))
+        self._sessions[key] = _SessionSpan(span)
 
-    def stepped(self, key: int, began: float) -> None:
-        """The session is in the step that began then: its prompt is going in if nothing was committed yet."""
+    def record_step(self, key: int, began: float) -> None:
+        """The session is in the step that began at `began`. Until its first commit it is in prefill."""
         from opentelemetry.trace import SpanKind
 
-        traced = self._sessions.get(key)
-        if traced and not traced.decoding and not traced.prefill:
-            traced.prefill = self._tracing.begin("prefill", SpanKind.INTERNAL, traced.span, {}, at=began)
+        session = self._sessions.get(key)
+        if session and not session.decoding and not session.prefill:
+            session.prefill = self._tracing.begin("prefill", SpanKind.INTERNAL, session.span, {}, at=began)
 
-    def committed(self, key: int, commit: Commit, now: float) -> None:
-        traced = self._sessions.get(key)
-        if traced is None:
+    def record_commit(self, key: int, commit: Commit, now: float) -> None:
+        session = self._sessions.get(key)
+        if session is None:
             return
-        if traced.prefill:
-            traced.cached = commit.cached
-            traced.prefill.set_attribute("gen_ai.usage.cache_read.input_tokens", commit.cached)
-            traced.prefill.end(wall(now))
-            traced.prefill, traced.decoding = None, True
-        traced.rounds += 1
-        traced.drafted_rounds += commit.nodes > 0
-        traced.nodes += commit.nodes
-        traced.accepted += commit.accepted
-        traced.output += len(commit.tokens)
-        traced.seconds += commit.seconds
-        if traced.rounds <= ROUNDS_TOLD:
-            traced.span.add_event(
+        if session.prefill:
+            session.cached_tokens = commit.cached
+            session.prefill.set_attribute("gen_ai.usage.cache_read.input_tokens", commit.cached)
+            session.prefill.end(wall(now))
+            session.prefill, session.decoding = None, True
+        session.steps += 1
+        session.verify_steps += commit.nodes > 0
+        session.nodes += commit.nodes
+        session.accepted += commit.accepted
+        session.output_tokens += len(commit.tokens)
+        session.compute_seconds += commit.seconds
+        if session.steps <= MAX_STEP_EVENTS:
+            session.span.add_event(
                 "verify" if commit.nodes else "decode",
                 {
                     "edgedraft.draft.nodes": commit.nodes,
@@ -99,35 +99,35 @@ class SessionSpans:
         if commit.finish:
             self._end(key, commit.finish)
 
-    def failed(self, key: int, why: str) -> None:
-        """The session ends because of the verifier's own fault, of the kind `why`."""
+    def record_failure(self, key: int, error_type: str) -> None:
+        """The session ends by an error of the verifier."""
         from opentelemetry.trace import StatusCode
 
-        if traced := self._sessions.get(key):
-            traced.span.set_attribute("error.type", why)
-            traced.span.set_status(StatusCode.ERROR)
+        if session := self._sessions.get(key):
+            session.span.set_attribute("error.type", error_type)
+            session.span.set_status(StatusCode.ERROR)
             self._end(key, "error")
 
-    def closed(self, key: int) -> None:
-        """Its gateway ended it, or is gone; one that has ended already is ignored."""
+    def record_close(self, key: int) -> None:
+        """The gateway ended the session, or its link closed. Unknown ones are ignored."""
         self._end(key, "cancelled")
 
-    def _end(self, key: int, how: str) -> None:
-        traced = self._sessions.pop(key, None)
-        if traced is None:
+    def _end(self, key: int, finish: str) -> None:
+        session = self._sessions.pop(key, None)
+        if session is None:
             return
-        if traced.prefill:
-            traced.prefill.end()
-        traced.span.set_attributes(
+        if session.prefill:
+            session.prefill.end()
+        session.span.set_attributes(
             {
-                "edgedraft.finish": how,
-                "edgedraft.rounds": traced.rounds,
-                "edgedraft.draft.rounds": traced.drafted_rounds,
-                "edgedraft.draft.nodes": traced.nodes,
-                "edgedraft.draft.accepted": traced.accepted,
-                "gen_ai.usage.output_tokens": traced.output,
-                "gen_ai.usage.cache_read.input_tokens": traced.cached,
-                "edgedraft.verifier.seconds": round(traced.seconds, 6),
+                "edgedraft.finish": finish,
+                "edgedraft.rounds": session.steps,
+                "edgedraft.draft.rounds": session.verify_steps,
+                "edgedraft.draft.nodes": session.nodes,
+                "edgedraft.draft.accepted": session.accepted,
+                "gen_ai.usage.output_tokens": session.output_tokens,
+                "gen_ai.usage.cache_read.input_tokens": session.cached_tokens,
+                "edgedraft.verifier.seconds": round(session.compute_seconds, 6),
             }
         )
-        traced.span.end()
+        session.span.end()

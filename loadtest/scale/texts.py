@@ -86,5 +86,5 @@ def curve_of(*measured: Mapping[int, float]) -> StepCosts:
     """The mean of several measurements: the machine's other load changes what a step takes."""
     costs = StepCosts()
     for rows in measured[0]:
-        costs.measured(rows, mean(one[rows] for one in measured))
+        costs.record(rows, mean(one[rows] for one in measured))
     return costs

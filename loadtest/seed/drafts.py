@@ -118,7 +118,7 @@ class Drafts:
                     answers = self._drafter.expand(points)
                 for text in texts.values():
                     text.append(ODD)
-            costs.measured(size, median(took[1:]))
+            costs.record(size, median(took[1:]))
             for number in texts:
                 self._drafter.close(number)
         return costs

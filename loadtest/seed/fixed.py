@@ -14,7 +14,7 @@ from loadtest.seed.fleet import Meters, Stream
 from loadtest.seed.server import LIMITS
 from loadtest.seed.target import Target
 from verifier.engine.interface import Request, ScheduledSession, StepResult
-from verifier.scheduling.policy import prompt_rows
+from verifier.scheduling.policy import prompt_token_budget
 from verifier.scheduling.step_costs import StepCosts
 
 
@@ -57,7 +57,7 @@ class FixedServer:
         work = [ScheduledSession(key, 1, tree) for key, tree in trees.items()]
         delay = LIMITS.prompt_delay if any(s.under_way for s in self.sessions.values()) else float("inf")
         rows = sum(1 + len(tree) for tree in trees.values())
-        left = prompt_rows(rows, max(0, LIMITS.step_tokens - rows), delay, self._steps.seconds)
+        left = prompt_token_budget(rows, max(0, LIMITS.step_tokens - rows), delay, self._steps.seconds)
         for key, session in self.sessions.items():
             if not session.under_way and left > 0:
                 work.append(ScheduledSession(key, min(session.unseen, left)))

@@ -128,7 +128,7 @@ def curve(parameters: float) -> StepCosts:
     )
     costs = StepCosts()
     for rows in SIZES:
-        costs.measured(rows, step(rows))
+        costs.record(rows, step(rows))
     return costs
 
 

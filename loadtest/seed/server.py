@@ -41,7 +41,7 @@ class Server:
         self._compute = compute or clock.after
         self._scheduler = Scheduler(target.engine, limits)
         for rows in (1, 2, 4, 8, 16, 32, 64, 128, 256):
-            self._scheduler.costs.measured(rows, steps.seconds(rows))
+            self._scheduler.step_costs.record(rows, steps.seconds(rows))
         self._open: set[int] = set()
         self._stepping = False
 
@@ -74,16 +74,16 @@ class Server:
             return
         spent = self._target.spent()
         plan = self._scheduler.schedule(self._clock.now)
-        if not plan.work:
+        if not plan.scheduled:
             self._meters.server += self._target.spent() - spent
             if plan.wake_at is not None:
                 self._clock.at(plan.wake_at, self.turn)
             return
-        progress = self._target.engine.step(plan.work)
-        took = self._target.seconds(plan.work, self._target.spent() - spent)
+        progress = self._target.engine.step(plan.scheduled)
+        took = self._target.seconds(plan.scheduled, self._target.spent() - spent)
         self._stepping = True
         began = self._clock.now
-        self._compute(took, lambda: self._stepped(plan.work, progress, began, took))
+        self._compute(took, lambda: self._stepped(plan.scheduled, progress, began, took))
 
     def _stepped(self, work: list[ScheduledSession], progress: list[StepResult], began: float, took: float) -> None:
         spent = self._target.spent()

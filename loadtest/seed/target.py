@@ -72,7 +72,7 @@ def measured_steps(target: Target) -> StepCosts:
             target.engine.open(request)
             began = target.spent()
             target.engine.step([ScheduledSession(key, rows)])
-            costs.measured(rows, target.spent() - began)
+            costs.record(rows, target.spent() - began)
             target.engine.close(key)
     return costs
 
@@ -103,8 +103,8 @@ class Playback:
         self._sessions[request.session] = said
         return said.unseen
 
-    def step(self, work: Sequence[ScheduledSession]) -> list[StepResult]:
-        return [self._progress(item) for item in work]
+    def step(self, scheduled: Sequence[ScheduledSession]) -> list[StepResult]:
+        return [self._progress(item) for item in scheduled]
 
     def close(self, session: int) -> None:
         self._sessions.pop(session, None)

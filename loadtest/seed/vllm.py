@@ -45,7 +45,7 @@ OTHERS = ("a", "b", "a'")
 
 
 def vllm(settings: BenchSettings) -> Result:
-    """Raises NoVllm where vLLM is not, PeerError when a process of it breaks."""
+    """Raises VllmUnavailable where vLLM is not, PeerError when a process of it breaks."""
     from verifier.engine.on_vllm.start import load
 
     load_before = os.getloadavg()[0]

@@ -118,8 +118,8 @@ class SayingEngine:
         self._sessions[request.session] = (request, [*request.prompt, *request.committed], 0)
         return len(request.prompt) + len(request.committed)
 
-    def step(self, work: Sequence[ScheduledSession]) -> list[StepResult]:
-        return [self._one(item) for item in work]
+    def step(self, scheduled: Sequence[ScheduledSession]) -> list[StepResult]:
+        return [self._one(item) for item in scheduled]
 
     def close(self, session: int) -> None:
         self._sessions.pop(session, None)

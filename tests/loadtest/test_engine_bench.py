@@ -151,7 +151,7 @@ def test_steps_of_every_size_are_measured_from_the_same_state(monkeypatch: pytes
     cells = verify.measure(bench_engine, contexts)
     assert set(cells) == {(1, 1), (1, 4), (3, 1), (3, 4)}
     assert all(len(cell.wall) == len(cell.cpu) == 2 for cell in cells.values())
-    assert bench_engine.capacity().kv_free == bench_engine.capacity().kv_tokens
+    assert bench_engine.capacity().free_kv_tokens == bench_engine.capacity().kv_tokens
 
 
 def test_a_steps_needs_are_the_demo_targets() -> None:

@@ -59,7 +59,7 @@ def cell_of(chats: Sequence[Chat], drafts: Drafts, shape: Shape, costs: Costs) -
 
     curve = StepCosts()
     for rows in (1, 2, 4, 8, 16, 32, 64, 128, 256):
-        curve.measured(rows, STEP + 0.001 * rows)
+        curve.record(rows, STEP + 0.001 * rows)
     return Cell(shape, Parts(target, curve, costs, (Device("desktop", 0.002, "made up"), Link("near", 0.01), drafts)))
 
 

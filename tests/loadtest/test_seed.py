@@ -63,7 +63,7 @@ def target(chats: Sequence[Chat]) -> Target:
 def steps() -> StepCosts:
     costs = StepCosts()
     for rows in (1, 2, 4, 8, 16, 32, 64, 128, 256):
-        costs.measured(rows, STEP + 0.001 * rows)
+        costs.record(rows, STEP + 0.001 * rows)
     return costs
 
 
@@ -125,8 +125,8 @@ def test_the_engine_played_back_takes_prompts_in_and_ends_with_the_text(chats: S
 
 def systems(target: Target, steps: StepCosts, drafts: Drafts) -> dict[str, System]:
     looks = StepCosts()
-    looks.measured(1, 0.005)
-    looks.measured(64, 0.02)
+    looks.record(1, 0.005)
+    looks.record(64, 0.02)
     edge = (DEVICE, LINK, drafts)
     return {
         "alone": Streaming(Clock(), target, steps, None),
@@ -142,7 +142,7 @@ def test_every_system_says_the_texts_and_speculation_takes_fewer_steps(
 ) -> None:
     load_of = Load(sessions, tokens=60, warm=6)
     windows = {name: run(system, chats, load_of, seed=1) for name, system in systems(target, steps, drafts).items()}
-    assert target.engine.capacity().sessions == MAX_SESSIONS, "the next run finds an empty engine"
+    assert target.engine.capacity().free_sessions == MAX_SESSIONS, "the next run finds an empty engine"
     for window in windows.values():
         assert window.tokens >= 60
         assert window.seconds > 0

@@ -16,7 +16,7 @@ from tests.verifier.scheduling.test_scheduler import LIMITS, Counting
 from verifier.engine.interface import ScheduledSession, StepResult
 from verifier.engine_loop import EngineLoop
 from verifier.metrics import Metrics
-from verifier.traces import ROUNDS_TOLD, SessionSpans
+from verifier.traces import MAX_STEP_EVENTS, SessionSpans
 
 GREEDY = Sampling(temperature=0)
 PROMPT = [901, 902, 0]
@@ -25,10 +25,10 @@ PROMPT = [901, 902, 0]
 class Breakable(Counting):
     """Fails on a prompt of one token."""
 
-    def step(self, work: Sequence[ScheduledSession]) -> list[StepResult]:
-        if any(self.unseen[item.session] == 1 and not self.made[item.session] for item in work):
+    def step(self, scheduled: Sequence[ScheduledSession]) -> list[StepResult]:
+        if any(self.unseen[item.session] == 1 and not self.made[item.session] for item in scheduled):
             raise RuntimeError("broken")
-        return super().step(work)
+        return super().step(scheduled)
 
 
 class Running:
@@ -96,12 +96,12 @@ def test_a_session_is_one_span_with_its_prefill_and_its_rounds(running: Running)
 
 
 def test_rounds_beyond_a_bound_are_only_counted(running: Running) -> None:
-    running.loop.post(1, Open(1, PROMPT, GREEDY, ROUNDS_TOLD + 20))
+    running.loop.post(1, Open(1, PROMPT, GREEDY, MAX_STEP_EVENTS + 20))
     running.finish(1)
     running.loop.stop()
     session = by_name(running, "verify toy")
-    assert len(session.events) == ROUNDS_TOLD
-    assert attributes(session)["edgedraft.rounds"] > ROUNDS_TOLD
+    assert len(session.events) == MAX_STEP_EVENTS
+    assert attributes(session)["edgedraft.rounds"] > MAX_STEP_EVENTS
 
 
 def test_cancelled_and_failed_sessions_end_their_spans(running: Running) -> None:

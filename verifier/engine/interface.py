@@ -1,7 +1,7 @@
-"""What the scheduler asks of an engine, whichever runs the model: open, step, close, capacity.
+"""The interface between the scheduler and an engine, whichever runs the model: open, step, close, capacity.
 
-An engine owns the committed text of its sessions and the target's state for it. It does not know agents, links,
-deadlines or draft trees beyond the slice it is handed for one step.
+An engine owns the committed text of its sessions and the target's KV cache. It knows nothing of agents, links or
+deadlines, and of a draft only the nodes that it is given for one step.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from edgedraft.wire import FinishReason, Sampling, TokenLogprobs
 
 
 class RequestRejected(Exception):
-    """This session can never be served here; the message tells the client why."""
+    """This session can never be served here. The message is for the client."""
 
 
 class Overloaded(Exception):
-    """This session could be served, but not now; perhaps in `retry_after` seconds."""
+    """This session cannot be served now, but perhaps in `retry_after` seconds."""
 
     def __init__(self, message: str, retry_after: float = 1.0) -> None:
         super().__init__(message)
@@ -27,15 +27,16 @@ class Overloaded(Exception):
 
 
 class EngineLost(Exception):
-    """The engine broke in a step, and what it knows of any session may be wrong: its process is to end."""
+    """The engine broke in a step and the state of any session may be wrong: its process has to end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One session to open. `committed` are output tokens that exist already; `max_tokens` counts those too.
+    """A session to open.
 
-    What is computed for one session may be reused for another of the same `salt`, and for no other. `logprobs` is how
-    many alternatives of each token are asked for, with their log-probabilities and its own; -1 is no such thing at all.
+    `committed` are output tokens that exist already; `max_tokens` includes them. Cached prefixes are shared between
+    requests of the same `salt` only. `logprobs` is the number of alternatives per token whose log-probabilities are
+    returned beside the token's own; -1 returns none at all.
     """
 
     session: int
@@ -52,8 +53,8 @@ class Request:
 class ScheduledSession:
     """One session's part of a step.
 
-    At most `rows` tokens that the engine has not seen yet (a prompt's, or the last committed one) go in; where that is
-    all of them, the draft is checked behind them and at least one token is committed, or the session ends.
+    At most `num_tokens` uncomputed tokens of its text are computed: a chunk of the prompt, or the last committed token.
+    If none remain, the draft is verified after them and at least one token is committed, or the session ends.
     """
 
     session: int
@@ -65,9 +66,9 @@ class ScheduledSession:
 class StepResult:
     """What a step did for one session.
 
-    `unseen` tokens of its text are left to go in, 1 once it decodes. The draft had `nodes` nodes, its deepest at
-    `depth`; `accepted` of `tokens` were in it. `seconds` is the session's share of the step.
-    `logprobs` has one entry a token where the request asks for them.
+    `tokens` were committed, `num_uncomputed` tokens of the text remain to be computed: 1 once the session decodes. The
+    draft had `nodes` nodes, the deepest at `depth`; `accepted` of the tokens were in it. `seconds` is the session's
+    share of the step. `logprobs` has one entry per token if the request asks for them.
     """
 
     session: int
@@ -83,28 +84,30 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """Room: sessions that could still be opened, and tokens of KV in all and free."""
+    """Sessions that could still be opened; tokens that the KV cache holds, and how many of those slots are free."""
 
-    sessions: int
+    free_sessions: int
     kv_tokens: int
-    kv_free: int
+    free_kv_tokens: int
 
 
-def check_bounds(request: Request, vocab_size: int, longest: int) -> None:
-    """Raises Refused for a request that no engine of this vocabulary and of texts up to `longest` tokens can serve."""
-    if len(request.prompt) + request.max_tokens > longest:
-        raise RequestRejected(f"{len(request.prompt)} prompt and {request.max_tokens} output tokens exceed {longest}")
+def check_bounds(request: Request, vocab_size: int, max_model_len: int) -> None:
+    """Raises RequestRejected for a request that no engine of this vocabulary and context length can serve."""
+    if len(request.prompt) + request.max_tokens > max_model_len:
+        raise RequestRejected(
+            f"{len(request.prompt)} prompt and {request.max_tokens} output tokens exceed {max_model_len}"
+        )
     if not request.prompt or len(request.committed) >= request.max_tokens:
         raise RequestRejected("a session needs a prompt and a token left to make")
-    named = (*request.prompt, *request.committed, *request.sampling.logit_bias)
-    if not all(0 <= token < vocab_size for token in named):
+    token_ids = (*request.prompt, *request.committed, *request.sampling.logit_bias)
+    if not all(0 <= token < vocab_size for token in token_ids):
         raise RequestRejected(f"a token id is outside the vocabulary of {vocab_size}")
 
 
 class Engine(Protocol):
-    """Not thread-safe: one thread calls all of it, but `prepare`.
+    """Not thread-safe: one thread calls all of it, except `precompile`.
 
-    Of drafts that branch, an engine that does not `supports_trees` verifies the likeliest path alone.
+    An engine that does not support trees verifies only the most likely path of a draft that branches.
     """
 
     supports_trees: bool
@@ -112,29 +115,30 @@ class Engine(Protocol):
     context_length: int
 
     def precompile(self, sampling: Sampling) -> None:
-        """Do beforehand what would make `check` and `open` take long. From any thread; raises nothing."""
+        """Do in advance what would make `validate` and `open` slow. Safe from any thread. Raises nothing."""
         ...
 
     def validate(self, request: Request) -> None:
-        """Raises Refused for a request that can never be served."""
+        """Raises RequestRejected for a request that can never be served."""
         ...
 
     def open(self, request: Request) -> int:
-        """Begin a session; returns how many tokens are unseen. Raises Refused or Overloaded.
+        """Start a session; returns the number of its uncomputed tokens. Raises RequestRejected or Overloaded.
 
-        A session that could only be begun by taking another one's place in the KV cache finds it overloaded.
+        Overloaded also where the session would only fit by evicting another one from the KV cache.
         """
         ...
 
-    def step(self, work: Sequence[ScheduledSession]) -> list[StepResult]:
-        """One forward over all of `work`, in order of importance; what found no room is missing from the answer.
+    def step(self, scheduled: Sequence[ScheduledSession]) -> list[StepResult]:
+        """One forward over all of `scheduled`, most important sessions first. Raises EngineLost.
 
-        A session that lost its place in the KV cache to another one answers with no tokens and more unseen.
+        A session for which there was no space has no result. A session that was evicted from the KV cache in favour of
+        another has a result without tokens and with more uncomputed ones.
         """
         ...
 
     def close(self, session: int) -> None:
-        """End a session, finished or not, and free what it held. Unknown sessions are ignored."""
+        """End a session, finished or not, and free its blocks. Unknown sessions are ignored."""
         ...
 
     def capacity(self) -> Capacity: ...

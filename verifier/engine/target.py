@@ -1,4 +1,4 @@
-"""Loading the target of the embedded engine: its weights as a packed model, and its card."""
+"""Loads the target of the embedded engine: its weights as a packed model, and its model card."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from edgedraft.runtime.device import pick_device, pick_dtype, use_cores
 from edgedraft.runtime.packed_model import PackedModel
 from edgedraft.wire import ModelCard
 from verifier.engine.tensor_parallel import LeadingModel, Ranks, sharding
-from verifier.model_card import card_of, native_context
+from verifier.model_card import build_model_card, native_context
 from verifier.settings import VerifierSettings
 
 
 def load_target(settings: VerifierSettings, ranks: Ranks | None = None) -> tuple[PackedModel, ModelCard]:
-    """Weights onto the device, or this one of several `ranks`' slices of them; checked to run packed.
+    """Loads the weights onto the device, or with `ranks` this rank's slices of them, as a PackedModel.
 
-    Raises OSError for a model that is not there, ValueError for cpus that are not, or a model that cannot be cut.
+    Raises OSError if the model is missing; ValueError for CPUs that do not exist or a model that cannot be sharded;
+    UnsupportedModel for one that cannot run packed forwards.
     """
     use_cores(settings.threads, settings.cpus)
     device = ranks.device if ranks else pick_device(settings.device)
@@ -28,6 +29,6 @@ def load_target(settings: VerifierSettings, ranks: Ranks | None = None) -> tuple
     if ranks:
         ranks.meet()
     packed = PackedModel(model, settings.kv_tokens)
-    longest = settings.context_length or native_context(path) or settings.kv_tokens
-    card = card_of(settings, path, min(longest, settings.kv_tokens))
+    context_length = settings.context_length or native_context(path) or settings.kv_tokens
+    card = build_model_card(settings, path, min(context_length, settings.kv_tokens))
     return LeadingModel(packed, ranks) if ranks and ranks.leads else packed, card

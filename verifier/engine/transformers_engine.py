@@ -1,8 +1,7 @@
-"""The embedded engine: a transformers causal LM, one packed forward a step.
+"""The embedded engine: a transformers causal LM, one packed forward per step.
 
-A step's rows are, for each session, the tokens not yet in its KV cache and behind them its draft; the choice at each
-row (choosing.py) tells how far down the draft the target goes along. Which sessions and how many nodes is the
-scheduler's to say.
+The rows of a step are, for each session, the tokens that are not in its KV cache yet and after them its draft nodes.
+Verification (verification.py) accepts nodes at the logits of those rows.
 """
 
 from __future__ import annotations
@@ -23,35 +22,37 @@ from verifier.engine.verification import Verification, VerifyResult
 
 
 @dataclass(slots=True)
-class _Session:
+class _EngineSession:
     request: Request
-    kv: BlockTable
-    text: list[int]  # prompt and output; all but the last few are in the cache
-    choices: Verification
-    prompt: int = field(init=False)
+    block_table: BlockTable
+    token_ids: list[int]  # prompt and output; all but the last few are in the cache
+    verification: Verification
+    num_prompt_tokens: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.prompt = len(self.request.prompt)
+        self.num_prompt_tokens = len(self.request.prompt)
 
     @property
-    def unseen(self) -> int:
-        return len(self.text) - self.kv.length
+    def num_uncomputed(self) -> int:
+        return len(self.token_ids) - self.block_table.length
 
     @property
-    def output(self) -> int:
-        return len(self.text) - self.prompt
+    def num_output_tokens(self) -> int:
+        return len(self.token_ids) - self.num_prompt_tokens
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
-    session: _Session
+class _PackedSession:
+    """A session's rows of a forward: `num_text_rows` of its text, then those of its draft."""
+
+    session: _EngineSession
     rows: SequenceRows
-    context: int  # rows that are text; the others are draft
+    num_text_rows: int
     draft: DraftSlice
 
 
 class TransformersEngine:
-    """engine.Engine over a PackedModel."""
+    """verifier.engine.interface.Engine over a PackedModel."""
 
     supports_trees = True
 
@@ -63,13 +64,13 @@ class TransformersEngine:
         max_sessions: int,
         grammars: GrammarCache | None = None,
     ) -> None:
-        """Without `grammars`, requests that have one are refused."""
+        """Without `grammars`, requests that have a grammar are rejected."""
         self.vocab_size = vocab_size
         self.context_length = context_length
         self._model = model
         self._max_sessions = max_sessions
         self._grammars = grammars
-        self._sessions: dict[int, _Session] = {}  # oldest first
+        self._sessions: dict[int, _EngineSession] = {}  # oldest first
 
     def precompile(self, sampling: Sampling) -> None:
         if self._grammars and sampling.grammar:
@@ -83,119 +84,122 @@ class TransformersEngine:
         self.validate(request)
         if len(self._sessions) >= self._max_sessions:
             raise Overloaded(f"{self._max_sessions} sessions are running")
-        session = _Session(
+        session = _EngineSession(
             request=request,
-            kv=self._model.new_block_table(request.salt),
-            text=[*request.prompt, *request.committed],
-            choices=Verification(request, start_constraint(request, self._grammars)),
+            block_table=self._model.new_block_table(request.salt),
+            token_ids=[*request.prompt, *request.committed],
+            verification=Verification(request, start_constraint(request, self._grammars)),
         )
-        session.kv.match_prefix(session.text)
-        promised = sum(other.unseen for other in self._sessions.values())
-        if self._sessions and promised + session.unseen + BLOCK_SIZE > self._model.block_manager.num_free_tokens:
-            session.kv.truncate(0)
+        session.block_table.match_prefix(session.token_ids)
+        promised = sum(other.num_uncomputed for other in self._sessions.values())
+        needed = promised + session.num_uncomputed + BLOCK_SIZE
+        if self._sessions and needed > self._model.block_manager.num_free_tokens:
+            session.block_table.truncate(0)
             raise Overloaded("others need all of the KV cache")
         self._sessions[request.session] = session
-        return session.unseen
+        return session.num_uncomputed
 
-    def step(self, work: Sequence[ScheduledSession]) -> list[StepResult]:
+    def step(self, scheduled: Sequence[ScheduledSession]) -> list[StepResult]:
         began = time.perf_counter()
-        jobs, evicted = self._pack(work)
-        progress = [StepResult(key, (), self._sessions[key].unseen) for key in evicted]
-        if not jobs:
-            return progress
-        logits = self._model.forward([job.rows for job in jobs])
-        wanted = [len(job.rows.logit_rows) for job in jobs]
-        walks = [self._walk(job, rows) for job, rows in zip(jobs, logits.split(wanted), strict=True)]
-        seconds = (time.perf_counter() - began) / sum(len(job.rows.tokens) for job in jobs)
-        for job, walk in zip(jobs, walks, strict=True):
-            progress.append(
+        packed, evicted = self._pack(scheduled)
+        results = [StepResult(key, (), self._sessions[key].num_uncomputed) for key in evicted]
+        if not packed:
+            return results
+        logits = self._model.forward([item.rows for item in packed])
+        num_logit_rows = [len(item.rows.logit_rows) for item in packed]
+        verified = [self._verify(item, rows) for item, rows in zip(packed, logits.split(num_logit_rows), strict=True)]
+        seconds = (time.perf_counter() - began) / sum(len(item.rows.tokens) for item in packed)
+        for item, result in zip(packed, verified, strict=True):
+            results.append(
                 StepResult(
-                    session=job.session.request.session,
-                    tokens=walk.tokens,
-                    num_uncomputed=job.session.unseen,
-                    nodes=len(job.draft),
-                    depth=max(job.draft.depths, default=0),
-                    accepted=len(walk.path),
-                    seconds=seconds * len(job.rows.tokens),
-                    finish=walk.finish,
-                    logprobs=walk.logprobs,
+                    session=item.session.request.session,
+                    tokens=result.tokens,
+                    num_uncomputed=item.session.num_uncomputed,
+                    nodes=len(item.draft),
+                    depth=max(item.draft.depths, default=0),
+                    accepted=len(result.path),
+                    seconds=seconds * len(item.rows.tokens),
+                    finish=result.finish,
+                    logprobs=result.logprobs,
                 )
             )
-        return progress
+        return results
 
     def close(self, session: int) -> None:
-        if gone := self._sessions.pop(session, None):
-            gone.kv.truncate(0)
+        if closed := self._sessions.pop(session, None):
+            closed.block_table.truncate(0)
 
     def capacity(self) -> Capacity:
         kv = self._model.block_manager
         return Capacity(self._max_sessions - len(self._sessions), kv.num_tokens, kv.num_free_tokens)
 
-    def _pack(self, work: Sequence[ScheduledSession]) -> tuple[list[_Job], list[int]]:
-        """Rows with their room in the cache reserved, and the sessions that lost theirs to make it."""
-        jobs: dict[int, _Job] = {}
+    def _pack(self, scheduled: Sequence[ScheduledSession]) -> tuple[list[_PackedSession], list[int]]:
+        """The rows of a step with their KV slots reserved, and the keys of sessions evicted for them."""
+        packed: dict[int, _PackedSession] = {}
         evicted: list[int] = []
-        for item in work:
+        for item in scheduled:
             if item.session in evicted:
                 continue
             session = self._sessions[item.session]
-            if not session.kv.holds_blocks:  # new, or evicted: perhaps not all of it is lost
-                session.kv.match_prefix(session.text)
-            job = _job(session, item)
-            while not (fits := _reserved(job)) and (victim := self._youngest(item.session)) is not None:
-                self._sessions[victim].kv.truncate(0)
-                jobs.pop(victim, None)
+            if not session.block_table.holds_blocks:  # new, or evicted: some blocks may still be cached
+                session.block_table.match_prefix(session.token_ids)
+            candidate = _pack_session(session, item)
+            while not (fits := _try_reserve(candidate)) and (victim := self._youngest_after(item.session)) is not None:
+                self._sessions[victim].block_table.truncate(0)
+                packed.pop(victim, None)
                 evicted.append(victim)
-            if not fits and len(job.draft):
-                job = _job(session, replace(item, draft=EMPTY_DRAFT))
-                fits = _reserved(job)
+            if not fits and len(candidate.draft):
+                candidate = _pack_session(session, replace(item, draft=EMPTY_DRAFT))
+                fits = _try_reserve(candidate)
             if fits:  # else older sessions hold all blocks, and this one waits for them
-                jobs[item.session] = job
-        return list(jobs.values()), evicted
+                packed[item.session] = candidate
+        return list(packed.values()), evicted
 
-    def _youngest(self, than: int) -> int | None:
-        """The youngest session that holds blocks and is younger than `than`."""
+    def _youngest_after(self, session: int) -> int | None:
+        """The youngest session that holds blocks and was opened after `session`."""
         for key in reversed(self._sessions):
-            if key == than:
+            if key == session:
                 return None
-            if self._sessions[key].kv.holds_blocks:
+            if self._sessions[key].block_table.holds_blocks:
                 return key
         return None
 
-    def _walk(self, job: _Job, logits: torch.Tensor) -> VerifyResult:
-        """What was chosen, and the cache without the rows of what was not."""
-        session = job.session
-        if not job.rows.logit_rows:
-            session.kv.keep_accepted(range(job.context))
-            session.kv.cache_blocks(session.text)
+    def _verify(self, item: _PackedSession, logits: torch.Tensor) -> VerifyResult:
+        """Verify the draft, commit the result, and drop the rejected rows from the cache."""
+        session = item.session
+        if not item.rows.logit_rows:
+            session.block_table.keep_accepted(range(item.num_text_rows))
+            session.block_table.cache_blocks(session.token_ids)
             return VerifyResult()
-        walk = session.choices.verify(logits, session.output, job.draft)
-        session.kv.keep_accepted([*range(job.context), *(job.context + i for i in walk.path)])
-        session.text.extend(walk.tokens)
-        session.kv.cache_blocks(session.text)
-        return walk
+        result = session.verification.verify(logits, session.num_output_tokens, item.draft)
+        session.block_table.keep_accepted([*range(item.num_text_rows), *(item.num_text_rows + i for i in result.path)])
+        session.token_ids.extend(result.tokens)
+        session.block_table.cache_blocks(session.token_ids)
+        return result
 
 
-def _job(session: _Session, item: ScheduledSession) -> _Job:
-    context = session.text[session.kv.length : session.kv.length + item.num_tokens]
-    size = len(context)
-    if size < session.unseen:
-        return _Job(session, SequenceRows(session.kv, context), size, EMPTY_DRAFT)
+def _pack_session(session: _EngineSession, item: ScheduledSession) -> _PackedSession:
+    computed = session.block_table.length
+    text = session.token_ids[computed : computed + item.num_tokens]
+    size = len(text)
+    if size < session.num_uncomputed:
+        return _PackedSession(session, SequenceRows(session.block_table, text), size, EMPTY_DRAFT)
     if not len(item.draft):
-        return _Job(session, SequenceRows(session.kv, context, logit_rows=[size - 1]), size, EMPTY_DRAFT)
-    # A parent of -1 is the last token of the text, which is the last row of the context.
+        rows = SequenceRows(session.block_table, text, logit_rows=[size - 1])
+        return _PackedSession(session, rows, size, EMPTY_DRAFT)
+    # A parent of -1 is the last token of the text, which is the last text row.
     rows = SequenceRows(
-        blocks=session.kv,
-        tokens=[*context, *item.draft.tokens],
+        blocks=session.block_table,
+        tokens=[*text, *item.draft.tokens],
         parents=[*range(-1, size - 1), *(parent + size for parent in item.draft.parents)],
         logit_rows=range(size - 1, size + len(item.draft)),
     )
-    return _Job(session, rows, size, item.draft)
+    return _PackedSession(session, rows, size, item.draft)
 
 
-def _reserved(job: _Job) -> bool:
+def _try_reserve(item: _PackedSession) -> bool:
     try:
-        job.rows.blocks.reserve_slots(len(job.rows.tokens))
+        item.rows.blocks.reserve_slots(len(item.rows.tokens))
     except OutOfBlocks:
         return False
     return True

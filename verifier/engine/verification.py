@@ -1,8 +1,8 @@
-"""A session's choices at the rows of a step: all rows at once where they can be, else one by one along the walk.
+"""Verification of one session's draft: samples the target's token at each node of the path and accepts matching nodes.
 
-What depends on the path (penalties, a grammar) is known only where the walk goes, and the walk goes to few of the rows
-that a draft has. So such a session chooses when it gets there, from the text up to there. Also the log-probabilities
-of what was chosen, which are the model's own.
+Sampling parameters that depend on the path (penalties, grammars) are applied only at the nodes that verification
+reaches, with the text up to there; a session without any of them samples all rows at once. Log-probabilities of the
+sampled tokens are the model's own, before any processing.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from edgedraft.wire import FinishReason, TokenLogprobs
 from verifier.engine.grammar import Constraint
 from verifier.engine.interface import Request
 
-Choice = Callable[[int], int | None]
+SampleRow = Callable[[int], int | None]
 
 
 @dataclass(frozen=True, slots=True)
 class VerifyResult:
-    """How far a session came in a step: the tokens chosen, and the indices of the draft's nodes that are among them."""
+    """What a step committed for a session: its tokens, and the indices `path` of the draft nodes among them."""
 
     tokens: tuple[int, ...] = ()
     path: tuple[int, ...] = ()
@@ -33,25 +33,26 @@ class VerifyResult:
 
 
 class Verification:
-    """One session's. What it chooses is final: with each choice the text that it knows of grows."""
+    """Verifies one session's drafts. Stateful: each sampled token extends the session's token counts and grammar."""
 
     def __init__(self, request: Request, constraint: Constraint | None) -> None:
         self._request = request
         self._sampling = request.sampling
         self._constraint = constraint
-        self._history = (
+        self._token_counts = (
             TokenCounts(request.sampling, request.prompt, request.committed)
             if has_penalties(request.sampling)
             else None
         )
 
     def verify(self, logits: torch.Tensor, first: int, draft: DraftSlice) -> VerifyResult:
-        """Choose, and go down the draft while the choice is a child, from output index `first` on.
+        """Sample from the end of the text down the draft, for as long as the sampled token is a child node.
 
-        Row 0 of logits [1 + nodes, vocab] is behind the text, the others are behind the draft's nodes.
+        `logits` is [1 + nodes, vocab]: row 0 follows the text, row 1 + i follows node i. `first` is the output index of
+        the first token.
         """
         request = self._request
-        choice = self._over(logits, [first, *(first + depth for depth in draft.depths)])
+        sample_row = self._row_sampler(logits, [first, *(first + depth for depth in draft.depths)])
         children = {
             (parent, token): i for i, (parent, token) in enumerate(zip(draft.parents, draft.tokens, strict=True))
         }
@@ -60,9 +61,9 @@ class Verification:
         node = -1
         finish: FinishReason | None = None
         while finish is None:
-            token = choice(node + 1)
+            token = sample_row(node + 1)
             if token is None:
-                finish = "length"  # a grammar that failed: to the client this text is unfinished
+                finish = "length"  # the grammar failed: for the client the text is incomplete
                 break
             tokens.append(token)
             if token in request.eos or (self._constraint is not None and self._constraint.is_complete):
@@ -77,41 +78,41 @@ class Verification:
         logprobs: tuple[TokenLogprobs, ...] = ()
         if request.logprobs >= 0:
             rows = [0, *(i + 1 for i in path)][: len(tokens)]
-            logprobs = logprobs_of(logits[rows], tokens, request.logprobs)
+            logprobs = compute_logprobs(logits[rows], tokens, request.logprobs)
         return VerifyResult(tuple(tokens), tuple(path), finish, logprobs)
 
-    def _over(self, logits: torch.Tensor, indices: Sequence[int]) -> Choice:
-        """What tells the choice at a row of logits [rows, vocab], which decides that output index.
+    def _row_sampler(self, logits: torch.Tensor, output_indices: Sequence[int]) -> SampleRow:
+        """A function that samples a row of `logits` [rows, vocab]; row i is for output index `output_indices`[i].
 
-        Rows are asked for in the order of the walk. None is the answer of a grammar that has failed.
+        Rows must be sampled along one path. None means that the grammar has failed.
         """
-        if self._history is None and self._constraint is None:
-            return sample(logits, self._sampling, indices).__getitem__
-        return lambda row: self._next(logits[row : row + 1], indices[row])
+        if self._token_counts is None and self._constraint is None:
+            return sample(logits, self._sampling, output_indices).__getitem__
+        return lambda row: self._sample_row(logits[row : row + 1], output_indices[row])
 
-    def _next(self, logits: torch.Tensor, index: int) -> int | None:
+    def _sample_row(self, logits: torch.Tensor, output_index: int) -> int | None:
         allowed = None
         if self._constraint:
             mask = self._constraint.allowed_tokens(logits.shape[-1])
             if mask is None:
                 return None
             allowed = torch.from_numpy(mask).to(logits.device)
-        token = sample_after(logits, self._sampling, index, self._history, allowed)
-        if self._history:
-            self._history.extend([token])
+        token = sample_after(logits, self._sampling, output_index, self._token_counts, allowed)
+        if self._token_counts:
+            self._token_counts.extend([token])
         if self._constraint:
             self._constraint.accept_token(token)
         return token
 
 
-def logprobs_of(logits: torch.Tensor, tokens: Sequence[int], alternatives: int) -> tuple[TokenLogprobs, ...]:
-    """Of each token its log-probability in its row of logits [tokens, vocab], in float32, and the best of the row."""
+def compute_logprobs(logits: torch.Tensor, tokens: Sequence[int], alternatives: int) -> tuple[TokenLogprobs, ...]:
+    """Float32 log-probabilities: for each row of `logits` [tokens, vocab] its token's and the `alternatives` best."""
     if not tokens:
         return ()
-    every = logits.float().log_softmax(dim=-1)
-    own = every.gather(-1, torch.tensor(tokens, device=every.device)[:, None])[:, 0].tolist()
-    top = every.topk(min(alternatives, every.shape[-1]), dim=-1)
+    logprobs = logits.float().log_softmax(dim=-1)
+    own = logprobs.gather(-1, torch.tensor(tokens, device=logprobs.device)[:, None])[:, 0].tolist()
+    top = logprobs.topk(min(alternatives, logprobs.shape[-1]), dim=-1)
     return tuple(
-        TokenLogprobs(logprob, best, theirs)
-        for logprob, best, theirs in zip(own, top.indices.tolist(), top.values.tolist(), strict=True)
+        TokenLogprobs(logprob, top_tokens, top_logprobs)
+        for logprob, top_tokens, top_logprobs in zip(own, top.indices.tolist(), top.values.tolist(), strict=True)
     )

@@ -1,8 +1,8 @@
-"""Admission: sessions that found no room wait, by rank and then in the order in which they came, for a bounded time.
+"""The admission queue: sessions that the engine has no capacity for wait here, for a bounded time.
 
-What room is, is the engine's to say. The first in line is asked for alone, so that one that needs much is not overtaken
-by those that need little. Who would wait too long is told so at once, by what the sessions that run and those before it
-are expected to take (forecast.py).
+Higher ranks go first, equal ones in order of arrival. Only the head of the queue is offered to the engine, so a session
+that needs much capacity is not overtaken by sessions that need little. A session whose expected wait (forecast.py) is
+too long is rejected on arrival.
 """
 
 from __future__ import annotations
@@ -13,81 +13,85 @@ from typing import Generic, TypeVar
 from verifier.engine.interface import Overloaded
 
 T = TypeVar("T")
-LEAST_RETRY, LONGEST_RETRY = 1.0, 60.0  # seconds
+MIN_RETRY_AFTER, MAX_RETRY_AFTER = 1.0, 60.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting(Generic[T]):
-    """One in line: higher ranks go first, since when it waits."""
+class QueueEntry(Generic[T]):
+    """A waiting session; entries of a higher `rank` are ahead of it."""
 
     session: T
     rank: int
-    since: float
+    enqueued_at: float
 
 
 class AdmissionQueue(Generic[T]):
-    """Sessions by key, at most `places` of them, none longer than `longest` seconds."""
+    """At most `max_waiting` sessions by key, each for at most `max_wait` seconds."""
 
-    def __init__(self, places: int, longest: float) -> None:
-        self._places = places
-        self._longest = longest
-        self._waiting: dict[int, Waiting[T]] = {}  # in the order of the line
-        self._turned_away: list[tuple[int, Overloaded]] = []
+    def __init__(self, max_waiting: int, max_wait: float) -> None:
+        self._max_waiting = max_waiting
+        self._max_wait = max_wait
+        self._entries: dict[int, QueueEntry[T]] = {}  # in queue order
+        self._rejected: list[tuple[int, Overloaded]] = []
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._entries)
 
-    def before(self, rank: int) -> list[T]:
-        """Who is served before one of this rank that comes now."""
-        return [item.session for item in self._waiting.values() if item.rank >= rank]
+    def ahead_of(self, rank: int) -> list[T]:
+        """The sessions ahead of one of `rank` that would arrive now."""
+        return [entry.session for entry in self._entries.values() if entry.rank >= rank]
 
-    def enter(self, key: int, session: T, rank: int, now: float, wait: float) -> int:
-        """Get in line, and how many are before. `wait` is how long it will take, as far as can be told.
+    def enqueue(self, key: int, session: T, rank: int, now: float, expected_wait: float) -> int:
+        """Add a session and return how many are ahead of it.
 
-        Where all places are taken, the last one of lower rank is turned away for it. Raises Overloaded when there is
-        none, or when the wait would be too long.
+        If the queue is full, the last session of a lower rank is rejected in its favour. Raises Overloaded if there is
+        no such session, or if `expected_wait` exceeds the maximum.
         """
-        if wait > self._longest:
-            raise Overloaded(f"it would take about {wait:.0f} s until there is room", retry_after(wait - self._longest))
-        if len(self._waiting) >= self._places:
-            last = next(reversed(self._waiting), None)
-            if last is None or self._waiting[last].rank >= rank:
-                raise Overloaded(f"{len(self._waiting)} sessions are waiting already", retry_after(wait))
-            self._turn_away(last, "others went first")
-        ahead = len(self.before(rank))
-        behind = list(self._waiting.items())[ahead:]
+        if expected_wait > self._max_wait:
+            raise Overloaded(
+                f"it would take about {expected_wait:.0f} s until there is room",
+                clamp_retry_after(expected_wait - self._max_wait),
+            )
+        if len(self._entries) >= self._max_waiting:
+            last = next(reversed(self._entries), None)
+            if last is None or self._entries[last].rank >= rank:
+                raise Overloaded(f"{len(self._entries)} sessions are waiting already", clamp_retry_after(expected_wait))
+            self._reject(last, "others went first")
+        ahead = len(self.ahead_of(rank))
+        behind = list(self._entries.items())[ahead:]
         for other, _ in behind:
-            del self._waiting[other]
-        self._waiting |= {key: Waiting(session, rank, now), **dict(behind)}
+            del self._entries[other]
+        self._entries |= {key: QueueEntry(session, rank, now), **dict(behind)}
         return ahead
 
-    def first(self) -> tuple[int, T] | None:
-        return next(((key, item.session) for key, item in self._waiting.items()), None)
+    def peek(self) -> tuple[int, T] | None:
+        """Key and session at the head of the queue."""
+        return next(((key, entry.session) for key, entry in self._entries.items()), None)
 
     def get(self, key: int) -> T | None:
-        return item.session if (item := self._waiting.get(key)) else None
+        return entry.session if (entry := self._entries.get(key)) else None
 
-    def leave(self, key: int) -> bool:
-        """Whether it was waiting."""
-        return self._waiting.pop(key, None) is not None
+    def remove(self, key: int) -> bool:
+        """Returns whether the session was waiting."""
+        return self._entries.pop(key, None) is not None
 
     @property
-    def until(self) -> float | None:
-        """When the next one has waited too long."""
-        return min((item.since + self._longest for item in self._waiting.values()), default=None)
+    def next_deadline(self) -> float | None:
+        """When the next session will have waited too long."""
+        return min((entry.enqueued_at + self._max_wait for entry in self._entries.values()), default=None)
 
-    def turned_away(self, now: float) -> list[tuple[int, Overloaded]]:
-        """Who has left the line since the last call because of others or of the time, and what to tell them."""
-        for key in [key for key, item in self._waiting.items() if now - item.since >= self._longest]:
-            self._turn_away(key, f"no room in {self._longest:g} s")
-        gone, self._turned_away = self._turned_away, []
-        return gone
+    def pop_rejected(self, now: float) -> list[tuple[int, Overloaded]]:
+        """Sessions rejected since the last call, those included whose time has run out by `now`."""
+        for key in [key for key, entry in self._entries.items() if now - entry.enqueued_at >= self._max_wait]:
+            self._reject(key, f"no room in {self._max_wait:g} s")
+        rejected, self._rejected = self._rejected, []
+        return rejected
 
-    def _turn_away(self, key: int, why: str) -> None:
-        del self._waiting[key]
-        self._turned_away.append((key, Overloaded(f"too much is asked for: {why}")))
+    def _reject(self, key: int, reason: str) -> None:
+        del self._entries[key]
+        self._rejected.append((key, Overloaded(f"too much is asked for: {reason}")))
 
 
-def retry_after(seconds: float) -> float:
-    """When it is worth coming again, in seconds, if there may be room in so many."""
-    return min(LONGEST_RETRY, max(LEAST_RETRY, seconds))
+def clamp_retry_after(seconds: float) -> float:
+    """Seconds to report as Retry-After when capacity is expected in `seconds`."""
+    return min(MAX_RETRY_AFTER, max(MIN_RETRY_AFTER, seconds))

@@ -1,8 +1,9 @@
-"""What a drafter's confidence is worth: from the bytes that it sends to how often such guesses were right.
+"""Calibration of draft confidences: how often draft tokens of each confidence turned out to be the target's choice.
 
-A guess whose parent was committed is either the target's choice or not; those are the trials. Old ones fade, so that a
-drafter that changes is learnt anew. Each agent has a record of its own, so that nobody pays for another's boasting;
-until it has trials, what everybody's confidence has been worth speaks for it, and before that the drafter's own word.
+A trial is a node whose parent was committed: it is then either the target's token or not. Older trials lose weight, so
+that changes of a draft model are learned. Each source of drafts (an agent, a tenant's predictions, prompt lookup) has
+trials of its own, so an overconfident agent affects only itself. The prior of a new source is what all sources together
+have shown, and before any trial the confidence itself.
 """
 
 from __future__ import annotations
@@ -15,87 +16,90 @@ from edgedraft.tree import DraftSlice
 from edgedraft.wire import confidence_probability
 from verifier.scheduling.draft_arrivals import DraftArrivals
 
-BUCKET = 8  # confidence bytes in a bucket: half a bit of probability
-PRIOR_TRIALS = 10.0
-FIRST_NODES = 8  # of a drafter that nothing is known of
-KEPT = 1024  # drafters remembered
-FADING = 0.998  # weight left to a trial after the next one of its bucket
+BUCKET_WIDTH = 8  # confidence bytes per bucket: half a bit of probability
+PRIOR_TRIALS = 10.0  # weight of the prior in trials
+INITIAL_MAX_NODES = 8  # verified at once for a source without trials
+MAX_SOURCES = 1024  # least recently used ones are forgotten
+DECAY = 0.998  # weight left to a bucket's trials after each new one
 
 
 class Calibration:
-    """One drafter's trials and hits by bucket of confidence; `prior` tells a byte's worth while they are few."""
+    """One source's trials and hits by bucket of confidence. `prior` maps a confidence byte to a probability."""
 
     def __init__(
-        self, prior: Callable[[int], float] = confidence_probability, rhythm: DraftArrivals | None = None
+        self, prior: Callable[[int], float] = confidence_probability, arrivals: DraftArrivals | None = None
     ) -> None:
-        self.rhythm = rhythm or DraftArrivals()
+        self.arrivals = arrivals or DraftArrivals()
         self._prior = prior
-        self._trials = [0.0] * (256 // BUCKET)
-        self._hits = [0.0] * (256 // BUCKET)
+        self._trials = [0.0] * (256 // BUCKET_WIDTH)
+        self._hits = [0.0] * (256 // BUCKET_WIDTH)
 
     @property
-    def trust(self) -> int:
-        """How many of its nodes to check at once, by how many were put to the test: a slow start."""
-        return FIRST_NODES + int(sum(self._trials))
+    def max_nodes(self) -> int:
+        """How many of the source's nodes one step verifies at most: a slow start that grows with its trials."""
+        return INITIAL_MAX_NODES + int(sum(self._trials))
 
-    def chance(self, confidence: int) -> float:
-        """The probability that a guess of this confidence byte is right, its parent being so."""
-        bucket = min(confidence, 255) // BUCKET
+    def acceptance_probability(self, confidence: int) -> float:
+        """The probability that a node of this confidence byte is accepted, given that its parent is."""
+        bucket = min(confidence, 255) // BUCKET_WIDTH
         prior = PRIOR_TRIALS * self._prior(confidence)
         return min(1.0, (self._hits[bucket] + prior) / (self._trials[bucket] + PRIOR_TRIALS))
 
-    def chances(self, draft: DraftSlice) -> list[float]:
-        """For each node the probability that it and all above it are right."""
+    def path_probabilities(self, draft: DraftSlice) -> list[float]:
+        """For each node the probability that it and all its ancestors are accepted."""
         path: list[float] = []
         for i, parent in enumerate(draft.parents):
-            path.append(self.chance(_confidence(draft, i)) * (path[parent] if parent >= 0 else 1.0))
+            probability = self.acceptance_probability(_confidence(draft, i))
+            path.append(probability * (path[parent] if parent >= 0 else 1.0))
         return path
 
-    def observe(self, draft: DraftSlice, tokens: Sequence[int]) -> None:
-        """Learn from a checked draft and the tokens that were committed."""
-        at: dict[int, int] = {-1: 0}  # node on the committed path -> index of the token that follows it
+    def record_verification(self, draft: DraftSlice, tokens: Sequence[int]) -> None:
+        """Add the trials of a verified draft, given the tokens that were committed."""
+        followed_by: dict[int, int] = {-1: 0}  # node on the committed path -> index of the token after it
         for i, (token, parent) in enumerate(zip(draft.tokens, draft.parents, strict=True)):
-            index = at.get(parent)
+            index = followed_by.get(parent)
             if index is None or index >= len(tokens):
                 continue
             hit = token == tokens[index]
             if hit:
-                at[i] = index + 1
-            bucket = min(_confidence(draft, i), 255) // BUCKET
-            self._trials[bucket] = FADING * self._trials[bucket] + 1
-            self._hits[bucket] = FADING * self._hits[bucket] + hit
+                followed_by[i] = index + 1
+            bucket = min(_confidence(draft, i), 255) // BUCKET_WIDTH
+            self._trials[bucket] = DECAY * self._trials[bucket] + 1
+            self._hits[bucket] = DECAY * self._hits[bucket] + hit
 
 
 class Calibrations:
-    """The drafters' records, those of the KEPT that were asked for last."""
+    """The calibrations of all sources by name, bounded to MAX_SOURCES."""
 
     def __init__(self) -> None:
-        self._everybody = Calibration()
-        self._agents: OrderedDict[str, Calibration] = OrderedDict()
+        self._overall = Calibration()
+        self._by_source: OrderedDict[str, Calibration] = OrderedDict()
 
-    def of(self, agent: str) -> Calibration:
-        record = self._agents.get(agent)
-        if record is None:
-            record = self._agents[agent] = Calibration(self._everybody.chance, replace(self._everybody.rhythm))
-        self._agents.move_to_end(agent)
-        if len(self._agents) > KEPT:
-            self._agents.popitem(last=False)
-        return record
+    def get(self, source: str) -> Calibration:
+        """The source's calibration, a new one if it is unknown."""
+        calibration = self._by_source.get(source)
+        if calibration is None:
+            calibration = Calibration(self._overall.acceptance_probability, replace(self._overall.arrivals))
+            self._by_source[source] = calibration
+        self._by_source.move_to_end(source)
+        if len(self._by_source) > MAX_SOURCES:
+            self._by_source.popitem(last=False)
+        return calibration
 
-    def observe(self, agent: str, draft: DraftSlice, tokens: Sequence[int]) -> None:
-        """Learn from a checked draft of that agent's."""
-        self.of(agent).observe(draft, tokens)
-        self._everybody.observe(draft, tokens)
+    def record_verification(self, source: str, draft: DraftSlice, tokens: Sequence[int]) -> None:
+        """Add the trials of a verified draft of `source` (Calibration.record_verification)."""
+        self.get(source).record_verification(draft, tokens)
+        self._overall.record_verification(draft, tokens)
 
-    def stepped(self, agent: str, nodes: int, tokens: int, kept: bool) -> None:
-        """Learn from a step of a session of that agent's (Rhythm.stepped)."""
-        for record in (self.of(agent), self._everybody):
-            record.rhythm.stepped(nodes, tokens, kept)
+    def record_step(self, source: str, nodes: int, tokens: int, draft_ready: bool) -> None:
+        """Add a step of a session that `source` drafts for (DraftArrivals.record_step)."""
+        for calibration in (self.get(source), self._overall):
+            calibration.arrivals.record_step(nodes, tokens, draft_ready)
 
-    def drafted(self, agent: str, delay: float) -> None:
-        """Learn from that agent's draft after a miss (Rhythm.drafted)."""
-        for record in (self.of(agent), self._everybody):
-            record.rhythm.drafted(delay)
+    def record_draft_delay(self, source: str, delay: float) -> None:
+        """Add a draft of `source` that was waited for (DraftArrivals.record_delay)."""
+        for calibration in (self.get(source), self._overall):
+            calibration.arrivals.record_delay(delay)
 
 
 def _confidence(draft: DraftSlice, node: int) -> int:

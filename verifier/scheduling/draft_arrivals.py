@@ -1,36 +1,34 @@
-"""How an agent's drafts keep pace with the commits: how often there is something to check at once.
+"""Statistics of when drafts arrive: how often nodes are ready right after a commit, and how long they take otherwise.
 
-Right after a commit a session either still has drafted nodes below its text or it has none until new ones arrive. How
-often it has, after a plain step and after a checked one, decides whether waiting for drafts is worth the time
-(policy.worth_waiting). What is known of all agents speaks for a new one.
+should_wait_for_draft (policy.py) decides by them. They are kept per agent and for all agents together.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-WEIGHT = 0.05  # of the newest value in a running mean
+NEWEST_WEIGHT = 0.05  # of the newest value in a running mean
 
 
 @dataclass(slots=True)
 class DraftArrivals:
-    """Running means. `tokens` and `nodes` are of checked steps, `delay` is seconds from a miss to the next draft."""
+    """Running means. A verify step is one that verifies draft nodes, a decode step one that does not."""
 
-    kept_plain: float = 0.5
-    kept_checked: float = 0.5
-    tokens: float = 1.5
-    nodes: float = 2.0
-    delay: float | None = None
+    draft_ready_after_decode: float = 0.5  # share of decode steps after which nodes are ready at once
+    draft_ready_after_verify: float = 0.5  # the same of verify steps
+    tokens_per_verify: float = 1.5  # committed by a verify step
+    nodes_per_verify: float = 2.0
+    delay: float | None = None  # seconds from a commit that leaves no draft to the next draft; None if unknown
 
-    def stepped(self, nodes: int, tokens: int, kept: bool) -> None:
-        """A step checked so many nodes and committed so many tokens; `kept` tells whether nodes are left below them."""
+    def record_step(self, nodes: int, tokens: int, draft_ready: bool) -> None:
+        """Add a step that verified `nodes` nodes and committed `tokens` tokens."""
         if nodes:
-            self.kept_checked += WEIGHT * (kept - self.kept_checked)
-            self.tokens += WEIGHT * (tokens - self.tokens)
-            self.nodes += WEIGHT * (nodes - self.nodes)
+            self.draft_ready_after_verify += NEWEST_WEIGHT * (draft_ready - self.draft_ready_after_verify)
+            self.tokens_per_verify += NEWEST_WEIGHT * (tokens - self.tokens_per_verify)
+            self.nodes_per_verify += NEWEST_WEIGHT * (nodes - self.nodes_per_verify)
         else:
-            self.kept_plain += WEIGHT * (kept - self.kept_plain)
+            self.draft_ready_after_decode += NEWEST_WEIGHT * (draft_ready - self.draft_ready_after_decode)
 
-    def drafted(self, delay: float) -> None:
-        """A draft came so long after the miss that called for it."""
-        self.delay = delay if self.delay is None else self.delay + WEIGHT * (delay - self.delay)
+    def record_delay(self, delay: float) -> None:
+        """Add a draft that arrived `delay` seconds after the commit that left none."""
+        self.delay = delay if self.delay is None else self.delay + NEWEST_WEIGHT * (delay - self.delay)

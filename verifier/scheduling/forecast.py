@@ -1,7 +1,7 @@
-"""How long a session would wait for room: the work that runs and that is before it, predicted and played forward.
+"""How long a session would wait for admission, predicted from the sessions that run and from those ahead of it.
 
-An answer is expected to come to what answers have come to here on the mean, however much of it there is already, or to
-what its limit leaves; its tokens to come as they have come lately. Nothing here decides anything.
+An answer is expected to be as long as answers have been on average, or as its limit still allows, at the token rate of
+recent steps. Nothing is decided here.
 """
 
 from __future__ import annotations
@@ -9,43 +9,43 @@ from __future__ import annotations
 from collections.abc import Iterable
 from heapq import heapify, heapreplace
 
-from verifier.scheduling.policy import smoothed
+from verifier.scheduling.policy import running_mean
 
-KEPT = 0.98  # of what earlier steps weigh, a step
+DECAY = 0.98  # weight left to earlier steps after each step
 
 
 class Forecast:
-    """Running means of what has been served."""
+    """Running means of answer length and of seconds per token and session."""
 
     def __init__(self) -> None:
-        self._length: float | None = None
+        self._mean_output_tokens: float | None = None
         self._seconds = self._tokens = 0.0
 
-    def ended(self, tokens: int) -> None:
-        """An answer of so many tokens is whole."""
-        self._length = smoothed(self._length, tokens)
+    def record_finished(self, tokens: int) -> None:
+        """Add a finished answer of `tokens` tokens."""
+        self._mean_output_tokens = running_mean(self._mean_output_tokens, tokens)
 
-    def stepped(self, sessions: int, tokens: int, seconds: float) -> None:
-        """A step committed so many tokens of all the sessions that ran; prompts that went in are in its time."""
-        self._seconds = KEPT * self._seconds + seconds
-        self._tokens = KEPT * self._tokens + tokens / max(1, sessions)
+    def record_step(self, sessions: int, tokens: int, seconds: float) -> None:
+        """Add a step that committed `tokens` tokens while `sessions` ran; prefill is part of its `seconds`."""
+        self._seconds = DECAY * self._seconds + seconds
+        self._tokens = DECAY * self._tokens + tokens / max(1, sessions)
 
-    def takes(self, left: int) -> float:
-        """Seconds that a session which may say `left` tokens more will run; 0 as long as nothing is known."""
-        if self._length is None or not self._tokens:
+    def remaining_seconds(self, max_tokens: int) -> float:
+        """Expected seconds of a session that may still generate `max_tokens` tokens; 0 while nothing is known."""
+        if self._mean_output_tokens is None or not self._tokens:
             return 0.0
-        return min(left, self._length) * self._seconds / self._tokens
+        return min(max_tokens, self._mean_output_tokens) * self._seconds / self._tokens
 
 
-def wait(running: Iterable[float], line: Iterable[float]) -> float:
-    """Seconds until there is room behind a line: each in it takes the place that is free first, for its own seconds.
+def queue_wait(running: Iterable[float], queued: Iterable[float]) -> float:
+    """Seconds until a slot is free behind a queue whose sessions each take the slot that is free first.
 
-    `running` are the seconds that those who have places still need.
+    `running` and `queued` are the expected seconds of each session. Every running one has a slot.
     """
-    places = list(running)
-    if not places:
+    slots = list(running)
+    if not slots:
         return 0.0
-    heapify(places)
-    for seconds in line:
-        heapreplace(places, places[0] + seconds)
-    return places[0]
+    heapify(slots)
+    for seconds in queued:
+        heapreplace(slots, slots[0] + seconds)
+    return slots[0]

@@ -1,4 +1,7 @@
-"""The scheduler's judgements as pure functions: how long to wait for a draft, how much to check, how wide a window."""
+"""The scheduler's rules as pure functions: how long to wait for drafts, which nodes to verify, how wide a window is.
+
+Probabilities, costs and delays are estimates of calibration.py, step_costs.py and draft_arrivals.py. Times are seconds.
+"""
 
 from __future__ import annotations
 
@@ -10,29 +13,31 @@ from typing import Protocol
 from edgedraft.tree import DraftSlice
 from verifier.scheduling.draft_arrivals import DraftArrivals
 
-SMOOTHING = 0.2  # weight of the newest value in a running mean
-LEAST_GAIN = 1.05
-RIPENING = 2.0
-WAITED_FOR = (1, 2, 4)  # depths of a draft
-LEAST_PROMPT_ROWS = 16  # a prompt always gets on
-SAVED_STEPS_KEPT = 4.0  # steps won by drafting that may be spent on waiting later
-WAITED_ON_CREDIT = 0.5  # of a step, before anything was won: the rest lets drafts that come late be checked
+NEWEST_WEIGHT = 0.2  # of the newest value in a running mean
+MIN_GAIN = 1.05  # ratio of tokens per second that verifying must promise over plain decoding
+MIN_SAVING_TO_WAIT_RATIO = 2.0  # expected seconds saved by deeper nodes, per second of waiting for them
+PROBED_DEPTHS = (1, 2, 4)  # draft depths at which verification_pays compares
+MIN_PROMPT_TOKENS = 16  # per step, whatever they cost: a prompt always makes progress
+MAX_SAVED_STEPS = 4.0  # plain steps of saved time that a session may hold for later waits
+# Plain steps that a session may wait before drafts have saved any time. The other half of the step that invariant 3
+# allows is left for verifying drafts that arrive late.
+INITIAL_WAIT_STEPS = 0.5
 
 
-def smoothed(mean: float | None, value: float) -> float:
-    """The running mean after one more value."""
-    return value if mean is None else mean + SMOOTHING * (value - mean)
+def running_mean(mean: float | None, value: float) -> float:
+    """The exponentially weighted mean after one more value; None is the mean of no values."""
+    return value if mean is None else mean + NEWEST_WEIGHT * (value - mean)
 
 
 @dataclass(frozen=True, slots=True)
 class LatencyBudget:
-    """How a session fares against datacenter-only decoding, in seconds; invariant 3 keeps `lead` above minus one step.
+    """How far a session is ahead of datacenter-only decoding, in seconds: `saved_seconds`, negative if it is behind.
 
-    Accepted tokens are steps saved, of which `share` may be spent on waiting for drafts; the rest is the client's.
-    Waiting, and checking drafts, is time spent.
+    Each accepted token saves a plain step, of which `wait_share` may be spent on waiting for drafts; the rest is the
+    client's. Waiting and verifying cost time. Invariant 3 keeps `saved_seconds` above minus one plain step.
     """
 
-    share: float
+    wait_share: float
 
     saved_seconds: float = 0.0
 
@@ -40,140 +45,150 @@ class LatencyBudget:
         return replace(self, saved_seconds=self.saved_seconds - seconds)
 
     def after_step(self, accepted: int, extra_seconds: float, plain_seconds: float) -> LatencyBudget:
-        """After a step that its draft made longer by `extra_seconds` than a plain decode's `plain_seconds`."""
-        won = accepted * plain_seconds - extra_seconds
-        lead = self.saved_seconds + (self.share * won if won > 0 else won)
-        return replace(self, saved_seconds=min(lead, SAVED_STEPS_KEPT * plain_seconds))
+        """After a step in which this session's nodes took `extra_seconds` more than a plain step's `plain_seconds`."""
+        gain = accepted * plain_seconds - extra_seconds
+        saved = self.saved_seconds + (self.wait_share * gain if gain > 0 else gain)
+        return replace(self, saved_seconds=min(saved, MAX_SAVED_STEPS * plain_seconds))
 
-    def may_check(self, plain_seconds: float) -> bool:
-        """Whether drafts may still cost this session time: an agent whose guesses are wrong loses that right."""
+    def may_verify_drafts(self, plain_seconds: float) -> bool:
+        """Whether verifying may still cost this session time; too many rejected drafts use that up."""
         return self.saved_seconds > -plain_seconds
 
-    def patience(self, plain_seconds: float, draft_delay: float | None, longest: float) -> float:
-        """Seconds to wait for the next draft, 0 if it is not expected in time.
+    def max_draft_wait(self, plain_seconds: float, draft_delay: float | None, limit: float) -> float:
+        """Seconds to wait for the next draft, at most `limit`; 0 if it is not expected within that time.
 
-        `draft_delay` is how long this session's drafts usually take after a miss, None if that is not known yet.
+        `draft_delay` is how long this session's drafts usually take when none is ready, None if that is unknown.
         """
-        allowed = min(longest, WAITED_ON_CREDIT * plain_seconds + self.saved_seconds)
+        allowed = min(limit, INITIAL_WAIT_STEPS * plain_seconds + self.saved_seconds)
         if allowed <= 0 or (draft_delay is not None and draft_delay > allowed):
             return 0.0
         return allowed
 
 
-def worth_waiting(rhythm: DraftArrivals, delay: float, meanwhile: float, plain: float, checked: float) -> bool:
-    """Whether sessions that have nothing to check get on faster by waiting `delay` seconds for drafts.
+def should_wait_for_draft(
+    arrivals: DraftArrivals, delay: float, tokens_without_draft: float, plain_seconds: float, verify_seconds: float
+) -> bool:
+    """Whether sessions without a draft commit more tokens per second by waiting `delay` for one than by stepping now.
 
-    A session is in one of two states, with drafts or without, and a step takes it from one to the other with the
-    rhythm's chances. Waiting, each step is a checked one, and one in so many comes after a delay; going on, those
-    without drafts decode at once, `meanwhile` tokens a step. Compared are tokens a second in the long run (renewal
-    reward), for steps of `plain` and `checked` seconds.
+    Two policies are compared by their long-run rate (renewal reward). Waiting: every step is a verify step of
+    `verify_seconds`, and one that leaves no draft is followed by the delay. Not waiting: sessions without a draft step
+    at once, in `plain_seconds` for `tokens_without_draft` tokens. How often a draft is ready after each kind of step is
+    taken from `arrivals`.
     """
-    lost = 1 - rhythm.kept_checked
-    waiting = rhythm.tokens / (checked + lost * delay)
-    going = (rhythm.kept_plain * rhythm.tokens + lost * meanwhile) / (rhythm.kept_plain * checked + lost * plain)
-    return waiting > going
+    no_draft = 1 - arrivals.draft_ready_after_verify
+    ready = arrivals.draft_ready_after_decode
+    waiting = arrivals.tokens_per_verify / (verify_seconds + no_draft * delay)
+    tokens = ready * arrivals.tokens_per_verify + no_draft * tokens_without_draft
+    return waiting > tokens / (ready * verify_seconds + no_draft * plain_seconds)
 
 
-def drafting_pays(acceptance: float, sessions: int, seconds: Callable[[int], float]) -> bool:
-    """Whether checking pays when all `sessions` draft with such an `acceptance`.
+def verification_pays(acceptance: float, sessions: int, seconds: Callable[[int], float]) -> bool:
+    """Whether verifying raises the tokens per second if all `sessions` have drafts with this `acceptance` rate.
 
-    Where steps have no arithmetic to spare it does not, and a session that waits is one fewer to share a step with.
+    It does not where steps have no arithmetic to spare. `seconds` maps a step's rows to its duration.
     """
     plain = sessions / seconds(sessions)
-    for depth in WAITED_FOR:
-        right = sum(acceptance**i for i in range(1, depth + 1))
-        if sessions * (1 + right) / seconds(sessions * (1 + depth)) > LEAST_GAIN * plain:
+    for depth in PROBED_DEPTHS:
+        accepted = sum(acceptance**i for i in range(1, depth + 1))
+        if sessions * (1 + accepted) / seconds(sessions * (1 + depth)) > MIN_GAIN * plain:
             return True
     return False
 
 
-def worth_ripening(leaf: float, acceptance: float, plain_seconds: float, interval: float) -> bool:
-    """Whether to wait `interval` for nodes below a draft whose most probable leaf is right with chance `leaf`.
+def should_wait_for_deeper_draft(
+    leaf_probability: float, acceptance: float, plain_seconds: float, interval: float
+) -> bool:
+    """Whether to wait `interval` seconds for nodes below a draft whose most probable leaf has `leaf_probability`.
 
-    They save about `leaf` times `acceptance` tokens, each a plain step's seconds. That is a guess at a guess, so it
-    must come to RIPENING times what the wait costs.
+    Deeper nodes save about leaf_probability * acceptance tokens, each worth a plain step. Both factors are estimates,
+    so the saving must be MIN_SAVING_TO_WAIT_RATIO times the wait.
     """
-    return leaf * acceptance * plain_seconds >= RIPENING * interval
+    return leaf_probability * acceptance * plain_seconds >= MIN_SAVING_TO_WAIT_RATIO * interval
 
 
-def draft_window(acceptance: float, delay: float, widest: int) -> int:
-    """How many uncommitted nodes an agent may hold when a fraction `acceptance` of its best guesses is right.
+def draft_window(acceptance: float, delay_steps: float, max_window: int) -> int:
+    """How many uncommitted nodes an agent may hold, when a fraction `acceptance` of its most likely tokens is accepted.
 
-    Deep enough that the deepest guess has one chance in fifty, and as many again for siblings; and so much for each
-    step that passes in the `delay`, in steps, between a miss and the drafts that answer it.
+    Twice the depth at which the most likely path has a probability of 2 %, so that there are siblings too, and as much
+    again for each step that passes between a commit that leaves no draft and the next draft (`delay_steps`).
     """
     if acceptance >= 0.98:
-        return widest
+        return max_window
     depth = math.ceil(math.log(0.02) / math.log(max(acceptance, 0.05)))
-    return max(8, min(widest, int(2 * depth * (1 + delay))))
+    return max(8, min(max_window, int(2 * depth * (1 + delay_steps))))
 
 
-def prompt_rows(base: int, most: int, delay: float, seconds: Callable[[int], float]) -> int:
-    """How many rows of prompts, up to `most`, may join `base` running rows without adding more than `delay` seconds."""
-    fits, too_many = min(LEAST_PROMPT_ROWS, most), most + 1
+def prompt_token_budget(running_rows: int, limit: int, delay: float, seconds: Callable[[int], float]) -> int:
+    """How many prompt tokens, at most `limit`, may join `running_rows` without making the step `delay` s longer."""
+    fits, too_many = min(MIN_PROMPT_TOKENS, limit), limit + 1
     while too_many - fits > 1:
         middle = (fits + too_many) // 2
-        if seconds(base + middle) - seconds(base) <= delay:
+        if seconds(running_rows + middle) - seconds(running_rows) <= delay:
             fits = middle
         else:
             too_many = middle
     return fits
 
 
-def cost_beside_prefill(prompts: int, running: int, seconds: Callable[[int], float]) -> Callable[[int], float]:
-    """What a step of so many rows takes beside `prompts` rows of prompts, the time of those `running` alone included.
+def cost_beside_prefill(
+    prompt_tokens: int, running_rows: int, seconds: Callable[[int], float]
+) -> Callable[[int], float]:
+    """A cost function of rows for a step that also computes `prompt_tokens`, without the time that those add.
 
-    Prompts cost their time whatever else is in the step, so nodes are not to be judged by it: next to a long prompt
-    every node would look cheap.
+    The prompt tokens cost their time whatever else is in the step. With that time included every node would look cheap
+    beside a long prompt.
     """
-    sunk = seconds(prompts + running) - seconds(running)
-    return lambda rows: seconds(prompts + rows) - sunk
+    prefill_seconds = seconds(prompt_tokens + running_rows) - seconds(running_rows)
+    return lambda rows: seconds(prompt_tokens + rows) - prefill_seconds
 
 
 class SelectDraftNodes(Protocol):
-    """Which nodes of the sessions' drafts go into a step; parameters are those of worth_checking."""
+    """A policy that selects nodes of the sessions' drafts for a step; parameters as in select_draft_nodes."""
 
     def __call__(
         self,
         drafts: Mapping[int, DraftSlice],
-        chances: Mapping[int, Sequence[float]],
+        probabilities: Mapping[int, Sequence[float]],
         rows: int,
         tokens: float,
-        most: int,
+        max_nodes: int,
         seconds: Callable[[int], float],
     ) -> dict[int, list[int]]: ...
 
 
-def goodput(
+def select_for_goodput(
     drafts: Mapping[int, DraftSlice],
-    chances: Mapping[int, Sequence[float]],
+    probabilities: Mapping[int, Sequence[float]],
     rows: int,
     tokens: float,
-    most: int,
+    max_nodes: int,
     seconds: Callable[[int], float],
 ) -> dict[int, list[int]]:
-    """The policy that verifiers run with."""
-    return select_draft_nodes(chances, rows, tokens, most, seconds)
+    """The default policy: select_draft_nodes, which needs the probabilities only."""
+    return select_draft_nodes(probabilities, rows, tokens, max_nodes, seconds)
 
 
 def select_draft_nodes(
-    chances: Mapping[int, Sequence[float]], rows: int, tokens: float, most: int, seconds: Callable[[int], float]
+    probabilities: Mapping[int, Sequence[float]],
+    rows: int,
+    tokens: float,
+    max_nodes: int,
+    seconds: Callable[[int], float],
 ) -> dict[int, list[int]]:
-    """Which drafted nodes to check, `most` at most: those that make the step's committed tokens a second the most.
+    """The nodes, at most `max_nodes`, that maximise the step's expected committed tokens per second (its goodput).
 
-    chances[session][i] is the probability that node i of the session's slice is committed, never above its parent's.
-    A step of `rows` rows would commit `tokens` tokens without any node; `seconds` tells what a step of so many rows
-    takes. Steps cost in stairs, so every number of nodes is tried, most probable first. Chances and costs are
-    estimates, and the best of many is mostly one that was estimated too well: so nodes must promise LEAST_GAIN over
-    none at all. Returns ascending indices.
+    probabilities[session][i] is the probability that node i of the session's slice is committed, never above its
+    parent's. Without nodes the step has `rows` rows and commits `tokens` tokens; `seconds` maps rows to its duration.
+    Step costs rise in stairs, so every number of nodes is tried, most probable nodes first. The best of many estimates
+    tends to be an overestimate, so nodes must promise MIN_GAIN over none. Returns ascending node indices by session.
     """
-    ranked = sorted((-chance, session, i) for session, row in chances.items() for i, chance in enumerate(row))
-    best, count, expected = LEAST_GAIN * tokens / seconds(rows), 0, tokens
-    for n, (chance, _, _) in enumerate(ranked[: max(0, most)], 1):
-        expected -= chance
+    ranked = sorted((-p, session, i) for session, row in probabilities.items() for i, p in enumerate(row))
+    best, count, expected = MIN_GAIN * tokens / seconds(rows), 0, tokens
+    for n, (negative_probability, _, _) in enumerate(ranked[: max(0, max_nodes)], 1):
+        expected -= negative_probability
         if expected / seconds(rows + n) > best:
             best, count = expected / seconds(rows + n), n
-    chosen: dict[int, list[int]] = {session: [] for session in chances}
+    selected: dict[int, list[int]] = {session: [] for session in probabilities}
     for _, session, i in ranked[:count]:
-        chosen[session].append(i)
-    return {session: sorted(nodes) for session, nodes in chosen.items()}
+        selected[session].append(i)
+    return {session: sorted(nodes) for session, nodes in selected.items()}

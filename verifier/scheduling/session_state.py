@@ -1,6 +1,6 @@
-"""What the scheduler knows of one session: its text, its drafts, whose they are, and how it fares with them.
+"""The scheduler's state of one session: its text, its draft tree, who drafts for it and what drafting has cost it.
 
-It decides nothing: that is scheduler.py's, by policy.py.
+It holds data only; decisions are made by scheduler.py, draft_selection.py and draft_wait.py.
 """
 
 from __future__ import annotations
@@ -15,35 +15,40 @@ from verifier.scheduling.policy import LatencyBudget
 
 
 @dataclass(slots=True)
-class Session:
-    """Opened and running, or waiting for room. Times are the scheduler's, in seconds."""
+class SessionState:
+    """A session that runs or waits for admission. Times are seconds of the scheduler's clock."""
 
     request: Request
     tree: DraftTree
-    text: list[int]  # prompt and output
-    prompt: int
-    agent: str  # whose drafts are expected; "" is nobody's
+    token_ids: list[int]  # prompt and output
+    num_prompt_tokens: int
+    agent: str  # the attached agent; "" if there is none
     latency_budget: LatencyBudget
-    index: TextIndex | None
+    lookup_index: TextIndex | None  # None where prompt lookup is off
     prediction: PredictionCursor | None
-    author: str = field(init=False)  # whose nodes the tree holds, also after that agent has left
-    num_uncomputed: int = 0
-    cached: int = 0
-    seconds: float = 0.0  # of steps since its last commit: those that took in its prompt
-    checked: str = ""  # whose nodes are in the step that runs
-    self_drafted: bool = False  # they are no agent's
-    acceptance: float = 0.5  # of the best guess, a running mean
-    missed_at: float | None = None  # since when there has been nothing to check
-    draft_delay: float | None = None  # from a miss to the next draft, a running mean
-    drafted_at: float | None = None  # when nodes came last, since the last commit
-    interval: float | None = None  # between two drafts that follow each other, a running mean
-    waiting_since: float | None = None
-    patience: float = 0.0
-    lapsed: bool = False  # patience ended without a draft; not waited for again until one arrives
+    tree_agent: str = field(init=False)  # the agent whose nodes the tree holds, even after it has detached
+    num_uncomputed: int = 0  # tokens of the text that the engine has not computed; 1 while the session decodes
+    num_cached_tokens: int = 0  # found in the prefix cache, until the first commit reports them
+    compute_seconds: float = 0.0  # of the steps since the last commit
+    draft_source: str = ""  # where the nodes selected last come from: a name in Calibrations
+    verifier_drafted: bool = False  # those nodes come from a prediction or from prompt lookup, not from an agent
+    acceptance_rate: float = 0.5  # of the agent's most likely draft tokens, a running mean
+    without_draft_since: float | None = None  # None while there are nodes to verify
+    draft_delay: float | None = None  # from a commit that leaves no draft to the next draft, a running mean
+    last_draft_at: float | None = None  # when nodes last arrived; None if none did since the last commit
+    draft_interval: float | None = None  # between consecutive drafts, a running mean
+    wait_started_at: float | None = None  # of the current wait for a draft
+    max_draft_wait: float = 0.0  # seconds, of the current wait
+    wait_expired: bool = False  # the last wait ended without a draft; no further wait until one arrives
+
+    def __post_init__(self) -> None:
+        self.tree_agent = self.agent
+
+    @property
+    def num_output_tokens(self) -> int:
+        return len(self.token_ids) - self.num_prompt_tokens
 
     @property
     def has_draft(self) -> bool:
+        """Whether the tree holds nodes below the committed text."""
         return len(self.tree) > 0 and not self.tree.surplus
-
-    def __post_init__(self) -> None:
-        self.author = self.agent

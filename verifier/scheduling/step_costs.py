@@ -1,41 +1,45 @@
-"""What a step takes, by its number of rows: a table that starts from a few measured steps and follows the running ones.
+"""Seconds of a step by its number of rows, learned from measured steps.
 
-Its shape (where rows are nearly free, where they begin to cost) changes little while a model runs; its scale follows
-contexts, neighbours and the machine. So the two are learnt at different speeds.
+A row is one token of a forward: a prompt token, a decoded token or a draft node. The curve's shape (where rows are
+nearly free, where they begin to cost) hardly changes while a model runs; its scale follows context lengths and the load
+of the machine. The two are therefore learned at different rates.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
 
-SHAPE_WEIGHT = 0.05
+SHAPE_WEIGHT = 0.05  # of the newest measurement
 SCALE_WEIGHT = 0.1
-WIDEST = 256  # rows; above that no single row counts
+MAX_RECORDED_ROWS = 256  # larger steps are extrapolated
 
 
 class StepCosts:
-    """Seconds of a step of so many rows."""
+    """A table of measured step sizes; sizes between and beyond them are interpolated and extrapolated linearly."""
 
     def __init__(self) -> None:
-        self._rows: list[int] = []
-        self._seconds: dict[int, float] = {}
+        self._rows: list[int] = []  # ascending
+        self._seconds: dict[int, float] = {}  # by rows, at scale 1
         self._scale = 1.0
 
     @property
-    def known(self) -> bool:
-        """Whether anything was measured yet."""
+    def has_measurements(self) -> bool:
         return bool(self._rows)
 
     def seconds(self, rows: int) -> float:
-        """What a step of `rows` rows takes; 1.0 for any while nothing is known."""
+        """Expected seconds of a step of `rows` rows; 1.0 for any size before the first measurement."""
         return self._shape(rows) * self._scale if self._rows else 1.0
 
-    def measured(self, rows: int, seconds: float) -> None:
-        """Learn from a step."""
-        if rows > WIDEST:
+    def decode_seconds(self, sessions: int) -> float:
+        """Expected seconds of a step in which each of `sessions` decodes one token without a draft."""
+        return self.seconds(max(1, sessions))
+
+    def record(self, rows: int, seconds: float) -> None:
+        """Learn from a step of `rows` rows that took `seconds`."""
+        if rows > MAX_RECORDED_ROWS:
             return
         if rows not in self._seconds:
-            # A size not seen before joins the shape where the scale says it is; the scale is not moved by it.
+            # A new size is added at the current scale and does not change it.
             insort(self._rows, rows)
             self._seconds[rows] = seconds / self._scale
             return
@@ -43,14 +47,14 @@ class StepCosts:
         self._seconds[rows] += SHAPE_WEIGHT * (seconds / self._scale - self._seconds[rows])
 
     def _shape(self, rows: int) -> float:
-        place = bisect_left(self._rows, rows)
-        if place < len(self._rows) and self._rows[place] == rows:
+        index = bisect_left(self._rows, rows)
+        if index < len(self._rows) and self._rows[index] == rows:
             return self._seconds[rows]
-        if place == 0:
+        if index == 0:
             return self._seconds[self._rows[0]]
-        below = self._rows[place - 1]
-        if place < len(self._rows):
-            above = self._rows[place]
+        below = self._rows[index - 1]
+        if index < len(self._rows):
+            above = self._rows[index]
             slope = (self._seconds[above] - self._seconds[below]) / (above - below)
         else:
             slope = self._seconds[below] / below

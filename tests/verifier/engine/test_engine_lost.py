@@ -17,10 +17,10 @@ from verifier.metrics import Metrics
 class Lost(Counting):
     """Breaks in the first step after the warm-up."""
 
-    def step(self, work: Sequence[ScheduledSession]) -> list[StepResult]:
-        if any(item.session != WARM_UP_KEY for item in work):
+    def step(self, scheduled: Sequence[ScheduledSession]) -> list[StepResult]:
+        if any(item.session != WARM_UP_KEY for item in scheduled):
             raise EngineLost("a worker is gone")
-        return super().step(work)
+        return super().step(scheduled)
 
 
 def test_an_engine_that_is_lost_takes_its_process_along() -> None:

@@ -99,8 +99,8 @@ def test_an_hour_of_traffic_leaks_no_block_and_changes_no_token(tiny: Callable[[
             for key in running:
                 engine.close(key)
             running.clear()
-            assert engine.capacity().kv_free == engine.capacity().kv_tokens
-            assert engine.capacity().sessions == 12
+            assert engine.capacity().free_kv_tokens == engine.capacity().kv_tokens
+            assert engine.capacity().free_sessions == 12
     assert done > STEPS / 100
     assert cancelled > STEPS / 100
 

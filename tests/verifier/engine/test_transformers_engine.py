@@ -97,7 +97,7 @@ def test_any_mix_of_sessions_and_drafts_commits_the_reference_text(
     assert texts == right
     assert max(made.accepted for made in seen) >= 3, "the drafts were really used"
     assert any(made.depth > made.accepted for made in seen), "and really refused"
-    assert engine.capacity().kv_free == engine.capacity().kv_tokens
+    assert engine.capacity().free_kv_tokens == engine.capacity().kv_tokens
 
 
 def test_greedy_text_is_that_of_generate_on_the_demo_target(demo_target: PackedModel) -> None:
@@ -127,7 +127,7 @@ def test_a_full_cache_evicts_the_youngest_and_loses_no_token(tiny: Callable[[int
     seen = run(engine, texts, lambda key, _: ScheduledSession(key, 64))
     assert any(not made.tokens and made.num_uncomputed > 1 for made in seen), "somebody was evicted"
     assert texts == {key: reference(prompt, GREEDY, 40) for key, prompt in prompts.items()}
-    assert engine.capacity().kv_free == engine.capacity().kv_tokens
+    assert engine.capacity().free_kv_tokens == engine.capacity().kv_tokens
 
 
 def test_a_session_that_fills_the_cache_to_the_last_token_is_decoded_without_its_draft(
@@ -176,10 +176,10 @@ def test_a_cancelled_session_gives_its_blocks_back_at_once(tiny: Callable[[int],
     engine = engine_over(tiny(512))
     engine.open(request(1, prompt_of(1, 100)))
     engine.step([ScheduledSession(1, 64)])
-    assert engine.capacity().kv_free < engine.capacity().kv_tokens
+    assert engine.capacity().free_kv_tokens < engine.capacity().kv_tokens
     engine.close(1)
     engine.close(1)
-    assert engine.capacity().kv_free == engine.capacity().kv_tokens
+    assert engine.capacity().free_kv_tokens == engine.capacity().kv_tokens
 
 
 @pytest.mark.parametrize(

@@ -8,29 +8,29 @@ import pytest
 
 from edgedraft.tree import DraftSlice
 from edgedraft.wire import confidence_byte
-from verifier.scheduling.calibration import KEPT, Calibration, Calibrations
+from verifier.scheduling.calibration import MAX_SOURCES, Calibration, Calibrations
 
 
 def test_without_trials_the_drafters_word_is_taken() -> None:
-    assert Calibration().chance(confidence_byte(0.5)) == pytest.approx(0.5)
+    assert Calibration().acceptance_probability(confidence_byte(0.5)) == pytest.approx(0.5)
 
 
 def test_a_boastful_drafter_is_seen_through_and_forgiven() -> None:
     calibration, byte, dice = Calibration(), confidence_byte(0.9), random.Random(1)
     claim = DraftSlice((7,), (-1,), (byte,), (1,))
     for _ in range(500):
-        calibration.observe(claim, [7 if dice.random() < 0.3 else 8])
-    assert calibration.chance(byte) == pytest.approx(0.3, abs=0.1)
+        calibration.record_verification(claim, [7 if dice.random() < 0.3 else 8])
+    assert calibration.acceptance_probability(byte) == pytest.approx(0.3, abs=0.1)
     for _ in range(3000):
-        calibration.observe(claim, [7])
-    assert calibration.chance(byte) > 0.9
+        calibration.record_verification(claim, [7])
+    assert calibration.acceptance_probability(byte) > 0.9
 
 
 def test_only_guesses_whose_parent_was_right_are_trials() -> None:
     calibration = Calibration()
     # 5 is right, its child 9 is wrong, 9's child was never put to the test, nor was 6's
     draft = DraftSlice((5, 9, 9, 6, 7), (-1, 0, 1, -1, 3), (0, 40, 80, 120, 160), (1, 2, 3, 1, 2))
-    calibration.observe(draft, [5, 4])
+    calibration.record_verification(draft, [5, 4])
     assert calibration._trials[0] == 1
     assert calibration._trials[5] == 1
     assert calibration._trials[15] == 1
@@ -40,7 +40,7 @@ def test_only_guesses_whose_parent_was_right_are_trials() -> None:
 
 def test_a_paths_chance_is_the_product_of_its_guesses() -> None:
     half = confidence_byte(0.5)
-    chances = Calibration().chances(DraftSlice((1, 2, 3), (-1, 0, -1), (half, 2 * half, half), (1, 2, 1)))
+    chances = Calibration().path_probabilities(DraftSlice((1, 2, 3), (-1, 0, -1), (half, 2 * half, half), (1, 2, 1)))
     assert chances == pytest.approx([0.5, 0.25, 0.5])
 
 
@@ -48,19 +48,21 @@ def test_one_agents_boasting_costs_the_others_nothing_once_they_are_known() -> N
     calibrations, byte = Calibrations(), confidence_byte(0.9)
     claim = DraftSlice((7,), (-1,), (byte,), (1,))
     for _ in range(300):
-        calibrations.observe("boaster", claim, [8])
-        calibrations.observe("honest", claim, [7])
-    assert calibrations.of("boaster").chance(byte) < 0.1
-    assert calibrations.of("honest").chance(byte) > 0.9
-    assert calibrations.of("new").chance(byte) == pytest.approx(0.5, abs=0.05), "as all together have been"
+        calibrations.record_verification("boaster", claim, [8])
+        calibrations.record_verification("honest", claim, [7])
+    assert calibrations.get("boaster").acceptance_probability(byte) < 0.1
+    assert calibrations.get("honest").acceptance_probability(byte) > 0.9
+    assert calibrations.get("new").acceptance_probability(byte) == pytest.approx(0.5, abs=0.05), (
+        "as all together have been"
+    )
 
 
 def test_records_are_bounded_and_the_least_used_go_first() -> None:
     calibrations, byte = Calibrations(), confidence_byte(0.9)
     for _ in range(50):
-        calibrations.observe("regular", DraftSlice((7,), (-1,), (byte,), (1,)), [8])
-    for i in range(KEPT + 10):
-        calibrations.of(f"visitor {i}")
-        calibrations.of("regular")
-    assert calibrations.of("regular").chance(byte) < 0.3
-    assert len(calibrations._agents) == KEPT
+        calibrations.record_verification("regular", DraftSlice((7,), (-1,), (byte,), (1,)), [8])
+    for i in range(MAX_SOURCES + 10):
+        calibrations.get(f"visitor {i}")
+        calibrations.get("regular")
+    assert calibrations.get("regular").acceptance_probability(byte) < 0.3
+    assert len(calibrations._by_source) == MAX_SOURCES

@@ -11,39 +11,39 @@ from verifier.scheduling.policy import (
     LatencyBudget,
     cost_beside_prefill,
     draft_window,
-    drafting_pays,
-    prompt_rows,
+    prompt_token_budget,
     select_draft_nodes,
-    worth_waiting,
+    should_wait_for_draft,
+    verification_pays,
 )
 
 STEP = 0.04
 
 
 def test_a_fresh_session_waits_half_a_step_at_most_and_a_proven_one_longer() -> None:
-    assert LatencyBudget(1.0).patience(STEP, None, longest=1.0) == STEP / 2
+    assert LatencyBudget(1.0).max_draft_wait(STEP, None, limit=1.0) == STEP / 2
     proven = LatencyBudget(1.0).after_step(accepted=3, extra_seconds=0.0, plain_seconds=STEP)
-    assert proven.patience(STEP, None, longest=1.0) == pytest.approx(3.5 * STEP)
-    assert proven.patience(STEP, None, longest=0.05) == 0.05
+    assert proven.max_draft_wait(STEP, None, limit=1.0) == pytest.approx(3.5 * STEP)
+    assert proven.max_draft_wait(STEP, None, limit=0.05) == 0.05
 
 
 def test_only_a_share_of_what_was_saved_is_spent_on_waiting() -> None:
     proven = LatencyBudget(0.5).after_step(accepted=3, extra_seconds=STEP, plain_seconds=STEP)
-    assert proven.patience(STEP, None, longest=1.0) == pytest.approx(1.5 * STEP)
+    assert proven.max_draft_wait(STEP, None, limit=1.0) == pytest.approx(1.5 * STEP)
     assert LatencyBudget(0.5).after_step(0, STEP / 2, STEP).saved_seconds == pytest.approx(-STEP / 2), (
         "a loss counts whole"
     )
 
 
 def test_it_does_not_wait_for_drafts_that_come_too_late() -> None:
-    assert LatencyBudget(1.0).patience(STEP, draft_delay=0.015, longest=1.0) == STEP / 2
-    assert LatencyBudget(1.0).patience(STEP, draft_delay=0.025, longest=1.0) == 0.0
+    assert LatencyBudget(1.0).max_draft_wait(STEP, draft_delay=0.015, limit=1.0) == STEP / 2
+    assert LatencyBudget(1.0).max_draft_wait(STEP, draft_delay=0.025, limit=1.0) == 0.0
 
 
 def test_what_was_waited_in_vain_leaves_room_to_check_what_comes_late() -> None:
-    waited = LatencyBudget(1.0).after_wait(LatencyBudget(1.0).patience(STEP, None, longest=1.0))
-    assert waited.patience(STEP, None, longest=1.0) == 0.0
-    assert waited.may_check(STEP)
+    waited = LatencyBudget(1.0).after_wait(LatencyBudget(1.0).max_draft_wait(STEP, None, limit=1.0))
+    assert waited.max_draft_wait(STEP, None, limit=1.0) == 0.0
+    assert waited.may_verify_drafts(STEP)
 
 
 def test_drafts_are_waited_for_only_where_checking_them_would_pay() -> None:
@@ -53,10 +53,10 @@ def test_drafts_are_waited_for_only_where_checking_them_would_pay() -> None:
     def none_to_spare(rows: int) -> float:
         return 0.01 * rows
 
-    assert drafting_pays(0.5, 16, spare)
-    assert drafting_pays(0.5, 1, stairs)
-    assert not drafting_pays(0.5, 16, none_to_spare)
-    assert not drafting_pays(0.02, 16, spare)
+    assert verification_pays(0.5, 16, spare)
+    assert verification_pays(0.5, 1, stairs)
+    assert not verification_pays(0.5, 16, none_to_spare)
+    assert not verification_pays(0.02, 16, spare)
 
 
 def test_a_prompt_in_the_step_makes_no_node_look_cheap() -> None:
@@ -70,20 +70,24 @@ def test_a_prompt_in_the_step_makes_no_node_look_cheap() -> None:
 
 
 def test_a_missing_draft_is_waited_for_if_that_is_the_faster_way() -> None:
-    rhythm = DraftArrivals(kept_plain=0.6, kept_checked=0.6, tokens=1.9)
+    arrivals = DraftArrivals(draft_ready_after_decode=0.6, draft_ready_after_verify=0.6, tokens_per_verify=1.9)
     soon, late = STEP / 10, STEP / 2
-    assert worth_waiting(rhythm, soon, 1.0, plain=STEP, checked=1.3 * STEP)
-    assert not worth_waiting(rhythm, late, 1.0, plain=STEP, checked=1.3 * STEP)
-    assert not worth_waiting(rhythm, soon, 1.6, plain=STEP, checked=1.3 * STEP), "there is enough to check meanwhile"
-    forgetful = DraftArrivals(kept_plain=0.1, kept_checked=0.6, tokens=1.9)
-    assert worth_waiting(forgetful, late, 1.0, plain=STEP, checked=1.3 * STEP), "a plain step would lose them again"
+    assert should_wait_for_draft(arrivals, soon, 1.0, plain_seconds=STEP, verify_seconds=1.3 * STEP)
+    assert not should_wait_for_draft(arrivals, late, 1.0, plain_seconds=STEP, verify_seconds=1.3 * STEP)
+    assert not should_wait_for_draft(arrivals, soon, 1.6, plain_seconds=STEP, verify_seconds=1.3 * STEP), (
+        "there is enough to check meanwhile"
+    )
+    forgetful = DraftArrivals(draft_ready_after_decode=0.1, draft_ready_after_verify=0.6, tokens_per_verify=1.9)
+    assert should_wait_for_draft(forgetful, late, 1.0, plain_seconds=STEP, verify_seconds=1.3 * STEP), (
+        "a plain step would lose them again"
+    )
 
 
 def test_waiting_is_judged_as_a_simulation_of_both_ways_would() -> None:
     """The closed form against thirty thousand steps of dice."""
     dice = random.Random(5)
     for delay in (0.1 * STEP, 0.3 * STEP, 0.45 * STEP, 0.8 * STEP):
-        rhythm = DraftArrivals(kept_plain=0.55, kept_checked=0.5, tokens=2.0)
+        arrivals = DraftArrivals(draft_ready_after_decode=0.55, draft_ready_after_verify=0.5, tokens_per_verify=2.0)
         rates = {}
         for waits in (True, False):
             seconds = tokens = 0.0
@@ -92,30 +96,34 @@ def test_waiting_is_judged_as_a_simulation_of_both_ways_would() -> None:
                 if waits and not drafts:
                     seconds, drafts = seconds + delay, True
                 seconds += 1.2 * STEP if drafts else STEP
-                tokens += rhythm.tokens if drafts else 1.0
-                drafts = dice.random() < (rhythm.kept_checked if drafts else rhythm.kept_plain)
+                tokens += arrivals.tokens_per_verify if drafts else 1.0
+                drafts = dice.random() < (
+                    arrivals.draft_ready_after_verify if drafts else arrivals.draft_ready_after_decode
+                )
             rates[waits] = tokens / seconds
         if abs(rates[True] / rates[False] - 1) > 0.02:
-            assert worth_waiting(rhythm, delay, 1.0, STEP, 1.2 * STEP) == (rates[True] > rates[False])
+            assert should_wait_for_draft(arrivals, delay, 1.0, STEP, 1.2 * STEP) == (rates[True] > rates[False])
 
 
 def test_a_rhythm_follows_what_happens() -> None:
-    rhythm = DraftArrivals()
+    arrivals = DraftArrivals()
     for _ in range(200):
-        rhythm.stepped(nodes=4, tokens=3, kept=True)
-        rhythm.stepped(nodes=0, tokens=1, kept=False)
-        rhythm.drafted(0.02)
-    assert rhythm.kept_checked > 0.99
-    assert rhythm.kept_plain < 0.01
-    assert (rhythm.tokens, rhythm.nodes, rhythm.delay) == pytest.approx((3, 4, 0.02), abs=0.01)
+        arrivals.record_step(nodes=4, tokens=3, draft_ready=True)
+        arrivals.record_step(nodes=0, tokens=1, draft_ready=False)
+        arrivals.record_delay(0.02)
+    assert arrivals.draft_ready_after_verify > 0.99
+    assert arrivals.draft_ready_after_decode < 0.01
+    assert (arrivals.tokens_per_verify, arrivals.nodes_per_verify, arrivals.delay) == pytest.approx(
+        (3, 4, 0.02), abs=0.01
+    )
 
 
 def test_waiting_and_wrong_drafts_cost_one_step_in_all() -> None:
     pace, spent = LatencyBudget(1.0), 0.0
     for _ in range(100):
-        if pace.may_check(STEP):
+        if pace.may_verify_drafts(STEP):
             pace, spent = pace.after_step(0, 0.01, STEP), spent + 0.01
-        wait = pace.patience(STEP, None, longest=1.0)
+        wait = pace.max_draft_wait(STEP, None, limit=1.0)
         pace, spent = pace.after_wait(wait), spent + wait
     assert spent <= STEP + 1e-9
 
@@ -124,7 +132,7 @@ def test_what_was_won_is_not_hoarded() -> None:
     pace = LatencyBudget(1.0)
     for _ in range(100):
         pace = pace.after_step(5, 0.0, STEP)
-    assert pace.patience(STEP, None, longest=10.0) <= 5 * STEP + 1e-9
+    assert pace.max_draft_wait(STEP, None, limit=10.0) <= 5 * STEP + 1e-9
 
 
 def test_the_window_grows_with_acceptance_within_its_bounds() -> None:
@@ -163,8 +171,8 @@ def test_a_stair_is_climbed_when_what_lies_beyond_pays() -> None:
 
 
 def test_prompts_add_no_more_than_their_delay_but_always_get_on() -> None:
-    assert prompt_rows(1, 500, 0.4, lambda rows: 0.01 * rows) == 40
-    assert prompt_rows(1, 500, 0.01, lambda rows: 0.01 * rows) == 16
-    assert prompt_rows(1, 30, 9.0, lambda rows: 0.01 * rows) == 30
-    assert prompt_rows(0, 500, float("inf"), lambda rows: 0.01 * rows) == 500
-    assert prompt_rows(64, 0, 1.0, lambda rows: 0.01 * rows) == 0
+    assert prompt_token_budget(1, 500, 0.4, lambda rows: 0.01 * rows) == 40
+    assert prompt_token_budget(1, 500, 0.01, lambda rows: 0.01 * rows) == 16
+    assert prompt_token_budget(1, 30, 9.0, lambda rows: 0.01 * rows) == 30
+    assert prompt_token_budget(0, 500, float("inf"), lambda rows: 0.01 * rows) == 500
+    assert prompt_token_budget(64, 0, 1.0, lambda rows: 0.01 * rows) == 0

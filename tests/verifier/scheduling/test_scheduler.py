@@ -45,8 +45,8 @@ class Counting:
         self.ends[request.session] = request.max_tokens
         return len(request.prompt)
 
-    def step(self, work: Sequence[ScheduledSession]) -> list[StepResult]:
-        return [self._one(item) for item in work]
+    def step(self, scheduled: Sequence[ScheduledSession]) -> list[StepResult]:
+        return [self._one(item) for item in scheduled]
 
     def _one(self, item: ScheduledSession) -> StepResult:
         key = item.session
@@ -80,7 +80,7 @@ class World:
         self.now = 100.0
         self.scheduler = Scheduler(Counting(room), limits)
         for rows in range(1, 70):
-            self.scheduler.costs.measured(rows, costs(rows))
+            self.scheduler.step_costs.record(rows, costs(rows))
 
     def open(self, key: int, prompt: int = 1, tokens: int = 500, edge: bool = False, **more: Any) -> int | None:
         agent = "desk" if edge else ""
@@ -93,14 +93,14 @@ class World:
 
     def step(self, seconds: float = STEP) -> dict[int, Commit]:
         plan = self.scheduler.schedule(self.now)
-        assert plan.work, "there is work"
+        assert plan.scheduled, "there is work"
         began, self.now = self.now, self.now + seconds
-        return self.scheduler.update(plan.work, self.scheduler._engine.step(plan.work), began, self.now)
+        return self.scheduler.update(plan.scheduled, self.scheduler._engine.step(plan.scheduled), began, self.now)
 
     def step_or_wait(self) -> dict[int, Commit]:
         """A step, or the passing of somebody's patience."""
         plan = self.scheduler.schedule(self.now)
-        if plan.work:
+        if plan.scheduled:
             return self.step()
         self.now = plan.wake_at or self.now
         return {}
@@ -134,7 +134,7 @@ def test_an_engine_that_checks_paths_alone_is_given_the_likeliest_one() -> None:
     # A surer guess that leads nowhere, and a less sure one with a sure chain below it.
     confidence = bytes([6, 10, 0, 0])
     world.scheduler.add_draft(1, Draft(1, 1, at, 1, [9, 4, 5, 6], [0, 0, 2, 3], confidence), world.now)
-    (work,) = world.scheduler.schedule(world.now).work
+    (work,) = world.scheduler.schedule(world.now).scheduled
     assert (work.draft.tokens, work.draft.parents) == ((4, 5, 6), (-1, 0, 1))
 
 
@@ -144,11 +144,11 @@ def test_an_edge_session_waits_for_its_draft_but_not_past_its_patience() -> None
     world.warm(1)
     world.scheduler.set_agent(1, "desk")
     plan = world.scheduler.schedule(world.now)
-    assert not plan.work
+    assert not plan.scheduled
     assert plan.wake_at == pytest.approx(world.now + STEP / 2)
     world.now += STEP / 2
     assert world.step()[1].tokens == [4]
-    assert world.scheduler.schedule(world.now).work, "it has lapsed: no second wait until a draft comes"
+    assert world.scheduler.schedule(world.now).scheduled, "it has lapsed: no second wait until a draft comes"
 
 
 def test_drafts_that_come_after_a_wait_in_vain_are_checked_all_the_same() -> None:
@@ -167,7 +167,7 @@ def test_a_draft_ends_the_wait() -> None:
     world.open(1)
     at = world.warm(1)
     world.scheduler.set_agent(1, "desk")
-    assert not world.scheduler.schedule(world.now).work
+    assert not world.scheduler.schedule(world.now).scheduled
     world.now += STEP / 4
     world.draft(1, at, 1, [4])
     assert world.step()[1].tokens == [4, 5]
@@ -188,7 +188,7 @@ def test_a_draft_ripens_while_more_of_it_comes_soon_and_not_longer() -> None:
     at = world.warm(1)
     drafting(world, at, STEP / 20)
     plan = world.scheduler.schedule(world.now)
-    assert not plan.work
+    assert not plan.scheduled
     assert plan.wake_at == pytest.approx(world.now + 1.5 * STEP / 20)
     world.now = plan.wake_at or 0.0
     assert world.step()[1].tokens == [4, 5, 6, 7], "nothing more came"
@@ -199,7 +199,7 @@ def test_a_draft_is_checked_at_once_if_more_comes_late_or_is_improbable(gap: flo
     world = World()
     world.open(1)
     drafting(world, world.warm(1), gap, confidence)
-    assert world.scheduler.schedule(world.now).work
+    assert world.scheduler.schedule(world.now).scheduled
 
 
 def test_a_draft_does_not_ripen_on_time_that_the_session_lacks() -> None:
@@ -209,7 +209,7 @@ def test_a_draft_does_not_ripen_on_time_that_the_session_lacks() -> None:
     session = world.scheduler._sessions[1]
     session.latency_budget = replace(session.latency_budget, saved_seconds=-STEP)
     drafting(world, at, STEP / 20)
-    assert world.scheduler.schedule(world.now).work
+    assert world.scheduler.schedule(world.now).scheduled
 
 
 def test_a_step_that_runs_anyway_takes_along_who_would_wait() -> None:
@@ -218,11 +218,11 @@ def test_a_step_that_runs_anyway_takes_along_who_would_wait() -> None:
     world.open(2)
     world.warm(1)
     world.scheduler.set_agent(1, "desk")
-    assert [item.session for item in world.scheduler.schedule(world.now).work] == [1, 2]
+    assert [item.session for item in world.scheduler.schedule(world.now).scheduled] == [1, 2]
     world.scheduler.close(2)
-    assert not world.scheduler.schedule(world.now).work, "alone it waits"
+    assert not world.scheduler.schedule(world.now).scheduled, "alone it waits"
     world.open(3, prompt=30)
-    assert [item.session for item in world.scheduler.schedule(world.now).work] == [1, 3], "a prompt is work, too"
+    assert [item.session for item in world.scheduler.schedule(world.now).scheduled] == [1, 3], "a prompt is work, too"
 
 
 def test_the_first_commit_tells_the_seconds_of_the_whole_prompt() -> None:
@@ -242,7 +242,7 @@ def test_long_prompts_go_in_by_chunks_beside_running_sessions() -> None:
     works = []
     while True:
         plan = world.scheduler.schedule(world.now)
-        works.append({item.session: item.num_tokens for item in plan.work})
+        works.append({item.session: item.num_tokens for item in plan.scheduled})
         if 2 in world.step():
             break
     assert all(work[1] == 1 for work in works), "the running session is in every step"
@@ -261,8 +261,8 @@ def test_long_prompts_do_not_hold_up_a_running_session() -> None:
     world.open(1)
     world.warm(1)
     world.open(2, prompt=150)
-    (chunk,) = [item.num_tokens for item in world.scheduler.schedule(world.now).work if item.session == 2]
-    assert world.scheduler.costs.seconds(1 + chunk) - world.scheduler.costs.seconds(1) <= LIMITS.prompt_delay
+    (chunk,) = [item.num_tokens for item in world.scheduler.schedule(world.now).scheduled if item.session == 2]
+    assert world.scheduler.step_costs.seconds(1 + chunk) - world.scheduler.step_costs.seconds(1) <= LIMITS.prompt_delay
     assert chunk >= 16
 
 
@@ -274,7 +274,7 @@ def test_what_costs_more_than_it_brings_is_not_checked() -> None:
     for key in range(1, 6):
         world.draft(key, 1, 1, range(2, 10))
     plan = world.scheduler.schedule(world.now)
-    assert sum(1 + len(item.draft) for item in plan.work) == 16
+    assert sum(1 + len(item.draft) for item in plan.scheduled) == 16
 
 
 def test_an_agent_that_is_always_wrong_is_no_longer_checked() -> None:
@@ -283,7 +283,7 @@ def test_an_agent_that_is_always_wrong_is_no_longer_checked() -> None:
     lengths = []
     for i in range(30):
         world.draft(1, i, i + 1, [999, 998, 997])
-        work = world.scheduler.schedule(world.now).work
+        work = world.scheduler.schedule(world.now).scheduled
         lengths.append(len(work[0].draft))
         world.step(STEP + 0.01 * lengths[-1])
     assert lengths[0] == 3
@@ -324,10 +324,10 @@ def test_who_finds_no_room_waits_in_line_and_one_more_is_turned_away() -> None:
         world.open(6, prompt=2000)
     ended = []
     for _ in range(12):
-        if len(world.scheduler) or world.scheduler.waiting:
+        if len(world.scheduler) or world.scheduler.num_waiting:
             ended += [key for key, commit in world.step().items() if commit.finish]
     assert ended == [1, 2, 3, 4]
-    assert world.scheduler.waiting == 0
+    assert world.scheduler.num_waiting == 0
 
 
 def test_where_there_is_no_room_higher_priorities_go_first_and_what_has_begun_before_all() -> None:
@@ -341,7 +341,7 @@ def test_where_there_is_no_room_higher_priorities_go_first_and_what_has_begun_be
     [(gone, why)] = world.scheduler.drop_expired(world.now)
     assert (gone, why.retry_after) == (2, 1), "the last of the lowest gave way"
     ended = []
-    while len(world.scheduler) or world.scheduler.waiting:
+    while len(world.scheduler) or world.scheduler.num_waiting:
         ended += [key for key, commit in world.step().items() if commit.finish]
     assert ended == [1, 4, 3, 6]
 
@@ -359,7 +359,7 @@ def test_nobody_waits_longer_than_the_limit() -> None:
     world.step()
     assert [key for key, _ in world.scheduler.drop_expired(world.now)] == [2]
     assert world.scheduler.drop_expired(world.now) == []
-    assert world.scheduler.waiting == 1
+    assert world.scheduler.num_waiting == 1
 
 
 def test_who_would_wait_too_long_is_told_at_once_when_to_come_again() -> None:
@@ -391,7 +391,7 @@ def test_a_waiting_session_can_be_drafted_for_cancelled_and_is_not_overtaken() -
     assert world.step()[1].finish
     commit = world.step()[2]
     assert commit.accepted == 3, "it was drafted for while it waited"
-    assert world.scheduler.waiting == 1
+    assert world.scheduler.num_waiting == 1
     world.scheduler.close(2)
     assert 4 in world.step()
 

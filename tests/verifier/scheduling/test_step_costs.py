@@ -9,9 +9,9 @@ from verifier.scheduling.step_costs import StepCosts
 
 def test_sizes_between_and_beyond_the_measured_ones_are_filled_in() -> None:
     costs = StepCosts()
-    assert not costs.known
+    assert not costs.has_measurements
     for rows, seconds in ((2, 0.02), (4, 0.03), (8, 0.07)):
-        costs.measured(rows, seconds)
+        costs.record(rows, seconds)
     assert costs.seconds(1) == pytest.approx(0.02)
     assert costs.seconds(3) == pytest.approx(0.025)
     assert costs.seconds(6) == pytest.approx(0.05)
@@ -21,9 +21,9 @@ def test_sizes_between_and_beyond_the_measured_ones_are_filled_in() -> None:
 def test_a_slower_machine_moves_all_sizes() -> None:
     costs = StepCosts()
     for rows in (1, 4, 8):
-        costs.measured(rows, 0.01 * (rows + 1))
+        costs.record(rows, 0.01 * (rows + 1))
     for _ in range(200):
-        costs.measured(1, 0.04)
+        costs.record(1, 0.04)
     assert costs.seconds(1) == pytest.approx(0.04, rel=0.02)
     assert costs.seconds(8) > 0.12
 
@@ -31,10 +31,10 @@ def test_a_slower_machine_moves_all_sizes() -> None:
 def test_one_slow_step_is_no_lasting_harm() -> None:
     costs = StepCosts()
     for rows in (1, 4):
-        costs.measured(rows, 0.02)
-    costs.measured(4, 2.0)
+        costs.record(rows, 0.02)
+    costs.record(4, 2.0)
     for _ in range(60):
-        costs.measured(4, 0.02)
-        costs.measured(1, 0.02)
+        costs.record(4, 0.02)
+        costs.record(1, 0.02)
     assert costs.seconds(1) == pytest.approx(0.02, rel=0.3)
     assert costs.seconds(4) == pytest.approx(0.02, rel=0.5)

@@ -1,6 +1,6 @@
-"""The engine for models beyond one machine: vLLM computes, plans and choices stay EdgeDraft's.
+"""The vLLM engine, for models larger than one machine: vLLM computes; scheduling and verification stay EdgeDraft's.
 
-start.py loads it, engine.py is the engine that the scheduler sees, schedule.py tells vLLM's own scheduler what a step
-holds, worker.py chooses the tokens where the logits are. Only this folder imports vllm, and nothing but `edgedraft
-verifier --engine vllm` imports this folder.
+start.py loads it, engine.py implements the engine interface, scheduler.py makes vLLM's own scheduler run exactly the
+given step, worker.py verifies drafts inside vLLM's workers. Only this package imports vllm, and it is imported only for
+`edgedraft verifier --engine vllm`.
 """

@@ -1,8 +1,8 @@
-"""engine.Engine over vLLM's engine core: one step of the scheduler is one step of it.
+"""The engine interface over vLLM's engine core: each step of the scheduler is one step of the core.
 
-vLLM's core runs in the engine's thread; its workers are where its own flags put them, in this process, in others or on
-other machines. It checks chains. What a session's text is, and when it ends, is decided by worker.py's choices; here is
-kept only what is needed to tell it.
+The core runs in the engine's thread. Its workers run where vLLM's flags put them: in this process, in others, or
+on other machines. It verifies chains only. Tokens are sampled by worker.py; this module keeps what is needed to report
+them.
 """
 
 # pyright: reportMissingImports=false
@@ -31,51 +31,51 @@ from verifier.engine.interface import (
     StepResult,
     check_bounds,
 )
-from verifier.engine.on_vllm.scheduler import Part, ToldScheduler
-from verifier.engine.on_vllm.worker import EXTRA, Wanted
+from verifier.engine.on_vllm.scheduler import RequestStep, StepScheduler
+from verifier.engine.on_vllm.worker import EXTRA_ARGS_KEY, VerifyParams
 
 
 @dataclass(slots=True)
-class _Session:
+class _EngineSession:
     request: Request
-    state: VllmRequest
+    vllm_request: VllmRequest
     constraint: Constraint | None
 
     @property
-    def name(self) -> str:
-        return self.state.request_id
+    def request_id(self) -> str:
+        return self.vllm_request.request_id
 
     @property
-    def unseen(self) -> int:
-        return self.state.num_tokens - self.state.num_computed_tokens
+    def num_uncomputed(self) -> int:
+        return self.vllm_request.num_tokens - self.vllm_request.num_computed_tokens
 
     @property
-    def output(self) -> int:
-        return self.state.num_tokens - len(self.request.prompt)
+    def num_output_tokens(self) -> int:
+        return self.vllm_request.num_tokens - len(self.request.prompt)
 
 
 class VllmEngine:
-    """engine.Engine whose drafts are chains of up to `longest_draft` tokens."""
+    """verifier.engine.interface.Engine that verifies chains of at most `max_draft_tokens` tokens."""
 
     supports_trees = False
 
     def __init__(
-        self, core: EngineCore, card: ModelCard, grammars: GrammarCache, max_sessions: int, longest_draft: int
+        self, core: EngineCore, card: ModelCard, grammars: GrammarCache, max_sessions: int, max_draft_tokens: int
     ) -> None:
         self.vocab_size = card.vocab_size
         self.context_length = card.context_length
         self._core = core
-        assert isinstance(core.scheduler, ToldScheduler)
+        assert isinstance(core.scheduler, StepScheduler)
         self._scheduler = core.scheduler
         self._max_sessions = max_sessions
-        self._longest_draft = longest_draft
+        self._max_draft_tokens = max_draft_tokens
         self._grammars = grammars
-        self._sessions: dict[int, _Session] = {}
-        self._keys: dict[str, int] = {}  # by vLLM's name
-        self._numbers = count()  # a name is not used again: workers hear of an end with the next step only
+        self._sessions: dict[int, _EngineSession] = {}
+        self._session_of_request: dict[str, int] = {}  # by vLLM's request id
+        self._request_ids = count()  # never reused: workers learn of a request's end only with the next step
         cache = core.vllm_config.cache_config
-        self._block = int(cache.block_size)
-        self._kv_tokens = (int(cache.num_gpu_blocks) - 1) * self._block  # the first one holds nothing
+        self._block_size = int(cache.block_size)
+        self._kv_tokens = (int(cache.num_gpu_blocks) - 1) * self._block_size  # block 0 is vLLM's null block
 
     def precompile(self, sampling: Sampling) -> None:
         if sampling.grammar:
@@ -87,67 +87,74 @@ class VllmEngine:
 
     def open(self, request: Request) -> int:
         check_bounds(request, self.vocab_size, min(self.context_length, self._kv_tokens))
-        session = _Session(request, self._state(request), start_constraint(request, self._grammars))
+        session = _EngineSession(request, self._new_request(request), start_constraint(request, self._grammars))
         if len(self._sessions) >= self._max_sessions:
             raise Overloaded(f"{self._max_sessions} sessions are running")
-        unseen, needed = self._missing(session.state)
-        promised = sum(other.unseen for other in self._sessions.values())
-        if self._sessions and promised + needed + self._block > self.capacity().kv_free:
+        num_uncomputed, needed = self._count_uncached(session.vllm_request)
+        promised = sum(other.num_uncomputed for other in self._sessions.values())
+        if self._sessions and promised + needed + self._block_size > self.capacity().free_kv_tokens:
             raise Overloaded("others need all of the KV cache")
-        self._core.add_request(session.state)
+        self._core.add_request(session.vllm_request)
         self._sessions[request.session] = session
-        self._keys[session.name] = request.session
-        return unseen
+        self._session_of_request[session.request_id] = request.session
+        return num_uncomputed
 
-    def step(self, work: Sequence[ScheduledSession]) -> list[StepResult]:
+    def step(self, scheduled: Sequence[ScheduledSession]) -> list[StepResult]:
         began = time.perf_counter()
-        most = self._longest_draft
-        self._scheduler.told = {
-            self._sessions[item.session].name: Part(item.num_tokens, item.draft.most_likely_path().tokens[:most])
-            for item in work
+        self._scheduler.next_step = {
+            self._sessions[item.session].request_id: RequestStep(
+                item.num_tokens, item.draft.most_likely_path().tokens[: self._max_draft_tokens]
+            )
+            for item in scheduled
         }
         try:
             outputs, _ = self._core.step()
         except Exception as error:
             raise EngineLost(str(error)) from error
-        made = self._scheduler.made
-        assert made is not None
-        told = {output.request_id: output for group in outputs.values() for output in group.outputs}
-        seconds = (time.perf_counter() - began) / max(1, made.total_num_scheduled_tokens)
-        drafts = made.scheduled_spec_decode_tokens
-        progress = [
-            self._progress(self._keys[name], told.get(name), drafts.get(name, ()), seconds * rows)
-            for name, rows in made.num_scheduled_tokens.items()
+        step = self._scheduler.last_output
+        assert step is not None
+        by_request = {output.request_id: output for group in outputs.values() for output in group.outputs}
+        seconds = (time.perf_counter() - began) / max(1, step.total_num_scheduled_tokens)
+        drafts = step.scheduled_spec_decode_tokens
+        results = [
+            self._step_result(
+                self._session_of_request[request_id],
+                by_request.get(request_id),
+                drafts.get(request_id, ()),
+                seconds * num_tokens,
+            )
+            for request_id, num_tokens in step.num_scheduled_tokens.items()
         ]
-        lost = (made.preempted_req_ids or set()) - made.num_scheduled_tokens.keys()
-        return progress + [
-            StepResult(key, (), self._sessions[key].unseen) for key in sorted(self._keys[name] for name in lost)
+        preempted = (step.preempted_req_ids or set()) - step.num_scheduled_tokens.keys()
+        return results + [
+            StepResult(key, (), self._sessions[key].num_uncomputed)
+            for key in sorted(self._session_of_request[request_id] for request_id in preempted)
         ]
 
     def close(self, session: int) -> None:
-        if gone := self._sessions.pop(session, None):
-            del self._keys[gone.name]
-            self._scheduler.finish_requests(gone.name, RequestStatus.FINISHED_ABORTED)
+        if closed := self._sessions.pop(session, None):
+            del self._session_of_request[closed.request_id]
+            self._scheduler.finish_requests(closed.request_id, RequestStatus.FINISHED_ABORTED)
 
     def capacity(self) -> Capacity:
-        free = self._scheduler.kv_cache_manager.block_pool.get_num_free_blocks() * self._block
+        free = self._scheduler.kv_cache_manager.block_pool.get_num_free_blocks() * self._block_size
         return Capacity(self._max_sessions - len(self._sessions), self._kv_tokens, free)
 
     def shut_down(self) -> None:
         """End vLLM's workers."""
         self._core.shutdown()
 
-    def _state(self, request: Request) -> VllmRequest:
-        """The request as vLLM has it. It is not to end it by itself but at its length, and chooses nothing."""
-        wanted = Wanted(
-            prompt=len(request.prompt),
+    def _new_request(self, request: Request) -> VllmRequest:
+        """The request for vLLM, which ends it only at its length; worker.py replaces vLLM's sampling."""
+        params = VerifyParams(
+            num_prompt_tokens=len(request.prompt),
             sampling=request.sampling,
             max_tokens=request.max_tokens,
             eos=tuple(request.eos),
             logprobs=request.logprobs,
         )
         return VllmRequest(
-            request_id=str(next(self._numbers)),
+            request_id=str(next(self._request_ids)),
             prompt_token_ids=[*request.prompt, *request.committed],
             sampling_params=SamplingParams(
                 temperature=0,
@@ -155,50 +162,54 @@ class VllmEngine:
                 ignore_eos=True,
                 detokenize=False,
                 logprobs=request.logprobs if request.logprobs >= 0 else None,
-                extra_args={EXTRA: msgspec.msgpack.encode(wanted)},
+                extra_args={EXTRA_ARGS_KEY: msgspec.msgpack.encode(params)},
             ),
             pooling_params=None,
             cache_salt=request.salt or None,
             block_hasher=self._core.request_block_hasher,
         )
 
-    def _missing(self, state: VllmRequest) -> tuple[int, int]:
-        """Tokens of it that are not in the prefix cache, and those that it would take free blocks for."""
-        blocks, cached, _ = self._scheduler.kv_cache_manager.get_computed_blocks(state)
-        idle = sum(block.ref_cnt == 0 for block in blocks.blocks[0]) * self._block
-        return state.num_tokens - cached, state.num_tokens - cached + idle
+    def _count_uncached(self, request: VllmRequest) -> tuple[int, int]:
+        """The request's tokens that are not in the prefix cache, and the free slots that it would need.
 
-    def _progress(self, key: int, output: Any, draft: Sequence[int], seconds: float) -> StepResult:
+        Cached blocks that no request holds count as free slots, so they are included in the second number.
+        """
+        blocks, cached, _ = self._scheduler.kv_cache_manager.get_computed_blocks(request)
+        idle = sum(block.ref_cnt == 0 for block in blocks.blocks[0]) * self._block_size
+        num_uncomputed = request.num_tokens - cached
+        return num_uncomputed, num_uncomputed + idle
+
+    def _step_result(self, key: int, output: Any, draft: Sequence[int], seconds: float) -> StepResult:
         session = self._sessions[key]
         tokens = tuple(output.new_token_ids) if output else ()
-        if not tokens and session.state.num_computed_tokens < session.state.num_tokens:
-            return StepResult(key, (), session.unseen, seconds=seconds)
+        if not tokens and session.num_uncomputed > 0:
+            return StepResult(key, (), session.num_uncomputed, seconds=seconds)
         accepted = next(
-            (i for i, (token, guess) in enumerate(zip(tokens, draft, strict=False)) if token != guess),
+            (i for i, (token, drafted) in enumerate(zip(tokens, draft, strict=False)) if token != drafted),
             min(len(tokens), len(draft)),
         )
         return StepResult(
             session=key,
             tokens=tokens,
-            num_uncomputed=session.unseen,
+            num_uncomputed=session.num_uncomputed,
             nodes=len(draft),
             depth=len(draft),
             accepted=accepted,
             seconds=seconds,
-            finish=self._finish(session, tokens),
+            finish=self._finish_reason(session, tokens),
             logprobs=_logprobs(output.new_logprobs, session.request.logprobs) if tokens else (),
         )
 
-    def _finish(self, session: _Session, tokens: Sequence[int]) -> FinishReason | None:
-        """What the worker's walk ended with, which tells tokens only."""
+    def _finish_reason(self, session: _EngineSession, tokens: Sequence[int]) -> FinishReason | None:
+        """The finish reason of the worker's verification, derived from its tokens: vLLM returns nothing else."""
         if not tokens:
-            return "length"  # a grammar that failed, as in choosing.py
+            return "length"  # the grammar failed, as in verification.py
         if constraint := session.constraint:
             for token in tokens:
                 constraint.accept_token(token)
         if tokens[-1] in session.request.eos or (session.constraint and session.constraint.is_complete):
             return "stop"
-        return "length" if session.output >= session.request.max_tokens else None
+        return "length" if session.num_output_tokens >= session.request.max_tokens else None
 
 
 def _logprobs(lists: Any, alternatives: int) -> tuple[TokenLogprobs, ...]:

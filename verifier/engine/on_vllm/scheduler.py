@@ -1,7 +1,7 @@
-"""vLLM's scheduler, told what goes into a step: which sessions, how much of their text, and what was drafted for them.
+"""A subclass of vLLM's scheduler that schedules a given step: requests, tokens of each, and draft tokens to verify.
 
-Blocks, prefix cache, preemption and all that workers must be told stay vLLM's. Its interface is not public, which is
-why start.py asks for the version that this was written for.
+Blocks, prefix cache, preemption and the messages to workers stay vLLM's. Its scheduler is not a public interface, so
+start.py requires the vLLM version that this was written for.
 """
 
 # pyright: reportMissingImports=false
@@ -16,40 +16,42 @@ from vllm.v1.core.sched.scheduler import Scheduler
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """One request's part of a step: up to `rows` tokens of its text, and behind the last one these drafted tokens."""
+class RequestStep:
+    """One request's part of a step: up to `num_tokens` tokens of its text and, after the last one, a draft."""
 
-    rows: int
-    draft: tuple[int, ...] = ()
+    num_tokens: int
+    draft_token_ids: tuple[int, ...] = ()
 
 
-class ToldScheduler(Scheduler):
-    """Schedules `told`, parts by request, and nothing else; `made` is what the last step held."""
+class StepScheduler(Scheduler):
+    """Schedules the requests of `next_step` and no others; `last_output` is what the last step contained."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.told: Mapping[str, Part] = {}
-        self.made: SchedulerOutput | None = None
-        self.num_spec_tokens = 0  # or vLLM fills short steps up with guesses that nobody made
+        self.next_step: Mapping[str, RequestStep] = {}
+        self.last_output: SchedulerOutput | None = None
+        self.num_spec_tokens = 0  # else vLLM pads short drafts with placeholder tokens
 
     def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
-        for name, request in self.requests.items():
-            part = self.told.get(name)
-            # A request that runs and is not in the step sits it out, with its blocks.
+        for request_id, request in self.requests.items():
+            part = self.next_step.get(request_id)
+            # A running request that is not in the step skips it and keeps its blocks.
             request.next_decode_eligible_step = self.current_step + 2 if part is None else 0
-            request.spec_token_ids = list(part.draft) if part and self._decodes(request, part) else []
-        # Those that decode come first, so that a prompt takes no more than was left to it.
+            request.spec_token_ids = list(part.draft_token_ids) if part and self._completes_text(request, part) else []
+        # Decoding requests come first, so that a prompt gets only the remaining tokens.
         self.running.sort(key=lambda request: request.num_tokens - request.num_computed_tokens > 1)
-        self.max_num_scheduled_tokens = sum(part.rows + len(part.draft) for part in self.told.values())
-        held = [request for request in self.waiting if request.request_id not in self.told]
+        self.max_num_scheduled_tokens = sum(
+            part.num_tokens + len(part.draft_token_ids) for part in self.next_step.values()
+        )
+        held = [request for request in self.waiting if request.request_id not in self.next_step]
         self.waiting.remove_requests(held)
         try:
-            self.made = super().schedule(throttle_prefills)
+            self.last_output = super().schedule(throttle_prefills)
         finally:
             for request in reversed(held):
                 self.waiting.prepend_request(request)
-        return self.made
+        return self.last_output
 
-    def _decodes(self, request: Any, part: Part) -> bool:
-        """Whether all of its text is in after these rows, so that something can be checked behind it."""
-        return request.num_tokens - request.num_computed_tokens <= part.rows
+    def _completes_text(self, request: Any, part: RequestStep) -> bool:
+        """Whether the request's whole text is computed after this step, so that a draft can be verified after it."""
+        return request.num_tokens - request.num_computed_tokens <= part.num_tokens

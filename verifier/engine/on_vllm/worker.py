@@ -1,8 +1,8 @@
-"""What runs inside vLLM's workers: the choice of tokens where the logits are, as choosing.py makes it for every engine.
+"""Runs inside vLLM's workers: samples and verifies at the logits, as verification.py does for every engine.
 
-It stands in for vLLM's samplers, so text is the function of prompt, parameters and seed that invariant 1 names, drafted
-or not, and every parameter works under speculation. In a tensor-parallel group the first rank chooses and tells the
-others, which is cheaper than each drawing the same noise, and cannot come out different.
+It replaces vLLM's samplers, so that text is the function of prompt, parameters and seed that invariant 1 defines, with
+and without drafts, and every sampling parameter works under speculation. In a tensor-parallel group the first rank
+samples and broadcasts the tokens: cheaper than computing the same noise on each rank, and ranks cannot diverge.
 """
 
 # pyright: reportMissingImports=false
@@ -25,14 +25,17 @@ from verifier.engine.grammar import GrammarCache, start_constraint
 from verifier.engine.interface import Request
 from verifier.engine.verification import Verification, VerifyResult
 
-EXTRA = "edgedraft"  # the key of Wanted in vLLM's SamplingParams.extra_args
-NONE = -1  # vLLM's filler where a request has fewer tokens than another
+EXTRA_ARGS_KEY = "edgedraft"  # of VerifyParams in vLLM's SamplingParams.extra_args
+PADDING = -1  # vLLM's placeholder where a request has fewer tokens than another
 
 
-class Wanted(msgspec.Struct, frozen=True, array_like=True):
-    """What a worker must know of a request to choose for it: Request's fields, and how much of vLLM's prompt is one."""
+class VerifyParams(msgspec.Struct, frozen=True, array_like=True):
+    """What a worker needs to verify a request: fields of Request, and how many tokens of vLLM's prompt are the prompt.
 
-    prompt: int
+    The rest of vLLM's prompt are output tokens that were committed before.
+    """
+
+    num_prompt_tokens: int
     sampling: Sampling
     max_tokens: int
     eos: tuple[int, ...]
@@ -41,12 +44,12 @@ class Wanted(msgspec.Struct, frozen=True, array_like=True):
 
 @lru_cache(maxsize=1)
 def grammar_cache_for(card: bytes) -> GrammarCache:
-    """Those of a ModelCard as MessagePack. A worker in the engine's own process shares them with it, compiled."""
+    """The grammars of a model, from its ModelCard as MessagePack. Engine and worker share them within one process."""
     return GrammarCache(msgspec.msgpack.decode(card, type=ModelCard))
 
 
-class NoDrafts:
-    """vLLM's drafter: it has none, since drafts come from agents. There must be one, or nothing drafted is checked."""
+class NullDrafter:
+    """A vLLM drafter that proposes nothing: drafts come from agents. Without a drafter vLLM verifies none of them."""
 
     def __init__(self, config: Any) -> None: ...
 
@@ -56,47 +59,47 @@ class NoDrafts:
     def load_model(self, *args: Any, **kwargs: Any) -> None: ...
 
 
-# vLLM gives a drafter to the last stage of a pipeline alone, and then asks every stage for it.
-GPUModelRunner.drafter = NoDrafts(None)
+# vLLM creates a drafter in the last pipeline stage only, but reads it in every stage.
+GPUModelRunner.drafter = NullDrafter(None)
 
 
-class ChoosingWorker:
-    """Mixed into vLLM's worker (its --worker-extension-cls)."""
+class VerifyingWorker:
+    """A mixin of vLLM's worker (its --worker-extension-cls)."""
 
     model_runner: Any
 
-    def choose_as_edgedraft(self, card: bytes) -> None:
-        """From now on; `card` is a ModelCard as MessagePack, for grammars."""
+    def install_verification(self, card: bytes) -> None:
+        """Replace vLLM's sampling from now on. `card` is a ModelCard as MessagePack, for grammars."""
         runner = self.model_runner
-        runner._sample = Chooser(runner, grammar_cache_for(card))
+        runner._sample = VerifyingSampler(runner, grammar_cache_for(card))
         if runner.intermediate_tensors is None and not get_pp_group().is_first_rank:
-            # vLLM makes these while it warms up, which an eager model on a CPU does not.
+            # vLLM allocates these in its warm-up, which it skips for an eager model on a CPU.
             runner.intermediate_tensors = runner.model.make_empty_intermediate_tensors(
                 batch_size=runner.max_num_tokens, dtype=runner.model_config.dtype, device=runner.device
             )
 
 
-class Chooser:
-    """In the place of the model runner's `_sample`."""
+class VerifyingSampler:
+    """Replaces the model runner's `_sample`."""
 
     def __init__(self, runner: Any, grammars: GrammarCache) -> None:
         self._runner = runner
         self._grammars = grammars
-        self._chosen: dict[str, tuple[Verification, int]] = {}
+        self._verifications: dict[str, tuple[Verification, int]] = {}  # with the number of tokens committed before
 
     def __call__(self, logits: torch.Tensor | None, drafted: Any) -> SamplerOutput:
-        """Logits [rows, vocab]: for each request of the batch one row, and one for each of its drafted tokens."""
+        """`logits` is [rows, vocab]: for each request of the batch one row, and one more per draft token."""
         count = self._runner.input_batch.num_reqs
         drafts: list[int] = drafted.num_draft_tokens if drafted else [0] * count
-        width = max(drafts, default=0) + 2  # never 1: vLLM takes a single column for filled everywhere
+        width = max(drafts, default=0) + 2  # never 1: vLLM assumes that a single column has no padding
         group = get_tp_group()
         if group.rank_in_group == 0:
             assert logits is not None
-            walks = self._walks(logits, drafts, drafted.draft_token_ids.tolist() if drafted else [])
+            results = self._verify_batch(logits, drafts, drafted.draft_token_ids.tolist() if drafted else [])
             tokens = torch.tensor(
-                [[*walk.tokens, *[NONE] * (width - len(walk.tokens))] for walk in walks], dtype=torch.int32
+                [[*result.tokens, *[PADDING] * (width - len(result.tokens))] for result in results], dtype=torch.int32
             ).to(self._runner.device)
-            logprobs = _logprobs(walks, width)
+            logprobs = _logprobs(results, width)
         else:
             tokens = torch.empty((count, width), dtype=torch.int32, device=self._runner.device)
             logprobs = None
@@ -104,54 +107,55 @@ class Chooser:
             group.broadcast(tokens, src=0)
         return SamplerOutput(sampled_token_ids=tokens, logprobs_tensors=logprobs)
 
-    def _walks(self, logits: torch.Tensor, drafts: Sequence[int], flat: Sequence[int]) -> list[VerifyResult]:
+    def _verify_batch(self, logits: torch.Tensor, drafts: Sequence[int], flat: Sequence[int]) -> list[VerifyResult]:
         runner = self._runner
-        for gone in self._chosen.keys() - runner.requests.keys():
-            del self._chosen[gone]
-        unfinished = runner.discard_request_mask.np
-        walks: list[VerifyResult] = []
+        for request_id in self._verifications.keys() - runner.requests.keys():
+            del self._verifications[request_id]
+        in_prefill = runner.discard_request_mask.np
+        results: list[VerifyResult] = []
         row = node = 0
-        for index, (name, count) in enumerate(zip(runner.input_batch.req_ids, drafts, strict=True)):
-            if unfinished[index]:  # more of its prompt is to come
-                walks.append(VerifyResult())
+        batch = zip(runner.input_batch.req_ids, drafts, strict=True)
+        for index, (request_id, count) in enumerate(batch):
+            if in_prefill[index]:
+                results.append(VerifyResult())
             else:
                 chain = DraftSlice.chain(flat[node : node + count])
-                walks.append(self._walk(name, logits[row : row + 1 + count], chain))
+                results.append(self._verify_request(request_id, logits[row : row + 1 + count], chain))
             row, node = row + 1 + count, node + count
-        return walks
+        return results
 
-    def _walk(self, name: str, logits: torch.Tensor, draft: DraftSlice) -> VerifyResult:
-        state = self._runner.requests[name]
-        if name not in self._chosen:
-            self._chosen[name] = self._begin(state)
-        choices, committed = self._chosen[name]
-        return choices.verify(logits, committed + len(state.output_token_ids), draft)
+    def _verify_request(self, request_id: str, logits: torch.Tensor, draft: DraftSlice) -> VerifyResult:
+        state = self._runner.requests[request_id]
+        if request_id not in self._verifications:
+            self._verifications[request_id] = self._new_verification(state)
+        verification, committed = self._verifications[request_id]
+        return verification.verify(logits, committed + len(state.output_token_ids), draft)
 
-    def _begin(self, state: Any) -> tuple[Verification, int]:
-        """A request's choices, and how many output tokens it came with: those vLLM takes for its prompt's."""
-        wanted = msgspec.msgpack.decode(state.sampling_params.extra_args[EXTRA], type=Wanted)
-        committed = state.prompt_token_ids[wanted.prompt :]
+    def _new_verification(self, state: Any) -> tuple[Verification, int]:
+        """A request's verification, and the number of tokens committed before, which end vLLM's prompt."""
+        params = msgspec.msgpack.decode(state.sampling_params.extra_args[EXTRA_ARGS_KEY], type=VerifyParams)
+        committed = state.prompt_token_ids[params.num_prompt_tokens :]
         request = Request(
             session=0,
-            prompt=tuple(state.prompt_token_ids[: wanted.prompt]),
-            sampling=wanted.sampling,
-            max_tokens=wanted.max_tokens,
-            eos=frozenset(wanted.eos),
+            prompt=tuple(state.prompt_token_ids[: params.num_prompt_tokens]),
+            sampling=params.sampling,
+            max_tokens=params.max_tokens,
+            eos=frozenset(params.eos),
             committed=tuple(committed),
-            logprobs=wanted.logprobs,
+            logprobs=params.logprobs,
         )
         return Verification(request, start_constraint(request, self._grammars)), len(committed)
 
 
-def _logprobs(walks: Sequence[VerifyResult], width: int) -> LogprobsTensors | None:
-    """As vLLM has them: a row a place of the batch, the chosen token in column 0, the best ones behind it."""
-    widest = max((1 + len(one.tokens) for walk in walks for one in walk.logprobs), default=0)
+def _logprobs(results: Sequence[VerifyResult], width: int) -> LogprobsTensors | None:
+    """In vLLM's layout: `width` rows per request, the sampled token in column 0 and the top alternatives after it."""
+    widest = max((1 + len(one.tokens) for result in results for one in result.logprobs), default=0)
     if not widest:
         return None
-    ids = torch.zeros((len(walks) * width, widest), dtype=torch.int32)
-    values = torch.full((len(walks) * width, widest), -torch.inf)
-    for base, walk in zip(accumulate([0, *[width] * len(walks)]), walks, strict=False):
-        for place, (token, one) in enumerate(zip(walk.tokens, walk.logprobs, strict=False), base):
-            ids[place, : 1 + len(one.tokens)] = torch.tensor([token, *one.tokens])
-            values[place, : 1 + len(one.tokens)] = torch.tensor([one.logprob, *one.logprobs])
-    return LogprobsTensors(ids, values, torch.zeros(len(walks) * width, dtype=torch.int32))
+    ids = torch.zeros((len(results) * width, widest), dtype=torch.int32)
+    values = torch.full((len(results) * width, widest), -torch.inf)
+    for first_row, result in zip(accumulate([0, *[width] * len(results)]), results, strict=False):
+        for row, (token, one) in enumerate(zip(result.tokens, result.logprobs, strict=False), first_row):
+            ids[row, : 1 + len(one.tokens)] = torch.tensor([token, *one.tokens])
+            values[row, : 1 + len(one.tokens)] = torch.tensor([one.logprob, *one.logprobs])
+    return LogprobsTensors(ids, values, torch.zeros(len(results) * width, dtype=torch.int32))

@@ -52,7 +52,7 @@ def test_drafted_text_is_the_embedded_engines(both: Both, sampling: Sampling) ->
     assert texts == right
     assert max(made.accepted for made in seen) >= 3, "the drafts were really used"
     assert any(made.depth > made.accepted for made in seen), "and really refused"
-    assert both.vllm.capacity().kv_free == KV_TOKENS
+    assert both.vllm.capacity().free_kv_tokens == KV_TOKENS
 
 
 def test_plain_text_is_the_embedded_engines(both: Both) -> None:
@@ -86,7 +86,7 @@ def test_a_full_cache_evicts_and_loses_no_token(both: Both) -> None:
     assert texts == right
     unseen = [made.num_uncomputed for made in seen if not made.tokens]
     assert max(unseen) > 250, "one really lost its place after its prompt was in"
-    assert both.vllm.capacity().kv_free == KV_TOKENS
+    assert both.vllm.capacity().free_kv_tokens == KV_TOKENS
 
 
 def test_ends_are_told_as_they_are(both: Both) -> None:
@@ -142,18 +142,18 @@ def test_a_prefix_is_shared_within_a_salt_only(both: Both) -> None:
     assert both.vllm.open(request(3, prompt, GREEDY, salt="b")) == 300
     both.vllm.close(2)
     both.vllm.close(3)
-    assert both.vllm.capacity().kv_free == KV_TOKENS
+    assert both.vllm.capacity().free_kv_tokens == KV_TOKENS
 
 
 def test_what_is_cancelled_leaves_nothing(both: Both) -> None:
     for key in range(1, 4):
         both.vllm.open(request(key, prompt_of(key, 100), GREEDY))
     both.vllm.step([ScheduledSession(1, 40), ScheduledSession(2, 100)])
-    assert both.vllm.capacity().kv_free < KV_TOKENS
+    assert both.vllm.capacity().free_kv_tokens < KV_TOKENS
     for key in range(1, 4):
         both.vllm.close(key)
     both.vllm.close(99)
-    assert both.vllm.capacity().kv_free == KV_TOKENS
+    assert both.vllm.capacity().free_kv_tokens == KV_TOKENS
     assert (
         finish(both.vllm, [request(4, prompt_of(1), GREEDY)])[0]
         == finish(both.embedded, [request(4, prompt_of(1), GREEDY)])[0]

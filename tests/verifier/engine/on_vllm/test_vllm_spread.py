@@ -80,7 +80,7 @@ def begin(small: Path, right: dict[int, list[int]], arguments: str, to: Path) ->
     }
     job = {"settings": settings, "prompts": PROMPTS, "right": right, "sampling": PARAMETERS, "to": str(to)}
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.verifier.on_vllm.texts_of"], stdin=subprocess.PIPE, text=True
+        [sys.executable, "-m", "tests.verifier.engine.on_vllm.texts_of"], stdin=subprocess.PIPE, text=True
     )
     assert process.stdin
     process.stdin.write(json.dumps(job))
