@@ -15,11 +15,11 @@ from urllib.parse import urlsplit
 from edge_agent.attach.attachment import Agent, stay_attached
 from edge_agent.attach.connection import AttachRejected, agent_url
 from edge_agent.attach.observer import LineObserver, Observer
-from edge_agent.desktop.idle_policy import IdlePolicy, step_back
+from edge_agent.desktop.idle_policy import IdlePolicy, lower_priority
 from edge_agent.desktop.live_view import LiveView
-from edge_agent.desktop.login import with_login
-from edge_agent.drafters.loading import CannotDraft, DrafterSet, load
-from edge_agent.drafting.stats import Tally
+from edge_agent.desktop.login import fill_from_login
+from edge_agent.drafters.loading import DrafterSet, DrafterUnavailable, load_drafters
+from edge_agent.drafting.stats import StatsCollector
 from edge_agent.settings import AgentSettings
 from edgedraft import wire
 from edgedraft.observability.logs import configure_logging
@@ -33,23 +33,23 @@ def main(settings: AgentSettings) -> None:
     configure_logging(settings.log_level, settings.log_format)
     try:
         tracing = start_tracing(settings.otel, "edgedraft-agent")
-        settings = with_login(settings)
+        settings = fill_from_login(settings)
         url = agent_url(settings.url)
         if settings.polite:
-            step_back()
-        armoury = load(settings)
-        if _in_the_clear(url):
+            lower_priority()
+        drafters = load_drafters(settings)
+        if _is_unencrypted(url):
             log.warning("%s is not encrypted: the key and your prompts can be read on the way", settings.url)
-        tally = Tally()
-        hello = hello_of(settings, armoury)
+        stats = StatsCollector()
+        hello = hello_of(settings, drafters)
         if settings.live and sys.stdout.isatty():
-            with LiveView(settings.url, hello, tally) as view:
-                asyncio.run(_until_told(settings, url, armoury, tally, view, tracing))
+            with LiveView(settings.url, hello, stats) as view:
+                asyncio.run(_run_until_signal(settings, url, drafters, stats, view, tracing))
         else:
-            asyncio.run(_until_told(settings, url, armoury, tally, LineObserver(settings.url), tracing))
+            asyncio.run(_run_until_signal(settings, url, drafters, stats, LineObserver(settings.url), tracing))
     except KeyboardInterrupt:
         sys.exit(130)
-    except (CannotDraft, AttachRejected, TracingUnavailable) as error:
+    except (DrafterUnavailable, AttachRejected, TracingUnavailable) as error:
         sys.exit(f"edgedraft attach: {error}")
     # Taking the interpreter down takes torch a second, and may abort under a step that is still running.
     if tracing:
@@ -59,29 +59,34 @@ def main(settings: AgentSettings) -> None:
     os._exit(0)
 
 
-def hello_of(settings: AgentSettings, armoury: DrafterSet) -> wire.Hello:
+def hello_of(settings: AgentSettings, drafters: DrafterSet) -> wire.Hello:
     """How this agent greets a gateway."""
-    name, description = (settings.name or platform.node())[:256], armoury.description[:256]
-    return wire.Hello(wire.PROTOCOL, name, armoury.fingerprint, description, settings.max_sessions)
+    name, description = (settings.name or platform.node())[:256], drafters.description[:256]
+    return wire.Hello(wire.PROTOCOL, name, drafters.fingerprint, description, settings.max_sessions)
 
 
-async def _until_told(
-    settings: AgentSettings, url: str, armoury: DrafterSet, tally: Tally, observer: Observer, tracing: Tracing | None
+async def _run_until_signal(
+    settings: AgentSettings,
+    url: str,
+    drafters: DrafterSet,
+    stats: StatsCollector,
+    observer: Observer,
+    tracing: Tracing | None,
 ) -> None:
     """Stay attached until a signal to end arrives, which ends it in good order. Raises Refused."""
-    manners = IdlePolicy(observer)
+    idle_policy = IdlePolicy(observer)
     agent = Agent(
         url,
         settings.key,
-        hello_of(settings, armoury),
-        armoury.drafter,
-        tally,
+        hello_of(settings, drafters),
+        drafters.new_drafter,
+        stats,
         observer,
-        may_draft=manners.may_draft,
+        may_draft=idle_policy.may_draft,
         tracing=tracing,
     )
     task = asyncio.ensure_future(stay_attached(agent))
-    watch = asyncio.ensure_future(manners.watch()) if settings.polite else None
+    watch = asyncio.ensure_future(idle_policy.watch()) if settings.polite else None
     loop = asyncio.get_running_loop()
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -98,7 +103,7 @@ async def _until_told(
             watch.cancel()
 
 
-def _in_the_clear(url: str) -> bool:
+def _is_unencrypted(url: str) -> bool:
     """Whether this address sends the key over a network without TLS."""
     parts = urlsplit(url)
     if parts.scheme == "wss" or parts.hostname == "localhost":

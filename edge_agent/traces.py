@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edge_agent.drafting.stats import Counts
+from edge_agent.drafting.stats import DraftStats
 from edgedraft.observability.tracing import Tracing
 from edgedraft.wire import Open
 
@@ -24,7 +24,7 @@ class DraftSpans:
         self._drafter = drafter
         self._spans: dict[int, Span] = {}
 
-    def began(self, message: Open) -> None:
+    def session_started(self, message: Open) -> None:
         """A session is drafted for from now on; one that begins again from a new place is told as an event."""
         from opentelemetry.trace import SpanKind
 
@@ -42,7 +42,7 @@ class DraftSpans:
             },
         )
 
-    def ended(self, session: int, how: str, counts: Counts) -> None:
+    def session_ended(self, session: int, how: str, counts: DraftStats) -> None:
         """`how` may say more behind a colon, which is for the log alone."""
         if span := self._spans.pop(session, None):
             span.set_attributes(

@@ -20,11 +20,11 @@ from transformers import AutoTokenizer
 
 from edge_agent.distill.prompts import KINDS, PromptMaker
 from edge_agent.drafters.draft_model import load_draft, shipped_draft
-from edge_agent.drafters.interface import Drafter, Point, Together
+from edge_agent.drafters.interface import CombinedDrafter, Drafter, DraftRequest
 from edge_agent.drafters.model import ModelDrafter
-from edge_agent.drafters.past_outputs import PastDrafter, PastOutputs
-from edge_agent.drafters.prompt_lookup import LookupDrafter
-from edge_agent.drafting.session import DraftSession
+from edge_agent.drafters.past_outputs import PastOutputsDrafter, PastOutputStore
+from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
+from edge_agent.drafting.draft_session import DraftSession
 from edgedraft.local.demo_model import DEMO_MODEL, resolve_model
 from edgedraft.observability.progress import progress
 from edgedraft.proposers.prompt_lookup import Trust
@@ -91,26 +91,26 @@ def draft(settings: BenchSettings) -> Result:
         return ModelDrafter(packed, 8192, card.vocab_size, head_ids, coupled)
 
     def remembering() -> Drafter:
-        store = PastOutputs(1 << 18)
+        store = PastOutputStore(1 << 18)
         for chat in chats[WARM]:
             store.add(chat.text)
-        return PastDrafter(store, Trust())
+        return PastOutputsDrafter(store, Trust())
 
     sides: list[tuple[str, str, list[Drafter]]] = [
-        ("prompt lookup", GREEDY, [LookupDrafter()]),
+        ("prompt lookup", GREEDY, [PromptLookupDrafter()]),
         ("draft model", GREEDY, [drafting()]),
-        ("both", GREEDY, [LookupDrafter(), drafting()]),
-        ("prompt lookup", WARM, [LookupDrafter()]),
+        ("both", GREEDY, [PromptLookupDrafter(), drafting()]),
+        ("prompt lookup", WARM, [PromptLookupDrafter()]),
         ("draft model, not coupled", WARM, [drafting(coupled=False)]),
         ("draft model", WARM, [drafting()]),
-        ("both", WARM, [LookupDrafter(), drafting()]),
-        ("both", AGAIN, [LookupDrafter(), drafting()]),
-        ("both and past outputs", AGAIN, [LookupDrafter(), remembering(), drafting()]),
+        ("both", WARM, [PromptLookupDrafter(), drafting()]),
+        ("both", AGAIN, [PromptLookupDrafter(), drafting()]),
+        ("both and past outputs", AGAIN, [PromptLookupDrafter(), remembering(), drafting()]),
     ]
     scores: list[tuple[str, str, dict[str, Score]]] = []
     with progress("drafting", len(sides), "sides") as advance:
         for name, how, drafters in sides:
-            scores.append((name, how, score(Together(drafters), chats[how])))
+            scores.append((name, how, score(CombinedDrafter(drafters), chats[how])))
             advance(note=f"{name}, {how}")
     look = _look_seconds(drafting(), chats[GREEDY][:6])
     rows = [_row(name, how, found) for name, how, found in scores]
@@ -168,10 +168,10 @@ def score(drafter: Drafter, chats: Sequence[Chat]) -> dict[str, Score]:
 
 def _fill(drafter: Drafter, sessions: dict[int, DraftSession]) -> None:
     """Let every session draft as long as it has something worth it."""
-    while points := {key: wanted for key, session in sessions.items() if (wanted := session.point())}:
-        answers = drafter.expand([point for _, point in points.values()])
+    while points := {key: wanted for key, session in sessions.items() if (wanted := session.next_request())}:
+        answers = drafter.propose([point for _, point in points.values()])
         for (key, (node, _)), guesses in zip(points.items(), answers, strict=True):
-            sessions[key].grow(node, guesses)
+            sessions[key].add_proposal(node, guesses)
 
 
 def _answers(target: PackedModel, card: ModelCard, name: str, sampling: Sampling) -> list[Chat]:
@@ -222,7 +222,7 @@ def _look_seconds(drafter: Drafter, chats: Sequence[Chat]) -> float:
         for at in range(len(chat.text)):
             context = [*chat.prompt, *chat.text[:at]]
             began = time.perf_counter()
-            while not drafter.expand([Point(key, context, len(context), at, chat.sampling)])[0].complete:
+            while not drafter.propose([DraftRequest(key, context, len(context), at, chat.sampling)])[0].complete:
                 pass
             if at:
                 took.append(time.perf_counter() - began)

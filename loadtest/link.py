@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
-from edge_agent.drafters.interface import Drafter, Guesses, Point
-from edge_agent.drafters.loading import load as load_drafters
-from edge_agent.drafting.pace import DraftThreshold
+from edge_agent.drafters.interface import Drafter, DraftRequest, Proposal
+from edge_agent.drafters.loading import load_drafters
+from edge_agent.drafting.draft_threshold import DraftThreshold
 from edge_agent.settings import AgentSettings
 from edgedraft.local.demo_model import DEMO_MODEL
 from edgedraft.observability.progress import progress
@@ -91,14 +91,16 @@ class Remembered:
         )
         self.description = armoury.description
         self.look = 0.0
-        self._drafter: Drafter = armoury.drafter(1 << 31)
+        self._drafter: Drafter = armoury.new_drafter(1 << 31)
         self._drafter.open(1)
-        self._known: dict[tuple[int, ...], Guesses] = {}
+        self._known: dict[tuple[int, ...], Proposal] = {}
 
-    def __call__(self, point: Point) -> Guesses:
+    def __call__(self, point: DraftRequest) -> Proposal:
         context = tuple(point.context)
         while context not in self._known:
-            [guesses] = self._drafter.expand([Point(1, point.context, point.settled, point.index, point.sampling)])
+            [guesses] = self._drafter.propose(
+                [DraftRequest(1, point.context, point.num_committed, point.output_index, point.sampling)]
+            )
             if guesses.complete:
                 self._known[context] = guesses
         return self._known[context]
@@ -110,7 +112,7 @@ class Remembered:
             for at in range(len(chat.text)):
                 known = [*chat.prompt, *chat.text[:at]]
                 began = time.perf_counter()
-                self(Point(1, known, len(known), at, GREEDY))
+                self(DraftRequest(1, known, len(known), at, GREEDY))
                 if at:
                     took.append(time.perf_counter() - began)
         self.look = median(took)

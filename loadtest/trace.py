@@ -1,6 +1,6 @@
 """A recorded trace: what the target says to the workload's prompts, and what an agent would draft at every place.
 
-For each output index the trace holds the tree that the agent's own drafting (edge_agent/drafting/session.py, the
+For each output index the trace holds the tree that the agent's own drafting (edge_agent/drafting/draft_session.py, the
 shipped draft model and prompt lookup) grows behind the committed text up to a window of WINDOW nodes, and in which
 round of drafting each node came. So a scheduler can be fed with real drafts that cost nobody any time. `python -m
 loadtest.trace` records it anew, for the demo pair, greedily.
@@ -51,8 +51,8 @@ def record() -> list[Conversation]:
     """Takes a minute or two."""
     from transformers import AutoTokenizer
 
-    from edge_agent.drafters.loading import load as load_drafters
-    from edge_agent.drafting.session import DraftSession
+    from edge_agent.drafters.loading import load_drafters
+    from edge_agent.drafting.draft_session import DraftSession
     from verifier.engine.interface import Request, ScheduledSession
     from verifier.engine.target import load_target
     from verifier.engine.transformers_engine import TransformersEngine
@@ -72,7 +72,7 @@ def record() -> list[Conversation]:
                     del left[made.session]
                     engine.close(made.session)
             advance()
-    drafter = load_drafters(AgentSettings.model_validate({"url": "-", "key": "-"})).drafter(card.vocab_size)
+    drafter = load_drafters(AgentSettings.model_validate({"url": "-", "key": "-"})).new_drafter(card.vocab_size)
     for key in texts:
         drafter.open(key)
     trees: dict[int, list[Tree]] = {key: [] for key in texts}
@@ -87,10 +87,10 @@ def record() -> list[Conversation]:
             }
             grown: dict[int, list[tuple[int, Draft]]] = {key: [] for key in places}
             for turn in range(1, WINDOW + 1):
-                points = {key: point for key, session in places.items() if (point := session.point())}
-                answers = drafter.expand([point for _, point in points.values()])
+                points = {key: point for key, session in places.items() if (point := session.next_request())}
+                answers = drafter.propose([point for _, point in points.values()])
                 for (key, (node, _)), guesses in zip(points.items(), answers, strict=True):
-                    if draft := places[key].grow(node, guesses):
+                    if draft := places[key].add_proposal(node, guesses):
                         grown[key].append((turn, draft))
             for key, drafts in grown.items():
                 trees[key].append(_tree(drafts))

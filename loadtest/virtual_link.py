@@ -1,10 +1,10 @@
 """One chat over a link of a given round trip, in virtual time: four ways of using an agent, with real parts.
 
-The draft trees, the agent's choice of where to draft (edge_agent/drafting/session.py), the verifier's scheduler and the
-draft model are the real ones; what a step of the target takes and what a look of the draft model takes are given, and
-time only counts. The target's words are a recorded text (trace.py), which every way must arrive at. The gateway is
-beside the verifier, so that a commit takes half a round trip to the agent, and a draft as long back; prompts are taken
-in before the clock starts.
+The draft trees, the agent's choice of where to draft (edge_agent/drafting/draft_session.py), the verifier's scheduler
+and the draft model are the real ones; what a step of the target takes and what a forward of the draft model takes are
+given, and time only counts. The target's words are a recorded text (trace.py), which every way must arrive at. The
+gateway is beside the verifier, so that a commit takes half a round trip to the agent, and a draft as long back;
+prompts are taken in before the clock starts.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-from edge_agent.drafters.interface import Guesses, Point
-from edge_agent.drafting.pace import DraftThreshold
-from edge_agent.drafting.session import DraftSession
+from edge_agent.drafters.interface import DraftRequest, Proposal
+from edge_agent.drafting.draft_session import DraftSession
+from edge_agent.drafting.draft_threshold import DraftThreshold
 from edgedraft.tree import DraftSlice
 from edgedraft.wire import Commit, Draft, Open, Sampling
 from loadtest.trace import Conversation
@@ -29,7 +29,7 @@ FIRST_WINDOW = 16
 GREEDY = Sampling(temperature=0.0)
 AGENT = "agent"
 
-Guess = Callable[[Point], Guesses]
+Guess = Callable[[DraftRequest], Proposal]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def rounds(chat: Conversation, machine: Machine, trip: float, looks: int, guess:
         if proactive and (gamble := min(looks + 1, int((trip + step) / machine.look))) > 0:
             leaf = _best_leaf(tree)
             path = [*chat.prompt, *committed, *leaf]
-            bonus = guess(Point(1, path, len(chat.prompt) + len(committed), len(committed) + len(leaf), GREEDY))
+            bonus = guess(DraftRequest(1, path, len(chat.prompt) + len(committed), len(committed) + len(leaf), GREEDY))
             if bonus.tokens and made == [*leaf, bonus.tokens[0]]:
                 ready = gamble - 1
         committed += made
@@ -145,18 +145,18 @@ def streaming(
             case "commit":
                 inbox.append(what)
                 if committed_at is not None:
-                    pace.committed(now - committed_at)
+                    pace.record_commit(now - committed_at)
                 committed_at = now
             case "looked":
                 looking = False
-                pace.looked(machine.look)
-                drafts.append(session.grow(*what))
+                pace.record_forward(machine.look)
+                drafts.append(session.add_proposal(*what))
         if opened and not looking:
             for commit in inbox:
                 drafts += session.commit(commit)
             inbox.clear()
-            session.least_path = pace.least_path
-            if (wanted := session.point()) is not None:
+            session.min_path = pace.min_path
+            if (wanted := session.next_request()) is not None:
                 looking = True
                 at(now + machine.look, "looked", (wanted[0], guess(wanted[1])))
         for draft in drafts:
@@ -233,10 +233,10 @@ def _session(chat: Conversation, committed: Sequence[int], window: int, key: int
 
 def _draft(session: DraftSession, looks: int, guess: Guess) -> None:
     for _ in range(looks):
-        wanted = session.point()
+        wanted = session.next_request()
         if wanted is None:
             return
-        session.grow(wanted[0], guess(wanted[1]))
+        session.add_proposal(wanted[0], guess(wanted[1]))
 
 
 def verified(tree: DraftSlice, text: Sequence[int], said: int) -> list[int]:

@@ -23,9 +23,9 @@ from websockets.asyncio.client import ClientConnection
 from edge_agent.attach.connection import GatewayMoved, LinkLost, dial, greet, pump
 from edge_agent.attach.observer import Observer
 from edge_agent.drafters.interface import Drafter
-from edge_agent.drafting.loop import DraftingLoop, Limits
+from edge_agent.drafting.loop import DraftingLimits, DraftingLoop
 from edge_agent.drafting.mailbox import Incoming, Mailbox, MailboxClosed
-from edge_agent.drafting.stats import Tally
+from edge_agent.drafting.stats import StatsCollector
 from edge_agent.traces import DraftSpans
 from edgedraft.observability.tracing import Tracing
 from edgedraft.wire import AgentWelcome, Hello
@@ -53,7 +53,7 @@ class Agent:
     key: str
     hello: Hello
     drafter: Callable[[int, str], Drafter]
-    tally: Tally
+    tally: StatsCollector
     observer: Observer
     may_draft: Callable[[], bool] = lambda: True
     tracing: Tracing | None = None
@@ -108,7 +108,7 @@ async def _draft_for(
 ) -> None:
     """Draft in a thread of its own while messages pass. Raises Refused or Lost, when the thread has ended."""
     mailbox = Mailbox()
-    limits = Limits(welcome.vocab_size, min(agent.hello.max_sessions, welcome.max_sessions))
+    limits = DraftingLimits(welcome.vocab_size, min(agent.hello.max_sessions, welcome.max_sessions))
     drafter = agent.drafter(welcome.vocab_size, welcome.fingerprint)
     spans = DraftSpans(agent.tracing, agent.hello.drafter) if agent.tracing else None
     loop = DraftingLoop(mailbox, drafter, limits, agent.tally, agent.may_draft, spans)

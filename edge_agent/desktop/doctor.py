@@ -20,10 +20,10 @@ from rich.table import Table
 
 from edge_agent.attach.connection import AttachRejected, LinkLost, agent_url, dial, greet
 from edge_agent.desktop import idle_policy as manners
-from edge_agent.desktop.login import login_file, with_login
-from edge_agent.desktop.service import CannotServe, manager_of
-from edge_agent.drafters.interface import Drafter, Point
-from edge_agent.drafters.loading import CannotDraft, DrafterSet, load
+from edge_agent.desktop.login import fill_from_login, login_file
+from edge_agent.desktop.service import ServiceError, service_manager_for
+from edge_agent.drafters.interface import Drafter, DraftRequest
+from edge_agent.drafters.loading import DrafterSet, DrafterUnavailable, load_drafters
 from edge_agent.main import hello_of
 from edge_agent.settings import DoctorSettings
 from edgedraft.observability.logs import configure_logging
@@ -31,21 +31,21 @@ from edgedraft.wire import AgentWelcome, Sampling
 
 LOW_MEMORY = 1.0  # GB left below which a desktop begins to swap
 SLOW_DRAFT = 0.04  # seconds a token: no faster than a large model's own steps
-LONG_TRIP = 0.1  # seconds
+LONG_RTT = 0.1  # seconds
 PINGS = 5
-DRAFTED = 24  # tokens, to measure speed
+DRAFTED_TOKENS = 24  # tokens, to measure speed
 
-State = Literal["ok", "look", "bad"]
-MARKS = {"ok": "[green]ok[/]", "look": "[yellow]look[/]", "bad": "[red]fails[/]"}
+Status = Literal["ok", "warn", "failed"]
+MARKS = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "failed": "[red]fails[/]"}
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckResult:
     """What a check found; `advice` is for what is not ok."""
 
     name: str
-    state: State
-    what: str
+    status: Status
+    message: str
     advice: str = ""
 
 
@@ -54,55 +54,59 @@ def main(settings: DoctorSettings) -> None:
     configure_logging("error")
     console = Console()
     failed = False
-    for finding in examine(settings):
-        failed |= finding.state == "bad"
+    for finding in run_checks(settings):
+        failed |= finding.status == "failed"
         row = Table.grid(padding=(0, 2))
         for width in (6, 16):
             row.add_column(width=width)
         row.add_column(overflow="fold")
-        row.add_row(MARKS[finding.state], finding.name, finding.what)
+        row.add_row(MARKS[finding.status], finding.name, finding.message)
         if finding.advice:
             row.add_row("", "", f"[dim]{finding.advice}[/]")
         console.print(row)
     sys.exit(1 if failed else 0)
 
 
-def examine(settings: DoctorSettings) -> Iterator[Finding]:
+def run_checks(settings: DoctorSettings) -> Iterator[CheckResult]:
     """All checks, in the order in which they depend on each other."""
-    yield _memory()
-    yield _device(settings)
-    armoury: DrafterSet | None = None
+    yield _check_memory()
+    yield _check_device(settings)
+    drafters: DrafterSet | None = None
     began = time.perf_counter()
     try:
-        armoury = load(settings)
-    except CannotDraft as error:
-        yield Finding("draft model", "bad", str(error), "--draft-model none drafts without a model, for any gateway")
+        drafters = load_drafters(settings)
+    except DrafterUnavailable as error:
+        yield CheckResult(
+            "draft model", "failed", str(error), "--draft-model none drafts without a model, for any gateway"
+        )
     else:
-        yield Finding("draft model", "ok", f"{armoury.description}, loaded in {time.perf_counter() - began:.1f} s")
+        yield CheckResult("draft model", "ok", f"{drafters.description}, loaded in {time.perf_counter() - began:.1f} s")
     welcome: AgentWelcome | None = None
     try:
-        complete = with_login(settings)
+        complete = fill_from_login(settings)
     except AttachRejected as error:
-        yield Finding("gateway", "bad", str(error), f"`edgedraft login URL` keeps both in {login_file()}")
+        yield CheckResult("gateway", "failed", str(error), f"`edgedraft login URL` keeps both in {login_file()}")
     else:
-        if armoury is not None:
-            found, welcome = asyncio.run(_gateway(complete.url, complete.key, settings, armoury))
+        if drafters is not None:
+            found, welcome = asyncio.run(_check_gateway(complete.url, complete.key, settings, drafters))
             yield from found
-    if armoury is not None:
-        yield _speed(armoury.drafter(welcome.vocab_size if welcome else 1 << 15, ""), bool(armoury.model))
-    yield from _desktop(settings)
+    if drafters is not None:
+        yield _check_draft_speed(
+            drafters.new_drafter(welcome.vocab_size if welcome else 1 << 15, ""), bool(drafters.model)
+        )
+    yield from _check_desktop(settings)
 
 
-def _memory() -> Finding:
+def _check_memory() -> CheckResult:
     free = psutil.virtual_memory().available / 1e9
     if free < LOW_MEMORY:
-        return Finding("memory", "look", f"{free:.1f} GB are free", "close something, or set --max-memory")
-    return Finding("memory", "ok", f"{free:.1f} GB are free")
+        return CheckResult("memory", "warn", f"{free:.1f} GB are free", "close something, or set --max-memory")
+    return CheckResult("memory", "ok", f"{free:.1f} GB are free")
 
 
-def _device(settings: DoctorSettings) -> Finding:
+def _check_device(settings: DoctorSettings) -> CheckResult:
     if settings.draft_model == "none" or settings.draft_model.endswith(".gguf"):
-        return Finding("device", "ok", "not PyTorch's to choose for this draft")
+        return CheckResult("device", "ok", "not PyTorch's to choose for this draft")
     try:
         import torch
 
@@ -112,79 +116,81 @@ def _device(settings: DoctorSettings) -> Finding:
         torch.zeros(1, device=device)
     except ImportError:
         advice = "pip install 'edgedraft[agent]', or draft with a GGUF file: pip install 'edgedraft[gguf]'"
-        return Finding("device", "bad", "PyTorch is not installed", advice)
+        return CheckResult("device", "failed", "PyTorch is not installed", advice)
     except (RuntimeError, AssertionError) as error:
-        return Finding("device", "bad", f"{settings.device}: {str(error).splitlines()[0]}", "--device auto, or cpu")
+        return CheckResult(
+            "device", "failed", f"{settings.device}: {str(error).splitlines()[0]}", "--device auto, or cpu"
+        )
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         name = torch.cuda.get_device_name(device)
-        return Finding("device", "ok", f"{name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free")
+        return CheckResult("device", "ok", f"{name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free")
     if device.type == "cpu":
         advice = "a GPU drafts faster; if this machine has one, PyTorch does not see it"
-        return Finding("device", "look", f"the CPU, {torch.get_num_threads()} threads", advice)
-    return Finding("device", "ok", device.type)
+        return CheckResult("device", "warn", f"the CPU, {torch.get_num_threads()} threads", advice)
+    return CheckResult("device", "ok", device.type)
 
 
-async def _gateway(
-    url: str, key: str, settings: DoctorSettings, armoury: DrafterSet
-) -> tuple[list[Finding], AgentWelcome | None]:
+async def _check_gateway(
+    url: str, key: str, settings: DoctorSettings, drafters: DrafterSet
+) -> tuple[list[CheckResult], AgentWelcome | None]:
     """What the gateway says to the key and to the tokenizer, and how far away it is."""
     try:
         socket = await dial(agent_url(url), key)
     except AttachRejected as error:
-        return [Finding("gateway", "bad", f"{url} refuses: {error}")], None
+        return [CheckResult("gateway", "failed", f"{url} refuses: {error}")], None
     except LinkLost as error:
         advice = "is the address right, and is the gateway up? curl URL/healthz asks it"
-        return [Finding("gateway", "bad", f"{url} does not answer: {error}", advice)], None
-    found = [Finding("gateway", "ok", f"{url} takes this key")]
+        return [CheckResult("gateway", "failed", f"{url} does not answer: {error}", advice)], None
+    found = [CheckResult("gateway", "ok", f"{url} takes this key")]
     try:
-        welcome, _ = await greet(socket, hello_of(settings, armoury))
+        welcome, _ = await greet(socket, hello_of(settings, drafters))
         trips = [await (await socket.ping()) for _ in range(PINGS)]
     except (AttachRejected, LinkLost) as error:
-        return [*found, Finding("tokenizer", "bad", str(error))], None
+        return [*found, CheckResult("tokenizer", "failed", str(error))], None
     finally:
         await socket.close(1000, "examined")
-    own = "of this draft model" if armoury.fingerprint else "whichever it is: no draft model"
-    found.append(Finding("tokenizer", "ok", f"{welcome.model} has the tokenizer {own}"))
+    own = "of this draft model" if drafters.fingerprint else "whichever it is: no draft model"
+    found.append(CheckResult("tokenizer", "ok", f"{welcome.model} has the tokenizer {own}"))
     trip = statistics.median(trips)
-    far = trip > LONG_TRIP
+    far = trip > LONG_RTT
     advice = "drafting hides a round trip, but each wrong guess costs one" if far else ""
-    found.append(Finding("round trip", "look" if far else "ok", f"{1e3 * trip:.1f} ms", advice))
+    found.append(CheckResult("round trip", "warn" if far else "ok", f"{1e3 * trip:.1f} ms", advice))
     return found, welcome
 
 
-def _speed(drafter: Drafter, with_model: bool) -> Finding:
+def _check_draft_speed(drafter: Drafter, with_model: bool) -> CheckResult:
     """Draft a few tokens down one path, as for a session."""
     if not with_model:
-        return Finding("draft speed", "ok", "no draft model: looking things up takes microseconds")
+        return CheckResult("draft speed", "ok", "no draft model: looking things up takes microseconds")
     text = list(range(3, 67))  # ids that every vocabulary has
     drafter.open(1)
     took: list[float] = []
-    while len(took) < DRAFTED:
+    while len(took) < DRAFTED_TOKENS:
         began = time.perf_counter()
-        [guesses] = drafter.expand([Point(1, text, len(text), 0, Sampling(temperature=0.0))])
+        [guesses] = drafter.propose([DraftRequest(1, text, len(text), 0, Sampling(temperature=0.0))])
         if not guesses.complete:
             continue
         if not guesses.tokens:
-            return Finding("draft speed", "bad", "the draft model guesses nothing", "another --draft-model may")
+            return CheckResult("draft speed", "failed", "the draft model guesses nothing", "another --draft-model may")
         took.append(time.perf_counter() - began)
         text = [*text, guesses.tokens[0]]
     drafter.close(1)
     token = statistics.median(took)
     slow = token > SLOW_DRAFT
     advice = "a smaller draft model, or another --device, drafts faster" if slow else ""
-    return Finding("draft speed", "look" if slow else "ok", f"{1e3 * token:.1f} ms a token", advice)
+    return CheckResult("draft speed", "warn" if slow else "ok", f"{1e3 * token:.1f} ms a token", advice)
 
 
-def _desktop(settings: DoctorSettings) -> Iterator[Finding]:
-    why = manners.why_pause() if settings.polite else ""
+def _check_desktop(settings: DoctorSettings) -> Iterator[CheckResult]:
+    why = manners.pause_reason() if settings.polite else ""
     if why:
-        yield Finding("this desktop", "look", f"drafting would pause now: {why}", "--no-polite drafts all the same")
+        yield CheckResult("this desktop", "warn", f"drafting would pause now: {why}", "--no-polite drafts all the same")
     else:
-        yield Finding("this desktop", "ok", "drafting would not pause now")
+        yield CheckResult("this desktop", "ok", "drafting would not pause now")
     try:
-        manager = manager_of(sys.platform)
+        manager = service_manager_for(sys.platform)
         what = manager.status() if manager.file.exists() else "not installed; `edgedraft agent install` makes one"
-    except CannotServe as error:
+    except ServiceError as error:
         what = str(error)
-    yield Finding("service", "ok", what)
+    yield CheckResult("service", "ok", what)

@@ -25,7 +25,7 @@ NICENESS = 10
 FULL_SCREEN = {2: "a full-screen program", 3: "a game", 4: "a presentation"}
 
 
-def step_back() -> None:
+def lower_priority() -> None:
     """Lower this process's priority; everything else on the machine goes first."""
     with suppress(OSError, psutil.Error):
         process = psutil.Process()
@@ -37,11 +37,11 @@ def step_back() -> None:
             process.ionice(psutil.IOPRIO_CLASS_IDLE)
 
 
-def why_pause() -> str:
+def pause_reason() -> str:
     """Why the agent should not draft now; empty when it may."""
     if on_battery():
         return "on battery"
-    return busy_screen()
+    return busy_screen_reason()
 
 
 def on_battery() -> bool:
@@ -52,7 +52,7 @@ def on_battery() -> bool:
     return False
 
 
-def busy_screen() -> str:
+def busy_screen_reason() -> str:
     """What has the screen, or the whole machine, for itself; empty if nothing, or if this platform does not tell."""
     if sys.platform == "win32":
         state = ctypes.c_int()
@@ -70,17 +70,17 @@ class IdlePolicy:
 
     def __init__(self, observer: Observer) -> None:
         self._observer = observer
-        self._why = ""
+        self._reason = ""
 
     def may_draft(self) -> bool:
         """May be asked from any thread."""
-        return not self._why
+        return not self._reason
 
     async def watch(self) -> None:
         """For ever."""
         while True:
-            why = await asyncio.to_thread(why_pause)
-            if why != self._why:
-                self._why = why
+            why = await asyncio.to_thread(pause_reason)
+            if why != self._reason:
+                self._reason = why
                 self._observer.paused(why)
             await asyncio.sleep(CHECK_SECONDS)

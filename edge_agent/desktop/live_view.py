@@ -1,6 +1,6 @@
 """The live view of `edgedraft attach` on a terminal: the link, the sessions, and what drafting has been worth.
 
-It reads the tally and is told of the link; it changes nothing. Without a terminal observer.Lines takes its place.
+It reads the stats and is told of the link; it changes nothing. Without a terminal observer.Lines takes its place.
 """
 
 from __future__ import annotations
@@ -18,40 +18,42 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from edge_agent.drafting.stats import Counts, Tally
+from edge_agent.drafting.stats import DraftStats, StatsCollector
 from edgedraft.wire import AgentWelcome, Hello
 
-REFRESHES = 4  # a second
+REFRESHES_PER_SECOND = 4  # a second
 RATE_SECONDS = 5.0  # over which a rate is taken
 BAR_SECONDS, BARS = 10.0, 30  # acceptance over time: one bar for so many seconds
 BLOCKS = "▁▂▃▄▅▆▇█"
-LINES = 4  # log lines shown
+LOG_LINES = 4  # log lines shown
 
 
-class History:
-    """The tally's totals over the last minutes."""
+class StatsHistory:
+    """The stats's totals over the last minutes."""
 
     def __init__(self) -> None:
-        self._seen: deque[tuple[float, Counts]] = deque([(0.0, Counts())])
+        self._seen: deque[tuple[float, DraftStats]] = deque([(0.0, DraftStats())])
 
-    def add(self, now: float, total: Counts) -> None:
+    def add(self, now: float, total: DraftStats) -> None:
         """Seconds on any clock that starts near 0. Looks that follow each other at once count as one."""
-        if now - self._seen[-1][0] >= 0.5 * RATE_SECONDS / REFRESHES:
+        if now - self._seen[-1][0] >= 0.5 * RATE_SECONDS / REFRESHES_PER_SECOND:
             self._seen.append((now, total))
         while self._seen[0][0] < now - BAR_SECONDS * BARS - RATE_SECONDS:
             self._seen.popleft()
 
-    def since(self, start: float, end: float) -> Counts:
+    def between(self, start: float, end: float) -> DraftStats:
         """What was counted between two times."""
         first = next((c for t, c in reversed(self._seen) if t <= start), self._seen[0][1])
         last = next((c for t, c in reversed(self._seen) if t <= end), self._seen[0][1])
-        return Counts(last.drafted - first.drafted, last.accepted - first.accepted, last.committed - first.committed)
+        return DraftStats(
+            last.drafted - first.drafted, last.accepted - first.accepted, last.committed - first.committed
+        )
 
-    def shares(self, now: float) -> list[float | None]:
+    def acceptance_per_bar(self, now: float) -> list[float | None]:
         """Of each BAR_SECONDS the share of written tokens that were drafted right; None where nothing was written."""
         shares: list[float | None] = []
         for bar in range(min(BARS, int(now / BAR_SECONDS)), 0, -1):
-            counts = self.since(now - bar * BAR_SECONDS, now - (bar - 1) * BAR_SECONDS)
+            counts = self.between(now - bar * BAR_SECONDS, now - (bar - 1) * BAR_SECONDS)
             shares.append(counts.accepted / counts.committed if counts.committed else None)
         return shares
 
@@ -59,18 +61,21 @@ class History:
 class LiveView(logging.Handler):
     """An observer.Observer, and the log handler while it is shown."""
 
-    def __init__(self, url: str, hello: Hello, tally: Tally, console: Console | None = None) -> None:
+    def __init__(self, url: str, hello: Hello, stats: StatsCollector, console: Console | None = None) -> None:
         super().__init__()
-        self._url, self._hello, self._tally = url, hello, tally
+        self._url, self._hello, self._stats = url, hello, stats
         self._began = time.monotonic()
         self._link = Text("connecting", style="yellow")
         self._model = ""
         self._pause = ""
         self._round_trip: float | None = None
-        self._history = History()
-        self._lines: deque[str] = deque(maxlen=LINES)
+        self._history = StatsHistory()
+        self._lines: deque[str] = deque(maxlen=LOG_LINES)
         self._live = Live(
-            get_renderable=self.render, console=console or Console(), refresh_per_second=REFRESHES, transient=False
+            get_renderable=self.render,
+            console=console or Console(),
+            refresh_per_second=REFRESHES_PER_SECOND,
+            transient=False,
         )
         self._replaced: list[logging.Handler] = []
 
@@ -111,10 +116,10 @@ class LiveView(logging.Handler):
     def render(self) -> RenderableType:
         """What is shown now."""
         now = time.monotonic() - self._began
-        snapshot = self._tally.snapshot()
+        snapshot = self._stats.snapshot()
         total = snapshot.total
         self._history.add(now, total)
-        lately = self._history.since(now - RATE_SECONDS, now)
+        lately = self._history.between(now - RATE_SECONDS, now)
         table = Table.grid(padding=(0, 2))
         table.add_column(style="dim", no_wrap=True)
         table.add_column(overflow="fold")
@@ -129,7 +134,7 @@ class LiveView(logging.Handler):
         table.add_row("drafted", f"{total.drafted:,} tokens, {lately.drafted / RATE_SECONDS:.0f} a second")
         table.add_row("written", f"{total.committed:,} tokens, {lately.committed / RATE_SECONDS:.0f} a second")
         table.add_row("accepted", _accepted(total))
-        table.add_row("over time", Text(bars(self._history.shares(now)), style="cyan"))
+        table.add_row("over time", Text(render_bars(self._history.acceptance_per_bar(now)), style="cyan"))
         table.add_row("saved", _saved(total))
         shown = [table, Text("\n".join(self._lines), style="yellow")] if self._lines else [table]
         return Panel(
@@ -137,18 +142,18 @@ class LiveView(logging.Handler):
         )
 
 
-def bars(shares: Sequence[float | None]) -> str:
+def render_bars(shares: Sequence[float | None]) -> str:
     """Shares from 0 to 1 as a line of blocks; a dot where there is none."""
     return "".join("·" if share is None else BLOCKS[min(7, int(8 * share))] for share in shares)
 
 
-def _accepted(total: Counts) -> str:
+def _accepted(total: DraftStats) -> str:
     if not total.drafted:
         return "none yet"
     return f"{total.accepted:,} tokens, {total.accepted / total.drafted:.0%} of those drafted"
 
 
-def _saved(total: Counts) -> str:
+def _saved(total: DraftStats) -> str:
     """Each accepted token is one that the datacenter did not have to compute a step of its own for."""
     if not total.committed:
         return "nothing yet"

@@ -28,17 +28,17 @@ def main(settings: LoginSettings) -> None:
     if not key:
         sys.exit("edgedraft login: a key is needed: --key, or EDGEDRAFT_KEY")
     try:
-        asyncio.run(_check(agent_url(settings.url), key))
+        asyncio.run(_check_key(agent_url(settings.url), key))
     except (AttachRejected, LinkLost) as error:
         sys.exit(f"edgedraft login: {error}")
-    print(f"edgedraft login kept in {save(Login(settings.url, key))}; `edgedraft attach` now needs no more")
+    print(f"edgedraft login kept in {save_login(Login(settings.url, key))}; `edgedraft attach` now needs no more")
 
 
 def login_file() -> Path:
     return user_config_path("edgedraft") / "login.json"
 
 
-def save(login: Login) -> Path:
+def save_login(login: Login) -> Path:
     """Written at once or not at all, with mode 0600 from its first byte on."""
     file = login_file()
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +50,7 @@ def save(login: Login) -> Path:
     return file
 
 
-def saved() -> Login | None:
+def load_login() -> Login | None:
     """What was kept. Raises Refused when it cannot be read."""
     try:
         return msgspec.json.decode(login_file().read_bytes(), type=Login)
@@ -60,20 +60,20 @@ def saved() -> Login | None:
         raise AttachRejected(f"{login_file()} cannot be read ({error}): run `edgedraft login` again") from None
 
 
-def with_login(settings: AgentSettings) -> AgentSettings:
+def fill_from_login(settings: AgentSettings) -> AgentSettings:
     """The settings with what they lack taken from the login; a key goes to no other gateway than its own.
 
     Raises Refused when there is nothing to take.
     """
     if settings.url and settings.key:
         return settings
-    login = saved()
+    login = load_login()
     if login is None or (settings.url and agent_url(settings.url) != agent_url(login.url)):
         lacking = "a key" if settings.url else "a gateway's URL"
         raise AttachRejected(f"{lacking} is needed: edgedraft attach URL --key KEY, or once `edgedraft login URL`")
     return settings.model_copy(update={"url": settings.url or login.url, "key": settings.key or login.key})
 
 
-async def _check(url: str, key: str) -> None:
+async def _check_key(url: str, key: str) -> None:
     socket = await dial(url, key)
     await socket.close()

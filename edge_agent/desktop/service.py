@@ -17,7 +17,7 @@ from typing import Protocol
 from platformdirs import user_config_path, user_log_path
 
 from edge_agent.attach.connection import AttachRejected
-from edge_agent.desktop.login import saved
+from edge_agent.desktop.login import load_login
 from edge_agent.settings import AgentInstallSettings, AgentStatusSettings, AgentUninstallSettings
 from edgedraft.settings import Settings
 
@@ -26,21 +26,21 @@ LABEL = "com.edgedraft.agent"
 COMMAND_SECONDS = 30.0
 
 
-class CannotServe(Exception):
+class ServiceError(Exception):
     """The service manager did not do it; the message says what to do."""
 
 
-class Manager(Protocol):
+class ServiceManager(Protocol):
     """A service manager, and where it wants its file."""
 
     file: Path
 
-    def text(self, command: list[str]) -> bytes:
+    def render(self, command: list[str]) -> bytes:
         """The file that runs `command`."""
         ...
 
     def start(self) -> None:
-        """Start it now and at every login. Raises CannotServe."""
+        """Start it now and at every login. Raises ServiceError."""
         ...
 
     def stop(self) -> None: ...
@@ -53,7 +53,7 @@ class Manager(Protocol):
 def main(settings: Settings) -> None:
     """Exits 1 when it could not be done."""
     try:
-        manager = manager_of(sys.platform)
+        manager = service_manager_for(sys.platform)
         match settings:
             case AgentInstallSettings():
                 print(install(manager, settings))
@@ -63,25 +63,25 @@ def main(settings: Settings) -> None:
                 installed = manager.file.exists()
                 print(manager.status() if installed else "not installed: edgedraft agent install")
                 sys.exit(0 if installed else 1)
-    except (CannotServe, AttachRejected) as error:
+    except (ServiceError, AttachRejected) as error:
         sys.exit(f"edgedraft agent: {error}")
 
 
-def install(manager: Manager, settings: AgentInstallSettings) -> str:
-    """Write the file and start the service. Raises CannotServe, and then nothing is installed."""
-    if saved() is None:
-        raise CannotServe("it needs a gateway and a key first: edgedraft login URL")
+def install(manager: ServiceManager, settings: AgentInstallSettings) -> str:
+    """Write the file and start the service. Raises ServiceError, and then nothing is installed."""
+    if load_login() is None:
+        raise ServiceError("it needs a gateway and a key first: edgedraft login URL")
     manager.file.parent.mkdir(parents=True, exist_ok=True)
-    manager.file.write_bytes(manager.text(command(settings)))
+    manager.file.write_bytes(manager.render(attach_command(settings)))
     try:
         manager.start()
-    except CannotServe:
+    except ServiceError:
         manager.file.unlink()
         raise
     return f"edgedraft agent installed ({manager.file}) and started; `edgedraft agent status` tells how it does"
 
 
-def uninstall(manager: Manager) -> str:
+def uninstall(manager: ServiceManager) -> str:
     """Stop the service and remove the file."""
     if not manager.file.exists():
         return "edgedraft agent was not installed"
@@ -90,7 +90,7 @@ def uninstall(manager: Manager) -> str:
     return f"edgedraft agent stopped and removed ({manager.file})"
 
 
-def command(settings: AgentInstallSettings) -> list[str]:
+def attach_command(settings: AgentInstallSettings) -> list[str]:
     """What the service runs: `edgedraft attach` with every setting that was given."""
     words = [sys.executable, "-m", "edgedraft.cli", "attach", "--no-live"]
     for name in type(settings).model_fields:
@@ -101,13 +101,13 @@ def command(settings: AgentInstallSettings) -> list[str]:
     return words
 
 
-def manager_of(platform: str) -> Manager:
-    """Raises CannotServe where there is none that is known."""
+def service_manager_for(platform: str) -> ServiceManager:
+    """Raises ServiceError where there is none that is known."""
     if platform == "darwin":
         return Launchd()
     if platform == "linux" and shutil.which("systemctl"):
         return Systemd()
-    raise CannotServe("there is neither systemd nor launchd here: start `edgedraft attach` in your own way")
+    raise ServiceError("there is neither systemd nor launchd here: start `edgedraft attach` in your own way")
 
 
 class Systemd:
@@ -116,8 +116,8 @@ class Systemd:
     def __init__(self) -> None:
         self.file = user_config_path("systemd") / "user" / UNIT
 
-    def text(self, command: list[str]) -> bytes:
-        return UNIT_TEXT.format(command=" ".join(_quoted(word) for word in command)).encode()
+    def render(self, command: list[str]) -> bytes:
+        return UNIT_TEXT.format(command=" ".join(_quote(word) for word in command)).encode()
 
     def start(self) -> None:
         self._systemctl("daemon-reload")
@@ -134,7 +134,7 @@ class Systemd:
     def _systemctl(self, *words: str) -> None:
         done = _run(["systemctl", "--user", *words])
         if done.returncode:
-            raise CannotServe(f"systemctl --user {' '.join(words)}: {done.stderr.strip()}")
+            raise ServiceError(f"systemctl --user {' '.join(words)}: {done.stderr.strip()}")
 
 
 class Launchd:
@@ -143,7 +143,7 @@ class Launchd:
     def __init__(self) -> None:
         self.file = Path.home() / "Library" / "LaunchAgents" / f"{LABEL}.plist"
 
-    def text(self, command: list[str]) -> bytes:
+    def render(self, command: list[str]) -> bytes:
         log = str(user_log_path("edgedraft") / "agent.log")
         return plistlib.dumps(
             {
@@ -163,7 +163,7 @@ class Launchd:
         user_log_path("edgedraft").mkdir(parents=True, exist_ok=True)
         done = _run(["launchctl", "bootstrap", self._domain, str(self.file)])
         if done.returncode:
-            raise CannotServe(f"launchctl bootstrap: {done.stderr.strip()}")
+            raise ServiceError(f"launchctl bootstrap: {done.stderr.strip()}")
 
     def stop(self) -> None:
         _run(["launchctl", "bootout", f"{self._domain}/{LABEL}"])
@@ -200,7 +200,7 @@ WantedBy=default.target
 """
 
 
-def _quoted(word: str) -> str:
+def _quote(word: str) -> str:
     """A word of ExecStart, as systemd.service(5) quotes it: % and $ would be expanded there."""
     safe = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
     return f'"{safe}"' if safe != word or " " in word else word
@@ -210,4 +210,4 @@ def _run(words: list[str]) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(words, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise CannotServe(f"{words[0]}: {error}") from None
+        raise ServiceError(f"{words[0]}: {error}") from None

@@ -21,7 +21,7 @@ from edge_agent.drafters.draft_model import (
     DraftSpec,
     embedding_name,
     load_draft,
-    placed,
+    move_to,
     read_spec,
     shipped_draft,
 )
@@ -126,4 +126,4 @@ def device_words(device: str) -> str:
 
 
 def _load(path: str, dtype: torch.dtype, device: str) -> PreTrainedModel:
-    return placed(AutoModelForCausalLM.from_pretrained(path, dtype=dtype), device).eval()
+    return move_to(AutoModelForCausalLM.from_pretrained(path, dtype=dtype), device).eval()

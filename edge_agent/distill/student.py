@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from edge_agent.distill.samples import Sample
-from edge_agent.drafters.draft_model import child_config, embedding_name, empty_child
+from edge_agent.drafters.draft_model import embedding_name, empty_student, student_config
 
 
 def default_layers(count: int) -> tuple[int, ...]:
@@ -36,7 +36,7 @@ def choose_head(samples: Iterable[Sample], vocab_size: int, size: int, always: I
 
 def make_child(target: PreTrainedModel, layers: Sequence[int], head_ids: torch.Tensor) -> PreTrainedModel:
     """A child in float32 that starts from the target's weights."""
-    child = empty_child(child_config(target.config, layers), len(head_ids), torch.float32)
+    child = empty_student(student_config(target.config, layers), len(head_ids), torch.float32)
     prefix = _layers_prefix(target)
     source = target.state_dict()
     head = target.get_output_embeddings()

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from edge_agent.distill.evaluate import Figures, evaluate
 from edge_agent.distill.samples import Sample
 from edge_agent.distill.student import learned_state
-from edge_agent.drafters.draft_model import placed
+from edge_agent.drafters.draft_model import move_to
 from edge_agent.settings import DistillSettings
 from edgedraft.observability.progress import progress
 from edgedraft.runtime.device import has_bfloat16_products
@@ -144,7 +144,7 @@ class Trainer:
     def __init__(
         self, child: PreTrainedModel, head_ids: torch.Tensor, vocab_size: int, settings: DistillSettings, device: str
     ) -> None:
-        self.child = placed(child, device)
+        self.child = move_to(child, device)
         self._settings, self._device = settings, torch.device(device)
         self._head_ids = head_ids.to(device)
         self._columns = torch.full((vocab_size,), -1, dtype=torch.long, device=device)

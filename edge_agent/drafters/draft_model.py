@@ -75,22 +75,22 @@ def load_draft(
     if (folder / SPEC_FILE).is_file():
         if target_path is None:
             raise ValueError(f"{folder} shares its target's embeddings: the target's folder or name is needed")
-        return _load_child(folder, str(target_path), dtype, device)
+        return _load_student(folder, str(target_path), dtype, device)
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(str(path), dtype=dtype)
-    return placed(model, device).eval(), None
+    return move_to(model, device).eval(), None
 
 
-def _load_child(
+def _load_student(
     folder: Path, target: str, dtype: torch.dtype, device: torch.device | str
 ) -> tuple[PreTrainedModel, torch.Tensor]:
     from safetensors import safe_open
     from transformers import AutoConfig
 
     spec = read_spec(folder)
-    config = child_config(AutoConfig.from_pretrained(target), spec.layers)
-    model = empty_child(config, spec.head_size, dtype)
+    config = student_config(AutoConfig.from_pretrained(target), spec.layers)
+    model = empty_student(config, spec.head_size, dtype)
     state: dict[str, torch.Tensor] = {}
     with safe_open(folder / WEIGHTS_FILE, "pt") as file:
         names = set(file.keys())
@@ -109,10 +109,10 @@ def _load_child(
         raise ValueError(f"{folder} does not fit {target}: missing {missing}, unexpected {unexpected}")
     if len(head_ids) != spec.head_size or int(head_ids.max()) >= state[name].shape[0]:
         raise ValueError(f"{folder}: the head's ids do not fit {target}")
-    return placed(model, device).eval(), head_ids.to(device)
+    return move_to(model, device).eval(), head_ids.to(device)
 
 
-def child_config(config: PreTrainedConfig, layers: Sequence[int]) -> PreTrainedConfig:
+def student_config(config: PreTrainedConfig, layers: Sequence[int]) -> PreTrainedConfig:
     """The target's configuration, cut to the chosen layers."""
     child = type(config).from_dict(config.to_dict())
     if not layers or max(layers) >= config.num_hidden_layers:
@@ -127,7 +127,7 @@ def child_config(config: PreTrainedConfig, layers: Sequence[int]) -> PreTrainedC
     return child
 
 
-def empty_child(config: PreTrainedConfig, head_size: int, dtype: torch.dtype) -> PreTrainedModel:
+def empty_student(config: PreTrainedConfig, head_size: int, dtype: torch.dtype) -> PreTrainedModel:
     """A model of the target's class with a head of `head_size` rows; its weights are not initialised."""
     from torch import nn
     from transformers import AutoModelForCausalLM
@@ -142,7 +142,7 @@ def empty_child(config: PreTrainedConfig, head_size: int, dtype: torch.dtype) ->
     return model
 
 
-def placed(model: PreTrainedModel, device: torch.device | str) -> PreTrainedModel:
+def move_to(model: PreTrainedModel, device: torch.device | str) -> PreTrainedModel:
     """The model, moved. (transformers wraps `to` in a way that hides its signature from type checkers.)"""
     from torch import nn
 

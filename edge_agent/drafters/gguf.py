@@ -22,31 +22,31 @@ from typing import Any
 
 import numpy as np
 
-from edge_agent.drafters.interface import NOT_YET, NOTHING, Guesses, Point
-from edge_agent.drafters.token_counts import Histories
+from edge_agent.drafters.interface import INCOMPLETE, NO_PROPOSAL, DraftRequest, Proposal
+from edge_agent.drafters.token_counts import SessionTokenCounts
 from edgedraft.sampling.noise import gumbel_at
 from edgedraft.sampling.token_counts import TokenCounts, has_penalties
 from edgedraft.tokenizer import fingerprint_of
 from edgedraft.wire import Sampling
 
-WIDTH = 6  # guesses a point
-LEAST_SIBLING = 0.03  # guesses but the first are left out below this probability
-GREEDY_CANDIDATES, SAMPLED_CANDIDATES = 8, 64  # tokens that llama.cpp is asked for
-CHUNK = 256  # rows of a prompt in one call: other sessions wait for it
+MAX_CANDIDATES = 6  # guesses a point
+MIN_SIBLING_PROBABILITY = 0.03  # guesses but the first are left out below this probability
+GREEDY_TOP_TOKENS, SAMPLED_TOP_TOKENS = 8, 64  # tokens that llama.cpp is asked for
+PREFILL_CHUNK = 256  # rows of a prompt in one call: other sessions wait for it
 KV_NUMBER_BYTES = 2  # llama.cpp keeps float16
-UNUSED = 5  # llama.cpp's token type of places that fill a vocabulary up
+UNUSED_TOKEN_TYPE = 5  # llama.cpp's token type of places that fill a vocabulary up
 
 
 @dataclass(frozen=True, slots=True)
-class GgufFacts:
+class GgufMetadata:
     """What a GGUF file says of itself: its tokenizer's fingerprint, its bytes, and the KV cache's bytes a token."""
 
     fingerprint: str
-    weights: int
-    kv_bytes: int
+    weight_bytes: int
+    kv_bytes_per_token: int
 
 
-def gguf_facts(path: Path) -> GgufFacts:
+def read_gguf_metadata(path: Path) -> GgufMetadata:
     """Raises ValueError when the file is no GGUF file of a causal LM, or has no tokenizer."""
     from gguf import GGUFReader
 
@@ -66,9 +66,9 @@ def gguf_facts(path: Path) -> GgufFacts:
         kv_bytes = 2 * read(f"{kind}.block_count") * int(kv_heads) * dim * KV_NUMBER_BYTES
     except KeyError as error:
         raise ValueError(f"{path} does not tell its {error}") from None
-    unused = {i for i, kind in enumerate(kinds) if kind == UNUSED}
+    unused = {i for i, kind in enumerate(kinds) if kind == UNUSED_TOKEN_TYPE}
     fingerprint = fingerprint_of({i: token for i, token in enumerate(tokens) if i not in unused})
-    return GgufFacts(fingerprint, path.stat().st_size, kv_bytes)
+    return GgufMetadata(fingerprint, path.stat().st_size, kv_bytes)
 
 
 class LlamaCpp:
@@ -90,9 +90,9 @@ class LlamaCpp:
             self._server = xllamacpp.Server(params)
         except RuntimeError as error:
             raise ValueError(str(error)) from error
-        self.slots, self.longest = slots, kv_tokens // slots
+        self.slots, self.max_context = slots, kv_tokens // slots
 
-    def ask(self, slot: int, tokens: Sequence[int], candidates: int) -> list[tuple[int, float]] | None:
+    def top_tokens(self, slot: int, tokens: Sequence[int], count: int) -> list[tuple[int, float]] | None:
         """The most probable tokens behind `tokens` with their log-probabilities, best first; None when it fails.
 
         With no `candidates` the tokens are only taken in.
@@ -101,15 +101,15 @@ class LlamaCpp:
             {
                 "prompt": list(tokens),
                 "id_slot": slot,
-                "n_predict": 1 if candidates else 0,
-                "n_probs": candidates,
+                "n_predict": 1 if count else 0,
+                "n_probs": count,
                 "cache_prompt": True,
                 "stream": False,
             }
         )
         if "choices" not in answer:
             return None
-        if not candidates:
+        if not count:
             return []
         top = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
         return [(int(entry["id"]), float(entry["logprob"])) for entry in top]
@@ -123,60 +123,60 @@ class GgufDrafter:
         self._model = model
         self._vocab_size = vocab_size
         self._free = list(range(model.slots))
-        self._slot: dict[int, int] = {}
-        self._run: dict[int, int] = {}  # how much of a session's context its slot has taken in, at least
-        self._histories = Histories()
+        self._slots: dict[int, int] = {}
+        self._num_cached: dict[int, int] = {}  # how much of a session's context its slot has taken in, at least
+        self._token_counts = SessionTokenCounts()
         self._pool = ThreadPoolExecutor(model.slots, thread_name_prefix="gguf")
 
     def open(self, session: int) -> None:
         self.close(session)
         if self._free:
-            self._slot[session], self._run[session] = self._free.pop(), 0
+            self._slots[session], self._num_cached[session] = self._free.pop(), 0
 
     def close(self, session: int, output: Sequence[int] = ()) -> None:
-        self._histories.forget(session)
-        if session in self._slot:
-            self._free.append(self._slot.pop(session))
-            del self._run[session]
+        self._token_counts.remove(session)
+        if session in self._slots:
+            self._free.append(self._slots.pop(session))
+            del self._num_cached[session]
 
-    def expand(self, points: Sequence[Point]) -> list[Guesses]:
+    def propose(self, requests: Sequence[DraftRequest]) -> list[Proposal]:
         """NOTHING for what it cannot draft, NOT_YET while a long context is taken in."""
-        return list(self._pool.map(self._expand, points))
+        return list(self._pool.map(self._propose, requests))
 
-    def _expand(self, point: Point) -> Guesses:
-        slot = self._slot.get(point.session)
+    def _propose(self, point: DraftRequest) -> Proposal:
+        slot = self._slots.get(point.session)
         # llama.cpp needs a place for the token that it makes itself.
-        if slot is None or not 0 < len(point.context) < self._model.longest:
-            return NOTHING
-        run = min(self._run[point.session], len(point.context) - 1)
-        if len(point.context) - run > CHUNK:
-            taken = self._model.ask(slot, point.context[: run + CHUNK], 0)
-            self._run[point.session] = run + CHUNK
-            return NOTHING if taken is None else NOT_YET
+        if slot is None or not 0 < len(point.context) < self._model.max_context:
+            return NO_PROPOSAL
+        run = min(self._num_cached[point.session], len(point.context) - 1)
+        if len(point.context) - run > PREFILL_CHUNK:
+            taken = self._model.top_tokens(slot, point.context[: run + PREFILL_CHUNK], 0)
+            self._num_cached[point.session] = run + PREFILL_CHUNK
+            return NO_PROPOSAL if taken is None else INCOMPLETE
         favourites = (
             point.sampling.temperature == 0 and not has_penalties(point.sampling) and not point.sampling.logit_bias
         )
-        candidates = GREEDY_CANDIDATES if favourites else SAMPLED_CANDIDATES
-        top = self._model.ask(slot, point.context, candidates)
+        candidates = GREEDY_TOP_TOKENS if favourites else SAMPLED_TOP_TOKENS
+        top = self._model.top_tokens(slot, point.context, candidates)
         if top is None:
-            return NOTHING
+            return NO_PROPOSAL
         # What follows the settled text may yet be thrown away, and what stands there instead be longer.
-        self._run[point.session] = point.settled
-        with self._histories.at(point) as history:
+        self._num_cached[point.session] = point.num_committed
+        with self._token_counts.counts_at(point) as history:
             known = [pair for pair in top if pair[0] < self._vocab_size]
-            return best_guesses(known, point.sampling, point.index, history)
+            return propose_from_top_tokens(known, point.sampling, point.output_index, history)
 
 
-def best_guesses(
+def propose_from_top_tokens(
     top: Sequence[tuple[int, float]], sampling: Sampling, index: int, history: TokenCounts | None = None
-) -> Guesses:
+) -> Proposal:
     """The best guesses of the target's choice from a draft's most probable tokens, best first.
 
     As edgedraft.sampling.guess does it from all logits; what is not among `top` is taken to be impossible. The
     repetition penalty is left out: it depends on where the logits' zero is, and that is not known here.
     """
     if not top:
-        return NOTHING
+        return NO_PROPOSAL
     tokens = np.array([token for token, _ in top], dtype=np.int64)
     logps = np.array([logp for _, logp in top])
     probabilities = np.exp(logps)
@@ -188,18 +188,18 @@ def best_guesses(
         tokens, logps = tokens[order], logps[order]
         probabilities = _softmax(logps)
     if sampling.temperature > 0:
-        z = _cut(logps / sampling.temperature, sampling)
+        z = _apply_filters(logps / sampling.temperature, sampling)
         probabilities = _softmax((z + gumbel_at(sampling.seed, index, tokens)) * sampling.temperature)
-    order = np.argsort(-probabilities, kind="stable")[:WIDTH]
-    kept = [int(i) for n, i in enumerate(order) if n == 0 or probabilities[i] >= LEAST_SIBLING]
-    return Guesses(
+    order = np.argsort(-probabilities, kind="stable")[:MAX_CANDIDATES]
+    kept = [int(i) for n, i in enumerate(order) if n == 0 or probabilities[i] >= MIN_SIBLING_PROBABILITY]
+    return Proposal(
         tuple(int(tokens[i]) for i in kept),
         (-1,) * len(kept),
         tuple(min(1.0, float(probabilities[i])) for i in kept),
     )
 
 
-def _cut(z: np.ndarray, sampling: Sampling) -> np.ndarray:
+def _apply_filters(z: np.ndarray, sampling: Sampling) -> np.ndarray:
     """Scores, best first, with -inf where top_k, top_p or min_p cut."""
     keep = np.ones(len(z), dtype=bool)
     if sampling.top_k:

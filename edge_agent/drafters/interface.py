@@ -15,7 +15,7 @@ from edgedraft.wire import Sampling
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class DraftRequest:
     """A place in a session's text whose continuation is to be guessed.
 
     `context` is everything before it: prompt, committed tokens and the drafted path; the first `settled` of it are
@@ -25,14 +25,14 @@ class Point:
 
     session: int
     context: list[int]
-    settled: int
-    index: int
+    num_committed: int
+    output_index: int
     sampling: Sampling
     prediction: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Guesses:
+class Proposal:
     """A tree below a point, as columns; parents come before their children.
 
     parents[i] indexes these columns, -1 for the point itself. probabilities[i] is the chance that the target chooses
@@ -45,8 +45,8 @@ class Guesses:
     complete: bool = True
 
 
-NOTHING = Guesses()
-NOT_YET = Guesses(complete=False)
+NO_PROPOSAL = Proposal()
+INCOMPLETE = Proposal(complete=False)
 
 
 class Drafter(Protocol):
@@ -56,7 +56,7 @@ class Drafter(Protocol):
         """A session begins, or begins again with another text."""
         ...
 
-    def expand(self, points: Sequence[Point]) -> list[Guesses]:
+    def propose(self, requests: Sequence[DraftRequest]) -> list[Proposal]:
         """One answer a point, in order; at most one point a session."""
         ...
 
@@ -65,7 +65,7 @@ class Drafter(Protocol):
         ...
 
 
-class Together:
+class CombinedDrafter:
     """Several drafters as one: all are asked, and their guesses merged."""
 
     def __init__(self, drafters: Sequence[Drafter]) -> None:
@@ -75,8 +75,8 @@ class Together:
         for drafter in self._drafters:
             drafter.open(session)
 
-    def expand(self, points: Sequence[Point]) -> list[Guesses]:
-        answers = [drafter.expand(points) for drafter in self._drafters]
+    def propose(self, requests: Sequence[DraftRequest]) -> list[Proposal]:
+        answers = [drafter.propose(requests) for drafter in self._drafters]
         return [merge(parts) for parts in zip(*answers, strict=True)]
 
     def close(self, session: int, output: Sequence[int] = ()) -> None:
@@ -84,7 +84,7 @@ class Together:
             drafter.close(session, output)
 
 
-def merge(parts: Sequence[Guesses]) -> Guesses:
+def merge(parts: Sequence[Proposal]) -> Proposal:
     """One tree of all: the same token under the same parent is one guess, as probable as the surer drafter holds it.
 
     Where drafters disagree and siblings together pass certainty, all of them are scaled down to it.
@@ -112,4 +112,4 @@ def merge(parts: Sequence[Guesses]) -> Guesses:
         if total > 1:
             for i in siblings.values():
                 probabilities[i] /= total
-    return Guesses(tuple(tokens), tuple(parents), tuple(probabilities), all(part.complete for part in parts))
+    return Proposal(tuple(tokens), tuple(parents), tuple(probabilities), all(part.complete for part in parts))

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.drafters.draft_model import SPEC_FILE, load_draft, read_spec, shipped_draft
-from edge_agent.drafters.interface import Drafter, Together
-from edge_agent.drafters.past_outputs import PastDrafter, PastOutputs
+from edge_agent.drafters.interface import CombinedDrafter, Drafter
+from edge_agent.drafters.past_outputs import PastOutputsDrafter, PastOutputStore
 from edge_agent.drafters.prediction import PredictionDrafter
-from edge_agent.drafters.prompt_lookup import LookupDrafter
+from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
 from edge_agent.settings import AgentSettings
 from edgedraft.local.demo_model import DEMO_MODEL, DemoModelError, resolve_model
 from edgedraft.proposers.prompt_lookup import Trust
@@ -25,31 +25,31 @@ from edgedraft.tokenizer import fingerprint
 
 log = logging.getLogger(__name__)
 
-FEWEST_KV_TOKENS = 256
+MIN_KV_TOKENS = 256
 
 
-class CannotDraft(Exception):
+class DrafterUnavailable(Exception):
     """There is nothing to draft with; the message says why."""
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A draft model ready to run. `drafter(vocab_size)` drafts with it for a target of that many tokens."""
+    """A draft model ready to run. `new_drafter(vocab_size)` drafts with it for a target of that many tokens."""
 
-    drafter: Callable[[int], Drafter]
+    new_drafter: Callable[[int], Drafter]
     fingerprint: str
     description: str
 
 
 @dataclass(frozen=True)
 class DrafterSet:
-    """Everything that this agent drafts with. `past_room` tokens of past outputs are kept in `past_folder`."""
+    """Everything that this agent drafts with. `past_capacity` tokens of past outputs are kept in `past_folder`."""
 
     model: LoadedModel | None
     prompt_lookup: bool
-    past_room: int = 0
+    past_capacity: int = 0
     past_folder: Path | None = None
-    _past: dict[str, tuple[PastOutputs, Trust]] = field(default_factory=dict)
+    _past: dict[str, tuple[PastOutputStore, Trust]] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
@@ -60,38 +60,40 @@ class DrafterSet:
     def description(self) -> str:
         model = [self.model.description] if self.model else []
         lookup = ["prompt lookup"] if self.prompt_lookup else []
-        return ", ".join([*model, *lookup, *(["past outputs"] if self.past_room else [])])
+        return ", ".join([*model, *lookup, *(["past outputs"] if self.past_capacity else [])])
 
-    def drafter(self, vocab_size: int, tokenizer: str = "") -> Drafter:
+    def new_drafter(self, vocab_size: int, tokenizer: str = "") -> Drafter:
         """A fresh drafter for one attachment to a gateway whose target has that many tokens, and that tokenizer."""
-        drafters: list[Drafter] = [PredictionDrafter(), *([LookupDrafter()] if self.prompt_lookup else [])]
-        if self.past_room:
-            drafters.append(PastDrafter(*self._past_outputs(vocab_size, tokenizer)))
-        return Together([*drafters, self.model.drafter(vocab_size)] if self.model else drafters)
+        drafters: list[Drafter] = [PredictionDrafter(), *([PromptLookupDrafter()] if self.prompt_lookup else [])]
+        if self.past_capacity:
+            drafters.append(PastOutputsDrafter(*self._past_outputs(vocab_size, tokenizer)))
+        return CombinedDrafter([*drafters, self.model.new_drafter(vocab_size)] if self.model else drafters)
 
-    def _past_outputs(self, vocab_size: int, tokenizer: str) -> tuple[PastOutputs, Trust]:
+    def _past_outputs(self, vocab_size: int, tokenizer: str) -> tuple[PastOutputStore, Trust]:
         """Ids mean something under one tokenizer only: each has a file of its own, read once."""
         if tokenizer not in self._past:
             known = re.fullmatch("[0-9a-f]{64}", tokenizer)
             file = self.past_folder / f"{tokenizer[:32]}.tokens" if known and self.past_folder else None
-            self._past[tokenizer] = PastOutputs(self.past_room, file, vocab_size), Trust()
+            self._past[tokenizer] = PastOutputStore(self.past_capacity, file, vocab_size), Trust()
         return self._past[tokenizer]
 
 
-def load(settings: AgentSettings) -> DrafterSet:
-    """Raises CannotDraft."""
+def load_drafters(settings: AgentSettings) -> DrafterSet:
+    """Raises DrafterUnavailable."""
     try:
         path = _draft_path(settings.draft_model)
         load_one = _load_gguf if path is not None and path.endswith(".gguf") else _load_model
         model = None if path is None else load_one(path, settings)
     except (OSError, ValueError, DemoModelError) as error:
-        raise CannotDraft(f"cannot draft with {settings.draft_model}: {error}") from error
+        raise DrafterUnavailable(f"cannot draft with {settings.draft_model}: {error}") from error
     except ImportError as error:
-        raise CannotDraft(f"a draft model needs more packages: pip install 'edgedraft[agent]' ({error})") from error
-    past_room = settings.past_tokens if settings.past_outputs else 0
-    if model is None and not settings.prompt_lookup and not past_room:
-        raise CannotDraft("with no draft model, prompt lookup or past outputs there is nothing to draft with")
-    return DrafterSet(model, settings.prompt_lookup, past_room, settings.past_folder)
+        raise DrafterUnavailable(
+            f"a draft model needs more packages: pip install 'edgedraft[agent]' ({error})"
+        ) from error
+    past_capacity = settings.past_tokens if settings.past_outputs else 0
+    if model is None and not settings.prompt_lookup and not past_capacity:
+        raise DrafterUnavailable("with no draft model, prompt lookup or past outputs there is nothing to draft with")
+    return DrafterSet(model, settings.prompt_lookup, past_capacity, settings.past_folder)
 
 
 def _draft_path(name: str) -> str | None:
@@ -121,7 +123,7 @@ def _load_model(path: str, settings: AgentSettings) -> LoadedModel:
     model, head_ids = load_draft(path, target, dtype, device)
     context_length = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or settings.kv_tokens)
     weights = sum(parameter.nbytes for parameter in model.parameters())
-    kv_tokens = fitting(settings, weights, _kv_bytes(model.config.get_text_config(), dtype.itemsize))
+    kv_tokens = fit_kv_tokens(settings, weights, _kv_bytes(model.config.get_text_config(), dtype.itemsize))
     if settings.max_memory and device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, settings.max_memory * 1e9 / total), device)
@@ -130,13 +132,13 @@ def _load_model(path: str, settings: AgentSettings) -> LoadedModel:
     except UnsupportedModel as error:
         raise ValueError(str(error)) from error
     return LoadedModel(
-        drafter=lambda vocab_size: ModelDrafter(packed, context_length, vocab_size, head_ids),
+        new_drafter=lambda vocab_size: ModelDrafter(packed, context_length, vocab_size, head_ids),
         fingerprint=fingerprint(_tokenizer(target or path)),
         description=f"{Path(path).name} on {device.type} in {str(dtype).removeprefix('torch.')}",
     )
 
 
-def fitting(settings: AgentSettings, weights: int, kv_bytes: int) -> int:
+def fit_kv_tokens(settings: AgentSettings, weights: int, kv_bytes: int) -> int:
     """How many tokens of KV cache there is room for beside so many bytes of weights, `kv_bytes` a token.
 
     Raises ValueError when it is too few to draft with.
@@ -144,8 +146,8 @@ def fitting(settings: AgentSettings, weights: int, kv_bytes: int) -> int:
     if not settings.max_memory:
         return settings.kv_tokens
     room = int((settings.max_memory * 1e9 - weights) // kv_bytes)
-    if room < FEWEST_KV_TOKENS:
-        least = (weights + FEWEST_KV_TOKENS * kv_bytes) / 1e9
+    if room < MIN_KV_TOKENS:
+        least = (weights + MIN_KV_TOKENS * kv_bytes) / 1e9
         raise ValueError(f"it needs {least:.2f} GB, and --max-memory allows {settings.max_memory:g}")
     return min(settings.kv_tokens, room)
 
@@ -161,15 +163,15 @@ def _load_gguf(path: str, settings: AgentSettings) -> LoadedModel:
     if not Path(path).is_file():
         raise OSError("there is no such file")
     try:
-        from edge_agent.drafters.gguf import GgufDrafter, LlamaCpp, gguf_facts
+        from edge_agent.drafters.gguf import GgufDrafter, LlamaCpp, read_gguf_metadata
 
-        facts = gguf_facts(Path(path))
-        kv_tokens = fitting(settings, facts.weights, facts.kv_bytes)
+        facts = read_gguf_metadata(Path(path))
+        kv_tokens = fit_kv_tokens(settings, facts.weight_bytes, facts.kv_bytes_per_token)
         model = LlamaCpp(Path(path), settings.max_sessions, kv_tokens, settings.threads, settings.device == "cpu")
     except ImportError as error:
         raise ValueError(f"GGUF files need another package: pip install 'edgedraft[gguf]' ({error})") from error
     return LoadedModel(
-        drafter=lambda vocab_size: GgufDrafter(model, vocab_size),
+        new_drafter=lambda vocab_size: GgufDrafter(model, vocab_size),
         fingerprint=facts.fingerprint,
         description=f"{Path(path).name} by llama.cpp",
     )

@@ -16,40 +16,40 @@ from dataclasses import dataclass, field
 
 import torch
 
-from edge_agent.drafters.interface import NOT_YET, NOTHING, Guesses, Point
-from edge_agent.drafters.token_counts import Histories
+from edge_agent.drafters.interface import INCOMPLETE, NO_PROPOSAL, DraftRequest, Proposal
+from edge_agent.drafters.token_counts import SessionTokenCounts
 from edgedraft.runtime.block_manager import BLOCK_SIZE, BlockTable, OutOfBlocks
 from edgedraft.runtime.packed_model import PackedModel, SequenceRows
 from edgedraft.sampling.sampler import propose
 
-WIDTH = 6  # guesses a point
-LEAST_SIBLING = 0.03  # guesses but the first are left out below this probability
-FEWEST_ROWS, MOST_ROWS = 16, 1024  # bounds of what one forward runs
-STEP_SECONDS = 0.06  # what a forward that is full may take
+MAX_CANDIDATES = 6  # guesses a point
+MIN_SIBLING_PROBABILITY = 0.03  # guesses but the first are left out below this probability
+MIN_ROWS, MAX_ROWS = 16, 1024  # bounds of what one forward runs
+MAX_FORWARD_SECONDS = 0.06  # what a forward that is full may take
 
 
 @dataclass(slots=True, eq=False)
-class _Cached:
+class _SessionCache:
     """What the KV cache holds of one session: the keys and values of `tokens`."""
 
-    sequence: BlockTable
+    blocks: BlockTable
     tokens: list[int] = field(default_factory=list)
-    used: int = 0  # the step that last ran it
+    last_step: int = 0  # the step that last ran it
 
-    def keep(self, length: int) -> None:
-        self.sequence.truncate(length)
+    def truncate(self, length: int) -> None:
+        self.blocks.truncate(length)
         del self.tokens[length:]
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
+class _ScheduledRows:
     """A point on its way through a forward: `rows` of its context from `start` on are run."""
 
-    place: int
-    cached: _Cached
+    request_index: int
+    cache: _SessionCache
     start: int
-    rows: int
-    finishes: bool
+    num_rows: int
+    completes: bool
 
 
 class ModelDrafter:
@@ -70,121 +70,128 @@ class ModelDrafter:
         """
         self._model = model
         self._coupled = coupled
-        self._longest = min(context_length, model.block_manager.num_tokens)
+        self._max_context = min(context_length, model.block_manager.num_tokens)
         self._vocab_size = vocab_size
-        self._embedded = int(model.model.get_input_embeddings().weight.shape[0])  # type: ignore[arg-type]
+        self._num_embeddings = int(model.model.get_input_embeddings().weight.shape[0])  # type: ignore[arg-type]
         columns = int(model.model.get_output_embeddings().out_features)  # type: ignore[union-attr,arg-type]
         ids = torch.arange(columns, device=model.device) if head_ids is None else head_ids
         shared = ids < vocab_size
         self._columns = None if bool(shared.all()) else shared.nonzero()[:, 0]
         self._ids = None if head_ids is None and columns >= vocab_size else ids[shared]
-        self._sessions: dict[int, _Cached] = {}
-        self._histories = Histories()
-        self._rows = 4 * FEWEST_ROWS
+        self._sessions: dict[int, _SessionCache] = {}
+        self._token_counts = SessionTokenCounts()
+        self._max_rows = 4 * MIN_ROWS
         self._step = 0
 
     def open(self, session: int) -> None:
         self.close(session)
-        self._sessions[session] = _Cached(self._model.new_block_table())
+        self._sessions[session] = _SessionCache(self._model.new_block_table())
 
     def close(self, session: int, output: Sequence[int] = ()) -> None:
-        self._histories.forget(session)
+        self._token_counts.remove(session)
         cached = self._sessions.pop(session, None)
         if cached is not None:
-            cached.keep(0)
+            cached.truncate(0)
 
     @torch.inference_mode()
-    def expand(self, points: Sequence[Point]) -> list[Guesses]:
+    def propose(self, requests: Sequence[DraftRequest]) -> list[Proposal]:
         """NOTHING for what it cannot draft, NOT_YET while the context has not been run to its end."""
         began = time.perf_counter()
-        answers = [NOT_YET if self._can_draft(point) else NOTHING for point in points]
-        jobs = self._plan(points, answers)
+        proposals = [INCOMPLETE if self._can_draft(point) else NO_PROPOSAL for point in requests]
+        jobs = self._schedule(requests, proposals)
         if not jobs:
-            return answers
+            return proposals
         logits = self._model.forward(
             [
                 SequenceRows(
-                    job.cached.sequence,
-                    points[job.place].context[job.start : job.start + job.rows],
-                    logit_rows=[job.rows - 1] if job.finishes else [],
+                    job.cache.blocks,
+                    requests[job.request_index].context[job.start : job.start + job.num_rows],
+                    logit_rows=[job.num_rows - 1] if job.completes else [],
                 )
                 for job in jobs
             ]
         )
         for job in jobs:
-            job.cached.sequence.keep_accepted(range(job.rows))
-            job.cached.tokens += points[job.place].context[job.start : job.start + job.rows]
-        for row, job in enumerate(job for job in jobs if job.finishes):
-            answers[job.place] = self._guesses(logits[row : row + 1], points[job.place])
-        self._pace(sum(job.rows for job in jobs), time.perf_counter() - began)
-        return answers
+            job.cache.blocks.keep_accepted(range(job.num_rows))
+            job.cache.tokens += requests[job.request_index].context[job.start : job.start + job.num_rows]
+        for row, job in enumerate(job for job in jobs if job.completes):
+            proposals[job.request_index] = self._proposal(logits[row : row + 1], requests[job.request_index])
+        self._adapt_max_rows(sum(job.num_rows for job in jobs), time.perf_counter() - began)
+        return proposals
 
-    def _can_draft(self, point: Point) -> bool:
-        if not 0 < len(point.context) <= self._longest:
+    def _can_draft(self, point: DraftRequest) -> bool:
+        if not 0 < len(point.context) <= self._max_context:
             return False
-        return self._vocab_size <= self._embedded or max(point.context) < self._embedded
+        return self._vocab_size <= self._num_embeddings or max(point.context) < self._num_embeddings
 
-    def _plan(self, points: Sequence[Point], answers: Sequence[Guesses]) -> list[_Job]:
+    def _schedule(self, requests: Sequence[DraftRequest], proposals: Sequence[Proposal]) -> list[_ScheduledRows]:
         """Which rows of which session this forward runs: the shortest remainders first, then who waited longest."""
         self._step += 1
         remainders: list[tuple[int, int, int]] = []
-        for place, point in enumerate(points):
-            if answers[place] is NOT_YET:
+        for place, point in enumerate(requests):
+            if proposals[place] is INCOMPLETE:
                 cached = self._sessions[point.session]
                 # The last token is run in any case: its logits are what is asked for.
-                cached.keep(min(common_prefix(cached.tokens, point.context), len(point.context) - 1))
-                remainders.append((len(point.context) - len(cached.tokens), cached.used, place))
-        jobs: list[_Job] = []
-        rows_left = self._rows
+                cached.truncate(min(common_prefix(cached.tokens, point.context), len(point.context) - 1))
+                remainders.append((len(point.context) - len(cached.tokens), cached.last_step, place))
+        jobs: list[_ScheduledRows] = []
+        rows_left = self._max_rows
         for rest, _, place in sorted(remainders):
-            cached, start = self._sessions[points[place].session], len(points[place].context) - rest
+            cached, start = self._sessions[requests[place].session], len(requests[place].context) - rest
             rows = min(rest, rows_left)
             if rows and self._make_room(cached, rows, rest, jobs):
-                jobs.append(_Job(place, cached, start, rows, finishes=rows == rest))
-                cached.used = self._step
+                jobs.append(_ScheduledRows(place, cached, start, rows, completes=rows == rest))
+                cached.last_step = self._step
                 rows_left -= rows
         return jobs
 
-    def _make_room(self, cached: _Cached, rows: int, rest: int, jobs: Sequence[_Job]) -> bool:
+    def _make_room(self, cached: _SessionCache, rows: int, rest: int, jobs: Sequence[_ScheduledRows]) -> bool:
         """Reserve `rows`, pushing out who was drafted longest ago; False if `rest` does not fit beside the `jobs`."""
-        held = sum(_blocks(job.start + job.rows) for job in jobs)
-        if held + _blocks(len(cached.tokens) + rest) > self._model.block_manager.num_blocks:
+        held = sum(_num_blocks(job.start + job.num_rows) for job in jobs)
+        if held + _num_blocks(len(cached.tokens) + rest) > self._model.block_manager.num_blocks:
             return False
-        stay = [cached, *(job.cached for job in jobs)]
+        stay = [cached, *(job.cache for job in jobs)]
         while True:
             try:
-                cached.sequence.reserve_slots(rows)
+                cached.blocks.reserve_slots(rows)
                 return True
             except OutOfBlocks:
-                others = [c for c in self._sessions.values() if c.sequence.holds_blocks and c not in stay]
-                min(others, key=lambda other: other.used).keep(0)
+                others = [c for c in self._sessions.values() if c.blocks.holds_blocks and c not in stay]
+                min(others, key=lambda other: other.last_step).truncate(0)
 
-    def _guesses(self, logits: torch.Tensor, point: Point) -> Guesses:
+    def _proposal(self, logits: torch.Tensor, point: DraftRequest) -> Proposal:
         """The best guesses of logits [1, columns]."""
         if self._columns is not None:
             logits = logits[:, self._columns]
-        with self._histories.at(point) as history:
+        with self._token_counts.counts_at(point) as history:
             tokens, probabilities = propose(
-                logits, point.sampling, [point.index], WIDTH, self._ids, self._vocab_size, self._coupled, history
+                logits,
+                point.sampling,
+                [point.output_index],
+                MAX_CANDIDATES,
+                self._ids,
+                self._vocab_size,
+                self._coupled,
+                history,
             )
         best = [
             (token, probability)
             for i, (token, probability) in enumerate(zip(tokens[0].tolist(), probabilities[0].tolist(), strict=True))
-            if i == 0 or probability >= LEAST_SIBLING
+            if i == 0 or probability >= MIN_SIBLING_PROBABILITY
         ]
-        return Guesses(tuple(t for t, _ in best), (-1,) * len(best), tuple(p for _, p in best))
+        return Proposal(tuple(t for t, _ in best), (-1,) * len(best), tuple(p for _, p in best))
 
-    def _pace(self, rows: int, seconds: float) -> None:
+    def _adapt_max_rows(self, rows: int, seconds: float) -> None:
         """Fit the rows of a full forward to STEP_SECONDS."""
-        if rows < self._rows:
+        if rows < self._max_rows:
             return
-        if seconds > 1.5 * STEP_SECONDS:
-            self._rows = max(FEWEST_ROWS, self._rows // 2)
-        elif seconds < 0.6 * STEP_SECONDS:
-            self._rows = min(MOST_ROWS, self._rows * 2)
+        if seconds > 1.5 * MAX_FORWARD_SECONDS:
+            self._max_rows = max(MIN_ROWS, self._max_rows // 2)
+        elif seconds < 0.6 * MAX_FORWARD_SECONDS:
+            self._max_rows = min(MAX_ROWS, self._max_rows * 2)
 
 
-def _blocks(tokens: int) -> int:
+def _num_blocks(tokens: int) -> int:
     return -(-tokens // BLOCK_SIZE)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edge_agent.drafters.interface import NOTHING, Guesses, Point
+from edge_agent.drafters.interface import NO_PROPOSAL, DraftRequest, Proposal
 from edgedraft.proposers.prediction import PredictionCursor
 
 
@@ -17,17 +17,17 @@ class PredictionDrafter:
     def open(self, session: int) -> None:
         self._cursors.pop(session, None)
 
-    def expand(self, points: Sequence[Point]) -> list[Guesses]:
-        return [self._continuation(point) if point.prediction else NOTHING for point in points]
+    def propose(self, requests: Sequence[DraftRequest]) -> list[Proposal]:
+        return [self._proposal(point) if point.prediction else NO_PROPOSAL for point in requests]
 
     def close(self, session: int, output: Sequence[int] = ()) -> None:
         self._cursors.pop(session, None)
 
-    def _continuation(self, point: Point) -> Guesses:
+    def _proposal(self, point: DraftRequest) -> Proposal:
         cursor = self._cursors.get(point.session)
         if cursor is None:
             cursor = self._cursors[point.session] = PredictionCursor.over(point.prediction)
-        begins = len(point.context) - point.index
-        cursor.follow(point.context[begins + cursor.followed : point.settled])
-        tokens, chances = cursor.ahead(point.context[point.settled :]).continuation()
-        return Guesses(tuple(tokens), tuple(range(-1, len(tokens) - 1)), tuple(chances))
+        begins = len(point.context) - point.output_index
+        cursor.follow(point.context[begins + cursor.followed : point.num_committed])
+        tokens, chances = cursor.ahead(point.context[point.num_committed :]).continuation()
+        return Proposal(tuple(tokens), tuple(range(-1, len(tokens) - 1)), tuple(chances))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edge_agent.drafters.interface import Guesses, Point
+from edge_agent.drafters.interface import DraftRequest, Proposal
 from edgedraft.proposers.prompt_lookup import TextIndex
 
 
-class LookupDrafter:
+class PromptLookupDrafter:
     """The drafter over the sessions' own texts."""
 
     def __init__(self) -> None:
@@ -17,14 +17,14 @@ class LookupDrafter:
     def open(self, session: int) -> None:
         self._texts[session] = TextIndex()
 
-    def expand(self, points: Sequence[Point]) -> list[Guesses]:
-        return [self._copy(point) for point in points]
+    def propose(self, requests: Sequence[DraftRequest]) -> list[Proposal]:
+        return [self._proposal(point) for point in requests]
 
     def close(self, session: int, output: Sequence[int] = ()) -> None:
         self._texts.pop(session, None)
 
-    def _copy(self, point: Point) -> Guesses:
+    def _proposal(self, point: DraftRequest) -> Proposal:
         known = self._texts[point.session]
-        known.learn(point.context, point.settled, output_begins=len(point.context) - point.index)
+        known.learn(point.context, point.num_committed, output_begins=len(point.context) - point.output_index)
         tokens, probabilities = known.continuation(point.context)
-        return Guesses(tuple(tokens), tuple(range(-1, len(tokens) - 1)), tuple(probabilities))
+        return Proposal(tuple(tokens), tuple(range(-1, len(tokens) - 1)), tuple(probabilities))

@@ -6,37 +6,37 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from edge_agent.drafters.interface import Point
+from edge_agent.drafters.interface import DraftRequest
 from edgedraft.sampling.token_counts import TokenCounts, has_penalties
 
 
 @dataclass(slots=True)
-class _Known:
-    history: TokenCounts
-    learnt: int  # tokens of the settled text
+class _CommittedCounts:
+    counts: TokenCounts
+    num_tokens: int  # tokens of the settled text
 
 
-class Histories:
+class SessionTokenCounts:
     """Those of sessions without penalties are not kept."""
 
     def __init__(self) -> None:
-        self._known: dict[int, _Known] = {}
+        self._sessions: dict[int, _CommittedCounts] = {}
 
     @contextmanager
-    def at(self, point: Point) -> Iterator[TokenCounts | None]:
+    def counts_at(self, point: DraftRequest) -> Iterator[TokenCounts | None]:
         """The history of a point's context, for as long as this lasts; None where it does not matter."""
         if not has_penalties(point.sampling):
             yield None
             return
-        begins = len(point.context) - point.index
-        known = self._known.get(point.session)
+        begins = len(point.context) - point.output_index
+        known = self._sessions.get(point.session)
         if known is None:
-            known = _Known(TokenCounts(point.sampling, point.context[:begins]), begins)
-            self._known[point.session] = known
-        known.history.extend(point.context[known.learnt : point.settled])
-        known.learnt = point.settled
-        with known.history.with_path(point.context[point.settled :]) as history:
+            known = _CommittedCounts(TokenCounts(point.sampling, point.context[:begins]), begins)
+            self._sessions[point.session] = known
+        known.counts.extend(point.context[known.num_tokens : point.num_committed])
+        known.num_tokens = point.num_committed
+        with known.counts.with_path(point.context[point.num_committed :]) as history:
             yield history
 
-    def forget(self, session: int) -> None:
-        self._known.pop(session, None)
+    def remove(self, session: int) -> None:
+        self._sessions.pop(session, None)

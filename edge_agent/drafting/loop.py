@@ -14,11 +14,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from edge_agent.drafters.interface import Drafter, Guesses, Point
+from edge_agent.drafters.interface import Drafter, DraftRequest, Proposal
+from edge_agent.drafting.draft_session import DraftSession
+from edge_agent.drafting.draft_threshold import DraftThreshold
 from edge_agent.drafting.mailbox import Incoming, Mailbox, MailboxClosed
-from edge_agent.drafting.pace import DraftThreshold
-from edge_agent.drafting.session import DraftSession
-from edge_agent.drafting.stats import Counts, Tally
+from edge_agent.drafting.stats import DraftStats, StatsCollector
 from edge_agent.traces import DraftSpans
 from edgedraft.wire import MAX_AGENT_TEXT, Close, Commit, Draft, Open
 
@@ -28,7 +28,7 @@ UNACCEPTABLE = "a token outside the vocabulary, or too long a text"
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class DraftingLimits:
     """Token ids lie below `vocab_size`; more than `max_sessions` at once are not drafted."""
 
     vocab_size: int
@@ -42,8 +42,8 @@ class DraftingLoop:
         self,
         mailbox: Mailbox,
         drafter: Drafter,
-        limits: Limits,
-        tally: Tally,
+        limits: DraftingLimits,
+        stats: StatsCollector,
         may_draft: Callable[[], bool] = lambda: True,
         spans: DraftSpans | None = None,
     ) -> None:
@@ -55,11 +55,11 @@ class DraftingLoop:
         self._may_draft = may_draft
         self._drafter = drafter
         self._limits = limits
-        self._tally = tally
+        self._stats = stats
         self._spans = spans
         self._sessions: dict[int, DraftSession] = {}
         self._committed_at: dict[int, float] = {}
-        self._pace = DraftThreshold()
+        self._threshold = DraftThreshold()
 
     def run(self) -> None:
         """Until the mailbox is closed. However it ends, the mailbox is closed and no session is left open."""
@@ -67,7 +67,7 @@ class DraftingLoop:
         try:
             while True:
                 for message in self._mailbox.receive(wait=not busy):
-                    self._apply(message)
+                    self._handle(message)
                 busy = self._may_draft() and self._draft()
         except MailboxClosed:
             pass
@@ -76,7 +76,7 @@ class DraftingLoop:
             for number in list(self._sessions):
                 self._end(number, "detached")
 
-    def _apply(self, message: Incoming) -> None:
+    def _handle(self, message: Incoming) -> None:
         match message:
             case Open():
                 self._open(message)
@@ -100,9 +100,9 @@ class DraftingLoop:
         epoch = max(message.epoch, known.tree.epoch if known else 0) + 1
         self._sessions[message.session] = DraftSession(message, epoch)
         self._drafter.open(message.session)
-        self._tally.begin(message.session)
+        self._stats.begin(message.session)
         if self._spans:
-            self._spans.began(message)
+            self._spans.session_started(message)
 
     def _commit(self, message: Commit) -> None:
         session = self._sessions[message.session]
@@ -116,9 +116,9 @@ class DraftingLoop:
             return
         now = time.monotonic()
         if before := self._committed_at.get(message.session):
-            self._pace.committed(now - before)
+            self._threshold.record_commit(now - before)
         self._committed_at[message.session] = now
-        self._tally.add(message.session, Counts(accepted=message.accepted, committed=len(message.tokens)))
+        self._stats.add(message.session, DraftStats(accepted=message.accepted, committed=len(message.tokens)))
         self._post(drafts)
         if message.finish is not None:
             self._end(message.session, f"finished ({message.finish})")
@@ -130,10 +130,10 @@ class DraftingLoop:
     def _draft(self) -> bool:
         """One step for all sessions; False when none of them had anything worth drafting."""
         asked: list[tuple[DraftSession, int]] = []
-        points: list[Point] = []
+        points: list[DraftRequest] = []
         for session in self._sessions.values():
-            session.least_path = self._pace.least_path
-            wanted = session.point()
+            session.min_path = self._threshold.min_path
+            wanted = session.next_request()
             if wanted is not None:
                 asked.append((session, wanted[0]))
                 points.append(wanted[1])
@@ -141,10 +141,10 @@ class DraftingLoop:
             return False
         drafts = []
         began = time.perf_counter()
-        answers = self._expand(points)
-        self._pace.looked(time.perf_counter() - began)
+        answers = self._propose(points)
+        self._threshold.record_forward(time.perf_counter() - began)
         for (session, node), guesses in zip(asked, answers, strict=True):
-            draft = session.grow(node, guesses) if guesses is not None else None
+            draft = session.add_proposal(node, guesses) if guesses is not None else None
             if draft is not None:
                 drafts.append(draft)
         self._post(drafts)
@@ -152,16 +152,16 @@ class DraftingLoop:
 
     def _post(self, drafts: Sequence[Draft]) -> None:
         for draft in drafts:
-            self._tally.add(draft.session, Counts(drafted=len(draft.tokens)))
+            self._stats.add(draft.session, DraftStats(drafted=len(draft.tokens)))
         self._mailbox.post(drafts)
 
-    def _expand(self, points: Sequence[Point]) -> list[Guesses | None]:
+    def _propose(self, points: Sequence[DraftRequest]) -> list[Proposal | None]:
         """The drafter's answers. When it breaks each point is tried alone, and who breaks it again is ended (None)."""
         try:
-            return [*self._drafter.expand(points)]
+            return [*self._drafter.propose(points)]
         except Exception:
             if len(points) > 1:
-                return [answer for point in points for answer in self._expand([point])]
+                return [answer for point in points for answer in self._propose([point])]
             log.exception("session %d broke the drafter", points[0].session)
             self._end(points[0].session, "ended")
             return [None]
@@ -172,9 +172,9 @@ class DraftingLoop:
             return
         self._committed_at.pop(number, None)
         self._drafter.close(number, session.tree.committed)
-        counts = self._tally.end(number)
+        counts = self._stats.end(number)
         if self._spans:
-            self._spans.ended(number, how, counts)
+            self._spans.session_ended(number, how, counts)
         log.info(
             "session %d %s: %d tokens drafted, %d accepted of %d committed",
             number, how, counts.drafted, counts.accepted, counts.committed,

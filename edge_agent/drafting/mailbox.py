@@ -16,10 +16,10 @@ from edgedraft.wire import Close, Commit, Draft, Open
 
 Incoming = Open | Commit | Close
 
-INBOX = 1024  # messages
+INBOX_MESSAGES = 1024  # messages
 INBOX_BYTES = 1 << 22  # of frames; a message takes up to ten times as much once it is read
-OUTBOX = 128  # drafts; also one frame's worth, at most 128 kB of the 256 kB that a frame may have
-FULL_INBOX_PAUSE = 0.01  # seconds
+OUTBOX_DRAFTS = 128  # drafts; also one frame's worth, at most 128 kB of the 256 kB that a frame may have
+FULL_INBOX_POLL_SECONDS = 0.01  # seconds
 
 
 class MailboxClosed(Exception):
@@ -44,12 +44,12 @@ class Mailbox:
             with self._changed:
                 if self._closed:
                     raise MailboxClosed
-                if len(self._inbox) < INBOX and self._inbox_bytes < INBOX_BYTES:
+                if len(self._inbox) < INBOX_MESSAGES and self._inbox_bytes < INBOX_BYTES:
                     self._inbox.extend(messages)
                     self._inbox_bytes += size
                     self._changed.notify()
                     return
-            await asyncio.sleep(FULL_INBOX_PAUSE)
+            await asyncio.sleep(FULL_INBOX_POLL_SECONDS)
 
     async def collect(self) -> list[Draft]:
         """To the link: all drafts that wait, in order; waits for the first. Raises MailboxClosed."""
@@ -59,7 +59,7 @@ class Mailbox:
             with self._changed:
                 if self._closed:
                     raise MailboxClosed
-                drafts = [self._outbox.popleft() for _ in range(min(OUTBOX, len(self._outbox)))]
+                drafts = [self._outbox.popleft() for _ in range(min(OUTBOX_DRAFTS, len(self._outbox)))]
                 if self._outbox:
                     self._posted.set()
                 self._changed.notify()
@@ -72,7 +72,7 @@ class Mailbox:
         Waits for one with `wait`, or while the outbox is full. Raises MailboxClosed.
         """
         with self._changed:
-            while not self._closed and not self._inbox and (wait or len(self._outbox) >= OUTBOX):
+            while not self._closed and not self._inbox and (wait or len(self._outbox) >= OUTBOX_DRAFTS):
                 self._changed.wait()
             if self._closed:
                 raise MailboxClosed

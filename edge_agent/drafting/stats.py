@@ -10,47 +10,49 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class DraftStats:
     """`drafted` nodes were sent, `accepted` of them were right by the verifier's word, `committed` is the text made."""
 
     drafted: int = 0
     accepted: int = 0
     committed: int = 0
 
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(self.drafted + other.drafted, self.accepted + other.accepted, self.committed + other.committed)
+    def __add__(self, other: DraftStats) -> DraftStats:
+        return DraftStats(
+            self.drafted + other.drafted, self.accepted + other.accepted, self.committed + other.committed
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class StatsSnapshot:
     """`sessions` are the open ones by number, `total` is since the agent started, over all attachments."""
 
-    sessions: dict[int, Counts] = field(default_factory=dict)
-    total: Counts = Counts()
+    sessions: dict[int, DraftStats] = field(default_factory=dict)
+    total: DraftStats = DraftStats()
 
 
-class Tally:
+class StatsCollector:
     """Adds up."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._sessions: dict[int, Counts] = {}
-        self._total = Counts()
+        self._sessions: dict[int, DraftStats] = {}
+        self._total = DraftStats()
 
     def begin(self, session: int) -> None:
         with self._lock:
-            self._sessions.setdefault(session, Counts())
+            self._sessions.setdefault(session, DraftStats())
 
-    def add(self, session: int, counts: Counts) -> None:
+    def add(self, session: int, counts: DraftStats) -> None:
         with self._lock:
-            self._sessions[session] = self._sessions.get(session, Counts()) + counts
+            self._sessions[session] = self._sessions.get(session, DraftStats()) + counts
             self._total += counts
 
-    def end(self, session: int) -> Counts:
+    def end(self, session: int) -> DraftStats:
         """Forget the session; returns what it came to."""
         with self._lock:
-            return self._sessions.pop(session, Counts())
+            return self._sessions.pop(session, DraftStats())
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> StatsSnapshot:
         with self._lock:
-            return Snapshot(dict(self._sessions), self._total)
+            return StatsSnapshot(dict(self._sessions), self._total)

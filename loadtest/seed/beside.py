@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from edge_agent.drafters.prompt_lookup import LookupDrafter
-from edge_agent.drafting.session import DraftSession
+from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
+from edge_agent.drafting.draft_session import DraftSession
 from edgedraft.tree import DraftSlice
 from edgedraft.wire import Open
 from loadtest.seed.clock import Clock
@@ -43,7 +43,7 @@ class Beside:
         self.clock = self._clock = clock
         self._looks, self._drafts, self._plan = looks, drafts, plan
         self._server = FixedServer(target, steps, self.meters)
-        self._lookup = LookupDrafter()
+        self._lookup = PromptLookupDrafter()
         self._turning = False
         self._prompts: list[int] = []  # lengths of prompts that the draft model has not seen
         self._committed: Callable[[Stream, Sequence[int]], None] = lambda stream, tokens: None
@@ -91,7 +91,7 @@ class Beside:
             if s.under_way
         }
         for _ in range(plan.looks):
-            asked = {key: wanted for key, session in grown.items() if (wanted := session.point())}
+            asked = {key: wanted for key, session in grown.items() if (wanted := session.next_request())}
             if not asked:
                 break
             if model:
@@ -102,5 +102,5 @@ class Beside:
                 for key, (_, point) in asked.items()
             }
             for key, (node, _) in asked.items():
-                grown[key].grow(node, self._drafts.answer(looks[key]))
+                grown[key].add_proposal(node, self._drafts.answer(looks[key]))
         return {key: session.tree.select(plan.nodes) for key, session in grown.items()}, seconds

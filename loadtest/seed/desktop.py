@@ -1,4 +1,4 @@
-"""A desktop in virtual time: the agent's real choices (edge_agent/drafting/session.py, pace.py), a profile's looks.
+"""A desktop in virtual time: the agent's real choices (edge_agent/drafting/), a profile's draft times.
 
 As in edge_agent/drafting/loop.py it never waits for an answer, and what arrives during a look is read after it. It
 serves one stream at a time; what it learnt of its own pace it keeps.
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from edge_agent.drafters.prompt_lookup import LookupDrafter
-from edge_agent.drafting.pace import DraftThreshold
-from edge_agent.drafting.session import DraftSession
+from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
+from edge_agent.drafting.draft_session import DraftSession
+from edge_agent.drafting.draft_threshold import DraftThreshold
 from edgedraft.wire import Commit, Draft, Open
 from loadtest.seed.chats import Chat
 from loadtest.seed.clock import Clock
@@ -29,7 +29,7 @@ class Desktop:
         self._pace = DraftThreshold()
         self._session: DraftSession | None = None
         self._chat: Chat | None = None
-        self._lookup = LookupDrafter()
+        self._lookup = PromptLookupDrafter()
         self._inbox: list[tuple[Open, Chat] | Commit] = []
         self._busy = False
         self._committed_at: float | None = None
@@ -55,22 +55,22 @@ class Desktop:
         session, chat = self._session, self._chat
         if session is None or chat is None or self._busy:
             return
-        session.least_path = self._pace.least_path
-        if (wanted := session.point()) is None:
+        session.min_path = self._pace.min_path
+        if (wanted := session.next_request()) is None:
             return
         node, point = wanted
         look = self._drafts.ask(chat, point, self._lookup)
         self._busy = True
 
-        def looked() -> None:
+        def forward_done() -> None:
             self._busy = False
             self._meters.desktops += self._device.look
-            self._pace.looked(self._device.look)
-            if self._session is session and (draft := session.grow(node, self._drafts.answer(look))):
+            self._pace.record_forward(self._device.look)
+            if self._session is session and (draft := session.add_proposal(node, self._drafts.answer(look))):
                 self._send(draft)
             self._turn()
 
-        self._clock.after(self._device.look, looked)
+        self._clock.after(self._device.look, forward_done)
 
     def _open(self, message: Open, chat: Chat) -> None:
         if self._session:
@@ -91,7 +91,7 @@ class Desktop:
     def _commit(self, session: DraftSession, message: Commit) -> None:
         drafts = session.commit(message)
         if self._committed_at is not None:
-            self._pace.committed(self._clock.now - self._committed_at)
+            self._pace.record_commit(self._clock.now - self._committed_at)
         self._committed_at = self._clock.now
         for draft in drafts:
             self._send(draft)

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from edge_agent.drafters.interface import NOTHING, Drafter, Guesses, Point, merge
-from edge_agent.drafters.loading import load as load_drafters
+from edge_agent.drafters.interface import NO_PROPOSAL, Drafter, DraftRequest, Proposal, merge
+from edge_agent.drafters.loading import load_drafters
 from edge_agent.drafters.model import common_prefix
-from edge_agent.drafters.prompt_lookup import LookupDrafter
+from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
 from edge_agent.settings import AgentSettings
 from edgedraft.wire import Sampling
 from loadtest.seed.chats import Chat
@@ -34,7 +34,7 @@ class Wanted:
     """A look under way: the model's place, and what prompt lookup says there already."""
 
     place: Place | None
-    copied: Guesses
+    copied: Proposal
 
 
 class Drafts:
@@ -55,22 +55,24 @@ class Drafts:
             )
         )
         self.description = armoury.description
-        self._drafter: Drafter = armoury.drafter(vocab_size)
-        self._known: dict[Place, Guesses] = {}
-        self._asked: dict[Place, Point] = {}
+        self._drafter: Drafter = armoury.new_drafter(vocab_size)
+        self._known: dict[Place, Proposal] = {}
+        self._asked: dict[Place, DraftRequest] = {}
         self._open: set[int] = set()
 
-    def ask(self, chat: Chat, point: Point, lookup: LookupDrafter | None, model: bool = True) -> Wanted:
+    def ask(self, chat: Chat, point: DraftRequest, lookup: PromptLookupDrafter | None, model: bool = True) -> Wanted:
         """Begin a look. `lookup` is the asking desktop's own."""
-        [copied] = lookup.expand([point]) if lookup else [NOTHING]
+        [copied] = lookup.propose([point]) if lookup else [NO_PROPOSAL]
         if not model:
             return Wanted(None, copied)
         place = _place(chat, point)
         if place not in self._known:
-            self._asked[place] = Point(chat.number + 1, point.context, point.settled, point.index, point.sampling)
+            self._asked[place] = DraftRequest(
+                chat.number + 1, point.context, point.num_committed, point.output_index, point.sampling
+            )
         return Wanted(place, copied)
 
-    def answer(self, wanted: Wanted) -> Guesses:
+    def answer(self, wanted: Wanted) -> Proposal:
         """End a look."""
         if wanted.place is None:
             return wanted.copied
@@ -86,7 +88,7 @@ class Drafts:
     def remember(self, known: Sequence[Known]) -> None:
         """Guesses of an earlier run."""
         for number, right, wrong, tokens, parents, probabilities in known:
-            self._known[number, right, wrong] = Guesses(tokens, parents, probabilities)
+            self._known[number, right, wrong] = Proposal(tokens, parents, probabilities)
 
     def _compute(self) -> None:
         """One forward: a place of each chat that has one to compute."""
@@ -95,7 +97,7 @@ class Drafts:
             self._drafter.open(number + 1)
             self._open.add(number)
         places = list(batch.values())
-        for place, guesses in zip(places, self._drafter.expand([self._asked[place] for place in places]), strict=True):
+        for place, guesses in zip(places, self._drafter.propose([self._asked[place] for place in places]), strict=True):
             if guesses.complete:
                 self._known[place] = guesses
                 del self._asked[place]
@@ -111,11 +113,11 @@ class Drafts:
             took: list[float] = []
             for _ in range(SIZES_AGAIN + 1):
                 began = time.thread_time()
-                points = [Point(number, text, len(text), 0, greedy) for number, text in texts.items()]
-                answers: Sequence[Guesses] = self._drafter.expand(points)
+                points = [DraftRequest(number, text, len(text), 0, greedy) for number, text in texts.items()]
+                answers: Sequence[Proposal] = self._drafter.propose(points)
                 took.append(time.thread_time() - began)
                 while not all(answer.complete for answer in answers):
-                    answers = self._drafter.expand(points)
+                    answers = self._drafter.propose(points)
                 for text in texts.values():
                     text.append(ODD)
             costs.record(size, median(took[1:]))
@@ -124,7 +126,7 @@ class Drafts:
         return costs
 
 
-def _place(chat: Chat, point: Point) -> Place:
+def _place(chat: Chat, point: DraftRequest) -> Place:
     output = point.context[len(chat.prompt) :]
     right = common_prefix(output, chat.text)
     return chat.number, right, tuple(output[right:])

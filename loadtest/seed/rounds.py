@@ -10,9 +10,9 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from edge_agent.drafters.interface import Point
-from edge_agent.drafters.prompt_lookup import LookupDrafter
-from edge_agent.drafting.session import DraftSession
+from edge_agent.drafters.interface import DraftRequest
+from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
+from edge_agent.drafting.draft_session import DraftSession
 from edgedraft.tree import EMPTY_DRAFT, DraftSlice
 from edgedraft.wire import Commit, Draft, Open, encode
 from loadtest.seed.clock import Clock
@@ -39,7 +39,7 @@ class Round:
 class _Desktop:
     up: Way
     down: Way
-    lookup: LookupDrafter
+    lookup: PromptLookupDrafter
     free: float = 0.0  # when it has taken the prompt in
     sent: float | None = None
     guessed: list[int] | None = None  # what the gamble takes the answer to be
@@ -82,7 +82,7 @@ class Rounds:
             _Desktop(
                 Way(self._clock, link, link.up, self._dice),
                 Way(self._clock, link, link.down, self._dice),
-                LookupDrafter(),
+                PromptLookupDrafter(),
             ),
         )
         takes = self._device.prompt(len(stream.chat.prompt) + stream.known)
@@ -123,10 +123,10 @@ class Rounds:
         session = DraftSession(opened, 1)
         looks = 0
         for _ in range(self._plan.looks):
-            if (wanted := session.point()) is None:
+            if (wanted := session.next_request()) is None:
                 break
             looks += 1
-            session.grow(wanted[0], self._drafts.answer(self._drafts.ask(chat, wanted[1], desktop.lookup)))
+            session.add_proposal(wanted[0], self._drafts.answer(self._drafts.ask(chat, wanted[1], desktop.lookup)))
         return session.tree.select(self._plan.nodes), session, looks
 
     def _guess(self, key: int, tree: DraftSlice, desktop: _Desktop) -> list[int] | None:
@@ -142,7 +142,9 @@ class Rounds:
             node = tree.parents[node]
         chat = served.stream.chat
         context = [*chat.prompt, *served.said, *path]
-        point = Point(key, context, len(chat.prompt) + len(served.said), len(served.said) + len(path), chat.sampling)
+        point = DraftRequest(
+            key, context, len(chat.prompt) + len(served.said), len(served.said) + len(path), chat.sampling
+        )
         bonus = self._drafts.answer(self._drafts.ask(chat, point, desktop.lookup))
         if not bonus.tokens:
             return None

@@ -16,7 +16,7 @@ from websockets.http11 import Request, Response
 from edge_agent.attach.attachment import Agent, stay_attached
 from edge_agent.attach.connection import agent_url
 from edge_agent.drafters.interface import Drafter
-from edge_agent.drafting.stats import Tally
+from edge_agent.drafting.stats import StatsCollector
 from edgedraft import wire
 from edgedraft.tree import DraftSlice, DraftTree
 from edgedraft.wire import AgentWelcome, Commit, Draft, FinishReason, Hello, Open, Sampling
@@ -231,7 +231,7 @@ class Attached:
 
     def __init__(self, gateway: ScriptedGateway, drafter: Callable[[int], Drafter], max_sessions: int = 8) -> None:
         hello = Hello(wire.PROTOCOL, "test", "f1", "drafter", max_sessions)
-        self.tally = Tally()
+        self.tally = StatsCollector()
         self.watch = Watch()
         self.agent = Agent(
             agent_url(gateway.url), "secret", hello, lambda size, _: drafter(size), self.tally, self.watch

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from edge_agent.drafters.prompt_lookup import LookupDrafter
-from edge_agent.drafting.loop import DraftingLoop, Limits
+from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
+from edge_agent.drafting.loop import DraftingLimits, DraftingLoop
 from edge_agent.drafting.mailbox import Mailbox
-from edge_agent.drafting.stats import Tally
+from edge_agent.drafting.stats import StatsCollector
 from edge_agent.traces import DraftSpans
 from edgedraft.wire import Close, Commit, Open
 from tests.edge_agent.scripted_gateway import until
@@ -20,7 +20,7 @@ PROMPT = [81, 82, 83, 84, 81, 82]
 async def test_a_session_is_one_span_with_counts_and_no_tokens() -> None:
     tracing, mailbox = InMemoryTracing(), Mailbox()
     spans = DraftSpans(tracing, "lookup")
-    loop = DraftingLoop(mailbox, LookupDrafter(), Limits(VOCAB, 4), Tally(), spans=spans)
+    loop = DraftingLoop(mailbox, PromptLookupDrafter(), DraftingLimits(VOCAB, 4), StatsCollector(), spans=spans)
     running = asyncio.create_task(asyncio.to_thread(loop.run))
     await mailbox.deliver([Open(1, PROMPT, GREEDY, 20, window=8, trace=TRACEPARENT), Open(2, PROMPT, GREEDY, 20)])
     await mailbox.deliver([Commit(1, 0, [83, 84], window=8, nodes=2, depth=2, accepted=2)])

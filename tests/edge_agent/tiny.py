@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from edge_agent.drafters.interface import Guesses, Point
+from edge_agent.drafters.interface import DraftRequest, Proposal
 from edge_agent.drafters.model import ModelDrafter
 from edgedraft.runtime.packed_model import PackedModel
 from edgedraft.sampling.sampler import sample
@@ -66,16 +66,18 @@ def sampled_text(prompt: Sequence[int], count: int, sampling: Sampling, seed: in
     return text[len(prompt) :]
 
 
-def point(prompt: Sequence[int], output: Sequence[int] = (), session: int = 1, sampling: Sampling = GREEDY) -> Point:
+def point(
+    prompt: Sequence[int], output: Sequence[int] = (), session: int = 1, sampling: Sampling = GREEDY
+) -> DraftRequest:
     """A point at the end of prompt and output, all of it settled."""
     context = [*prompt, *output]
-    return Point(session, context, len(context), len(output), sampling)
+    return DraftRequest(session, context, len(context), len(output), sampling)
 
 
-def complete(drafter: ModelDrafter, asked: Point) -> Guesses:
+def complete(drafter: ModelDrafter, asked: DraftRequest) -> Proposal:
     """Ask until the context has been run."""
     for _ in range(100):
-        [guesses] = drafter.expand([asked])
+        [guesses] = drafter.propose([asked])
         if guesses.complete:
             return guesses
     raise AssertionError("never complete")

@@ -19,12 +19,11 @@ from fastapi import FastAPI
 from msgspec.structs import replace
 from websockets.asyncio.client import ClientConnection
 
-from edge_agent.drafters.interface import Together
+from edge_agent.drafters.interface import CombinedDrafter
 from edge_agent.drafters.prediction import PredictionDrafter
-from edge_agent.drafters.prompt_lookup import LookupDrafter
-from edge_agent.drafting.loop import DraftingLoop
-from edge_agent.drafting.loop import Limits as DraftLimits
-from edge_agent.drafting.stats import Tally as DraftCounts
+from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
+from edge_agent.drafting.loop import DraftingLimits, DraftingLoop
+from edge_agent.drafting.stats import StatsCollector
 from edgedraft import wire
 from edgedraft.links.outbox import TooSlow
 from edgedraft.serving.server import server_config
@@ -111,9 +110,9 @@ def drafting_loop(tally: Account, count: int, dice: Random) -> None:
             except WireError:
                 tally.refused += 1
         tally.taken += len(batches)
-        drafter = Together([PredictionDrafter(), LookupDrafter()])
+        drafter = CombinedDrafter([PredictionDrafter(), PromptLookupDrafter()])
         try:
-            DraftingLoop(cast(Any, ScriptedMailbox(batches)), drafter, DraftLimits(vocab, 8), DraftCounts()).run()
+            DraftingLoop(cast(Any, ScriptedMailbox(batches)), drafter, DraftingLimits(vocab, 8), StatsCollector()).run()
         except Exception as error:
             tally.escape(error)
         tally.links += 1

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from edge_agent.drafters.interface import Point
-from edge_agent.drafting.session import DraftSession
+from edge_agent.drafters.interface import DraftRequest
+from edge_agent.drafting.draft_session import DraftSession
 from edgedraft.tree import DraftSlice
 from edgedraft.wire import Open, Sampling
 from loadtest.report import Result
@@ -180,13 +180,13 @@ def test_what_a_guess_is_does_not_depend_on_who_asks_for_it_when(chats: Sequence
     for chat in chats[:2]:
         session = DraftSession(Open(1, list(chat.prompt), chat.sampling, chat.most, list(chat.text[:4]), 8), 1)
         for _ in range(4):
-            wanted = session.point()
+            wanted = session.next_request()
             if wanted is None:
                 break
             looked += 1
             known = drafts.answer(drafts.ask(chat, wanted[1], None))
             assert fresh.answer(fresh.ask(chat, wanted[1], None)).tokens == known.tokens
-            session.grow(wanted[0], known)
+            session.add_proposal(wanted[0], known)
     assert looked >= 4
 
 
@@ -233,7 +233,7 @@ def test_a_record_belongs_to_its_circumstances() -> None:
 
 def test_recorded_guesses_are_remembered(chats: Sequence[Chat], drafts: Drafts) -> None:
     chat, context = chats[0], [*chats[0].prompt, *chats[0].text[:3]]
-    point = Point(1, context, len(context), 3, chat.sampling)
+    point = DraftRequest(1, context, len(context), 3, chat.sampling)
     said = drafts.answer(drafts.ask(chat, point, None))
     other = Drafts(VOCAB, threads=1, kv_tokens=4096)
     other.remember(drafts.known)

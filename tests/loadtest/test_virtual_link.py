@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from edge_agent.drafters.interface import Guesses, Point
-from edge_agent.drafters.prompt_lookup import LookupDrafter
-from edge_agent.drafting.pace import DraftThreshold
+from edge_agent.drafters.interface import DraftRequest, Proposal
+from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
+from edge_agent.drafting.draft_threshold import DraftThreshold
 from edgedraft.tree import DraftSlice
 from loadtest.draft import Chat, score
 from loadtest.trace import GREEDY, Conversation, Tree
@@ -17,14 +17,14 @@ CHAT = Conversation([1, 2, 3], TEXT, [Tree([], [], b"", [])] * len(TEXT))
 MACHINE = Machine("test", lambda rows: 0.04, 0.004)
 
 
-def knows(point: Point) -> Guesses:
+def knows(point: DraftRequest) -> Proposal:
     """The right token, and a wrong one beside it."""
     at = len(point.context) - 3
-    return Guesses((TEXT[at], 7), (-1, -1), (0.9, 0.05)) if at < len(TEXT) else Guesses()
+    return Proposal((TEXT[at], 7), (-1, -1), (0.9, 0.05)) if at < len(TEXT) else Proposal()
 
 
-def is_wrong(point: Point) -> Guesses:
-    return Guesses((7,), (-1,), (0.9,))
+def is_wrong(point: DraftRequest) -> Proposal:
+    return Proposal((7,), (-1,), (0.9,))
 
 
 def streamed(trip: float, guess: object = knows) -> Outcome:
@@ -69,7 +69,9 @@ def test_a_gamble_that_comes_true_saves_looks() -> None:
 
 def test_a_score_counts_tokens_verifies_and_nodes() -> None:
     again = [1, 2, 3, 4, 5, 6, 7, 8] * 4
-    told = score(LookupDrafter(), [Chat("code", again[:16], GREEDY, again[16:]), Chat("chat", [1, 2], GREEDY, [9, 8])])
+    told = score(
+        PromptLookupDrafter(), [Chat("code", again[:16], GREEDY, again[16:]), Chat("chat", [1, 2], GREEDY, [9, 8])]
+    )
     assert told["all"].tokens == 18
     assert (told["chat"].tokens, told["chat"].verifies, told["chat"].nodes) == (2, 2, 0)
     assert told["code"].verifies < 8

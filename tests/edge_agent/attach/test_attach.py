@@ -16,8 +16,8 @@ from websockets.asyncio.server import ServerConnection
 from edge_agent.attach import attachment
 from edge_agent.attach import connection as link
 from edge_agent.attach.connection import AttachRejected, agent_url
-from edge_agent.drafters.interface import NOT_YET, Guesses, Point, Together
-from edge_agent.drafters.prompt_lookup import LookupDrafter
+from edge_agent.drafters.interface import INCOMPLETE, CombinedDrafter, DraftRequest, Proposal
+from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
 from edgedraft import wire
 from edgedraft.wire import AgentWelcome, Open
 from tests.edge_agent.scripted_gateway import GREEDY, Attached, ScriptedGateway, Seat, attached, until
@@ -27,8 +27,8 @@ SAID = [11, 12, 13, 14, 15, 16, 17, 18, 19]
 SOON = 5.0
 
 
-def lookup(vocab_size: int) -> LookupDrafter:
-    return LookupDrafter()
+def lookup(vocab_size: int) -> PromptLookupDrafter:
+    return PromptLookupDrafter()
 
 
 @pytest.fixture(autouse=True)
@@ -207,16 +207,16 @@ async def test_other_closes_are_tried_again(close_code: int) -> None:
 
 
 async def test_it_goes_within_a_second_though_a_step_takes_long() -> None:
-    class Slow(Together):
+    class Slow(CombinedDrafter):
         def __init__(self, vocab_size: int) -> None:
             super().__init__([])
             self.busy = False
             slow.append(self)
 
-        def expand(self, points: Sequence[Point]) -> list[Guesses]:
+        def propose(self, requests: Sequence[DraftRequest]) -> list[Proposal]:
             self.busy = True
             time.sleep(1.5)
-            return [NOT_YET for _ in points]
+            return [INCOMPLETE for _ in requests]
 
     slow: list[Slow] = []
     async with ScriptedGateway(VOCAB) as gateway, attached(gateway, Slow) as agent:
@@ -237,7 +237,7 @@ async def test_a_drafting_thread_that_fails_costs_the_link(
         raise RuntimeError("broken")
 
     async with ScriptedGateway(VOCAB) as gateway, attached(gateway, lookup):
-        monkeypatch.setattr("edge_agent.drafting.loop.DraftingLoop._apply", fail)
+        monkeypatch.setattr("edge_agent.drafting.loop.DraftingLoop._handle", fail)
         await gateway.open([1], [2])
         await gateway.attached(2)
         assert await drafts(gateway)

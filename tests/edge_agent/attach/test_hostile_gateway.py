@@ -17,9 +17,9 @@ from edge_agent.attach import attachment
 from edge_agent.attach import connection as link
 from edge_agent.desktop.live_view import LiveView
 from edge_agent.drafters.interface import Drafter
-from edge_agent.drafters.prompt_lookup import LookupDrafter
+from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
 from edge_agent.drafting.mailbox import INBOX_BYTES, Mailbox
-from edge_agent.drafting.stats import Tally
+from edge_agent.drafting.stats import StatsCollector
 from edgedraft import wire
 from edgedraft.wire import AgentWelcome, Close, Hello, Open
 from tests.edge_agent.scripted_gateway import GREEDY, ScriptedGateway, attached, until
@@ -52,7 +52,7 @@ async def test_a_welcome_out_of_bounds_makes_no_drafter(change: dict[str, object
 
     def drafter(vocab_size: int) -> Drafter:
         made.append(vocab_size)
-        return LookupDrafter()
+        return PromptLookupDrafter()
 
     async with ScriptedGateway(VOCAB) as gateway:
         gateway.welcome = [welcome(**change)]
@@ -64,7 +64,7 @@ async def test_a_welcome_out_of_bounds_makes_no_drafter(change: dict[str, object
 
 
 async def test_a_frame_larger_than_an_agent_reads_costs_the_link() -> None:
-    async with ScriptedGateway(VOCAB) as gateway, attached(gateway, lambda _: LookupDrafter()):
+    async with ScriptedGateway(VOCAB) as gateway, attached(gateway, lambda _: PromptLookupDrafter()):
         await gateway.send_raw(bytes(wire.MAX_FRAME_TO_AGENT + 1))
         await gateway.attached(2)
         assert gateway.closes[0][0] == wire.TOO_LARGE
@@ -103,12 +103,12 @@ async def test_what_a_gateway_calls_itself_is_only_text() -> None:
     out = io.StringIO()
     async with ScriptedGateway(VOCAB) as gateway:
         gateway.welcome = [welcome(agent=f"a{escape}", model=f"[/red][link=x]m{escape}"), Close(1)]
-        async with attached(gateway, lambda _: LookupDrafter()) as agent:
+        async with attached(gateway, lambda _: PromptLookupDrafter()) as agent:
             await until(lambda: bool(agent.watch.names))
             await gateway.connections[0].close(wire.TOO_FAST, f"b{escape}")
             await until(lambda: bool(agent.watch.losses))
     assert all("\x1b" not in said and "\x07" not in said for said in (*agent.watch.names, *agent.watch.losses))
-    view = LiveView("http://g", Hello(wire.PROTOCOL), Tally(), Console(file=out, width=100))
+    view = LiveView("http://g", Hello(wire.PROTOCOL), StatsCollector(), Console(file=out, width=100))
     view.attached(welcome(model="[/red][link=x]m"))
     Console(file=out, width=100).print(view.render())
     assert "[/red][link=x]m" in out.getvalue()

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from edge_agent.drafters.gguf import CHUNK, GgufDrafter, LlamaCpp, best_guesses, gguf_facts
-from edge_agent.drafters.interface import NOTHING, Guesses, Point
-from edge_agent.drafters.loading import CannotDraft, load
+from edge_agent.drafters.gguf import PREFILL_CHUNK, GgufDrafter, LlamaCpp, propose_from_top_tokens, read_gguf_metadata
+from edge_agent.drafters.interface import NO_PROPOSAL, DraftRequest, Proposal
+from edge_agent.drafters.loading import DrafterUnavailable, load_drafters
 from edge_agent.settings import AgentSettings
 from edgedraft.local.demo_model import ensure_demo_model
 from edgedraft.sampling.sampler import propose
@@ -77,13 +77,15 @@ def expected(model: PreTrainedModel, context: list[int], sampling: Sampling, ind
     return propose(logits, sampling, [index], 2)[0][0].tolist()
 
 
-def point(context: list[int], sampling: Sampling = GREEDY, session: int = 1, settled: int | None = None) -> Point:
-    return Point(session, context, len(context) if settled is None else settled, 3, sampling)
+def point(
+    context: list[int], sampling: Sampling = GREEDY, session: int = 1, settled: int | None = None
+) -> DraftRequest:
+    return DraftRequest(session, context, len(context) if settled is None else settled, 3, sampling)
 
 
-def complete(drafter: GgufDrafter, asked: Point) -> Guesses:
+def complete(drafter: GgufDrafter, asked: DraftRequest) -> Proposal:
     for _ in range(50):
-        [answer] = drafter.expand([asked])
+        [answer] = drafter.propose([asked])
         if answer.complete:
             return answer
     raise AssertionError("never complete")
@@ -96,7 +98,7 @@ def test_it_guesses_what_the_same_model_guesses_in_torch(
     drafter.open(1)
     context = list(PROMPT)
     for _ in range(6):
-        [answer] = drafter.expand([point(context, sampling)])
+        [answer] = drafter.propose([point(context, sampling)])
         assert answer.tokens[0] == expected(torch_model, context, sampling, 3)[0]
         assert sum(answer.probabilities) <= 1 + 1e-6
         context.append(answer.tokens[0])
@@ -111,9 +113,9 @@ def test_after_a_miss_it_goes_on_from_the_common_prefix(drafter: GgufDrafter, to
 
 def test_a_long_context_comes_in_parts(drafter: GgufDrafter, torch_model: PreTrainedModel) -> None:
     drafter.open(1)
-    context = [(7 * i) % 40000 + 20 for i in range(2 * CHUNK + 40)]
+    context = [(7 * i) % 40000 + 20 for i in range(2 * PREFILL_CHUNK + 40)]
     asked = point(context)
-    [first] = drafter.expand([asked])
+    [first] = drafter.propose([asked])
     assert not first.complete
     assert complete(drafter, asked).tokens[0] == expected(torch_model, context, GREEDY, 3)[0]
 
@@ -124,10 +126,10 @@ def test_sessions_have_slots_of_their_own_and_one_too_many_gets_nothing(
     contexts = {1: PROMPT, 2: [*PROMPT, 99, 98]}
     for number in (1, 2, 3):
         drafter.open(number)
-    answers = drafter.expand([point(contexts.get(number, PROMPT), session=number) for number in (1, 2, 3)])
+    answers = drafter.propose([point(contexts.get(number, PROMPT), session=number) for number in (1, 2, 3)])
     for number, context in contexts.items():
         assert answers[number - 1].tokens[0] == expected(torch_model, context, GREEDY, 3)[0]
-    assert answers[2] == NOTHING
+    assert answers[2] == NO_PROPOSAL
     drafter.close(2)
     drafter.open(3)
     assert complete(drafter, point(PROMPT, session=3)) == complete(drafter, point(PROMPT))
@@ -136,8 +138,8 @@ def test_sessions_have_slots_of_their_own_and_one_too_many_gets_nothing(
 
 def test_what_it_cannot_draft_gets_nothing_and_harms_nobody(drafter: GgufDrafter, model: LlamaCpp) -> None:
     drafter.open(1)
-    for context in ([], [VOCAB + 5], [5] * model.longest):
-        assert drafter.expand([point(context)]) == [NOTHING]
+    for context in ([], [VOCAB + 5], [5] * model.max_context):
+        assert drafter.propose([point(context)]) == [NO_PROPOSAL]
     assert complete(drafter, point(PROMPT)).tokens
 
 
@@ -159,14 +161,14 @@ def test_the_best_guesses_of_a_short_list_are_those_of_all_logits() -> None:
     for sampling in (GREEDY, WARM, Sampling(seed=3), Sampling(temperature=0.5, min_p=0.1, seed=4), penalised):
         history = TokenCounts(sampling, (), [*favourites, favourites[0]]) if sampling is penalised else None
         wanted, probabilities = propose(logits, sampling, [9], 3, history=history)
-        found = best_guesses(top, sampling, 9, history)
+        found = propose_from_top_tokens(top, sampling, 9, history)
         count = min(3, len(found.tokens))
         assert list(found.tokens[:count]) == wanted[0, :count].tolist()
         assert found.probabilities[:count] == pytest.approx(probabilities[0, :count].tolist(), abs=1e-4)
 
 
 def test_the_tokenizer_inside_has_the_fingerprint_of_tokenizer_json(gguf: Path, folder: Path) -> None:
-    assert gguf_facts(gguf).fingerprint == fingerprint((folder / "tokenizer.json").read_bytes())
+    assert read_gguf_metadata(gguf).fingerprint == fingerprint((folder / "tokenizer.json").read_bytes())
 
 
 def test_an_agent_loads_it_by_its_name(gguf: Path, folder: Path, tmp_path: Path) -> None:
@@ -181,14 +183,14 @@ def test_an_agent_loads_it_by_its_name(gguf: Path, folder: Path, tmp_path: Path)
             "device": "cpu",
         }
     )
-    armoury = load(settings)
-    assert armoury.fingerprint == fingerprint((folder / "tokenizer.json").read_bytes())
-    assert armoury.description == "draft.gguf by llama.cpp, prompt lookup"
-    facts = gguf_facts(gguf)
-    assert facts.kv_bytes == 2 * LAYERS * 3 * 64 * 2
-    with pytest.raises(CannotDraft, match="--max-memory allows"):
-        load(settings.model_copy(update={"max_memory": 0.1}))
+    drafters = load_drafters(settings)
+    assert drafters.fingerprint == fingerprint((folder / "tokenizer.json").read_bytes())
+    assert drafters.description == "draft.gguf by llama.cpp, prompt lookup"
+    facts = read_gguf_metadata(gguf)
+    assert facts.kv_bytes_per_token == 2 * LAYERS * 3 * 64 * 2
+    with pytest.raises(DrafterUnavailable, match="--max-memory allows"):
+        load_drafters(settings.model_copy(update={"max_memory": 0.1}))
     (tmp_path / "bad.gguf").write_bytes(b"GGUF" + bytes(64))
     for wrong in ("bad.gguf", "none.gguf"):
-        with pytest.raises(CannotDraft, match="cannot draft with"):
-            load(settings.model_copy(update={"draft_model": str(tmp_path / wrong)}))
+        with pytest.raises(DrafterUnavailable, match="cannot draft with"):
+            load_drafters(settings.model_copy(update={"draft_model": str(tmp_path / wrong)}))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from edge_agent.drafters import model as model_drafter
-from edge_agent.drafters.interface import NOT_YET, NOTHING, Point
+from edge_agent.drafters.interface import INCOMPLETE, NO_PROPOSAL, DraftRequest
 from edge_agent.drafters.model import ModelDrafter, common_prefix
 from edgedraft.runtime.packed_model import PackedModel
 from edgedraft.sampling.sampler import propose, sample_after
@@ -36,7 +36,7 @@ PROMPT = [5, 17, 80, 3, 44, 21, 9]
 def fresh(text: Sequence[int], sampling: Sampling = GREEDY, index: int = 0) -> tuple[list[int], list[float]]:
     """The best guesses after `text` by one plain forward."""
     tokens, probabilities = propose(
-        plain_tiny()(torch.tensor([text])).logits[0, -1:], sampling, [index], model_drafter.WIDTH
+        plain_tiny()(torch.tensor([text])).logits[0, -1:], sampling, [index], model_drafter.MAX_CANDIDATES
     )
     return tokens[0].tolist(), probabilities[0].tolist()
 
@@ -50,7 +50,7 @@ def assert_fresh(drafter: ModelDrafter, prompt: Sequence[int], output: Sequence[
 
 
 class Forwards:
-    """Counts a drafter's forwards and their rows."""
+    """DraftStats a drafter's forwards and their rows."""
 
     def __init__(self, drafter: ModelDrafter, monkeypatch: pytest.MonkeyPatch) -> None:
         self.rows: list[list[int]] = []
@@ -95,11 +95,11 @@ def test_points_of_several_sessions_share_one_forward(monkeypatch: pytest.Monkey
     prompts = {session: [session, *PROMPT[session:]] for session in (1, 2, 3)}
     for session in prompts:
         drafter.open(session)
-    answers = drafter.expand([point(prompt, session=session) for session, prompt in prompts.items()])
+    answers = drafter.propose([point(prompt, session=session) for session, prompt in prompts.items()])
     assert len(forwards.rows) == 1
     for guesses, prompt in zip(answers, prompts.values(), strict=True):
         assert guesses.tokens[0] == greedy_text(prompt, 1)[0]
-    drafter.expand([point(prompt, [4], session) for session, prompt in prompts.items()])
+    drafter.propose([point(prompt, [4], session) for session, prompt in prompts.items()])
     assert forwards.rows[1:] == [[1, 1, 1]]
 
 
@@ -120,20 +120,20 @@ def test_unlikely_siblings_are_left_out() -> None:
         guesses = complete(drafter, point(list(range(length))))
         widths.add(len(guesses.tokens))
         assert guesses.parents == (-1,) * len(guesses.tokens)
-        assert all(p >= model_drafter.LEAST_SIBLING for p in guesses.probabilities[1:])
+        assert all(p >= model_drafter.MIN_SIBLING_PROBABILITY for p in guesses.probabilities[1:])
     assert len(widths) > 1
 
 
 def test_long_contexts_come_in_chunks_and_hold_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_drafter, "MOST_ROWS", 64)
+    monkeypatch.setattr(model_drafter, "MAX_ROWS", 64)
     drafter = tiny_drafter()
     forwards = Forwards(drafter, monkeypatch)
     long = [i % VOCAB for i in range(200)]
     drafter.open(1)
     drafter.open(2)
     complete(drafter, point(PROMPT, session=2))
-    first, second = drafter.expand([point(long, session=1), point(PROMPT, [1], session=2)])
-    assert first == NOT_YET
+    first, second = drafter.propose([point(long, session=1), point(PROMPT, [1], session=2)])
+    assert first == INCOMPLETE
     assert second.tokens
     assert forwards.rows[-1] == [1, 63]
     assert_fresh(drafter, long, [])
@@ -144,10 +144,10 @@ def test_slow_forwards_make_chunks_smaller_and_quick_ones_larger(monkeypatch: py
     drafter = tiny_drafter()
     drafter.open(1)
     for seconds, rows in ((1.0, 32), (1.0, 16), (1.0, 16), (0.001, 32), (0.001, 64), (0.06, 64)):
-        drafter._pace(drafter._rows, seconds)
-        assert drafter._rows == rows
-    drafter._pace(1, 9.0)
-    assert drafter._rows == 64, "a forward that was not full tells nothing"
+        drafter._adapt_max_rows(drafter._max_rows, seconds)
+        assert drafter._max_rows == rows
+    drafter._adapt_max_rows(1, 9.0)
+    assert drafter._max_rows == 64, "a forward that was not full tells nothing"
 
 
 def test_a_full_cache_drops_who_was_drafted_longest_ago_and_runs_it_anew(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,13 +167,13 @@ def test_a_full_cache_drops_who_was_drafted_longest_ago_and_runs_it_anew(monkeyp
 
 def test_sessions_that_do_not_fit_together_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     drafter = tiny_drafter(kv_tokens=96)
-    drafter._rows = 256
+    drafter._max_rows = 256
     forwards = Forwards(drafter, monkeypatch)
     prompts = {session: [(session * 31 + i) % VOCAB for i in range(60)] for session in (1, 2)}
     points = [point(prompt, session=session) for session, prompt in prompts.items()]
     for session in prompts:
         drafter.open(session)
-    answers = drafter.expand(points)
+    answers = drafter.propose(points)
     assert [guesses.complete for guesses in answers].count(True) == 1
     assert forwards.rows == [[60]]
     for session, prompt in prompts.items():
@@ -187,12 +187,12 @@ def test_sessions_that_do_not_fit_together_take_turns(monkeypatch: pytest.Monkey
 def test_what_it_cannot_run_gets_no_guesses() -> None:
     drafter = tiny_drafter(kv_tokens=96, context_length=64)
     drafter.open(1)
-    assert drafter.expand([point([1] * 64)])[0] != NOTHING
-    assert drafter.expand([point([1] * 65)])[0] == NOTHING
-    assert drafter.expand([point([])])[0] == NOTHING
+    assert drafter.propose([point([1] * 64)])[0] != NO_PROPOSAL
+    assert drafter.propose([point([1] * 65)])[0] == NO_PROPOSAL
+    assert drafter.propose([point([])])[0] == NO_PROPOSAL
     foreign = tiny_drafter(vocab_size=500)
     foreign.open(1)
-    assert foreign.expand([point([1, 300])])[0] == NOTHING
+    assert foreign.propose([point([1, 300])])[0] == NO_PROPOSAL
 
 
 def test_guesses_lie_in_the_targets_vocabulary() -> None:
@@ -260,13 +260,13 @@ def test_with_the_targets_penalties_it_guesses_what_the_target_will_choose(tempe
     for index in range(24):
         settled = index // 5 * 5  # five tokens of path, then they are committed
         context = [*prompt, *output]
-        [guesses] = drafter.expand([Point(1, context, len(prompt) + settled, index, sampling)])
+        [guesses] = drafter.propose([DraftRequest(1, context, len(prompt) + settled, index, sampling)])
         logits = plain_tiny()(torch.tensor([context])).logits[0, -1:]
         assert guesses.tokens[0] == sample_after(logits, sampling, index, TokenCounts(sampling, prompt, output))
         if index % 7 == 3:
-            drafter.expand([Point(1, [*context, 11, 12], len(prompt) + settled, index + 2, sampling)])
+            drafter.propose([DraftRequest(1, [*context, 11, 12], len(prompt) + settled, index + 2, sampling)])
         output.append(guesses.tokens[0] if index % 6 else (guesses.tokens[0] + 1) % VOCAB)
     drafter.open(1)
-    [guesses] = drafter.expand([Point(1, prompt, len(prompt), 0, sampling)])
+    [guesses] = drafter.propose([DraftRequest(1, prompt, len(prompt), 0, sampling)])
     logits = plain_tiny()(torch.tensor([prompt])).logits[0, -1:]
     assert guesses.tokens[0] == sample_after(logits, sampling, 0, TokenCounts(sampling, prompt))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from edge_agent.drafters.interface import NOTHING, Guesses, Point
-from edge_agent.drafters.prompt_lookup import LookupDrafter
+from edge_agent.drafters.interface import NO_PROPOSAL, DraftRequest, Proposal
+from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
 from edgedraft.proposers.prompt_lookup import CHAIN, GRAMS, SLOTS
 from edgedraft.wire import Sampling
 from tests.edge_agent.tiny import point
@@ -13,11 +13,11 @@ from tests.edge_agent.tiny import point
 LINE = [11, 12, 13, 14, 15, 16, 17, 18, 19]
 
 
-def ask(prompt: list[int], output: list[int] | None = None, lookup: LookupDrafter | None = None) -> Guesses:
+def ask(prompt: list[int], output: list[int] | None = None, lookup: PromptLookupDrafter | None = None) -> Proposal:
     if lookup is None:
-        lookup = LookupDrafter()
+        lookup = PromptLookupDrafter()
         lookup.open(1)
-    return lookup.expand([point(prompt, output or [])])[0]
+    return lookup.propose([point(prompt, output or [])])[0]
 
 
 def test_it_goes_on_as_the_text_did_last_time() -> None:
@@ -49,19 +49,19 @@ def test_a_period_is_continued_beyond_the_end_of_the_text() -> None:
 
 
 def test_nothing_is_guessed_where_nothing_was_repeated() -> None:
-    assert ask([1, 2, 3, 4, 5, 6]) == NOTHING
-    assert ask([1]) == NOTHING
-    assert ask([]) == NOTHING
+    assert ask([1, 2, 3, 4, 5, 6]) == NO_PROPOSAL
+    assert ask([1]) == NO_PROPOSAL
+    assert ask([]) == NO_PROPOSAL
 
 
 def test_a_drafted_path_is_looked_up_but_not_learnt() -> None:
-    lookup = LookupDrafter()
+    lookup = PromptLookupDrafter()
     lookup.open(1)
     settled = [*LINE, 1, 2]
-    drafted = Point(1, [*settled, 90, *LINE[:4]], len(settled), 5, Sampling())
-    assert lookup.expand([drafted])[0].tokens[0] == 15
+    drafted = DraftRequest(1, [*settled, 90, *LINE[:4]], len(settled), 5, Sampling())
+    assert lookup.propose([drafted])[0].tokens[0] == 15
     # The text went on otherwise, and what only the path said must not be found: neither "2, 90" nor in its place.
-    assert ask([*settled, 2, 90], lookup=lookup) == NOTHING
+    assert ask([*settled, 2, 90], lookup=lookup) == NO_PROPOSAL
     assert ask([*settled, 2, 90, 3, 2, 90], lookup=lookup).tokens[0] == 3
 
 
@@ -76,13 +76,13 @@ def test_trust_follows_what_was_right() -> None:
 
 
 def test_memory_is_bounded_and_a_look_is_quick_whatever_the_length() -> None:
-    lookup = LookupDrafter()
+    lookup = PromptLookupDrafter()
     lookup.open(1)
     text = [(i * 7919 + i // 97) % 30011 for i in range(120_000)]
     ask(text, lookup=lookup)
     known = lookup._texts[1]
     assert [len(known.tables[n]) for n in GRAMS] == [SLOTS] * 3
-    assert ask([*text, 40001, 40002], lookup=lookup) == NOTHING, "a slot that another n-gram fills is no match"
+    assert ask([*text, 40001, 40002], lookup=lookup) == NO_PROPOSAL, "a slot that another n-gram fills is no match"
     began = time.perf_counter()
     for _ in range(100):
         known.find(text, len(text))
@@ -90,11 +90,11 @@ def test_memory_is_bounded_and_a_look_is_quick_whatever_the_length() -> None:
 
 
 def test_a_closed_session_is_forgotten_and_an_opened_one_begins_empty() -> None:
-    lookup = LookupDrafter()
+    lookup = PromptLookupDrafter()
     lookup.open(1)
     ask([*LINE, 1, 2, *LINE[:4]], lookup=lookup)
     lookup.open(1)
-    assert ask([30, 31, *LINE[:4]], lookup=lookup) == NOTHING
+    assert ask([30, 31, *LINE[:4]], lookup=lookup) == NO_PROPOSAL
     lookup.close(1)
     lookup.close(1)
     assert not lookup._texts

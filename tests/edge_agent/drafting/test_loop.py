@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from edge_agent.drafters.interface import Drafter, Guesses, Point, Together
-from edge_agent.drafters.prompt_lookup import LookupDrafter
-from edge_agent.drafting.stats import Counts
+from edge_agent.drafters.interface import CombinedDrafter, Drafter, DraftRequest, Proposal
+from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
+from edge_agent.drafting.stats import DraftStats
 from edgedraft.wire import Close, Commit, Sampling
 from tests.edge_agent.scripted_gateway import ScriptedGateway, Seat, attached, until
 from tests.edge_agent.tiny import GREEDY, VOCAB, WARM, greedy_text, sampled_text, tiny_drafter
@@ -24,7 +24,7 @@ def model(vocab_size: int) -> Drafter:
     return tiny_drafter(vocab_size=vocab_size)
 
 
-class Counting(Together):
+class Counting(CombinedDrafter):
     """Guesses that the next token is the last one plus one."""
 
     def __init__(self, vocab_size: int = VOCAB) -> None:
@@ -34,11 +34,11 @@ class Counting(Together):
     def open(self, session: int) -> None:
         self.opened.append(session)
 
-    def expand(self, points: Sequence[Point]) -> list[Guesses]:
-        return [self.guess(point) for point in points]
+    def propose(self, requests: Sequence[DraftRequest]) -> list[Proposal]:
+        return [self.guess(point) for point in requests]
 
-    def guess(self, point: Point) -> Guesses:
-        return Guesses(((point.context[-1] + 1) % VOCAB,), (-1,), (0.95,))
+    def guess(self, point: DraftRequest) -> Proposal:
+        return Proposal(((point.context[-1] + 1) % VOCAB,), (-1,), (0.95,))
 
 
 def counting_text(prompt: Sequence[int], count: int) -> list[int]:
@@ -95,8 +95,8 @@ async def test_the_window_holds_while_it_changes() -> None:
 
 async def test_what_was_held_back_goes_out_with_the_commit_that_makes_room() -> None:
     class Once(Counting):
-        def guess(self, point: Point) -> Guesses:
-            return Guesses((10, 11, 12), (-1, 0, 1), (0.9, 0.9, 0.9)) if point.context == PROMPT else Guesses()
+        def guess(self, point: DraftRequest) -> Proposal:
+            return Proposal((10, 11, 12), (-1, 0, 1), (0.9, 0.9, 0.9)) if point.context == PROMPT else Proposal()
 
     async with ScriptedGateway(VOCAB) as gateway, attached(gateway, Once) as agent:
         seat = await gateway.open(PROMPT, [10, 11, 12, 13], window=1)
@@ -111,15 +111,15 @@ async def test_what_was_held_back_goes_out_with_the_commit_that_makes_room() -> 
 async def test_several_sessions_are_drafted_in_one_forward() -> None:
     drafters: list[Asked] = []
 
-    class Asked(Together):
+    class Asked(CombinedDrafter):
         def __init__(self, vocab_size: int) -> None:
             super().__init__([tiny_drafter(vocab_size=vocab_size)])
             self.most = 0
             drafters.append(self)
 
-        def expand(self, points: Sequence[Point]) -> list[Guesses]:
-            self.most = max(self.most, len(points))
-            return super().expand(points)
+        def propose(self, requests: Sequence[DraftRequest]) -> list[Proposal]:
+            self.most = max(self.most, len(requests))
+            return super().propose(requests)
 
     async with ScriptedGateway(VOCAB) as gateway, attached(gateway, Asked):
         seats = [await gateway.open(prompt, greedy_text(prompt, 40)) for prompt in PROMPTS]
@@ -204,7 +204,7 @@ async def test_late_and_unknown_messages_are_passed_over() -> None:
 
 async def test_what_breaks_in_one_session_ends_that_session_alone(caplog: pytest.LogCaptureFixture) -> None:
     class Fragile(Counting):
-        def guess(self, point: Point) -> Guesses:
+        def guess(self, point: DraftRequest) -> Proposal:
             if point.context[0] == 2 and len(point.context) > 20:
                 raise RuntimeError("broken")
             return super().guess(point)
@@ -222,7 +222,7 @@ async def test_what_breaks_in_one_session_ends_that_session_alone(caplog: pytest
 async def test_prompt_lookup_alone_drafts_repeated_text() -> None:
     said = [11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22]
     text = [30, *said, 31, 32, *said, 33, *said]
-    async with ScriptedGateway(VOCAB) as gateway, attached(gateway, lambda _: LookupDrafter()):
+    async with ScriptedGateway(VOCAB) as gateway, attached(gateway, lambda _: PromptLookupDrafter()):
         seat = await gateway.open([*said, 1, 2], text)
         await seat.finish(wait=0.1)
     assert seat.accepted > 20
@@ -239,7 +239,7 @@ async def test_lookup_and_model_together_accept_more_than_the_model() -> None:
             await seat.finish(wait=0.1)
         return seat.steps
 
-    assert await steps(lambda n: Together([LookupDrafter(), model(n)])) < await steps(model) - 10
+    assert await steps(lambda n: CombinedDrafter([PromptLookupDrafter(), model(n)])) < await steps(model) - 10
 
 
 async def test_counts_tell_what_was_drafted_and_accepted_and_the_log_says_no_more(
@@ -260,7 +260,7 @@ async def test_counts_tell_what_was_drafted_and_accepted_and_the_log_says_no_mor
     assert total.accepted == seat.accepted
     assert total.committed == 30
     assert total.drafted == sum(len(draft.tokens) for draft in seat.drafts)
-    assert Counts(1, 2, 3) + Counts(10, 20, 30) == Counts(11, 22, 33)
+    assert DraftStats(1, 2, 3) + DraftStats(10, 20, 30) == DraftStats(11, 22, 33)
     said = [record.getMessage() for record in caplog.records if record.name == "edge_agent.drafting.loop"]
     drafted, accepted = total.drafted, total.accepted
     assert said == [f"session 1 finished (length): {drafted} tokens drafted, {accepted} accepted of 30 committed"]

@@ -10,7 +10,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection
 
 from edge_agent.attach import connection as link
-from edge_agent.drafting.mailbox import INBOX, OUTBOX, Mailbox, MailboxClosed
+from edge_agent.drafting.mailbox import INBOX_MESSAGES, OUTBOX_DRAFTS, Mailbox, MailboxClosed
 from edgedraft import wire
 from edgedraft.wire import MAX_AGENT_FRAME, MAX_DRAFT_NODES, Close, Draft
 
@@ -32,11 +32,11 @@ async def test_messages_pass_in_order_both_ways() -> None:
 
 async def test_all_that_waits_goes_as_one_frame_up_to_a_bound() -> None:
     mailbox = Mailbox()
-    mailbox.post([draft(1 + i) for i in range(OUTBOX + 5)])
+    mailbox.post([draft(1 + i) for i in range(OUTBOX_DRAFTS + 5)])
     first, rest = await mailbox.collect(), await mailbox.collect()
-    assert (len(first), len(rest)) == (OUTBOX, 5)
+    assert (len(first), len(rest)) == (OUTBOX_DRAFTS, 5)
     largest = Draft(2**53, 2**53, 2**31 - 1, 2**52, [2**31 - 1] * MAX_DRAFT_NODES, [2**52] * 64, b"\xff" * 64)
-    assert len(wire.encode([largest] * OUTBOX)) <= MAX_AGENT_FRAME
+    assert len(wire.encode([largest] * OUTBOX_DRAFTS)) <= MAX_AGENT_FRAME
 
 
 async def test_drafts_that_follow_soon_after_a_frame_share_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +61,7 @@ async def test_drafts_that_follow_soon_after_a_frame_share_the_next(monkeypatch:
 
 async def test_while_the_outbox_is_full_the_thread_waits() -> None:
     mailbox, went_on = Mailbox(), threading.Event()
-    mailbox.post([draft()] * OUTBOX)
+    mailbox.post([draft()] * OUTBOX_DRAFTS)
 
     def drafting() -> None:
         mailbox.receive(wait=False)
@@ -78,11 +78,11 @@ async def test_while_the_outbox_is_full_the_thread_waits() -> None:
 
 async def test_while_the_inbox_is_full_the_link_waits() -> None:
     mailbox = Mailbox()
-    await mailbox.deliver([Close(1)] * INBOX)
+    await mailbox.deliver([Close(1)] * INBOX_MESSAGES)
     late = asyncio.ensure_future(mailbox.deliver([Close(2)]))
     await asyncio.sleep(0.05)
     assert not late.done()
-    assert len(mailbox.receive(wait=False)) == INBOX
+    assert len(mailbox.receive(wait=False)) == INBOX_MESSAGES
     await asyncio.wait_for(late, 2)
     assert mailbox.receive(wait=True) == [Close(2)]
 

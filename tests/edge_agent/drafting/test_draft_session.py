@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from edge_agent.drafters.interface import NOT_YET, Guesses
-from edge_agent.drafting.session import DraftSession
+from edge_agent.drafters.interface import INCOMPLETE, Proposal
+from edge_agent.drafting.draft_session import DraftSession
 from edgedraft.wire import MAX_WINDOW, Commit, Draft, Open, Sampling
 
 PROMPT = [1, 2, 3]
@@ -19,30 +19,30 @@ def session(**options: int | tuple[int, ...]) -> DraftSession:
     return DraftSession(opened(**options), epoch=1)  # type: ignore[arg-type]
 
 
-def fan(*guesses: tuple[int, float]) -> Guesses:
-    return Guesses(tuple(t for t, _ in guesses), (-1,) * len(guesses), tuple(p for _, p in guesses))
+def fan(*guesses: tuple[int, float]) -> Proposal:
+    return Proposal(tuple(t for t, _ in guesses), (-1,) * len(guesses), tuple(p for _, p in guesses))
 
 
-def chain(*tokens: int, probability: float = 0.9) -> Guesses:
-    return Guesses(tokens, tuple(range(-1, len(tokens) - 1)), (probability,) * len(tokens))
+def chain(*tokens: int, probability: float = 0.9) -> Proposal:
+    return Proposal(tokens, tuple(range(-1, len(tokens) - 1)), (probability,) * len(tokens))
 
 
-def expand(drafting: DraftSession, guesses: Guesses) -> Draft | None:
-    wanted = drafting.point()
+def expand(drafting: DraftSession, guesses: Proposal) -> Draft | None:
+    wanted = drafting.next_request()
     assert wanted is not None
-    return drafting.grow(wanted[0], guesses)
+    return drafting.add_proposal(wanted[0], guesses)
 
 
 def context(drafting: DraftSession) -> list[int] | None:
-    wanted = drafting.point()
+    wanted = drafting.next_request()
     return None if wanted is None else wanted[1].context
 
 
 def test_the_first_point_is_the_end_of_the_prompt() -> None:
-    wanted = session().point()
+    wanted = session().next_request()
     assert wanted is not None
     node, point = wanted
-    assert (node, point.session, point.context, point.settled, point.index) == (0, 7, PROMPT, 3, 0)
+    assert (node, point.session, point.context, point.num_committed, point.output_index) == (0, 7, PROMPT, 3, 0)
 
 
 def test_ids_are_contiguous_and_parents_are_named() -> None:
@@ -57,10 +57,10 @@ def test_the_most_open_node_is_next_and_none_is_expanded_twice() -> None:
     assert context(drafting) == [*PROMPT, 10]
     expand(drafting, fan((20, 0.4)))
     assert context(drafting) == [*PROMPT, 11], "0.3 is more than 0.6 * 0.4"
-    expand(drafting, Guesses())
+    expand(drafting, Proposal())
     assert context(drafting) == [*PROMPT, 10, 20]
-    expand(drafting, Guesses())
-    assert drafting.point() is None
+    expand(drafting, Proposal())
+    assert drafting.next_request() is None
 
 
 def test_a_confident_chain_is_drafted_on_from_its_end() -> None:
@@ -71,9 +71,9 @@ def test_a_confident_chain_is_drafted_on_from_its_end() -> None:
 
 def test_an_incomplete_answer_is_used_and_asked_for_again() -> None:
     drafting = session()
-    assert expand(drafting, NOT_YET) is None
+    assert expand(drafting, INCOMPLETE) is None
     assert context(drafting) == PROMPT
-    half = Guesses((10,), (-1,), (0.3,), complete=False)
+    half = Proposal((10,), (-1,), (0.3,), complete=False)
     assert expand(drafting, half) is not None
     assert context(drafting) == PROMPT
     again = expand(drafting, fan((10, 0.6), (11, 0.3)))
@@ -83,7 +83,7 @@ def test_an_incomplete_answer_is_used_and_asked_for_again() -> None:
 
 def test_what_hangs_below_a_known_node_is_added_there() -> None:
     drafting = session()
-    expand(drafting, Guesses((10,), (-1,), (0.3,), complete=False))
+    expand(drafting, Proposal((10,), (-1,), (0.3,), complete=False))
     draft = expand(drafting, chain(10, 20, 30))
     assert draft is not None
     assert (draft.tokens, draft.parents) == ([20, 30], [1, 2])
@@ -93,7 +93,7 @@ def test_what_hangs_below_a_known_node_is_added_there() -> None:
 def test_the_window_is_never_passed_and_the_most_confident_come_first(window: int) -> None:
     drafting = session(window=window)
     seen = 0
-    while drafting.point() is not None:
+    while drafting.next_request() is not None:
         expand(drafting, fan((10 + seen, 0.9), (50 + seen, 0.95), (90 + seen, 0.05)))
         seen += 1
         assert len(drafting.tree) <= window
@@ -104,16 +104,16 @@ def test_the_window_is_never_passed_and_the_most_confident_come_first(window: in
 def test_a_commit_opens_the_window_again_and_may_close_it() -> None:
     drafting = session(window=2)
     expand(drafting, chain(10, 11))
-    assert drafting.point() is None
+    assert drafting.next_request() is None
     drafting.commit(Commit(7, 0, [10], window=2))
     assert context(drafting) == [*PROMPT, 10, 11]
     drafting.commit(Commit(7, 1, [11], window=0))
-    assert drafting.point() is None
+    assert drafting.next_request() is None
 
 
 def test_improbable_nodes_are_neither_sent_nor_expanded_until_a_commit_makes_them_probable() -> None:
     drafting = session(window=64)
-    while drafting.point() is not None:
+    while drafting.next_request() is not None:
         expand(drafting, fan((10, 0.3)))
     assert len(drafting.tree) == 3, "0.3 ** 4 is below the least path"
     [draft] = drafting.commit(Commit(7, 0, [10], window=64))
@@ -129,7 +129,7 @@ def test_behind_the_committed_text_the_best_guess_is_sent_however_improbable() -
 
 def test_what_the_window_left_out_comes_when_it_opens() -> None:
     drafting = session(window=2)
-    draft = expand(drafting, Guesses((10, 11, 12, 13), (-1, -1, 0, 2), (0.6, 0.3, 0.9, 0.9)))
+    draft = expand(drafting, Proposal((10, 11, 12, 13), (-1, -1, 0, 2), (0.6, 0.3, 0.9, 0.9)))
     assert draft is not None
     assert draft.tokens == [10, 12]
     drafts = drafting.commit(Commit(7, 0, [], window=3))
@@ -152,7 +152,7 @@ def test_what_was_held_back_below_a_committed_path_still_comes() -> None:
 def test_all_that_was_held_back_below_a_node_comes() -> None:
     drafting = session()
     expand(drafting, fan((10, 0.05)))
-    expand(drafting, Guesses((20,), (-1,), (0.3,), complete=False))
+    expand(drafting, Proposal((20,), (-1,), (0.3,), complete=False))
     expand(drafting, fan((21, 0.35)))
     [draft] = drafting.commit(Commit(7, 0, [10], window=8))
     assert sorted(draft.tokens) == [20, 21]
@@ -161,12 +161,12 @@ def test_all_that_was_held_back_below_a_node_comes() -> None:
 def test_what_is_remembered_of_nodes_that_are_gone_is_nothing() -> None:
     drafting = session(max_tokens=1000)
     for at in range(300):
-        while drafting.point() is not None:
+        while drafting.next_request() is not None:
             expand(drafting, fan((10, 0.5), (11, 0.3), (12, 0.1)))
         drafting.commit(Commit(7, at, [10], window=8))
     assert drafting.tree.epoch == 1
     assert len(drafting._expanded) <= MAX_WINDOW
-    assert len(drafting._held) <= MAX_WINDOW
+    assert len(drafting._held_back) <= MAX_WINDOW
 
 
 def test_what_was_held_back_is_forgotten_with_its_place() -> None:
@@ -185,14 +185,14 @@ def test_nothing_is_drafted_past_max_tokens_or_the_end_of_the_text() -> None:
     assert len(drafting.tree) == 3
     assert context(drafting) == [*PROMPT, 10], "the last token is there, a sibling of it may still come"
     drafting.commit(Commit(7, 0, [10, 11, 12], window=8))
-    assert drafting.point() is None
+    assert drafting.next_request() is None
     drafting = session(eos=(11,))
     expand(drafting, chain(10, 11, 12, 13))
     assert [node.token for node in drafting.tree.live()][1:] == [10, 11]
     seen = []
-    while drafting.point() is not None:
+    while drafting.next_request() is not None:
         seen.append(context(drafting))
-        expand(drafting, Guesses())
+        expand(drafting, Proposal())
     assert [*PROMPT, 10, 11] not in seen
 
 
@@ -200,12 +200,12 @@ def test_a_mismatch_plants_behind_the_committed_text() -> None:
     drafting = session()
     expand(drafting, chain(10, 11, 12))
     drafting.commit(Commit(7, 0, [10, 99], window=8))
-    wanted = drafting.point()
+    wanted = drafting.next_request()
     assert wanted is not None
     assert wanted[0] == 0
     assert wanted[1].context == [*PROMPT, 10, 99]
-    assert wanted[1].index == 2
-    draft = drafting.grow(0, chain(30))
+    assert wanted[1].output_index == 2
+    draft = drafting.add_proposal(0, chain(30))
     assert draft is not None
     assert (draft.epoch, draft.at, draft.first) == (2, 2, 1)
 
@@ -221,10 +221,10 @@ def test_a_hit_keeps_what_was_drafted_below() -> None:
 
 
 def test_it_begins_from_what_is_committed_already() -> None:
-    wanted = session(committed=(10, 11)).point()
+    wanted = session(committed=(10, 11)).next_request()
     assert wanted is not None
     assert wanted[1].context == [*PROMPT, 10, 11]
-    assert wanted[1].index == 2
+    assert wanted[1].output_index == 2
 
 
 def test_a_commit_out_of_order_is_an_error() -> None:

@@ -10,23 +10,23 @@ This file talks to no drafter and no link.
 
 from __future__ import annotations
 
-from edge_agent.drafters.interface import NOTHING, Guesses, Point, merge
+from edge_agent.drafters.interface import NO_PROPOSAL, DraftRequest, Proposal, merge
 from edgedraft.tree import DraftTree, Node
 from edgedraft.wire import MAX_WINDOW, Commit, Draft, Open, confidence_byte, confidence_probability
 
-LEAST_PATH = 0.02  # path probability below which a node is neither sent nor expanded, while nothing was measured
+DEFAULT_MIN_PATH = 0.02  # path probability below which a node is neither sent nor expanded, while nothing was measured
 
 
 class DraftSession:
     """Begins with an Open; takes Commits and guesses; yields points to expand and Drafts to send.
 
-    `least_path` is the path probability below which a node is neither sent nor expanded; it may change at any time.
+    `min_path` is the path probability below which a node is neither sent nor expanded; it may change at any time.
     """
 
     def __init__(self, opened: Open, epoch: int) -> None:
         """`epoch` is the first one to use, above all that the session had before."""
         self.number = opened.session
-        self.least_path = LEAST_PATH
+        self.min_path = DEFAULT_MIN_PATH
         self.tree = DraftTree(MAX_WINDOW, opened.committed, epoch)
         self._text = [*opened.prompt, *opened.committed]
         self._sampling = opened.sampling
@@ -35,7 +35,7 @@ class DraftSession:
         self._eos = frozenset(opened.eos)
         self._window = opened.window
         self._expanded: set[int] = set()
-        self._held: dict[int, Guesses] = {}  # below these nodes, what was not worth sending or had no room
+        self._held_back: dict[int, Proposal] = {}  # below these nodes, what was not worth sending or had no room
 
     @property
     def length(self) -> int:
@@ -54,50 +54,50 @@ class DraftSession:
         if self.tree.surplus:
             self.tree.start_epoch()
             self._expanded.clear()
-            self._held.clear()
+            self._held_back.clear()
             return []
         costs = {node.id: node.cost for node in self.tree.live()}
         self._expanded &= costs.keys()
-        held, self._held = self._held, {}
+        held, self._held_back = self._held_back, {}
         best = {n: costs[n] + confidence_byte(max(held[n].probabilities)) for n in held.keys() & costs.keys()}
-        drafts = [self._hang(node, held[node]) for node in sorted(best, key=best.__getitem__)]
+        drafts = [self._add_below(node, held[node]) for node in sorted(best, key=best.__getitem__)]
         return [draft for draft in drafts if draft is not None]
 
-    def point(self) -> tuple[int, Point] | None:
+    def next_request(self) -> tuple[int, DraftRequest] | None:
         """The node to expand next and what its drafter must know; None when there is nothing worth drafting."""
         tree = self.tree
         if len(tree) >= self._window:
             return None
         eligible = (node for node in tree.live() if node.id not in self._expanded and not self._is_last(node))
-        best = max(eligible, key=self._open, default=None)
-        if best is None or self._open(best) < self.least_path:
+        best = max(eligible, key=self._uncovered, default=None)
+        if best is None or self._uncovered(best) < self.min_path:
             return None
         context = self._text + tree.path(best.id)
-        index = self._index(best)
-        return best.id, Point(self.number, context, len(self._text), index, self._sampling, self._prediction)
+        index = self._output_index(best)
+        return best.id, DraftRequest(self.number, context, len(self._text), index, self._sampling, self._prediction)
 
-    def grow(self, node_id: int, guesses: Guesses) -> Draft | None:
-        """Hang a drafter's answer below the node that `point` named; returns what is news to the verifier."""
+    def add_proposal(self, node_id: int, guesses: Proposal) -> Draft | None:
+        """Hang a drafter's answer below the node that `next_request` named; returns what is new to the verifier."""
         if guesses.complete:
             self._expanded.add(node_id)
-        return self._hang(node_id, guesses)
+        return self._add_below(node_id, guesses)
 
-    def _hang(self, node_id: int, guesses: Guesses) -> Draft | None:
+    def _add_below(self, node_id: int, guesses: Proposal) -> Draft | None:
         """Add guesses below a live node: the most probable ones, as many as the window has room for.
 
         Behind the committed text the best one is added however improbable it is. A node that is there already is not
         sent again. What is left out is held back.
         """
         tree, room = self.tree, max(0, self._window - len(self.tree))
-        ids, news = self._news(node_id, guesses)
-        most = tree.node(tree.cursor).cost + confidence_byte(self.least_path)
-        if news and not len(tree):
-            most = max(most, min(news)[0])
+        ids, new = self._new_nodes(node_id, guesses)
+        most = tree.node(tree.cursor).cost + confidence_byte(self.min_path)
+        if new and not len(tree):
+            most = max(most, min(new)[0])
         # A child costs no less than its parent and stands behind it, so what is chosen hangs together.
-        chosen = sorted(i for cost, i in sorted(news)[:room] if cost <= most)
+        chosen = sorted(i for cost, i in sorted(new)[:room] if cost <= most)
         first = tree.next_id
         ids.update(zip(chosen, range(first, first + len(chosen)), strict=True))
-        self._hold(guesses, ids, [i for _, i in news if i not in ids])
+        self._hold_back(guesses, ids, [i for _, i in new if i not in ids])
         if not chosen:
             return None
         tokens = [guesses.tokens[i] for i in chosen]
@@ -106,7 +106,7 @@ class DraftSession:
         tree.add(tree.epoch, tree.at, first, tokens, parents, confidence)
         return Draft(self.number, tree.epoch, tree.at, first, tokens, parents, confidence)
 
-    def _news(self, node_id: int, guesses: Guesses) -> tuple[dict[int, int], list[tuple[int, int]]]:
+    def _new_nodes(self, node_id: int, guesses: Proposal) -> tuple[dict[int, int], list[tuple[int, int]]]:
         """The nodes that are there already, by place among the guesses; and (path cost, place) of those that are not.
 
         What would lie behind the end of the text or max_tokens is neither.
@@ -114,8 +114,8 @@ class DraftSession:
         node = self.tree.node(node_id)
         ids = {-1: node_id}
         cost = {-1: node.cost}
-        left = {-1: 0 if self._is_last(node) else self._max_tokens - self._index(node)}
-        news: list[tuple[int, int]] = []
+        left = {-1: 0 if self._is_last(node) else self._max_tokens - self._output_index(node)}
+        new: list[tuple[int, int]] = []
         for i, (token, parent) in enumerate(zip(guesses.tokens, guesses.parents, strict=True)):
             known = self.tree.node(ids[parent]).children.get(token) if parent in ids else None
             left[i] = 0 if token in self._eos else left[parent] - 1
@@ -124,10 +124,10 @@ class DraftSession:
             else:
                 cost[i] = cost[parent] + confidence_byte(guesses.probabilities[i])
                 if left[parent] > 0:
-                    news.append((cost[i], i))
-        return ids, news
+                    new.append((cost[i], i))
+        return ids, new
 
-    def _hold(self, guesses: Guesses, ids: dict[int, int], out: list[int]) -> None:
+    def _hold_back(self, guesses: Proposal, ids: dict[int, int], out: list[int]) -> None:
         """Keep the guesses `out`, each below the last node above it that has an id."""
         home: dict[int, int] = {}
         for i in out:
@@ -136,21 +136,21 @@ class DraftSession:
         for node_id in set(home.values()):
             own = [i for i in out if home[i] == node_id]
             place = {i: n for n, i in enumerate(own)}
-            left_out = Guesses(
+            left_out = Proposal(
                 tuple(guesses.tokens[i] for i in own),
                 tuple(place.get(guesses.parents[i], -1) for i in own),
                 tuple(guesses.probabilities[i] for i in own),
             )
-            self._held[node_id] = merge([self._held.get(node_id, NOTHING), left_out])
+            self._held_back[node_id] = merge([self._held_back.get(node_id, NO_PROPOSAL), left_out])
 
-    def _index(self, node: Node) -> int:
+    def _output_index(self, node: Node) -> int:
         """The output index of the token that follows a live node."""
         return len(self.tree.committed) + node.depth - self.tree.node(self.tree.cursor).depth
 
     def _is_last(self, node: Node) -> bool:
-        return node.token in self._eos or self._index(node) >= self._max_tokens
+        return node.token in self._eos or self._output_index(node) >= self._max_tokens
 
-    def _open(self, node: Node) -> float:
+    def _uncovered(self, node: Node) -> float:
         """The probability that the text goes through a live node and on to none of its children."""
         root = self.tree.node(self.tree.cursor).cost
         children = (self.tree.node(child) for child in node.children.values())
