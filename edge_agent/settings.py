@@ -10,7 +10,7 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from edgedraft.local.demo_model import DEMO_MODEL
-from edgedraft.settings import LISTED, Settings, TracedSettings
+from edgedraft.settings import COMMA_SEPARATED, Settings, TracedSettings
 
 
 class DraftingSettings(Settings):
@@ -88,7 +88,7 @@ class DistillSettings(Settings):
     out: Path = Field(Path("draft"), description="folder for the finished draft")
     work: Path = Field(Path("distill-work"), description="folder for samples and checkpoints")
     start: str = Field("", description="a draft of the same target to go on from, by folder, or the shipped one's name")
-    layers: Annotated[tuple[int, ...], *LISTED] = Field(
+    layers: Annotated[tuple[int, ...], *COMMA_SEPARATED] = Field(
         (), description="the target's layers to start from; empty: the first five, a middle one, the last two"
     )
     head_size: int = Field(16384, ge=1, description="rows of the cut output head")

@@ -31,7 +31,7 @@ class DraftSpans:
         if span := self._spans.get(message.session):
             span.add_event("begun again", {"edgedraft.committed_before": len(message.committed)})
             return
-        self._spans[message.session] = self._tracing.begin(
+        self._spans[message.session] = self._tracing.start_span(
             "draft",
             SpanKind.SERVER,
             message.trace,

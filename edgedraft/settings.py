@@ -14,20 +14,20 @@ from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from edgedraft.observability.logs import LogFormat
-from edgedraft.observability.tracing import Otel
+from edgedraft.observability.tracing import OtelMode
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 DATABASE_URL = f"sqlite+aiosqlite:///{user_data_path('edgedraft') / 'gateway.db'}"
 
 
-def _split(value: Any) -> Any:
+def _split_list(value: Any) -> Any:
     """A list as a flag or a variable spells it: a,b or JSON."""
     if not isinstance(value, str):
         return value
     return json.loads(value) if value.startswith("[") else [part.strip() for part in value.split(",")]
 
 
-LISTED = (NoDecode, BeforeValidator(_split))  # annotations of a field that takes a list
+COMMA_SEPARATED = (NoDecode, BeforeValidator(_split_list))  # annotations of a field that takes a list
 
 
 class Settings(BaseSettings):
@@ -52,6 +52,6 @@ class TracedSettings(Settings):
     """Those of the processes that OpenTelemetry can look into."""
 
     otel: Annotated[
-        Otel,
+        OtelMode,
         Field(description="OpenTelemetry: auto sends traces and metrics by OTLP if OTEL_EXPORTER_OTLP_ENDPOINT is set"),
     ] = "auto"

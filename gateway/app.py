@@ -29,7 +29,7 @@ from gateway.http.request_context import RequestContext
 from gateway.ledger import Ledger, Prices
 from gateway.ledger.money import to_nano
 from gateway.limits.admission import Admission
-from gateway.limits.rate_limits import MemoryRates
+from gateway.limits.rate_limits import MemoryRateStore
 from gateway.observability.metrics import Metrics
 from gateway.observability.traces import GatewayTraces
 from gateway.prompt.grammar_check import GrammarCheck
@@ -63,7 +63,7 @@ def build_app(settings: GatewaySettings, tracing: Tracing | None = None) -> Fast
         responses=ResponseStore(database, settings.response_days, settings.response_megabytes << 20)
         if settings.store_responses
         else None,
-        admission=Admission(_default_limits(settings), replicas.rates if replicas else MemoryRates(), ledger),
+        admission=Admission(_default_limits(settings), replicas.rates if replicas else MemoryRateStore(), ledger),
         agents=agents,
         verifiers=VerifierPool(
             settings.verifier,

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
-from edgedraft.settings import DATABASE_URL, LISTED, Port, Settings, TracedSettings
+from edgedraft.settings import COMMA_SEPARATED, DATABASE_URL, Port, Settings, TracedSettings
 from edgedraft.wire import MAX_PRIORITY
 
 Limit = Annotated[int, Field(ge=1, le=10**12)] | None
@@ -21,7 +21,7 @@ Spend = Annotated[Decimal, Field(ge=0, le=10**9)] | None
 class GatewaySettings(TracedSettings):
     """Serve the OpenAI API; pair sessions with agents; relay drafts to verifiers."""
 
-    verifier: Annotated[list[str], *LISTED] = Field(
+    verifier: Annotated[list[str], *COMMA_SEPARATED] = Field(
         ["ws://127.0.0.1:9000"],
         description="a verifier's URL, or dns+ws://NAME:PORT for one at each address of a name; may be repeated",
     )
@@ -47,7 +47,7 @@ class GatewaySettings(TracedSettings):
     max_sessions_per_key: int = Field(
         256, ge=1, description="generations at once of keys that have no limit of their own"
     )
-    allowed_origins: Annotated[list[str], *LISTED] = Field(
+    allowed_origins: Annotated[list[str], *COMMA_SEPARATED] = Field(
         [], description="a web origin, such as https://app.example.com, whose pages may call this; * for all"
     )
     store_responses: bool = Field(
@@ -94,7 +94,7 @@ class KeysCreateSettings(DatabaseSettings):
 
     owner: str = Field("default", max_length=255, description="who owns it; its chats use the agents of the same owner")
     tenant: str = Field("default", max_length=255, description="the organisation that the owner belongs to")
-    scopes: Annotated[list[Literal["inference", "edge", "admin"]], *LISTED] = Field(
+    scopes: Annotated[list[Literal["inference", "edge", "admin"]], *COMMA_SEPARATED] = Field(
         ["inference", "edge"], description="what it may do; may be repeated"
     )
     name: str = Field("", max_length=255, description="a note for people")
@@ -142,7 +142,7 @@ class TenantsListSettings(DatabaseSettings):
 class UsageSettings(DatabaseSettings):
     """Report usage: requests, tokens, cost, and what edge drafting saved."""
 
-    by: Annotated[list[Literal["key", "owner", "tenant", "model", "day", "edge"]], *LISTED] = Field(
+    by: Annotated[list[Literal["key", "owner", "tenant", "model", "day", "edge"]], *COMMA_SEPARATED] = Field(
         ["key"], description="what each line is for, edge being who drafted; may be repeated"
     )
     since: date | None = Field(None, description="first day, such as 2026-11-01 (UTC)")

@@ -9,7 +9,7 @@ from pathlib import Path
 from openai import OpenAI
 
 from edgedraft.local.demo_model import DEMO_MODEL, resolve_model
-from edgedraft.local.processes import Stack, StartError
+from edgedraft.local.processes import StartError, Supervisor
 from edgedraft.observability.logs import configure_logging
 from loadtest.quick import compare
 from loadtest.report import show
@@ -24,12 +24,12 @@ def main(settings: DemoSettings) -> None:
     resolve_model(DEMO_MODEL)
     folder = Path(tempfile.mkdtemp(prefix="edgedraft-demo-"))
     try:
-        with Stack("demo-key", folder) as stack:
+        with Supervisor("demo-key", folder) as stack:
             print("starting verifier, gateway and agent ...", flush=True)
-            verifier = stack.verifier("--threads", "1", "--no-prompt-lookup")  # datacenter-only is plain decoding
-            stack.gateway(verifier.address)
-            stack.wait_served()
-            stack.agent("--threads", "1", "--no-past-outputs")
+            verifier = stack.start_verifier("--threads", "1", "--no-prompt-lookup")  # datacenter-only is plain decoding
+            stack.start_gateway(verifier.address)
+            stack.wait_for_verifier()
+            stack.start_agent("--threads", "1", "--no-past-outputs")
             _stream(stack)
             print("\nNow the same prompts datacenter-only and with the edge:\n", flush=True)
             show(compare(stack, verifier.address, "float32", settings.prompts))
@@ -37,7 +37,7 @@ def main(settings: DemoSettings) -> None:
         sys.exit(f"edgedraft demo: {error}; the logs are in {folder}")
 
 
-def _stream(stack: Stack) -> None:
+def _stream(stack: Supervisor) -> None:
     client = OpenAI(base_url=f"{stack.url}/v1", api_key=stack.key)
     model = client.models.list().data[0].id
     print(f"\n{model}, through the openai client at {stack.url}/v1\n\n> {QUESTION}\n", flush=True)

@@ -24,7 +24,7 @@ import aiohttp
 import psutil
 from rich.progress import track
 
-from edgedraft.local.processes import Stack
+from edgedraft.local.processes import Supervisor
 from loadtest import chat_load
 from loadtest.chat_load import Target
 from loadtest.gateway_peers.process import START_SECONDS, Server, ServerError, cpu_seconds, keep_on, memory_mib, stub
@@ -178,11 +178,11 @@ def _pin(sides: list[Side]) -> None:
 
 def _ours(running: ExitStack, folder: Path) -> Side:
     stubs = [_stub(running, "stub_verifier", folder, stream) for stream in MODELS]
-    stack = running.enter_context(Stack(KEY, folder))
+    stack = running.enter_context(Supervisor(KEY, folder))
     database = f"sqlite+aiosqlite:///{folder / 'gateway.db'}"
-    child = stack.gateway(*stubs, flags=("--port", "0", "--database", database))
-    stack.wait_served()
-    side = Side(OURS, child.process.pid, child.address)
+    child = stack.start_gateway(*stubs, flags=("--port", "0", "--database", database))
+    stack.wait_for_verifier()
+    side = Side(OURS, child.popen.pid, child.address)
     for stream in MODELS:  # it is ready with its first verifier; the other one may be still to come
         _wait_answered(side.target(stream), stream)
     return side

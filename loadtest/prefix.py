@@ -23,7 +23,7 @@ from openai import OpenAI
 from openai.types.chat import ChatCompletionMessageParam
 from rich.progress import track
 
-from edgedraft.local.processes import Stack
+from edgedraft.local.processes import Supervisor
 from loadtest.report import Result
 from loadtest.settings import BenchSettings
 from loadtest.workloads import mixed
@@ -50,12 +50,12 @@ class Sample:
 def prefix(settings: BenchSettings) -> Result:
     """Each repeat has two new conversations of like length; the sides take turns in who is first."""
     load_before = os.getloadavg()[0]
-    with tempfile.TemporaryDirectory() as folder, Stack("bench-key", Path(folder)) as stack:
+    with tempfile.TemporaryDirectory() as folder, Supervisor("bench-key", Path(folder)) as stack:
         database = f"sqlite+aiosqlite:///{Path(folder) / 'gateway.db'}"
         keys = {tenant: _key(database, tenant) for tenant in ("tenant-1", "tenant-2")}
-        verifier = stack.verifier("--threads", str(settings.threads), "--dtype", settings.dtype)
-        stack.gateway(verifier.address, flags=("--port", "0", "--database", database))
-        stack.wait_served()
+        verifier = stack.start_verifier("--threads", str(settings.threads), "--dtype", settings.dtype)
+        stack.start_gateway(verifier.address, flags=("--port", "0", "--database", database))
+        stack.wait_for_verifier()
         one, two = (OpenAI(base_url=f"{stack.url}/v1", api_key=key, max_retries=0) for key in keys.values())
         model = one.models.list().data[0].id
         samples: dict[str, list[Sample]] = {side: [] for side in SIDES}

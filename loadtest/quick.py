@@ -17,7 +17,7 @@ from typing import Any
 from openai import OpenAI
 from rich.progress import track
 
-from edgedraft.local.processes import Stack
+from edgedraft.local.processes import Supervisor
 from loadtest.metrics import metrics_of
 from loadtest.report import Result
 from loadtest.settings import BenchSettings
@@ -56,16 +56,16 @@ class Side:
 
 def quick(settings: BenchSettings) -> Result:
     """24 prompts, greedy and at temperature 0.8, up to 96 tokens each, one at a time."""
-    with tempfile.TemporaryDirectory() as folder, Stack("bench-key", Path(folder)) as stack:
+    with tempfile.TemporaryDirectory() as folder, Supervisor("bench-key", Path(folder)) as stack:
         # Datacenter-only is plain decoding here, without the verifier's own guesses.
-        verifier = stack.verifier("--threads", "1", "--dtype", settings.dtype, "--no-prompt-lookup")
-        stack.gateway(verifier.address)
-        stack.wait_served()
-        stack.agent("--threads", "1", "--no-past-outputs")
+        verifier = stack.start_verifier("--threads", "1", "--dtype", settings.dtype, "--no-prompt-lookup")
+        stack.start_gateway(verifier.address)
+        stack.wait_for_verifier()
+        stack.start_agent("--threads", "1", "--no-past-outputs")
         return compare(stack, verifier.address, settings.dtype)
 
 
-def compare(stack: Stack, verifier_url: str, dtype: str, prompts: int = 24) -> Result:
+def compare(stack: Supervisor, verifier_url: str, dtype: str, prompts: int = 24) -> Result:
     """Both modes over the first `prompts` of the mixed ones, a kind after the other, on a running stack."""
     client = OpenAI(base_url=f"{stack.url}/v1", api_key=stack.key)
     model = client.models.list().data[0].id

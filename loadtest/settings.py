@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
-from edgedraft.settings import LISTED, Settings
+from edgedraft.settings import COMMA_SEPARATED, Settings
 
 
 class BenchSettings(Settings):
@@ -19,7 +19,7 @@ class BenchSettings(Settings):
     )
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="the target's weights and activations")
     threads: int = Field(1, ge=1, description="CPU threads of each system (all but quick and seed)")
-    engines: Annotated[list[Literal["transformers", "vllm"]], *LISTED] = Field(
+    engines: Annotated[list[Literal["transformers", "vllm"]], *COMMA_SEPARATED] = Field(
         ["transformers"], description="which of the verifier's engines (engine, and seed: one of them)"
     )
     repeats: int = Field(3, ge=1, description="how often each figure is taken (seed)")

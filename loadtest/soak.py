@@ -19,8 +19,8 @@ from typing import Any
 import psutil
 from openai import APIError, AsyncOpenAI
 
-from edgedraft.local.fleet import Fleet, shared_by
-from edgedraft.local.processes import Child, Stack
+from edgedraft.local.fleet import Fleet, replica_environment
+from edgedraft.local.processes import ManagedProcess, Supervisor
 from edgedraft.local.valkey import Valkey
 from loadtest.metrics import still_open
 from loadtest.report import Result
@@ -49,7 +49,7 @@ class Watched:
     """One process, with its samples under load and at rest before."""
 
     name: str
-    child: Child
+    child: ManagedProcess
     before: Sample
     samples: list[Sample] = field(default_factory=list)
 
@@ -61,7 +61,7 @@ class Watched:
     def left(self) -> dict[str, Any]:
         """What of it is still open; call it at rest."""
         after = sample(self.child, self.samples[-1].at)
-        sessions = still_open(self.child.words[0], self.child.address)
+        sessions = still_open(self.child.arguments[0], self.child.address)
         held = sessions.pop("kv_held", None)
         return {
             "process": self.name,
@@ -98,14 +98,14 @@ def _slope(samples: list[Sample]) -> float:
 
 
 def soak(settings: BenchSettings) -> Result:
-    """Raises StartError or NoValkey when a part does not come up."""
+    """Raises StartError or ValkeyUnavailable when a part does not come up."""
     with tempfile.TemporaryDirectory() as name, Valkey() as valkey:
         folder = Path(name)
-        env = shared_by(valkey.url, f"sqlite:///{folder}/gateway.db")
-        with Stack("bench-key", folder, env=env) as stack:
+        env = replica_environment(valkey.url, f"sqlite:///{folder}/gateway.db")
+        with Supervisor("bench-key", folder, env=env) as stack:
             model = ("--threads", str(settings.threads), "--dtype", settings.dtype, "--kv-tokens", "8192")
             fleet = Fleet.start(stack, GATEWAYS, VERIFIERS, verifier_flags=model)
-            fleet.attach(AGENTS, ("--threads", "1", "--no-past-outputs", "--no-polite"), named="agent")
+            fleet.attach_agents(AGENTS, ("--threads", "1", "--no-past-outputs", "--no-polite"), named="agent")
             watched = [
                 Watched(f"{kind} {index + 1}", child, sample(child, 0.0))
                 for kind in ("gateway", "verifier", "agent")
@@ -127,7 +127,7 @@ def soak(settings: BenchSettings) -> Result:
 async def _load(fleet: Fleet, watched: list[Watched], seconds: float) -> Counter[str]:
     """Ask for so long; how many requests ended how."""
     told: Counter[str] = Counter()
-    clients = [AsyncOpenAI(base_url=f"{url}/v1", api_key=fleet.stack.key, max_retries=0) for url in fleet.urls]
+    clients = [AsyncOpenAI(base_url=f"{url}/v1", api_key=fleet.supervisor.key, max_retries=0) for url in fleet.urls]
     model = (await clients[0].models.list()).data[0].id
     began, rng = time.monotonic(), random.Random(0)
 
@@ -174,6 +174,6 @@ async def _one(client: AsyncOpenAI, model: str, rng: random.Random) -> str:
     return "streamed"
 
 
-def sample(child: Child, at: float) -> Sample:
-    process = psutil.Process(child.process.pid)
+def sample(child: ManagedProcess, at: float) -> Sample:
+    process = psutil.Process(child.popen.pid)
     return Sample(at, process.memory_info().rss / (1 << 20), process.num_fds())

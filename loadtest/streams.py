@@ -15,7 +15,7 @@ from typing import Any
 
 import aiohttp
 
-from edgedraft.local.processes import Stack
+from edgedraft.local.processes import Supervisor
 from edgedraft.serving.open_files import allow_many_files
 from loadtest import chat_load
 from loadtest.chat_load import Load, Target
@@ -51,13 +51,13 @@ def streams(settings: BenchSettings) -> Result:
         folder = Path(name)
         verifier = stub("stub_verifier", "stub", str(PACE), folder=folder)
         try:
-            with Stack(KEY, folder) as stack:
+            with Supervisor(KEY, folder) as stack:
                 database = f"sqlite+aiosqlite:///{folder / 'gateway.db'}"
                 flags = ("--port", "0", "--database", database, "--max-sessions-per-key", str(STREAMS))
-                gateway = stack.gateway(verifier.said_url(), flags=flags)
-                stack.wait_served()
+                gateway = stack.start_gateway(verifier.said_url(), flags=flags)
+                stack.wait_for_verifier()
                 target = Target(stack.url, KEY, "stub", PROMPT, TOKENS, "".join(pieces(TOKENS)))
-                waves = [run_wave(target, gateway.process.pid, STREAMS) for _ in range(WAVES)]
+                waves = [run_wave(target, gateway.popen.pid, STREAMS) for _ in range(WAVES)]
         finally:
             verifier.stop()
     used = {"streams": STREAMS, "tokens": TOKENS, "pace_s": PACE, "machine_load_after": os.getloadavg()[0]}

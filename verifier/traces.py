@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgedraft.observability.tracing import Tracing, wall
+from edgedraft.observability.tracing import Tracing, epoch_ns
 from edgedraft.wire import Commit, Open
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class SessionSpans:
         """A session was opened. `ahead` is how many others are before it in the admission queue, None if it runs."""
         from opentelemetry.trace import SpanKind
 
-        span = self._tracing.begin(
+        span = self._tracing.start_span(
             f"verify {self._model}",
             SpanKind.SERVER,
             message.trace,
@@ -59,7 +59,7 @@ class SessionSpans:
         if not span.is_recording():
             return
         if ahead is not None:
-            span.add_event("queued", {"edgedraft.queue.ahead": ahead}, wall(received_at))
+            span.add_event("queued", {"edgedraft.queue.ahead": ahead}, epoch_ns(received_at))
         self._sessions[key] = _SessionSpan(span)
 
     def record_step(self, key: int, began: float) -> None:
@@ -68,7 +68,7 @@ class SessionSpans:
 
         session = self._sessions.get(key)
         if session and not session.decoding and not session.prefill:
-            session.prefill = self._tracing.begin("prefill", SpanKind.INTERNAL, session.span, {}, at=began)
+            session.prefill = self._tracing.start_span("prefill", SpanKind.INTERNAL, session.span, {}, at=began)
 
     def record_commit(self, key: int, commit: Commit, now: float) -> None:
         session = self._sessions.get(key)
@@ -77,7 +77,7 @@ class SessionSpans:
         if session.prefill:
             session.cached_tokens = commit.cached
             session.prefill.set_attribute("gen_ai.usage.cache_read.input_tokens", commit.cached)
-            session.prefill.end(wall(now))
+            session.prefill.end(epoch_ns(now))
             session.prefill, session.decoding = None, True
         session.steps += 1
         session.verify_steps += commit.nodes > 0
@@ -94,7 +94,7 @@ class SessionSpans:
                     "edgedraft.committed": len(commit.tokens),
                     "edgedraft.window": commit.window,
                 },
-                wall(now),
+                epoch_ns(now),
             )
         if commit.finish:
             self._end(key, commit.finish)

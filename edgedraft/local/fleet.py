@@ -10,22 +10,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
-from edgedraft.local.processes import Child, Stack
+from edgedraft.local.processes import ManagedProcess, Supervisor
 
 
 @dataclass
 class Fleet:
     """What runs. Gateways know all verifiers; agents are dealt out to gateways one after the other."""
 
-    stack: Stack
-    verifiers: list[Child] = field(default_factory=list)
-    gateways: list[Child] = field(default_factory=list)
-    agents: list[Child] = field(default_factory=list)
+    supervisor: Supervisor
+    verifiers: list[ManagedProcess] = field(default_factory=list)
+    gateways: list[ManagedProcess] = field(default_factory=list)
+    agents: list[ManagedProcess] = field(default_factory=list)
 
     @classmethod
     def start(
         cls,
-        stack: Stack,
+        stack: Supervisor,
         gateways: int,
         verifiers: int,
         *,
@@ -36,19 +36,19 @@ class Fleet:
         """All but the agents. Gateways take ports from `port` up, or free ones if it is 0. Raises StartError."""
         fleet = cls(stack)
         fleet.verifiers = [stack.launch_verifier("--port", "0", *verifier_flags) for _ in range(verifiers)]
-        urls = [stack.ready(child) for child in fleet.verifiers]
+        urls = [stack.wait_ready(child) for child in fleet.verifiers]
         for index in range(gateways):
             own = ("--port", str(port + index if port else 0))
-            fleet.gateways.append(stack.gateway(*urls, flags=(*own, *gateway_flags)))
+            fleet.gateways.append(stack.start_gateway(*urls, flags=(*own, *gateway_flags)))
         for url in fleet.urls:
-            stack.wait_served(url)
+            stack.wait_for_verifier(url)
         return fleet
 
     @property
     def urls(self) -> list[str]:
         return [child.address for child in self.gateways]
 
-    def attach(
+    def attach_agents(
         self, agents: int, flags: Sequence[str] = (), at: Callable[[int], str] | None = None, named: str = ""
     ) -> None:
         """So many agents more, all ready. `at` gives the URL by which each goes; names are `named`, numbered."""
@@ -56,12 +56,12 @@ class Fleet:
         for index in range(first, first + agents):
             url = at(index) if at else self.urls[index % len(self.urls)]
             name = ("--name", f"{named}-{index + 1}") if named else ()
-            self.agents.append(self.stack.launch("attach", url, "--key", self.stack.key, *name, *flags))
+            self.agents.append(self.supervisor.launch("attach", url, "--key", self.supervisor.key, *name, *flags))
         for child in self.agents[first:]:
-            self.stack.ready(child)
+            self.supervisor.wait_ready(child)
 
 
-def shared_by(redis: str, database: str) -> dict[str, str]:
+def replica_environment(redis: str, database: str) -> dict[str, str]:
     """The environment that makes several gateways one service. In flags, others could read passwords."""
     return {
         "EDGEDRAFT_REDIS": redis,

@@ -28,14 +28,14 @@ class StartError(RuntimeError):
     """A process ended, or said nothing, before it was ready."""
 
 
-class Child:
+class ManagedProcess:
     """One `edgedraft` process. It is ready once its first line is on stdout; that line's last word is its address."""
 
     def __init__(self, *words: str, env: Mapping[str, str] | None = None, log: IO[str] | None = None) -> None:
-        self.words = words
+        self.arguments = words
         self.address = ""
         self._ready = threading.Event()
-        self.process = subprocess.Popen(
+        self.popen = subprocess.Popen(
             [sys.executable, "-m", "edgedraft.cli", *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -44,38 +44,38 @@ class Child:
             env={**os.environ, **(env or {})},
             start_new_session=True,  # a Ctrl-C reaches the parent alone, which ends the children in order
         )
-        threading.Thread(target=self._listen, daemon=True).start()
+        threading.Thread(target=self._read_stdout, daemon=True).start()
 
     def wait_ready(self, seconds: float) -> str:
         """The address. Raises StartError if the process ends or `seconds` pass first."""
         if not self._ready.wait(seconds) or not self.address:
-            code = self.process.poll()
+            code = self.popen.poll()
             self.stop()
             how = f"took more than {seconds:.0f} s to start" if code is None else f"ended with status {code}"
-            raise StartError(f"edgedraft {self.words[0]} {how}")
+            raise StartError(f"edgedraft {self.arguments[0]} {how}")
         return self.address
 
     def stop(self) -> int:
         """SIGTERM, then SIGKILL after a grace; returns the exit status."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGCONT)  # a frozen process does not hear SIGTERM
-            self.process.terminate()
+        if self.popen.poll() is None:
+            self.popen.send_signal(signal.SIGCONT)  # a frozen process does not hear SIGTERM
+            self.popen.terminate()
             try:
-                self.process.wait(GRACE_SECONDS)
+                self.popen.wait(GRACE_SECONDS)
             except subprocess.TimeoutExpired:
-                self.process.kill()
-        return self.process.wait()
+                self.popen.kill()
+        return self.popen.wait()
 
-    def _listen(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
+    def _read_stdout(self) -> None:
+        assert self.popen.stdout is not None
+        for line in self.popen.stdout:
             if not self.address and line.startswith("edgedraft "):
                 self.address = line.split()[-1]
                 self._ready.set()
         self._ready.set()
 
 
-class Stack:
+class Supervisor:
     """A verifier, a gateway and any number of agents; leaving the context ends them all, agents first."""
 
     def __init__(
@@ -90,49 +90,49 @@ class Stack:
         self._env = env
         self._log_folder = log_folder
         self._start_seconds = start_seconds
-        self.children: list[Child] = []
+        self.processes: list[ManagedProcess] = []
 
-    def start(self, *words: str) -> Child:
+    def start(self, *words: str) -> ManagedProcess:
         """One more process, ready."""
         child = self.launch(*words)
-        self.ready(child)
+        self.wait_ready(child)
         return child
 
-    def launch(self, *words: str) -> Child:
+    def launch(self, *words: str) -> ManagedProcess:
         """One more process, not waited for."""
         log: IO[str] | None = None
         if self._log_folder:
-            log = (self._log_folder / f"{len(self.children)}-{words[0]}.log").open("w")
-        child = Child(*words, env=self._env, log=log)
-        self.children.append(child)
+            log = (self._log_folder / f"{len(self.processes)}-{words[0]}.log").open("w")
+        child = ManagedProcess(*words, env=self._env, log=log)
+        self.processes.append(child)
         return child
 
-    def ready(self, child: Child) -> str:
+    def wait_ready(self, child: ManagedProcess) -> str:
         """The address of one that was launched. Raises StartError."""
         return child.wait_ready(self._start_seconds)
 
-    def again(self, child: Child) -> Child:
+    def restart(self, child: ManagedProcess) -> ManagedProcess:
         """What a child that has ended was, on the port that it had; not waited for."""
-        words = list(child.words)
+        words = list(child.arguments)
         if "--port" in words:
             words[words.index("--port") + 1] = str(urlsplit(child.address).port)
         return self.launch(*words)
 
-    def verifier(self, *flags: str) -> Child:
+    def start_verifier(self, *flags: str) -> ManagedProcess:
         child = self.launch_verifier("--port", "0", *flags)
-        self.ready(child)
+        self.wait_ready(child)
         return child
 
-    def launch_verifier(self, *flags: str) -> Child:
+    def launch_verifier(self, *flags: str) -> ManagedProcess:
         return self.launch("verifier", *_BRIEF_DRAIN, *flags)
 
-    def gateway(self, *verifiers: str, flags: tuple[str, ...] = ()) -> Child:
+    def start_gateway(self, *verifiers: str, flags: tuple[str, ...] = ()) -> ManagedProcess:
         named = [word for url in verifiers for word in ("--verifier", url)]
         child = self.start("gateway", *_BRIEF_DRAIN, "--key", self.key, *named, *(flags or ("--port", "0")))
         self.url = child.address
         return child
 
-    def wait_served(self, url: str = "") -> None:
+    def wait_for_verifier(self, url: str = "") -> None:
         """Until that gateway, or the last one, has a verifier. Raises StartError when that takes too long."""
         deadline = time.monotonic() + self._start_seconds
         while time.monotonic() < deadline:
@@ -141,14 +141,14 @@ class Stack:
             time.sleep(0.05)
         raise StartError("the gateway found no verifier")
 
-    def agent(self, *flags: str) -> Child:
+    def start_agent(self, *flags: str) -> ManagedProcess:
         return self.start("attach", self.url, "--key", self.key, *flags)
 
-    def wait(self) -> Child:
+    def wait_any_exit(self) -> ManagedProcess:
         """Blocks until some process ends by itself, and returns it."""
         while True:
-            for child in self.children:
-                if child.process.poll() is not None:
+            for child in self.processes:
+                if child.popen.poll() is not None:
                     return child
             time.sleep(0.2)
 
@@ -159,9 +159,9 @@ class Stack:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            for child in reversed(self.children):
+            for child in reversed(self.processes):
                 child.stop()
         except BaseException:  # a second Ctrl-C, say: whoever is in a hurry leaves no process behind either
-            for child in self.children:
-                child.process.kill()
+            for child in self.processes:
+                child.popen.kill()
             raise

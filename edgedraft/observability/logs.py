@@ -16,24 +16,24 @@ from typing import Any, Literal
 
 LogFormat = Literal["text", "json"]
 
-OURS = ("edgedraft", "gateway", "verifier", "edge_agent", "loadtest")
-LONGEST_VALUE = 1024  # characters of a field's text: some come from peers
+PACKAGES = ("edgedraft", "gateway", "verifier", "edge_agent", "loadtest")
+MAX_FIELD_CHARACTERS = 1024  # characters of a field's text: some come from peers
 
 # Fields of every line that is written for the same request: its id, and its trace's if it has one.
 request_fields: ContextVar[Mapping[str, Any]] = ContextVar("request_fields", default=MappingProxyType({}))
 
 
-def configure_logging(level: str, form: LogFormat = "text") -> None:
+def configure_logging(level: str, log_format: LogFormat = "text") -> None:
     """Set up logging for a process; `level` and `form` are settings.log_level and log_format.
 
     Other packages than ours are heard from warnings on only, whatever the level.
     """
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonLines() if form == "json" else TextLines())
+    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     wanted = logging.getLevelNamesMapping()[level.upper()]
     # Libraries' debug lines hold what ours never do: headers with keys, frames, SQL with its values.
     logging.basicConfig(level=max(wanted, logging.WARNING), handlers=[handler], force=True)
-    for ours in OURS:
+    for ours in PACKAGES:
         logging.getLogger(ours).setLevel(wanted)
 
 
@@ -43,7 +43,7 @@ def event(log: logging.Logger, what: str, *, level: int = logging.INFO, **fields
         log.log(level, "%s", what, extra={"fields": fields}, stacklevel=2)
 
 
-class JsonLines(logging.Formatter):
+class JsonFormatter(logging.Formatter):
     """One JSON object a line: time (RFC 3339), level, logger, event, the fields, and a traceback if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -60,27 +60,27 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, default=str)
 
 
-class TextLines(logging.Formatter):
+class TextFormatter(logging.Formatter):
     """For people: time, level, logger, event, then name=value; a value is quoted where it could be misread."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s", datefmt="%H:%M:%S")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        fields = "".join(f" {name}={_shown(value)}" for name, value in _fields(record).items())
+        fields = "".join(f" {name}={_format_value(value)}" for name, value in _fields(record).items())
         return super().formatMessage(record) + fields
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
     fields = {**request_fields.get(), **getattr(record, "fields", {})}
     return {
-        name: value[:LONGEST_VALUE] if isinstance(value, str) else value
+        name: value[:MAX_FIELD_CHARACTERS] if isinstance(value, str) else value
         for name, value in fields.items()
         if value is not None
     }
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     text = str(value)

@@ -28,9 +28,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Otel = Literal["auto", "off", "otlp", "console"]
+OtelMode = Literal["auto", "off", "otlp", "console"]
 
-ASKING = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")  # either set turns auto into otlp
+ENDPOINT_VARIABLES = (
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+)  # either set turns auto into otlp
 CLOSE_SECONDS = 3.0  # that a process's end waits for what is not sent yet
 _TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})", re.ASCII)
 
@@ -43,12 +46,12 @@ class Tracing:
     """Makes spans and instruments until `close`."""
 
     def __init__(self, spans: TracerProvider, measurements: MeterProvider) -> None:
-        self._spans = spans
-        self._measurements = measurements
+        self._tracer_provider = spans
+        self._meter_provider = measurements
         self._tracer = spans.get_tracer("edgedraft", __version__)
         self.meter = measurements.get_meter("edgedraft", __version__)
 
-    def begin(
+    def start_span(
         self,
         name: str,
         kind: SpanKind,
@@ -66,28 +69,28 @@ class Tracing:
             context=_context(parent, tracestate),
             kind=kind,
             attributes=dict(attributes),
-            start_time=wall(at) if at is not None else None,
+            start_time=epoch_ns(at) if at is not None else None,
         )
 
     def close(self) -> None:
         """Send what is left, for a few seconds at most: a collector that is gone holds up nobody's end."""
 
         def end() -> None:
-            self._spans.shutdown()
-            self._measurements.shutdown()
+            self._tracer_provider.shutdown()
+            self._meter_provider.shutdown()
 
         thread = threading.Thread(target=end, daemon=True)
         thread.start()
         thread.join(CLOSE_SECONDS)
 
 
-def start_tracing(otel: Otel, service: str) -> Tracing | None:
+def start_tracing(otel: OtelMode, service: str) -> Tracing | None:
     """The process's Tracing, or None where nobody asked for it. Raises TracingUnavailable.
 
     OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER and the exporters' OTEL_EXPORTER_OTLP_* work as everywhere.
     """
     if otel == "auto":
-        otel = "otlp" if any(os.environ.get(name) for name in ASKING) else "off"
+        otel = "otlp" if any(os.environ.get(name) for name in ENDPOINT_VARIABLES) else "off"
     if otel == "off" or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return None
     try:
@@ -114,7 +117,7 @@ def start_tracing(otel: Otel, service: str) -> Tracing | None:
     return Tracing(spans, MeterProvider([PeriodicExportingMetricReader(metric_exporter)], resource=resource))
 
 
-def usable_traceparent(header: str) -> str:
+def valid_traceparent(header: str) -> str:
     """The header if it is a traceparent of version 00, else ""."""
     return header if _TRACEPARENT.fullmatch(header) else ""
 
@@ -130,7 +133,7 @@ def traceparent_of(span: Span) -> str:
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{int(context.trace_flags):02x}"
 
 
-def wall(at: float) -> int:
+def epoch_ns(at: float) -> int:
     """A time.monotonic() as nanoseconds since the epoch."""
     return time.time_ns() - int(1e9 * (time.monotonic() - at))
 

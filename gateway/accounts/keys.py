@@ -16,14 +16,14 @@ from dataclasses import asdict, dataclass
 from sqlalchemy import ColumnElement, Row, and_, insert, or_, select, update
 
 from gateway.accounts.principal import NO_LIMITS, SCOPES, KeyLimits, Principal
-from gateway.accounts.tenants import UnknownTenant, known_tenant
+from gateway.accounts.tenants import UnknownTenant, tenant_exists
 from gateway.storage.database import Database
-from gateway.storage.tables import SHOWN, keys, tenants
+from gateway.storage.tables import KEY_PREFIX_LENGTH, keys, tenants
 
 KEY_PREFIX = "ed-"
 CACHE_SECONDS = 2.0  # how long a revoked or changed key may still pass
 CACHE_ENTRIES = 4096
-QUERIED = 512  # keys that one query asks for
+KEYS_PER_QUERY = 512  # keys that one query asks for
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +47,12 @@ class Accounts:
 
     def __init__(self, database: Database, static_key: str = "") -> None:
         self._database = database
-        self._static = _hashed(static_key) if static_key else None
+        self._static = _hash(static_key) if static_key else None
         self._cache: dict[str, tuple[float, Principal | None]] = {}
 
     async def find(self, key: str) -> Principal | None:
         """The principal of a working key, as of at most CACHE_SECONDS ago. Raises DatabaseDown."""
-        digest = _hashed(key)
+        digest = _hash(key)
         if self._static and hmac.compare_digest(digest, self._static):
             return Principal("static", "default", "default", SCOPES)
         now = time.monotonic()
@@ -60,7 +60,7 @@ class Accounts:
         if cached and cached[0] > now:
             return cached[1]
         async with self._database.connect() as connection:
-            row = (await connection.execute(select(keys).where(keys.c.hash == digest, _working()))).first()
+            row = (await connection.execute(select(keys).where(keys.c.hash == digest, _is_active()))).first()
         principal = None
         if row and hmac.compare_digest(row.hash, digest):
             principal = Principal(row.id, row.owner, row.tenant, frozenset(row.scopes.split()), _limits(row))
@@ -69,13 +69,13 @@ class Accounts:
         self._cache[digest] = (now + CACHE_SECONDS, principal)
         return principal
 
-    async def working(self, some: Sequence[str]) -> set[str]:
+    async def active_keys(self, some: Sequence[str]) -> set[str]:
         """Those of these keys that work now, a query for each QUERIED of them. Raises DatabaseDown."""
-        digests = {_hashed(key): key for key in some}
+        digests = {_hash(key): key for key in some}
         found = {digests[self._static]} if self._static in digests else set()
         asked = [digest for digest in digests if digest != self._static]
-        for first in range(0, len(asked), QUERIED):
-            query = select(keys.c.hash).where(keys.c.hash.in_(asked[first : first + QUERIED]), _working())
+        for first in range(0, len(asked), KEYS_PER_QUERY):
+            query = select(keys.c.hash).where(keys.c.hash.in_(asked[first : first + KEYS_PER_QUERY]), _is_active())
             async with self._database.connect() as connection:
                 found.update(digests[row.hash] for row in await connection.execute(query))
         return found
@@ -88,13 +88,13 @@ class Accounts:
         name: str = "",
         limits: KeyLimits = NO_LIMITS,
         expires: int | None = None,
-        new_tenant: bool = True,
+        create_tenant: bool = True,
     ) -> str:
         """Make a key and return it; this is the only time it can be seen.
 
         Raises UnknownTenant, unless `new_tenant` allows to make that too.
         """
-        return (await self.create_with_record(owner, tenant, scopes, name, limits, expires, new_tenant))[0]
+        return (await self.create_with_record(owner, tenant, scopes, name, limits, expires, create_tenant))[0]
 
     async def create_with_record(
         self,
@@ -104,14 +104,14 @@ class Accounts:
         name: str = "",
         limits: KeyLimits = NO_LIMITS,
         expires: int | None = None,
-        new_tenant: bool = False,
+        create_tenant: bool = False,
     ) -> tuple[str, KeyRecord]:
         """As `create`, with what was stored of it."""
         key = KEY_PREFIX + secrets.token_urlsafe(32)
         now = int(time.time())
         record = KeyRecord(
             id=f"key_{secrets.token_hex(8)}",
-            prefix=key[:SHOWN],
+            prefix=key[:KEY_PREFIX_LENGTH],
             owner=owner,
             tenant=tenant,
             scopes=tuple(dict.fromkeys(scopes)),
@@ -122,15 +122,15 @@ class Accounts:
             limits=limits,
         )
         async with self._database.begin() as connection:
-            if not await known_tenant(connection, tenant):
-                if not new_tenant:
+            if not await tenant_exists(connection, tenant):
+                if not create_tenant:
                     raise UnknownTenant(f"there is no tenant {tenant!r}")
                 await connection.execute(insert(tenants).values(name=tenant, title="", created=now))
             await connection.execute(
                 insert(keys).values(
                     id=record.id,
                     prefix=record.prefix,
-                    hash=_hashed(key),
+                    hash=_hash(key),
                     owner=owner,
                     tenant=tenant,
                     scopes=" ".join(record.scopes),
@@ -150,7 +150,7 @@ class Accounts:
         async with self._database.connect() as connection:
             if after:
                 last = (await connection.execute(select(keys.c.created).where(keys.c.id == after))).scalar()
-                query = query.where(_behind(last or 0, after))
+                query = query.where(_after(last or 0, after))
             return [_record(row) for row in await connection.execute(query)]
 
     async def get(self, key_id: str) -> KeyRecord | None:
@@ -158,7 +158,7 @@ class Accounts:
             row = (await connection.execute(select(keys).where(keys.c.id == key_id))).first()
         return _record(row) if row else None
 
-    async def change(self, key_id: str, values: Mapping[str, int | str | None]) -> bool:
+    async def update(self, key_id: str, values: Mapping[str, int | str | None]) -> bool:
         """Set `name`, `expires` or limits of a working key; those not named stay. False when there is none."""
         if unknown := set(values) - {"name", "expires", *KeyLimits.__dataclass_fields__}:
             raise ValueError(f"a key's {', '.join(sorted(unknown))} cannot be changed")
@@ -177,11 +177,11 @@ class Accounts:
         return done.rowcount == 1
 
 
-def _working() -> ColumnElement[bool]:
+def _is_active() -> ColumnElement[bool]:
     return and_(keys.c.revoked.is_(None), or_(keys.c.expires.is_(None), keys.c.expires > int(time.time())))
 
 
-def _behind(created: int, key_id: str) -> ColumnElement[bool]:
+def _after(created: int, key_id: str) -> ColumnElement[bool]:
     return or_(keys.c.created > created, and_(keys.c.created == created, keys.c.id > key_id))
 
 
@@ -204,5 +204,5 @@ def _record(row: Row[tuple[object, ...]]) -> KeyRecord:
     )
 
 
-def _hashed(key: str) -> str:
+def _hash(key: str) -> str:
     return hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()

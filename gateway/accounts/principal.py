@@ -24,7 +24,7 @@ class KeyLimits:
     monthly_spend: int | None = None
     priority: int | None = None
 
-    def over(self, defaults: KeyLimits) -> KeyLimits:
+    def with_defaults(self, defaults: KeyLimits) -> KeyLimits:
         """These, and where there is none of their own, the defaults."""
 
         def first(own: int | None, default: int | None) -> int | None:

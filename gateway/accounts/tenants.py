@@ -55,5 +55,5 @@ class Tenants:
             return [Tenant(row.name, row.title, row.created) for row in await connection.execute(query)]
 
 
-async def known_tenant(connection: AsyncConnection, name: str) -> bool:
+async def tenant_exists(connection: AsyncConnection, name: str) -> bool:
     return (await connection.execute(select(tenants.c.name).where(tenants.c.name == name))).first() is not None

@@ -14,7 +14,7 @@ from gateway.storage.database import DatabaseDown
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 5.0  # between two looks
+CHECK_SECONDS = 5.0  # between two looks
 
 
 class KeyWatch:
@@ -23,14 +23,14 @@ class KeyWatch:
     def __init__(self, accounts: Accounts) -> None:
         self._accounts = accounts
         self._waiting: defaultdict[str, set[asyncio.Future[None]]] = defaultdict(set)
-        self._looking: asyncio.Task[None] | None = None
+        self._checking: asyncio.Task[None] | None = None
 
-    async def stopped(self, key: str) -> None:
+    async def wait_revoked(self, key: str) -> None:
         """Wait until this key works no more. While the database is away it is taken to work."""
         told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[key].add(told)
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self._look(), name="key watch")
+        if self._checking is None or self._checking.done():
+            self._checking = asyncio.create_task(self._check(), name="key watch")
         try:
             await told
         finally:
@@ -38,13 +38,13 @@ class KeyWatch:
             if not self._waiting[key]:
                 del self._waiting[key]
 
-    async def _look(self) -> None:
+    async def _check(self) -> None:
         """Ends by itself when nobody waits: a query that is cancelled midway costs its connection."""
         while self._waiting:
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(CHECK_SECONDS)
             watched = list(self._waiting)
             try:
-                stopped = set(watched) - await self._accounts.working(watched)
+                stopped = set(watched) - await self._accounts.active_keys(watched)
             except DatabaseDown:
                 continue
             except Exception:

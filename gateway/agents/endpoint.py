@@ -142,7 +142,7 @@ async def _model_of(hello: Hello, verifiers: VerifierPool) -> ServedModel:
 
 
 async def _revoked(watch: KeyWatch, key: str) -> None:
-    await watch.stopped(key)
+    await watch.wait_revoked(key)
     raise WireError(UNAUTHORIZED, "the key was revoked")
 
 

@@ -36,7 +36,7 @@ from gateway.services import Services, services_of
 
 router = APIRouter(prefix="/admin/v1")
 
-MOST = 100  # things on a page
+MAX_PAGE_SIZE = 100  # things on a page
 _DIMENSIONS = ("key", "owner", "tenant", "model", "day", "edge")
 
 Name = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
@@ -44,9 +44,9 @@ Scope = Literal["inference", "edge", "admin"]
 Note = Annotated[str, Field(max_length=255, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Count = Annotated[int, Field(ge=1, le=10**12)]
 Money = Annotated[str, Field(pattern=r"^[0-9]{1,9}(\.[0-9]{1,9})?$")] | Annotated[int, Field(ge=0, le=10**9)]
-Moment = Annotated[int, Field(ge=0, le=2**40)]
-PageSize = Annotated[int, Query(ge=1, le=MOST)]
-Asked = Annotated[str | None, Query(max_length=255, pattern=r"^[^\x00]*$")]
+Timestamp = Annotated[int, Field(ge=0, le=2**40)]
+PageSize = Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE)]
+TenantQuery = Annotated[str | None, Query(max_length=255, pattern=r"^[^\x00]*$")]
 After = Annotated[str, Query(max_length=255, pattern=r"^[^\x00]*$")]
 
 
@@ -61,7 +61,7 @@ class KeyChange(Schema):
     """What may change of a key; null takes a limit of its own away, what is not named stays."""
 
     name: Note | None = None
-    expires_at: Moment | None = None
+    expires_at: Timestamp | None = None
     requests_per_minute: Count | None = None
     tokens_per_minute: Count | None = None
     concurrent: Count | None = None
@@ -97,7 +97,7 @@ async def _admin(http: Request, operator: bool = False) -> tuple[Services, Princ
     return services, principal
 
 
-def _tenant(principal: Principal, asked: str | None = None) -> str | None:
+def _visible_tenant(principal: Principal, asked: str | None = None) -> str | None:
     """Whose things are shown; None is everybody's. Raises ApiError 403 for another's."""
     if principal.is_operator:
         return asked
@@ -125,9 +125,9 @@ async def new_tenant(http: Request) -> Response:
 
 
 @router.get("/keys", **described(None, "object", "data", "has_more"))
-async def keys(http: Request, limit: PageSize = 20, after: After = "", tenant: Asked = None) -> Response:
+async def keys(http: Request, limit: PageSize = 20, after: After = "", tenant: TenantQuery = None) -> Response:
     services, principal = await _admin(http)
-    found = await services.accounts.list(_tenant(principal, tenant), after, limit + 1)
+    found = await services.accounts.list(_visible_tenant(principal, tenant), after, limit + 1)
     return _page([_key(record) for record in found], limit)
 
 
@@ -150,24 +150,24 @@ async def new_key(http: Request) -> Response:
 @router.get("/keys/{key_id}", **described(None, "object", "id"))
 async def key(http: Request, key_id: str) -> Response:
     services, principal = await _admin(http)
-    return JSONResponse(_key(await _found(services.accounts, key_id, principal)))
+    return JSONResponse(_key(await _get_key(services.accounts, key_id, principal)))
 
 
 @router.post("/keys/{key_id}", **described(KeyChange, "object", "id"))
 async def change_key(http: Request, key_id: str) -> Response:
     services, principal = await _admin(http, operator=True)
     asked = validated(KeyChange, read_object(await read_body(http)))
-    await _found(services.accounts, key_id, principal)
-    if not await services.accounts.change(key_id, asked.changes):
+    await _get_key(services.accounts, key_id, principal)
+    if not await services.accounts.update(key_id, asked.changes):
         raise ApiError(409, f"The key {key_id!r} is revoked.", code="key_revoked")
-    return JSONResponse(_key(await _found(services.accounts, key_id, principal)))
+    return JSONResponse(_key(await _get_key(services.accounts, key_id, principal)))
 
 
 @router.delete("/keys/{key_id}", **described(None, "object", "id", "deleted"))
 async def revoke_key(http: Request, key_id: str) -> Response:
     """For good; a key that was revoked before stays so."""
     services, principal = await _admin(http)
-    await _found(services.accounts, key_id, principal)
+    await _get_key(services.accounts, key_id, principal)
     await services.accounts.revoke(key_id)
     return JSONResponse({"object": "key", "id": key_id, "deleted": True})
 
@@ -178,8 +178,8 @@ async def usage(
     by: Annotated[str, Query(max_length=100)] = "key",
     since: Annotated[date | None, Query(alias="from")] = None,
     until: Annotated[date | None, Query(alias="to")] = None,
-    tenant: Asked = None,
-    limit: PageSize = MOST,
+    tenant: TenantQuery = None,
+    limit: PageSize = MAX_PAGE_SIZE,
     page: Annotated[int, Query(ge=0, le=10**6)] = 0,
     format: Literal["json", "csv"] = "json",
 ) -> Response:
@@ -192,13 +192,13 @@ async def usage(
     lines = await usage_totals(
         services.database,
         groups,
-        _plausible(since, "from"),
-        _plausible(until, "to"),
-        tenant=_tenant(principal, tenant),
+        _check_day(since, "from"),
+        _check_day(until, "to"),
+        tenant=_visible_tenant(principal, tenant),
         offset=page * limit,
         limit=limit + 1,
     )
-    documents = [line.document() for line in lines[:limit]]
+    documents = [line.to_dict() for line in lines[:limit]]
     more = len(lines) > limit
     if format == "csv":
         return Response(_csv(documents), media_type="text/csv", headers={"x-has-more": str(more).lower()})
@@ -217,7 +217,7 @@ async def usage(
 async def agents(http: Request) -> Response:
     """Those attached to this gateway."""
     services, principal = await _admin(http)
-    tenant = _tenant(principal)
+    tenant = _visible_tenant(principal)
     data = [
         {
             "object": "agent",
@@ -234,10 +234,10 @@ async def agents(http: Request) -> Response:
     return JSONResponse({"object": "list", "data": data})
 
 
-async def _found(accounts: Accounts, key_id: str, principal: Principal) -> KeyRecord:
+async def _get_key(accounts: Accounts, key_id: str, principal: Principal) -> KeyRecord:
     """Raises ApiError 404 for a key that is not there or another tenant's: which of them is nobody's business."""
     record = await accounts.get(key_id) if re.fullmatch(r"key_[0-9a-f]{1,28}", key_id) else None
-    if record is None or _tenant(principal) not in (None, record.tenant):
+    if record is None or _visible_tenant(principal) not in (None, record.tenant):
         raise ApiError(404, f"There is no key {key_id[:64]!r}.", code="key_not_found")
     return record
 
@@ -278,7 +278,7 @@ def _page(found: list[dict[str, Any]], limit: int) -> Response:
     )
 
 
-def _plausible(day: date | None, param: str) -> date | None:
+def _check_day(day: date | None, param: str) -> date | None:
     if day is not None and not 1970 <= day.year <= 9000:
         raise ApiError(400, f"{param}: no day of use.", param=param, code="invalid_value")
     return day

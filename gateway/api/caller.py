@@ -22,7 +22,7 @@ from gateway.http.body import read_body
 from gateway.http.disconnect import ClientGone, while_connected
 from gateway.http.errors import RATE_LIMIT, SERVER, ApiError, shutting_down
 from gateway.http.event_stream import EventStream, failed_end
-from gateway.limits.admission import Ticket
+from gateway.limits.admission import RateReservation
 from gateway.model.served_model import ServedModel
 from gateway.observability.traces import trace_headers
 from gateway.output.events import MakeReader, PlainText
@@ -38,7 +38,7 @@ class GenerationContext:
     """One authenticated request that has a place to generate; `admitted` makes it."""
 
     def __init__(
-        self, http: Request, services: Services, principal: Principal, ticket: Ticket, places: ExitStack
+        self, http: Request, services: Services, principal: Principal, ticket: RateReservation, places: ExitStack
     ) -> None:
         self.http = http
         self.services = services
@@ -55,7 +55,7 @@ class GenerationContext:
     def admit(self, generations: int) -> None:
         """Have room for so many generations in all, as far as they run at once. Raises ApiError 429."""
         more = min(generations, SIDE_BY_SIDE) - 1
-        self._places.enter_context(self.services.admission.hold(self.principal, more))
+        self._places.enter_context(self.services.admission.reserve_concurrency(self.principal, more))
 
     async def model(self, name: str) -> ServedModel:
         """Raises ApiError: 404 for a model that is not served, 503 when no verifier came in time."""
@@ -123,8 +123,8 @@ async def admitted(http: Request) -> AsyncIterator[GenerationContext]:
     services = services_of(http)
     principal = await authenticate(services.accounts, http.headers, "inference")
     with ExitStack() as places:
-        places.enter_context(services.admission.hold(principal, 1))
-        ticket = await services.admission.request(principal, http.scope["state"].setdefault("headers", {}))
+        places.enter_context(services.admission.reserve_concurrency(principal, 1))
+        ticket = await services.admission.admit(principal, http.scope["state"].setdefault("headers", {}))
         yield GenerationContext(http, services, principal, ticket, places)
 
 

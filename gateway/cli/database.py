@@ -17,10 +17,12 @@ def main(settings: DbUpgradeSettings) -> None:
     async def tell(database: Database) -> None:
         print(f"the database is at version {HEAD}")
 
-    run(settings.database, tell, "edgedraft db upgrade", upgrade=True)
+    run_with_database(settings.database, tell, "edgedraft db upgrade", upgrade=True)
 
 
-def run(url: str, work: Callable[[Database], Awaitable[None]], command: str, upgrade: bool | None = None) -> None:
+def run_with_database(
+    url: str, work: Callable[[Database], Awaitable[None]], command: str, upgrade: bool | None = None
+) -> None:
     """Do `work` on an open database. An embedded one is brought up to date first; others only where `upgrade` says so.
 
     Exits 1 with a line on stderr when the database is of another version or cannot be reached.

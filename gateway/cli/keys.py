@@ -9,8 +9,8 @@ from decimal import Decimal
 from typing import Literal
 
 from gateway.accounts import Accounts, KeyLimits, KeyRecord
-from gateway.cli.database import run
-from gateway.cli.tables import show
+from gateway.cli.database import run_with_database
+from gateway.cli.tables import print_table
 from gateway.ledger.money import to_nano, to_text
 from gateway.settings import KeysCreateSettings, KeysListSettings, KeysRevokeSettings, KeysUpdateSettings
 
@@ -21,7 +21,9 @@ TITLES = ("id", "key", "owner", "tenant", "scopes", "name", "created", "expires"
 
 def main(settings: KeysSettings) -> None:
     """Run one of the four. Exits 1 with a line on stderr when there is no such key."""
-    run(settings.database, lambda database: _run(settings, Accounts(database)), f"edgedraft keys {_word(settings)}")
+    run_with_database(
+        settings.database, lambda database: _run(settings, Accounts(database)), f"edgedraft keys {_word(settings)}"
+    )
 
 
 async def _run(settings: KeysSettings, accounts: Accounts) -> None:
@@ -37,14 +39,14 @@ async def _run(settings: KeysSettings, accounts: Accounts) -> None:
             expires = None if settings.expires is None else int(time.time() + settings.expires * 86400)
             print(
                 await accounts.create(
-                    settings.owner, settings.tenant, settings.scopes, settings.name, limits, expires, new_tenant=True
+                    settings.owner, settings.tenant, settings.scopes, settings.name, limits, expires, create_tenant=True
                 )
             )
             print("This key is shown only now.", file=sys.stderr)
         case KeysListSettings():
-            show(TITLES, [_row(record) for record in await accounts.list()])
+            print_table(TITLES, [_row(record) for record in await accounts.list()])
         case KeysUpdateSettings():
-            if not await accounts.change(settings.key_id, _changes(settings)):
+            if not await accounts.update(settings.key_id, _changes(settings)):
                 sys.exit(f"edgedraft keys update: no working key has the id {settings.key_id}")
             print(f"updated {settings.key_id}")
         case KeysRevokeSettings():

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 
-def show(titles: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[str] = ()) -> None:
+def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[str] = ()) -> None:
     """`numbers` are the titles of columns to be set flush right."""
     if not sys.stdout.isatty():
         for row in rows:

@@ -6,15 +6,17 @@ import sys
 from datetime import UTC, datetime
 
 from gateway.accounts import TenantExists, Tenants
-from gateway.cli.database import run
-from gateway.cli.tables import show
+from gateway.cli.database import run_with_database
+from gateway.cli.tables import print_table
 from gateway.settings import TenantsCreateSettings, TenantsListSettings
 
 
 def main(settings: TenantsCreateSettings | TenantsListSettings) -> None:
     """Run one of the two. Exits 1 with a line on stderr when there is such a tenant already."""
     word = "create" if isinstance(settings, TenantsCreateSettings) else "list"
-    run(settings.database, lambda database: _run(settings, Tenants(database)), f"edgedraft tenants {word}")
+    run_with_database(
+        settings.database, lambda database: _run(settings, Tenants(database)), f"edgedraft tenants {word}"
+    )
 
 
 async def _run(settings: TenantsCreateSettings | TenantsListSettings, tenants: Tenants) -> None:
@@ -23,7 +25,7 @@ async def _run(settings: TenantsCreateSettings | TenantsListSettings, tenants: T
             (tenant.name, tenant.title, datetime.fromtimestamp(tenant.created, UTC).strftime("%Y-%m-%d %H:%M"))
             for tenant in await tenants.list()
         ]
-        show(("tenant", "title", "created"), rows)
+        print_table(("tenant", "title", "created"), rows)
         return
     try:
         print((await tenants.create(settings.tenant, settings.title)).name)

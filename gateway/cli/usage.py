@@ -6,11 +6,11 @@ import csv
 import json
 import sys
 
-from gateway.cli.database import run
-from gateway.cli.tables import show
+from gateway.cli.database import run_with_database
+from gateway.cli.tables import print_table
 from gateway.ledger import Prices, PricesError
 from gateway.ledger.money import to_text
-from gateway.ledger.report import Totals, key_names, usage_totals
+from gateway.ledger.report import Totals, key_labels, usage_totals
 from gateway.settings import UsageSettings
 from gateway.storage.database import Database
 
@@ -21,12 +21,12 @@ def main(settings: UsageSettings) -> None:
         currency = Prices.read(settings.prices).currency
     except PricesError as error:
         sys.exit(f"edgedraft usage: {error}")
-    run(settings.database, lambda database: _run(settings, database, currency), "edgedraft usage")
+    run_with_database(settings.database, lambda database: _run(settings, database, currency), "edgedraft usage")
 
 
 async def _run(settings: UsageSettings, database: Database, currency: str) -> None:
     lines = await usage_totals(database, settings.by, settings.since, settings.until)
-    documents = [line.document() for line in lines]
+    documents = [line.to_dict() for line in lines]
     match settings.format:
         case "json":
             print(json.dumps({"currency": currency, "data": documents}, indent=2))
@@ -36,7 +36,7 @@ async def _run(settings: UsageSettings, database: Database, currency: str) -> No
                 writer.writeheader()
                 writer.writerows(documents)
         case "table":
-            _show(lines, await key_names(database), currency)
+            _show(lines, await key_labels(database), currency)
 
 
 def _show(lines: list[Totals], names: dict[str, str], currency: str) -> None:
@@ -57,4 +57,4 @@ def _show(lines: list[Totals], names: dict[str, str], currency: str) -> None:
         figures = (line.requests, line.edge_requests, line.prompt_tokens, line.output_tokens, line.accepted)
         group = [names.get(value, value) if name == "key_id" else value for name, value in line.group.items()]
         rows.append((*group, *map(str, figures), *(to_text(amount)[:-3] for amount in money)))
-    show((*(lines[0].group if lines else ()), *numbers), rows, numbers)
+    print_table((*(lines[0].group if lines else ()), *numbers), rows, numbers)

@@ -14,7 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edgedraft.observability.logs import event, request_fields
-from edgedraft.observability.tracing import trace_id, usable_traceparent
+from edgedraft.observability.tracing import trace_id, valid_traceparent
 from gateway.http.errors import internal_error
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class RequestContext:
         headers = Headers(scope=scope)
         offered = headers.get("x-request-id", "")
         request_id = offered if _USABLE.fullmatch(offered) else f"req_{uuid.uuid4().hex}"
-        trace = trace_id(usable_traceparent(headers.get("traceparent", "")))
+        trace = trace_id(valid_traceparent(headers.get("traceparent", "")))
         request_fields.set({"request": request_id, "trace": trace})
         state: dict[str, Any] = scope.setdefault("state", {})
         state["request_id"] = request_id

@@ -25,40 +25,40 @@ MEMORY_STEPS = 4096  # of which a model's recent mean is made; older ones fade
 NS = 10**9
 
 
-class PlainPace:
+class PlainStepTimes:
     """The recent mean of a plain step's nanoseconds, by model."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, tuple[int, int]] = {}  # steps, nanoseconds
+        self._by_model: dict[str, tuple[int, int]] = {}  # steps, nanoseconds
 
     def observe(self, model: str, steps: int, nanoseconds: int) -> None:
-        before, spent = self._seen.get(model, (0, 0))
+        before, spent = self._by_model.get(model, (0, 0))
         if before > MEMORY_STEPS:
             before, spent = before // 2, spent // 2
-        self._seen[model] = before + steps, spent + nanoseconds
+        self._by_model[model] = before + steps, spent + nanoseconds
 
-    def of(self, model: str) -> int | None:
-        steps, nanoseconds = self._seen.get(model, (0, 0))
+    def mean_ns(self, model: str) -> int | None:
+        steps, nanoseconds = self._by_model.get(model, (0, 0))
         return nanoseconds // steps if steps else None
 
 
-def spent_ns(choices: Sequence[SpeculationStats]) -> int:
+def verifier_ns(choices: Sequence[SpeculationStats]) -> int:
     """What the verifier spent on all of them, in nanoseconds."""
     return sum(nanoseconds(stats.seconds) for stats in choices)
 
 
-def baseline_ns(choices: Sequence[SpeculationStats], model: str, pace: PlainPace) -> int:
+def baseline_ns(choices: Sequence[SpeculationStats], model: str, plain_times: PlainStepTimes) -> int:
     """What it would have spent, in nanoseconds, by the formula above. Learns from the plain steps of `choices`."""
     for stats in choices:
-        pace.observe(model, stats.plain_steps, nanoseconds(stats.plain_seconds))
-    return sum(_one(stats, pace.of(model)) for stats in choices)
+        plain_times.observe(model, stats.plain_steps, nanoseconds(stats.plain_seconds))
+    return sum(_choice_baseline_ns(stats, plain_times.mean_ns(model)) for stats in choices)
 
 
 def nanoseconds(seconds: float) -> int:
     return round(max(0.0, seconds) * NS)
 
 
-def _one(stats: SpeculationStats, recent: int | None) -> int:
+def _choice_baseline_ns(stats: SpeculationStats, recent: int | None) -> int:
     later = stats.steps - 1
     if later <= stats.plain_steps:
         return nanoseconds(stats.seconds)

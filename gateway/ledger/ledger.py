@@ -16,10 +16,10 @@ from datetime import UTC, datetime
 from sqlalchemy import delete, func, insert, select, update
 
 from gateway.accounts import Principal
-from gateway.ledger.baseline import PlainPace, baseline_ns, nanoseconds, spent_ns
+from gateway.ledger.baseline import PlainStepTimes, baseline_ns, nanoseconds, verifier_ns
 from gateway.ledger.entry import Ended, Outcome, Started
 from gateway.ledger.prices import Prices
-from gateway.ledger.writer import RUNNING, UNFINISHED, Writer
+from gateway.ledger.writer import RUNNING, UNFINISHED, LedgerWriter
 from gateway.sessions.speculation_stats import SpeculationStats, edgedraft_field
 from gateway.storage.database import Database, DatabaseDown, now_ms
 from gateway.storage.tables import gateways, usage
@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 
 LEASE_SECONDS = 30.0
 RENEWALS = 3  # of a lease, before it would end
-SPENT_SECONDS = 5.0  # for which what a key has spent elsewhere may be old
-SPENT_ENTRIES = 4096
+SPEND_CACHE_SECONDS = 5.0  # for which what a key has spent elsewhere may be old
+SPEND_CACHE_ENTRIES = 4096
 
 
 class Ledger:
@@ -40,23 +40,23 @@ class Ledger:
         self._database = database
         self._lease = lease_seconds
         self._gateway = f"gw_{uuid.uuid4().hex[:16]}"
-        self._writer = Writer(database, self._gateway)
-        self._pace = PlainPace()
-        self._spent: dict[str, tuple[float, int]] = {}
+        self._writer = LedgerWriter(database, self._gateway)
+        self._plain_times = PlainStepTimes()
+        self._month_spend: dict[str, tuple[float, int]] = {}
         self._closing = asyncio.Event()
-        self._renewing: asyncio.Task[None] | None = None
+        self._lease_task: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Raises DatabaseDown."""
         await self._renew()
         self._writer.open()
-        self._renewing = asyncio.create_task(self._keep_lease(), name="ledger lease")
+        self._lease_task = asyncio.create_task(self._keep_lease(), name="ledger lease")
 
     async def close(self) -> None:
         """Writes what is left, and gives the lease back."""
         self._closing.set()
-        if self._renewing:
-            await self._renewing
+        if self._lease_task:
+            await self._lease_task
         await self._writer.close()
         try:
             async with self._database.begin() as connection:
@@ -64,7 +64,7 @@ class Ledger:
         except DatabaseDown as error:
             log.warning("ledger lease not given back reason=%s", error)
 
-    def entry(
+    def new_entry(
         self,
         principal: Principal,
         request_id: str,
@@ -91,7 +91,7 @@ class Ledger:
         )
         return Entry(self, self._writer, started)
 
-    def ended(
+    def complete(
         self,
         started: Started,
         outcome: Outcome,
@@ -100,8 +100,8 @@ class Ledger:
         first_token_after: float | None,
     ) -> Ended:
         """The second half of a row. `first_token_after` is in seconds after the start."""
-        prices, spent = self.prices, spent_ns(choices)
-        baseline = baseline_ns(choices, started.model, self._pace)
+        prices, spent = self.prices, verifier_ns(choices)
+        baseline = baseline_ns(choices, started.model, self._plain_times)
         accepted = sum(stats.accepted for stats in choices)
         drafters = max((stats for stats in choices if stats.agent), key=lambda stats: stats.accepted, default=None)
         agent_ns = sum(nanoseconds(stats.agent_seconds) for stats in choices) if drafters else None
@@ -121,32 +121,32 @@ class Ledger:
             agent_tenant=drafters.agent_owner[0] if drafters else None,
             agent_owner=drafters.agent_owner[1] if drafters else None,
             agent_ns=agent_ns,
-            verifier_cost=prices.datacenter(spent),
-            edge_cost=prices.edge(agent_ns or 0),
-            baseline_cost=prices.datacenter(baseline),
+            verifier_cost=prices.datacenter_cost(spent),
+            edge_cost=prices.edge_cost(agent_ns or 0),
+            baseline_cost=prices.datacenter_cost(baseline),
             credit=prices.credit(accepted),
         )
-        if cached := self._spent.get(started.key_id):
-            self._spent[started.key_id] = cached[0], cached[1] + ended.verifier_cost
+        if cached := self._month_spend.get(started.key_id):
+            self._month_spend[started.key_id] = cached[0], cached[1] + ended.verifier_cost
         return ended
 
-    async def spent(self, key_id: str) -> int:
+    async def month_spend(self, key_id: str) -> int:
         """What a key's requests of this calendar month (UTC) cost in the datacenter.
 
-        What other gateways wrote is known after SPENT_SECONDS, what runs when it ends. Raises DatabaseDown.
+        What other gateways wrote is known after SPEND_CACHE_SECONDS, what runs when it ends. Raises DatabaseDown.
         """
         now = time.monotonic()
-        cached = self._spent.get(key_id)
+        cached = self._month_spend.get(key_id)
         if cached and cached[0] > now:
             return cached[1]
         query = select(func.coalesce(func.sum(usage.c.verifier_cost), 0)).where(
-            usage.c.key_id == key_id, usage.c.started >= month_began()
+            usage.c.key_id == key_id, usage.c.started >= month_start_ms()
         )
         async with self._database.connect() as connection:
             spent = int((await connection.execute(query)).scalar_one())
-        if len(self._spent) >= SPENT_ENTRIES:
-            self._spent.clear()
-        self._spent[key_id] = now + SPENT_SECONDS, spent
+        if len(self._month_spend) >= SPEND_CACHE_ENTRIES:
+            self._month_spend.clear()
+        self._month_spend[key_id] = now + SPEND_CACHE_SECONDS, spent
         return spent
 
     async def _keep_lease(self) -> None:
@@ -180,7 +180,7 @@ class Ledger:
 class Entry:
     """One request's row: begin it before any work is done, end it once, however it ends."""
 
-    def __init__(self, ledger: Ledger, writer: Writer, started: Started) -> None:
+    def __init__(self, ledger: Ledger, writer: LedgerWriter, started: Started) -> None:
         self._ledger = ledger
         self._writer = writer
         self._started = started
@@ -197,12 +197,12 @@ class Entry:
         first_token_after: float | None,
     ) -> Ended:
         """Never waits: the row is completed soon, or told in the log."""
-        ended = self._ledger.ended(self._started, outcome, choices, output_tokens, first_token_after)
+        ended = self._ledger.complete(self._started, outcome, choices, output_tokens, first_token_after)
         self._writer.end(self._started.id, ended)
         return ended
 
 
-def month_began() -> int:
+def month_start_ms() -> int:
     """The beginning of this calendar month (UTC), in milliseconds since the epoch."""
     now = datetime.now(UTC)
     return int(datetime(now.year, now.month, 1, tzinfo=UTC).timestamp()) * 1000

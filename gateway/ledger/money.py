@@ -8,7 +8,7 @@ from __future__ import annotations
 from decimal import ROUND_HALF_EVEN, Decimal, localcontext
 
 NANO = 10**9
-MOST = 2**62  # what a BigInteger column holds, with room for sums of two
+MAX_NANO = 2**62  # what a BigInteger column holds, with room for sums of two
 
 
 def to_nano(amount: Decimal) -> int:
@@ -17,8 +17,8 @@ def to_nano(amount: Decimal) -> int:
         raise ValueError(f"{amount} is no amount of money")
     with localcontext() as context:
         context.prec = 60
-        nano = int((amount * NANO).to_integral_value(ROUND_HALF_EVEN)) if abs(amount) < MOST else MOST + 1
-    if abs(nano) > MOST:
+        nano = int((amount * NANO).to_integral_value(ROUND_HALF_EVEN)) if abs(amount) < MAX_NANO else MAX_NANO + 1
+    if abs(nano) > MAX_NANO:
         raise ValueError(f"{amount} is more money than can be kept")
     return nano
 

@@ -33,15 +33,15 @@ class Prices:
     accepted_million: int = to_nano(Decimal("3.50"))
     currency: str = "USD"
 
-    def datacenter(self, nanoseconds: int) -> int:
-        return _share(nanoseconds, self.datacenter_gpu_hour, HOUR_NS)
+    def datacenter_cost(self, nanoseconds: int) -> int:
+        return _prorate(nanoseconds, self.datacenter_gpu_hour, HOUR_NS)
 
-    def edge(self, nanoseconds: int) -> int:
-        return _share(nanoseconds, self.edge_gpu_hour, HOUR_NS)
+    def edge_cost(self, nanoseconds: int) -> int:
+        return _prorate(nanoseconds, self.edge_gpu_hour, HOUR_NS)
 
     def credit(self, accepted: int) -> int:
         """What an agent's owner is credited for so many accepted tokens."""
-        return _share(accepted, self.accepted_million, MILLION)
+        return _prorate(accepted, self.accepted_million, MILLION)
 
     @classmethod
     def read(cls, path: Path | None) -> Prices:
@@ -65,10 +65,10 @@ class Prices:
             raise PricesError(f"{path}: it must be a table of prices")
         if unknown := set(table) - set(cls.__dataclass_fields__):
             raise PricesError(f"{path}: {', '.join(sorted(unknown))} is no price")
-        return cls(**{name: _value(path, name, value) for name, value in table.items()})
+        return cls(**{name: _parse_price(path, name, value) for name, value in table.items()})
 
 
-def _value(path: Path, name: str, value: Any) -> Any:
+def _parse_price(path: Path, name: str, value: Any) -> Any:
     if name == "currency":
         if not isinstance(value, str) or not 1 <= len(value) <= 16:
             raise PricesError(f"{path}: currency must be a short text")
@@ -84,6 +84,6 @@ def _value(path: Path, name: str, value: Any) -> Any:
     return nano
 
 
-def _share(amount: int, price: int, unit: int) -> int:
+def _prorate(amount: int, price: int, unit: int) -> int:
     """amount * price / unit, halves rounded up. No amount is negative."""
     return (2 * amount * price + unit) // (2 * unit)

@@ -20,7 +20,7 @@ from gateway.storage.tables import keys, usage
 Dimension = Literal["key", "owner", "tenant", "model", "day", "edge"]
 
 DAY_MS = 86_400_000
-MOST_ROWS = 10_000
+MAX_ROWS = 10_000
 
 _COLUMNS: dict[str, tuple[str, ...]] = {
     "key": ("tenant", "key_id"),
@@ -60,7 +60,7 @@ class Totals:
         """What datacenter-only decoding would have cost more; below zero where it would have cost less."""
         return self.baseline_cost - self.cost
 
-    def document(self) -> dict[str, str | int]:
+    def to_dict(self) -> dict[str, str | int]:
         """For JSON and CSV: money as decimal text, times in seconds as decimal text."""
         return {
             **self.group,
@@ -93,7 +93,7 @@ async def usage_totals(
     owner: str | None = None,
     key_id: str | None = None,
     offset: int = 0,
-    limit: int = MOST_ROWS,
+    limit: int = MAX_ROWS,
 ) -> list[Totals]:
     """One line a group, in the groups' order; without `by` one line for all. Both days (UTC) are included.
 
@@ -115,7 +115,7 @@ async def usage_totals(
     width = len(labels)
     return [
         Totals(
-            {label.name: _shown(label.name, value) for label, value in zip(labels, row[:width], strict=True)},
+            {label.name: _format_group(label.name, value) for label, value in zip(labels, row[:width], strict=True)},
             *(_number(value) for value in row[width:]),
         )
         for row in rows
@@ -123,7 +123,7 @@ async def usage_totals(
     ]
 
 
-async def key_names(database: Database) -> dict[str, str]:
+async def key_labels(database: Database) -> dict[str, str]:
     """What people know keys by: the prefix and the note of each, by id."""
     async with database.connect() as connection:
         rows = await connection.execute(select(keys.c.id, keys.c.prefix, keys.c.name))
@@ -164,7 +164,7 @@ def _sums() -> list[Label[int]]:
     return [part.label(f"sum_{name}") for name, part in parts.items()]
 
 
-def _shown(name: str, value: object) -> str:
+def _format_group(name: str, value: object) -> str:
     if name == "day":
         return datetime.fromtimestamp(int(str(value)) * DAY_MS // 1000, UTC).date().isoformat()
     return str(value)

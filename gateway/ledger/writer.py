@@ -26,9 +26,9 @@ from gateway.storage.tables import usage
 log = logging.getLogger(__name__)
 
 BATCH = 256  # rows of one transaction, of each kind
-WAITING_STARTS = 4096
-WAITING_ENDS = 1 << 16  # more than can be running: while the database is away, nothing begins
-LEAST_PAUSE, LONGEST_PAUSE = 0.1, 2.0  # between two tries
+MAX_PENDING_STARTS = 4096
+MAX_PENDING_ENDS = 1 << 16  # more than can be running: while the database is away, nothing begins
+MIN_RETRY_SECONDS, MAX_RETRY_SECONDS = 0.1, 2.0  # between two tries
 FLUSH_SECONDS = 10.0
 
 RUNNING, UNFINISHED = "running", "unfinished"
@@ -38,7 +38,7 @@ _open = or_(usage.c.outcome == RUNNING, usage.c.outcome == UNFINISHED)  # an IN 
 _end = update(usage).where(usage.c.id == bindparam("row"), _open)
 
 
-class Writer:
+class LedgerWriter:
     """Use between open() and close(). `gateway` is this process's name in the ledger."""
 
     def __init__(self, database: Database, gateway: str) -> None:
@@ -63,12 +63,12 @@ class Writer:
             await self._task  # not cancelled: SQLite's driver would not survive it
         self._fail_starts(self._starts, DatabaseDown("the gateway is shutting down"))
         for row, ended in self._ends:
-            _tell_lost(row, ended)
+            _log_lost_row(row, ended)
         self._ends.clear()
 
     async def start(self, started: Started) -> None:
         """Returns when the row is in the database. Raises DatabaseDown when it may not be."""
-        if self._closing or len(self._starts) >= WAITING_STARTS:
+        if self._closing or len(self._starts) >= MAX_PENDING_STARTS:
             raise DatabaseDown("the ledger does not keep up")
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._starts.append((started, written))
@@ -77,14 +77,14 @@ class Writer:
 
     def end(self, row: str, ended: Ended) -> None:
         """Never waits."""
-        if len(self._ends) >= WAITING_ENDS:
-            _tell_lost(row, ended)
+        if len(self._ends) >= MAX_PENDING_ENDS:
+            _log_lost_row(row, ended)
             return
         self._ends.append((row, ended))
         self._wake.set()
 
     async def _run(self) -> None:
-        pause = LEAST_PAUSE
+        pause = MIN_RETRY_SECONDS
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -99,14 +99,14 @@ class Writer:
                 if time.monotonic() > self._give_up_at:
                     return
                 await asyncio.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
+                pause = min(2 * pause, MAX_RETRY_SECONDS)
             except Exception as error:
                 # Not the database's fault but that of one row: the others must not suffer for it.
                 log.exception("ledger not written")
                 self._fail_starts(starts, DatabaseDown(str(error)))
-                await self._one_by_one(ends)
+                await self._write_one_by_one(ends)
             else:
-                pause = LEAST_PAUSE
+                pause = MIN_RETRY_SECONDS
                 for _, written in starts:
                     if not written.done():
                         written.set_result(None)
@@ -115,14 +115,14 @@ class Writer:
             elif self._closing:
                 return
 
-    async def _one_by_one(self, ends: Sequence[tuple[str, Ended]]) -> None:
+    async def _write_one_by_one(self, ends: Sequence[tuple[str, Ended]]) -> None:
         for row, ended in ends:
             try:
                 await self._write([], [(row, ended)])
             except DatabaseDown:
                 self._ends.append((row, ended))
             except Exception:
-                _tell_lost(row, ended)
+                _log_lost_row(row, ended)
 
     async def _write(self, starts: Sequence[Started], ends: Sequence[tuple[str, Ended]]) -> None:
         async with self._database.begin() as connection:
@@ -139,5 +139,5 @@ class Writer:
                 written.set_exception(error)
 
 
-def _tell_lost(row: str, ended: Ended) -> None:
+def _log_lost_row(row: str, ended: Ended) -> None:
     log.error("usage row not written row=%s", json.dumps({"id": row, **asdict(ended)}))

@@ -13,10 +13,12 @@ from contextlib import contextmanager
 from gateway.accounts import KeyLimits, Principal
 from gateway.http.errors import RATE_LIMIT, ApiError, database_down
 from gateway.ledger import Ledger
-from gateway.limits.rate_limits import RateStore, Taken
+from gateway.limits.rate_limits import RateStore, TakeResult
 from gateway.storage.database import DatabaseDown
 
-UNNAMED_TOKENS = 1024  # that a choice is predicted to take where more were asked for than the key may have in a minute
+DEFAULT_OUTPUT_TOKENS = (
+    1024  # that a choice is predicted to take where more were asked for than the key may have in a minute
+)
 SPEND_RETRY_SECONDS = 3600.0
 
 
@@ -30,12 +32,12 @@ class Admission:
         self._running: Counter[str] = Counter()
 
     @contextmanager
-    def hold(self, principal: Principal, generations: int) -> Iterator[None]:
+    def reserve_concurrency(self, principal: Principal, generations: int) -> Iterator[None]:
         """Room for `generations` while the context lasts. Raises ApiError 429 when there is too little."""
-        key_id, limit = principal.key_id, principal.limits.over(self._defaults).concurrent
+        key_id, limit = principal.key_id, principal.limits.with_defaults(self._defaults).concurrent
         if limit is not None and self._running[key_id] + generations > limit:
             running = self._running[key_id]
-            raise _limited(f"This key may run {limit} generations at once and {running} are running.", 1)
+            raise _rate_limited(f"This key may run {limit} generations at once and {running} are running.", 1)
         self._running[key_id] += generations
         try:
             yield
@@ -44,17 +46,17 @@ class Admission:
             if not self._running[key_id]:
                 del self._running[key_id]
 
-    async def request(self, principal: Principal, headers: MutableMapping[str, str]) -> Ticket:
+    async def admit(self, principal: Principal, headers: MutableMapping[str, str]) -> RateReservation:
         """Count one request. `headers` are the response's, kept up to date with what the key has left.
 
         Raises ApiError: 429 when the key has no more requests now or no money this month, 503 when the ledger cannot
         be read.
         """
-        limits = principal.limits.over(self._defaults)
-        ticket = Ticket(principal.key_id, limits, self._rates, headers)
+        limits = principal.limits.with_defaults(self._defaults)
+        reservation = RateReservation(principal.key_id, limits, self._rates, headers)
         if limits.monthly_spend is not None:
             try:
-                spent = await self._ledger.spent(principal.key_id)
+                spent = await self._ledger.month_spend(principal.key_id)
             except DatabaseDown as error:
                 raise database_down() from error
             if spent >= limits.monthly_spend:
@@ -66,11 +68,11 @@ class Admission:
                     retry_after=SPEND_RETRY_SECONDS,
                     headers={"x-should-retry": "false"},
                 )
-        await ticket.take_request()
-        return ticket
+        await reservation.take_request()
+        return reservation
 
 
-class Ticket:
+class RateReservation:
     """One request's share of its key's limits a minute."""
 
     def __init__(self, key_id: str, limits: KeyLimits, rates: RateStore, headers: MutableMapping[str, str]) -> None:
@@ -84,34 +86,34 @@ class Ticket:
     async def take_request(self) -> None:
         """Raises ApiError 429."""
         if self._tokens is not None:
-            self._tell("tokens", self._tokens, await self._rates.take(self._bucket("tokens"), 0, self._tokens))
+            self._set_headers("tokens", self._tokens, await self._rates.take(self._bucket("tokens"), 0, self._tokens))
         if self._requests is None:
             return
         taken = await self._rates.take(self._bucket("requests"), 1, self._requests)
-        self._tell("requests", self._requests, taken)
+        self._set_headers("requests", self._requests, taken)
         if not taken.granted:
-            raise _limited(f"This key may make {self._requests} requests a minute.", taken.wait)
+            raise _rate_limited(f"This key may make {self._requests} requests a minute.", taken.wait)
 
     async def take_tokens(self, prompt_tokens: int, max_tokens: Sequence[int]) -> None:
         """What one request with these choices may come to. Raises ApiError 429.
 
         That is prompt and max_tokens; where those of one choice are more than the key may have in a minute at all,
-        its output is predicted at UNNAMED_TOKENS: clients that name no limit get all that the context holds.
+        its output is predicted at DEFAULT_OUTPUT_TOKENS: clients that name no limit get all that the context holds.
         """
         if self._tokens is None:
             return
         most = self._tokens - prompt_tokens
-        output = sum(tokens if tokens <= most else min(tokens, UNNAMED_TOKENS) for tokens in max_tokens)
+        output = sum(tokens if tokens <= most else min(tokens, DEFAULT_OUTPUT_TOKENS) for tokens in max_tokens)
         amount = prompt_tokens + output
         if prompt_tokens >= self._tokens:
-            raise _limited(
+            raise _rate_limited(
                 f"The request is too large: {prompt_tokens} tokens, and this key may have {self._tokens} a minute."
             )
         amount = min(amount, self._tokens)
         taken = await self._rates.take(self._bucket("tokens"), amount, self._tokens)
-        self._tell("tokens", self._tokens, taken)
+        self._set_headers("tokens", self._tokens, taken)
         if not taken.granted:
-            raise _limited(
+            raise _rate_limited(
                 f"This key may have {self._tokens} tokens a minute; {taken.remaining} are left and this request may "
                 f"take {amount}.",
                 taken.wait,
@@ -121,19 +123,19 @@ class Ticket:
     def settle(self, tokens: int) -> None:
         """The request is over and came to so many."""
         if self._tokens is not None:
-            self._rates.give(self._bucket("tokens"), self._predicted - tokens, self._tokens)
+            self._rates.give_back(self._bucket("tokens"), self._predicted - tokens, self._tokens)
             self._predicted = tokens
 
     def _bucket(self, what: str) -> str:
         return f"{what}/{self._key_id}"
 
-    def _tell(self, what: str, limit: int, taken: Taken) -> None:
+    def _set_headers(self, what: str, limit: int, taken: TakeResult) -> None:
         self._headers[f"x-ratelimit-limit-{what}"] = str(limit)
         self._headers[f"x-ratelimit-remaining-{what}"] = str(taken.remaining)
         self._headers[f"x-ratelimit-reset-{what}"] = _duration(taken.reset)
 
 
-def _limited(message: str, retry_after: float | None = None) -> ApiError:
+def _rate_limited(message: str, retry_after: float | None = None) -> ApiError:
     return ApiError(429, message, kind=RATE_LIMIT, code="rate_limit_exceeded", retry_after=retry_after)
 
 

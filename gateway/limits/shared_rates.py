@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 
-from gateway.limits.rate_limits import MINUTE, MemoryRates, RateStore, Taken
+from gateway.limits.rate_limits import MINUTE, MemoryRateStore, RateStore, TakeResult
 from gateway.storage.shared_store import SharedStore, StoreDown
 
 PREFIX = "edgedraft:rate:"
-MOST_GIVING = 1024  # buckets that are being given back to at once; more are given back to this process's own
+MAX_RETURNING = 1024  # buckets that are being given back to at once; more are given back to this process's own
 
 # A bucket is forgotten once it is full again, which loses nothing. The server's clock is everybody's.
 _SCRIPT = """
@@ -32,41 +32,41 @@ return {granted and 1 or 0, text}
 """
 
 
-class SharedRates(RateStore):
+class SharedRateStore(RateStore):
     """The buckets of all replicas."""
 
     def __init__(self, store: SharedStore) -> None:
         self._store = store
-        self._own = MemoryRates()
-        self._giving: set[asyncio.Task[None]] = set()
+        self._local = MemoryRateStore()
+        self._returning: set[asyncio.Task[None]] = set()
 
-    async def take(self, bucket: str, amount: int, per_minute: int) -> Taken:
+    async def take(self, bucket: str, amount: int, per_minute: int) -> TakeResult:
         try:
-            granted, level = await self._move(bucket, amount, per_minute, always=False)
+            granted, level = await self._run_script(bucket, amount, per_minute, always=False)
         except StoreDown:
-            return await self._own.take(bucket, amount, per_minute)
+            return await self._local.take(bucket, amount, per_minute)
         reset = (per_minute - level) * MINUTE / per_minute
         wait = 0.0 if granted else (amount - level) * MINUTE / per_minute
-        return Taken(granted, max(0, int(level)), reset, wait)
+        return TakeResult(granted, max(0, int(level)), reset, wait)
 
-    def give(self, bucket: str, amount: int, per_minute: int) -> None:
-        if len(self._giving) >= MOST_GIVING:
-            self._own.give(bucket, amount, per_minute)
+    def give_back(self, bucket: str, amount: int, per_minute: int) -> None:
+        if len(self._returning) >= MAX_RETURNING:
+            self._local.give_back(bucket, amount, per_minute)
             return
-        task = asyncio.create_task(self._give(bucket, amount, per_minute))
-        self._giving.add(task)
-        task.add_done_callback(self._giving.discard)
+        task = asyncio.create_task(self._give_back(bucket, amount, per_minute))
+        self._returning.add(task)
+        task.add_done_callback(self._returning.discard)
 
     async def close(self) -> None:
         """Wait for what is being given back."""
-        await asyncio.gather(*self._giving, return_exceptions=True)
+        await asyncio.gather(*self._returning, return_exceptions=True)
 
-    async def _give(self, bucket: str, amount: int, per_minute: int) -> None:
+    async def _give_back(self, bucket: str, amount: int, per_minute: int) -> None:
         try:
-            await self._move(bucket, -amount, per_minute, always=True)
+            await self._run_script(bucket, -amount, per_minute, always=True)
         except StoreDown:
-            self._own.give(bucket, amount, per_minute)
+            self._local.give_back(bucket, amount, per_minute)
 
-    async def _move(self, bucket: str, amount: int, per_minute: int, always: bool) -> tuple[bool, float]:
+    async def _run_script(self, bucket: str, amount: int, per_minute: int, always: bool) -> tuple[bool, float]:
         granted, level = await self._store.run(_SCRIPT, [PREFIX + bucket], [amount, per_minute, int(always)])
         return bool(granted), float(level)

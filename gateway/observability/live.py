@@ -16,15 +16,15 @@ from edgedraft.wire import Commit
 from gateway.accounts import Owner
 from gateway.sessions.speculation_stats import Mode
 
-STEP_SECONDS = 5
-STEPS = 60
-OWNERS = 1024  # of whom the last ones seen are kept
-REQUESTS = 512  # of each owner, for medians
-_FIGURES = 4  # significant digits told
+INTERVAL_SECONDS = 5
+INTERVALS = 60
+MAX_OWNERS = 1024  # of whom the last ones seen are kept
+MAX_REQUESTS = 512  # of each owner, for medians
+_SIGNIFICANT_DIGITS = 4  # significant digits told
 
 
 @dataclass(slots=True)
-class Step:
+class Interval:
     """Sums over one step of time. `edge`, `own` and `plain` tokens: an agent's, the verifier's guesses, neither's."""
 
     number: int = 0
@@ -50,33 +50,33 @@ class _Request:
     per_token: float | None
 
 
-class Window:
+class Activity:
     """One owner's last minutes, or everybody's."""
 
     def __init__(self) -> None:
-        self.steps: deque[Step] = deque(maxlen=STEPS)
-        self.requests: deque[_Request] = deque(maxlen=REQUESTS)
+        self.steps: deque[Interval] = deque(maxlen=INTERVALS)
+        self.requests: deque[_Request] = deque(maxlen=MAX_REQUESTS)
 
-    def step(self, number: int) -> Step:
+    def step(self, number: int) -> Interval:
         """The sums of the step with that number, which is the latest."""
         if not self.steps or self.steps[-1].number != number:
-            self.steps.append(Step(number))
+            self.steps.append(Interval(number))
         return self.steps[-1]
 
 
-class Live:
+class LiveStats:
     """The windows. `clock` counts seconds and never goes back."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._everybody = Window()
-        self._owners: OrderedDict[Owner, Window] = OrderedDict()
+        self._all = Activity()
+        self._owners: OrderedDict[Owner, Activity] = OrderedDict()
 
-    def committed(self, owner: Owner, commit: Commit) -> None:
+    def record_commit(self, owner: Owner, commit: Commit) -> None:
         """Count one commit of a session of this owner."""
-        number = int(self._clock() // STEP_SECONDS)
+        number = int(self._clock() // INTERVAL_SECONDS)
         right = min(commit.accepted, len(commit.tokens))
-        for step in (self._everybody.step(number), self._of(owner).step(number)):
+        for step in (self._all.step(number), self._of_owner(owner).step(number)):
             step.forwards += 1
             step.seconds += commit.seconds
             step.plain += len(commit.tokens) - right
@@ -88,36 +88,36 @@ class Live:
                 step.drafted += commit.nodes
                 step.accepted += right
 
-    def ended(self, owner: Owner, mode: Mode, first_text: float | None, per_token: float | None) -> None:
+    def record_end(self, owner: Owner, mode: Mode, first_text: float | None, per_token: float | None) -> None:
         """A request ended; seconds to its first text and between tokens, where there were any."""
         request = _Request(self._clock(), mode, first_text, per_token)
-        self._everybody.requests.append(request)
-        self._of(owner).requests.append(request)
+        self._all.requests.append(request)
+        self._of_owner(owner).requests.append(request)
 
-    def told(self, owner: Owner | None) -> dict[str, Any]:
+    def snapshot(self, owner: Owner | None) -> dict[str, Any]:
         """The window as the dashboard reads it; None is everybody's."""
-        window = self._everybody if owner is None else self._owners.get(owner) or Window()
+        window = self._all if owner is None else self._owners.get(owner) or Activity()
         now = self._clock()
-        latest = int(now // STEP_SECONDS)
+        latest = int(now // INTERVAL_SECONDS)
         by_number = {step.number: step for step in window.steps}
-        steps = [by_number.get(number) or Step(number) for number in range(latest - STEPS + 1, latest + 1)]
-        names = [field.name for field in fields(Step) if field.name != "number"]
-        requests = [request for request in window.requests if now - request.at <= STEP_SECONDS * STEPS]
+        steps = [by_number.get(number) or Interval(number) for number in range(latest - INTERVALS + 1, latest + 1)]
+        names = [field.name for field in fields(Interval) if field.name != "number"]
+        requests = [request for request in window.requests if now - request.at <= INTERVAL_SECONDS * INTERVALS]
         modes: list[Mode] = ["edge", "mixed", "datacenter"]
         return {
-            "step_seconds": STEP_SECONDS,
-            "into_step": round(now - latest * STEP_SECONDS, 3),
-            "steps": {name: [_short(getattr(step, name)) for step in steps] for name in names},
+            "step_seconds": INTERVAL_SECONDS,
+            "into_step": round(now - latest * INTERVAL_SECONDS, 3),
+            "steps": {name: [_round(getattr(step, name)) for step in steps] for name in names},
             "requests": {mode: sum(request.mode == mode for request in requests) for mode in modes},
             "first_text": _quantiles([request.first_text for request in requests]),
             "per_token": _quantiles([request.per_token for request in requests]),
         }
 
-    def _of(self, owner: Owner) -> Window:
+    def _of_owner(self, owner: Owner) -> Activity:
         window = self._owners.get(owner)
         if window is None:
-            window = self._owners[owner] = Window()
-            if len(self._owners) > OWNERS:
+            window = self._owners[owner] = Activity()
+            if len(self._owners) > MAX_OWNERS:
                 self._owners.popitem(last=False)
         else:
             self._owners.move_to_end(owner)
@@ -128,8 +128,8 @@ def _quantiles(values: list[float | None]) -> dict[str, float | None]:
     known = sorted(value for value in values if value is not None)
     if not known:
         return {"p50": None, "p95": None}
-    return {name: _short(known[int(share * (len(known) - 1))]) for name, share in (("p50", 0.5), ("p95", 0.95))}
+    return {name: _round(known[int(share * (len(known) - 1))]) for name, share in (("p50", 0.5), ("p95", 0.95))}
 
 
-def _short(value: float) -> float:
-    return value if isinstance(value, int) else float(f"{value:.{_FIGURES}g}")
+def _round(value: float) -> float:
+    return value if isinstance(value, int) else float(f"{value:.{_SIGNIFICANT_DIGITS}g}")

@@ -18,10 +18,10 @@ from prometheus_client import (
 
 from edgedraft.wire import MAX_WINDOW, Commit
 from gateway.accounts import Owner
-from gateway.observability.live import Live
+from gateway.observability.live import LiveStats
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-CARRY_SECONDS = 0.5  # between two times that a session's sums reach the counters
+FLUSH_SECONDS = 0.5  # between two times that a session's sums reach the counters
 _TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5)
 
 
@@ -31,7 +31,7 @@ class Metrics:
     def __init__(self) -> None:
         disable_created_metrics()  # tools that add up all that begins with a name would add times to counts
         self.registry = registry = CollectorRegistry()
-        self.live = Live()
+        self.live = LiveStats()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         name = "edgedraft_gateway_"
@@ -102,7 +102,7 @@ class Metrics:
         )
         self.vllm_running = Gauge("vllm:num_requests_running", "Generations that run", registry=registry)
         self.vllm_waiting = Gauge("vllm:num_requests_waiting", "Sessions that wait for room", registry=registry)
-        self._meters: dict[str, ModelMeters] = {}
+        self._by_model: dict[str, ModelMetrics] = {}
         self._positions: list[Counter] = []
 
     def accepted_at(self, position: int) -> Counter:
@@ -111,14 +111,14 @@ class Metrics:
             self._positions.append(self._accepted_at.labels(len(self._positions)))
         return self._positions[position]
 
-    def of(self, model: str) -> ModelMeters:
+    def for_model(self, model: str) -> ModelMetrics:
         """What is labelled with a served model."""
-        if model not in self._meters:
-            self._meters[model] = ModelMeters(self, model)
-        return self._meters[model]
+        if model not in self._by_model:
+            self._by_model[model] = ModelMetrics(self, model)
+        return self._by_model[model]
 
 
-class ModelMeters:
+class ModelMetrics:
     """One model's series, looked up once."""
 
     def __init__(self, metrics: Metrics, model: str) -> None:
@@ -131,7 +131,7 @@ class ModelMeters:
         self.edge, self.own, self.plain = (metrics.made.labels(model, by) for by in ("edge", "verifier_guess", "plain"))
 
 
-class SessionMeter:
+class SessionMetrics:
     """Counts for one session, from its beginning to its end.
 
     A commit costs the event loop little: sums are kept here and carried over now and then.
@@ -139,10 +139,10 @@ class SessionMeter:
 
     def __init__(self, metrics: Metrics, model: str, owner: Owner) -> None:
         self._metrics = metrics
-        self._model = metrics.of(model)
+        self._model = metrics.for_model(model)
         self._owner = owner
         self._last: float | None = None
-        self._carried = 0.0
+        self._flushed_at = 0.0
         self._steps = self._plain = self._edge = self._own = self._saved = 0
         self._drafts = self._nodes = self._accepted = 0
         self._seconds = 0.0
@@ -152,7 +152,7 @@ class SessionMeter:
         self._metrics.vllm_running.inc()
 
     def ended(self) -> None:
-        self._carry()
+        self._flush()
         self._metrics.sessions.dec()
         self._metrics.vllm_running.dec()
 
@@ -182,12 +182,12 @@ class SessionMeter:
             self._model.window.observe(commit.window)
             for position in range(min(commit.accepted, commit.depth, MAX_WINDOW)):
                 self._metrics.accepted_at(position).inc()
-        self._metrics.live.committed(self._owner, commit)
-        if now - self._carried > CARRY_SECONDS:
-            self._carried = now
-            self._carry()
+        self._metrics.live.record_commit(self._owner, commit)
+        if now - self._flushed_at > FLUSH_SECONDS:
+            self._flushed_at = now
+            self._flush()
 
-    def _carry(self) -> None:
+    def _flush(self) -> None:
         metrics, model = self._metrics, self._model
         model.steps.inc(self._steps)
         model.seconds.inc(self._seconds)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgedraft.observability.tracing import Tracing, traceparent_of, usable_traceparent, wall
+from edgedraft.observability.tracing import Tracing, epoch_ns, traceparent_of, valid_traceparent
 from edgedraft.wire import Commit, Draft, Open, Sampling
 
 if TYPE_CHECKING:
@@ -40,14 +40,20 @@ class GatewayTraces:
         self.first_token = histogram(server + "time_to_first_token", "Time from request to first text", FIRST_TOKEN)
         self.per_token = histogram(server + "time_per_output_token", "Time a token after the first text", PER_TOKEN)
 
-    def generation(
-        self, endpoint: str, model: str, headers: TraceHeaders, began_at: float, choices: int, job: Asked
+    def start_generation(
+        self,
+        endpoint: str,
+        model: str,
+        headers: TraceHeaders,
+        began_at: float,
+        choices: int,
+        parameters: GenerationParameters,
     ) -> GenerationSpan:
         """The span of one request, which began at `began_at` by time.monotonic()."""
         from opentelemetry.trace import SpanKind
 
         operation = OPERATIONS[endpoint]
-        sampling, max_tokens, input_tokens = job
+        sampling, max_tokens, input_tokens = parameters
         attributes: dict[str, Any] = {
             "gen_ai.operation.name": operation,
             "gen_ai.provider.name": PROVIDER,
@@ -64,19 +70,19 @@ class GatewayTraces:
         if choices != 1:
             attributes["gen_ai.request.choice.count"] = choices
         traceparent, tracestate = headers
-        span = self.tracing.begin(
+        span = self.tracing.start_span(
             f"{operation} {model}", SpanKind.SERVER, traceparent, attributes, at=began_at, tracestate=tracestate
         )
         return GenerationSpan(self, span, operation, model, began_at)
 
 
-Asked = tuple[Sampling, int, int]  # how tokens are chosen, output tokens at most, prompt tokens
+GenerationParameters = tuple[Sampling, int, int]  # how tokens are chosen, output tokens at most, prompt tokens
 TraceHeaders = tuple[str, str]  # a usable traceparent, and its tracestate
 
 
 def trace_headers(traceparent: str, tracestate: str) -> TraceHeaders:
     """What a client's headers say of the trace that it is in; ("", "") for none."""
-    usable = usable_traceparent(traceparent)
+    usable = valid_traceparent(traceparent)
     return usable, tracestate[:512] if usable else ""
 
 
@@ -105,9 +111,9 @@ class GenerationSpan:
         output_tokens: int,
         cached_tokens: int,
         reasons: Sequence[str],
-        made: dict[str, Any],
+        speculation: dict[str, Any],
     ) -> None:
-        """The generation is over. `error` is a kind of failure, `made` the response's field `edgedraft`."""
+        """The generation is over. `error` is a kind of failure, `speculation` the response's field `edgedraft`."""
         from opentelemetry.trace import StatusCode
 
         now = time.monotonic()
@@ -124,7 +130,7 @@ class GenerationSpan:
             "gen_ai.request.stream": streamed,
             "edgedraft.outcome": outcome,
         }
-        attributes |= {f"edgedraft.{name}": value for name, value in made.items()}
+        attributes |= {f"edgedraft.{name}": value for name, value in speculation.items()}
         if reasons:
             attributes["gen_ai.response.finish_reasons"] = list(reasons)
         if first_text_at is not None:
@@ -139,7 +145,7 @@ class GenerationSpan:
             self._span.set_status(StatusCode.ERROR)
         self._traces.duration.record(now - self._began_at, measured | ({"error.type": error} if error else {}))
         self._span.set_attributes(attributes)
-        self._span.end(wall(now))
+        self._span.end(epoch_ns(now))
 
 
 class SlotSpan:
@@ -148,7 +154,7 @@ class SlotSpan:
     def __init__(self, tracing: Tracing, message: Open, drafter: str) -> None:
         from opentelemetry.trace import SpanKind
 
-        self._span = tracing.begin("edge agent", SpanKind.CLIENT, message.trace, {"edgedraft.drafter": drafter})
+        self._span = tracing.start_span("edge agent", SpanKind.CLIENT, message.trace, {"edgedraft.drafter": drafter})
         self._drafts = self._nodes = self._accepted = 0
 
     def drafted(self, draft: Draft) -> None:

@@ -6,7 +6,7 @@ import asyncio
 
 from gateway.agents.link import AgentLink
 from gateway.agents.registry import AgentRegistry
-from gateway.limits.shared_rates import SharedRates
+from gateway.limits.shared_rates import SharedRateStore
 from gateway.observability.metrics import Metrics
 from gateway.replicas.directory import Directory
 from gateway.replicas.endpoint import ReplicaEndpoint
@@ -25,7 +25,7 @@ class Replicas:
         self._per_owner = settings.max_agents_per_owner
         self._prover = Handshake(settings.replica_secret)
         self._store = SharedStore(settings.redis, metrics.shared_store)
-        self.rates = SharedRates(self._store)
+        self.rates = SharedRateStore(self._store)
         self._endpoint = ReplicaEndpoint(
             settings.replica_host, settings.replica_port, settings.advertise, self._prover, agents, metrics
         )

@@ -15,7 +15,7 @@ from edgedraft.observability.tracing import trace_id
 from gateway.accounts import Principal
 from gateway.http.errors import database_down
 from gateway.ledger import Entry, Outcome
-from gateway.limits.admission import Ticket
+from gateway.limits.admission import RateReservation
 from gateway.observability.traces import GenerationSpan, TraceHeaders
 from gateway.output.events import Event, Finished, MakeReader, PlainText
 from gateway.services import Services
@@ -37,7 +37,7 @@ class Generation:
         self,
         services: Services,
         principal: Principal,
-        ticket: Ticket,
+        ticket: RateReservation,
         request_id: str,
         operation: Operation,
         jobs: Sequence[SessionRequest],
@@ -58,7 +58,7 @@ class Generation:
         self._span: GenerationSpan | None = None
         if services.traces:
             asked = (jobs[0].sampling, jobs[0].max_tokens, prompt_tokens)
-            self._span = services.traces.generation(operation, self.model, trace, self.began_at, len(jobs), asked)
+            self._span = services.traces.start_generation(operation, self.model, trace, self.began_at, len(jobs), asked)
         parent = self._span.traceparent if self._span else trace[0]
         self.jobs = tuple(replace(job, trace=parent) for job in jobs) if parent else tuple(jobs)
         self.operation: Operation = operation
@@ -121,7 +121,7 @@ class Generation:
         Raises what Session.run raises; closing it cancels every session at once. Before anything runs, ApiError: 429
         where the key may not have so many tokens now, 503 where the ledger cannot be written.
         """
-        entry = self._services.ledger.entry(
+        entry = self._services.ledger.new_entry(
             self.principal,
             self.request_id,
             self.model,
@@ -181,7 +181,7 @@ class Generation:
             metrics.first_token.labels(self.model).observe(first_text)
             if self.output_tokens > 1:
                 per_token = (time.monotonic() - self.first_text_at) / (self.output_tokens - 1)
-        metrics.live.ended(self.principal.agents_owner, made["mode"], first_text, per_token)
+        metrics.live.record_end(self.principal.agents_owner, made["mode"], first_text, per_token)
         self.facts |= {
             "trace": trace_id(self.jobs[0].trace),
             "operation": self.operation,
@@ -204,5 +204,5 @@ class Generation:
                 output_tokens=self.output_tokens,
                 cached_tokens=self.cached_tokens,
                 reasons=[self.finished[choice].reason for choice in sorted(self.finished)],
-                made=made,
+                speculation=made,
             )

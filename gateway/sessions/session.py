@@ -36,7 +36,7 @@ from gateway.accounts import Owner
 from gateway.agents.registry import AgentRegistry
 from gateway.agents.slot import AgentHost, AgentSlot
 from gateway.model.served_model import ServedModel
-from gateway.observability.metrics import Metrics, SessionMeter
+from gateway.observability.metrics import Metrics, SessionMetrics
 from gateway.sessions.speculation_stats import SpeculationStats
 from gateway.verifiers.hedging import HedgedSession
 from gateway.verifiers.link import VerifierLink
@@ -116,7 +116,7 @@ class Session:
         self._verifiers = verifiers
         self._agents = agents
         self._metrics = metrics
-        self._meter = SessionMeter(metrics, job.model.name, job.owner)
+        self._meter = SessionMetrics(metrics, job.model.name, job.owner)
         self._open_timeout = open_timeout
         self._silence_timeout = silence_timeout
         self._tree = DraftTree(MAX_WINDOW)

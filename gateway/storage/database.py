@@ -29,7 +29,12 @@ COMMAND_SECONDS = 15.0
 
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
 _UPGRADE_LOCK = 0x65646765  # any number, the same in every replica
-_OURS = (IntegrityError, ProgrammingError, DataError, NotSupportedError)  # mistakes of the program, not of the database
+_PROGRAM_ERRORS = (
+    IntegrityError,
+    ProgrammingError,
+    DataError,
+    NotSupportedError,
+)  # mistakes of the program, not of the database
 
 
 class DatabaseDown(Exception):
@@ -65,7 +70,7 @@ class Database:
         self._url = _with_driver(url)
         self.embedded = self._url.get_backend_name() == "sqlite"
         self._engine = _engine(self._url, COMMAND_SECONDS)
-        self._writing = self._engine.execution_options(writes=True)
+        self._write_engine = self._engine.execution_options(writes=True)
 
     async def open(self, upgrade: bool = True) -> None:
         """Bring the schema up to date, or only look whether it is. Several processes may do so at once.
@@ -86,15 +91,15 @@ class Database:
     @asynccontextmanager
     async def connect(self) -> AsyncGenerator[AsyncConnection]:
         """A connection to read with. Raises DatabaseDown."""
-        with _told_apart():
+        with _translate_errors():
             async with self._engine.connect() as connection:
                 yield connection
 
     @asynccontextmanager
     async def begin(self) -> AsyncGenerator[AsyncConnection]:
         """A transaction to write in, committed at its end. Raises DatabaseDown."""
-        with _told_apart():
-            async with self._writing.begin() as connection:
+        with _translate_errors():
+            async with self._write_engine.begin() as connection:
                 yield connection
 
     async def revision(self) -> str | None:
@@ -107,7 +112,7 @@ class Database:
 
         engine = self._engine if self.embedded else _engine(self._url, None)  # a large table takes its time
         try:
-            with _told_apart():
+            with _translate_errors():
                 async with engine.execution_options(writes=True).begin() as connection:
                     if not self.embedded:
                         await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE_LOCK})
@@ -119,14 +124,14 @@ class Database:
                 await engine.dispose()
 
 
-class _told_apart:
+class _translate_errors:
     """Turns what a database that cannot serve raises into DatabaseDown; mistakes of ours pass as they are."""
 
     def __enter__(self) -> None:
         return
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, DBAPIError) and (error.connection_invalidated or not isinstance(error, _OURS)):
+        if isinstance(error, DBAPIError) and (error.connection_invalidated or not isinstance(error, _PROGRAM_ERRORS)):
             raise DatabaseDown(str(error.orig)) from error
         if isinstance(error, OSError | TimeoutError | PoolTimeout):
             raise DatabaseDown(str(error) or type(error).__name__) from error

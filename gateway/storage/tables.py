@@ -20,7 +20,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SHOWN = 10  # characters of a key that are stored in the clear
+KEY_PREFIX_LENGTH = 10  # characters of a key that are stored in the clear
 
 metadata = MetaData()
 
@@ -36,7 +36,7 @@ keys = Table(
     "keys",
     metadata,
     Column("id", String(32), primary_key=True),
-    Column("prefix", String(SHOWN), nullable=False),
+    Column("prefix", String(KEY_PREFIX_LENGTH), nullable=False),
     Column("hash", String(64), nullable=False),
     Column("owner", String(255), nullable=False),
     Column("tenant", String(255), ForeignKey("tenants.name", name="keys_tenant_fkey"), nullable=False),

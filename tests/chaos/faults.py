@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from edgedraft.local.processes import Child
+from edgedraft.local.processes import ManagedProcess
 from tests.support.topology import AGENTS, GATEWAYS, VERIFIERS, Topology
 
 Kind = Literal["agent killed", "agent frozen", "agent partitioned", "gateway restarted", "verifier killed"]
@@ -58,7 +58,7 @@ class Faults:
             case "agent frozen":
                 async with self._agents[agent]:
                     self._tell(kind, agent, seconds)
-                    process = self.topology.fleet.agents[agent].process
+                    process = self.topology.fleet.agents[agent].popen
                     process.send_signal(signal.SIGSTOP)
                     try:
                         await asyncio.sleep(seconds)
@@ -84,14 +84,14 @@ class Faults:
                     await self._again(self.topology.fleet.verifiers, verifier, signal.SIGKILL)
                     await asyncio.sleep(1.0)  # that gateways come back to it before the other one goes
 
-    async def _again(self, children: list[Child], index: int, blow: signal.Signals) -> None:
+    async def _again(self, children: list[ManagedProcess], index: int, blow: signal.Signals) -> None:
         """End that process so, and start it anew on its port."""
-        stack, old = self.topology.fleet.stack, children[index]
-        old.process.send_signal(blow)
-        status = await asyncio.to_thread(old.process.wait, DRAIN_SECONDS)
-        assert status == (0 if blow == signal.SIGTERM else -blow), f"{old.words[0]} ended with status {status}"
-        children[index] = stack.again(old)
-        await asyncio.to_thread(stack.ready, children[index])
+        stack, old = self.topology.fleet.supervisor, children[index]
+        old.popen.send_signal(blow)
+        status = await asyncio.to_thread(old.popen.wait, DRAIN_SECONDS)
+        assert status == (0 if blow == signal.SIGTERM else -blow), f"{old.arguments[0]} ended with status {status}"
+        children[index] = stack.restart(old)
+        await asyncio.to_thread(stack.wait_ready, children[index])
 
     def _tell(self, kind: Kind, index: int, seconds: float = 0.0) -> None:
         self.done[kind] += 1

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from edgedraft.local.processes import Stack
+from edgedraft.local.processes import Supervisor
 from tests.conformance.clients.features import Given
 from tests.conformance.environments import CLIENTS, node_clients, python_clients
 
@@ -102,10 +102,10 @@ def text_of(completion: dict[str, Any]) -> str:
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     folder = tmp_path_factory.mktemp("conformance-logs")
     database = f"sqlite+aiosqlite:///{folder / 'gateway.db'}"
-    with Stack("conformance-key", folder) as stack:
-        verifier = stack.verifier("--threads", "1", "--dtype", "float32")
-        stack.gateway(verifier.address, flags=("--port", "0", "--database", database))
-        stack.wait_served()
+    with Supervisor("conformance-key", folder) as stack:
+        verifier = stack.start_verifier("--threads", "1", "--dtype", "float32")
+        stack.start_gateway(verifier.address, flags=("--port", "0", "--database", database))
+        stack.wait_for_verifier()
         keys = {side: _key(database, side) for side in SIDES}
         stack.start("attach", stack.url, "--key", keys["edge"], "--threads", "1", "--no-past-outputs")
         models = httpx.get(

@@ -9,7 +9,7 @@ import openai
 import pytest
 from openai import OpenAI
 
-from edgedraft.local.processes import Stack
+from edgedraft.local.processes import Supervisor
 from loadtest.gateway_peers.process import stub
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
@@ -20,11 +20,11 @@ KEY = "retries-key"
 def test_a_key_that_runs_too_much_is_tried_again_by_the_package(tmp_path: Path) -> None:
     verifier = stub("stub_verifier", "stub", "0.05", folder=tmp_path)
     try:
-        with Stack(KEY, tmp_path) as stack:
+        with Supervisor(KEY, tmp_path) as stack:
             database = f"sqlite+aiosqlite:///{tmp_path / 'gateway.db'}"
             flags = ("--port", "0", "--database", database, "--max-sessions-per-key", "1")
-            stack.gateway(verifier.said_url(), flags=flags)
-            stack.wait_served()
+            stack.start_gateway(verifier.said_url(), flags=flags)
+            stack.wait_for_verifier()
             ask_beside_another(stack.url)
     finally:
         verifier.stop()

@@ -11,7 +11,7 @@ import pytest
 from openai import OpenAI, Stream
 from openai.types.chat import ChatCompletionChunk
 
-from edgedraft.local.processes import Child, Stack
+from edgedraft.local.processes import ManagedProcess, Supervisor
 from loadtest.workloads import mixed
 
 KEY = "e2e-key"
@@ -48,8 +48,8 @@ CASES = [Case(prompt.text, t, 100 + i) for t in (0.0, 0.8) for i, prompt in enum
 class Service:
     """A running gateway with its verifier, and a client for it."""
 
-    stack: Stack
-    verifier: Child
+    stack: Supervisor
+    verifier: ManagedProcess
     client: OpenAI
     model: str
 
@@ -93,10 +93,12 @@ class Service:
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder: Path = tmp_path_factory.mktemp("e2e-logs")
-    with Stack(KEY, folder) as stack:
-        verifier = stack.verifier("--threads", "1", "--dtype", "float32", "--no-prompt-lookup")
-        stack.gateway(verifier.address, flags=("--port", "0", "--database", f"sqlite+aiosqlite:///{folder}/gateway.db"))
-        stack.wait_served()
+    with Supervisor(KEY, folder) as stack:
+        verifier = stack.start_verifier("--threads", "1", "--dtype", "float32", "--no-prompt-lookup")
+        stack.start_gateway(
+            verifier.address, flags=("--port", "0", "--database", f"sqlite+aiosqlite:///{folder}/gateway.db")
+        )
+        stack.wait_for_verifier()
         client = OpenAI(base_url=f"{stack.url}/v1", api_key=KEY, max_retries=0, timeout=300)
         yield Service(stack, verifier, client, client.models.list().data[0].id)
 
@@ -110,9 +112,9 @@ def alone(service: Service) -> dict[Case, Answer]:
 
 
 @pytest.fixture
-def agent(service: Service) -> Iterator[Child]:
+def agent(service: Service) -> Iterator[ManagedProcess]:
     """An attached agent, detached again after the test."""
-    child = service.stack.agent("--threads", "1")
+    child = service.stack.start_agent("--threads", "1")
     yield child
     child.stop()
-    service.stack.children.remove(child)
+    service.stack.processes.remove(child)

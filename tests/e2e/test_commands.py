@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from openai import OpenAI
 
-from edgedraft.local.processes import Child
+from edgedraft.local.processes import ManagedProcess
 from loadtest.quick import compare
 from tests.e2e.conftest import Service
 
@@ -90,7 +90,7 @@ def test_up_with_two_gateways_serves_at_both_and_leaves_nothing_behind(tmp_path:
         assert ledger.execute("SELECT count(DISTINCT gateway), count(*) FROM usage").fetchone() == (2, 2)
 
 
-def test_the_quick_comparison_shows_both_sides_of_one_run(service: Service, agent: Child) -> None:
+def test_the_quick_comparison_shows_both_sides_of_one_run(service: Service, agent: ManagedProcess) -> None:
     result = compare(service.stack, service.verifier.address, "float32", prompts=1)
     assert [row["mode"] for row in result.rows] == ["datacenter", "edge"]
     assert [row["same_text"] for row in result.rows] == ["2/2", "2/2"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from openai import OpenAI
 
-from edgedraft.local.processes import Stack
+from edgedraft.local.processes import Supervisor
 from loadtest.quick import verifier_counters
 from tests.e2e.conftest import CASES, KEY, Answer, Service
 
@@ -28,14 +28,14 @@ def test_a_session_goes_on_at_a_verifier_of_the_other_engine(
 ) -> None:
     monkeypatch.delenv("EDGEDRAFT_ENGINE", raising=False)
     monkeypatch.delenv("EDGEDRAFT_ENGINE_ARGS", raising=False)
-    with Stack(KEY, tmp_path) as stack:
+    with Supervisor(KEY, tmp_path) as stack:
         common = ("--threads", "1", "--dtype", "float32", "--kv-tokens", "8192", "--port", "0")
         children = {name: stack.launch_verifier(*common, *flags) for name, flags in ENGINES.items()}
-        urls = {name: stack.ready(child) for name, child in children.items()}
+        urls = {name: stack.wait_ready(child) for name, child in children.items()}
         database = f"sqlite+aiosqlite:///{tmp_path}/gateway.db"
-        stack.gateway(*urls.values(), flags=("--port", "0", "--database", database))
-        stack.wait_served()
-        stack.agent("--threads", "1")
+        stack.start_gateway(*urls.values(), flags=("--port", "0", "--database", database))
+        stack.wait_for_verifier()
+        stack.start_agent("--threads", "1")
         client = OpenAI(base_url=f"{stack.url}/v1", api_key=KEY, max_retries=0, timeout=300)
         service = Service(stack, children[lost], client, client.models.list().data[0].id)
         begun = {name: committed(url) for name, url in urls.items()}
@@ -47,7 +47,7 @@ def test_a_session_goes_on_at_a_verifier_of_the_other_engine(
         while committed(urls[lost]) < before + 10:
             assert clients.is_alive(), "the streams ended before the verifier had a part in them"
             time.sleep(0.05)
-        children[lost].process.kill()
+        children[lost].popen.kill()
         clients.join(300)
         assert [answer.text for answer in got] == whole
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgedraft.local.processes import Stack
+from edgedraft.local.processes import Supervisor
 from tests.support.in_memory_tracing import PARENT, TRACE, TRACEPARENT
 from tests.support.otlp_receiver import OtlpReceiver, attributes
 
@@ -24,13 +24,13 @@ def test_client_gateway_verifier_and_agent_share_a_trace(tmp_path: Path, monkeyp
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
         monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "200")
         monkeypatch.setenv("EDGEDRAFT_LOG_FORMAT", "json")
-        with Stack(KEY, tmp_path) as stack:
-            verifier = stack.verifier("--threads", "1", "--dtype", "float32", "--no-prompt-lookup")
-            stack.gateway(
+        with Supervisor(KEY, tmp_path) as stack:
+            verifier = stack.start_verifier("--threads", "1", "--dtype", "float32", "--no-prompt-lookup")
+            stack.start_gateway(
                 verifier.address, flags=("--port", "0", "--database", f"sqlite+aiosqlite:///{tmp_path}/gateway.db")
             )
-            stack.wait_served()
-            stack.agent("--threads", "1", "--draft-model", "none")
+            stack.wait_for_verifier()
+            stack.start_agent("--threads", "1", "--draft-model", "none")
             body = {
                 "model": "smollm2-135m-instruct",
                 "messages": [{"role": "user", "content": WORDS}],

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from openai import OpenAI
 
-from edgedraft.local.processes import Child, Stack
+from edgedraft.local.processes import ManagedProcess, Supervisor
 from tests.conftest import THOROUGH
 from tests.e2e.conftest import CASES, KEY, Answer, Case, Service
 from tests.e2e.test_start_order import free_port
@@ -26,17 +26,17 @@ CASE = next(case for case in CASES if case.temperature == 0)
 
 
 @pytest.fixture
-def far_agent(service: Service) -> Iterator[tuple[Partition, Child]]:
+def far_agent(service: Service) -> Iterator[tuple[Partition, ManagedProcess]]:
     """An agent whose link can be cut."""
     with Partition(urlsplit(service.stack.url).port or 0) as link:
         child = service.stack.start("attach", f"http://127.0.0.1:{link.port}", "--key", KEY, "--threads", "1")
         yield link, child
         child.stop()
-        service.stack.children.remove(child)
+        service.stack.processes.remove(child)
 
 
-def resident(*children: Child) -> list[int]:
-    return [psutil.Process(child.process.pid).memory_info().rss for child in children]
+def resident(*children: ManagedProcess) -> list[int]:
+    return [psutil.Process(child.popen.pid).memory_info().rss for child in children]
 
 
 def until_drafted(service: Service, seconds: float) -> None:
@@ -64,12 +64,12 @@ def while_streaming(service: Service, case: Case, tokens: int, act: Callable[[],
 
 @pytest.mark.parametrize("seconds", [1.0, 10.0, *([60.0] if THOROUGH else [])])
 def test_a_network_that_is_lost_for_a_while_costs_no_stream(
-    service: Service, far_agent: tuple[Partition, Child], seconds: float
+    service: Service, far_agent: tuple[Partition, ManagedProcess], seconds: float
 ) -> None:
     link, agent = far_agent
     whole = service.ask(CASE, edge=False, tokens=STREAMED, endless=True)
     until_drafted(service, 60)
-    gateway = next(child for child in service.stack.children if child.words[0] == "gateway")
+    gateway = next(child for child in service.stack.processes if child.arguments[0] == "gateway")
     before = resident(gateway, agent)
     healer = threading.Timer(seconds, link.heal)
 
@@ -96,16 +96,16 @@ def private(tmp_path: Path, service: Service) -> Iterator[tuple[Service, Callabl
             *("--database", f"sqlite+aiosqlite:///{tmp_path}/gateway.db"),
         ),
     }
-    with Stack(KEY, tmp_path) as stack:
+    with Supervisor(KEY, tmp_path) as stack:
         running = {name: stack.start(*words, *_OWN.get(name, ())) for name, words in commands.items()}
         stack.url = running["gateway"].address
-        stack.wait_served()
-        stack.agent("--threads", "1")
+        stack.wait_for_verifier()
+        stack.start_agent("--threads", "1")
         client = OpenAI(base_url=f"{stack.url}/v1", api_key=KEY, max_retries=0, timeout=300)
 
         def restart(name: str) -> None:
-            running[name].process.kill()
-            running[name].process.wait()
+            running[name].popen.kill()
+            running[name].popen.wait()
             running[name] = stack.start(*commands[name], *_OWN.get(name, ()))
 
         yield Service(stack, running["verifier"], client, service.model), restart
@@ -124,5 +124,5 @@ def test_a_verifier_or_a_gateway_that_is_killed_and_started_again(
     assert answer.text == whole.text, "begun at the verifier that was killed, finished at its successor"
     until_drafted(service, 60)
     restart("gateway")
-    service.stack.wait_served()
+    service.stack.wait_for_verifier()
     until_drafted(service, 60)

@@ -13,7 +13,7 @@ import pytest
 from openai import OpenAI
 
 from edge_agent.attach.attachment import MOVED_TOO_SOON
-from edgedraft.local.processes import Child, Stack
+from edgedraft.local.processes import ManagedProcess, Supervisor
 from tests.e2e.conftest import CASES, KEY, Answer, Service
 from tests.support.partition import Partition
 from tests.support.valkey_server import ValkeyServer
@@ -32,12 +32,12 @@ def valkey() -> Iterator[ValkeyServer]:
     server.stop()
 
 
-def client_of(gateway: Child, service: Service, stack: Stack) -> Service:
+def client_of(gateway: ManagedProcess, service: Service, stack: Supervisor) -> Service:
     client = OpenAI(base_url=f"{gateway.address}/v1", api_key=KEY, max_retries=0, timeout=120)
     return Service(stack, service.verifier, client, service.model)
 
 
-def ready(gateway: Child) -> bool:
+def ready(gateway: ManagedProcess) -> bool:
     try:
         with urllib.request.urlopen(f"{gateway.address}/readyz", timeout=10):
             return True
@@ -59,7 +59,7 @@ def test_an_agent_drafts_for_both_replicas_and_moves_when_its_own_goes(
 ) -> None:
     whole = service.ask(CASE, edge=False, tokens=TOKENS, endless=True)
     shared = ("--redis", valkey.url, "--replica-secret", "secret of the end-to-end test", "--replica-port", "0")
-    with Stack(KEY, tmp_path) as stack:
+    with Supervisor(KEY, tmp_path) as stack:
         pair = [
             stack.launch(
                 *("gateway", "--port", "0", "--key", KEY, "--verifier", service.verifier.address, *shared),
@@ -88,12 +88,12 @@ def test_an_agent_drafts_for_both_replicas_and_moves_when_its_own_goes(
                 stream.start()
             time.sleep(0.5)
             balancer.point(ports[0])
-            pair[1].process.terminate()
+            pair[1].popen.terminate()
             for stream in streams:
                 stream.join(120)
             assert [answer.text for answer in got] == [whole.text] * 2
             assert all(answer.mode != "datacenter" for answer in got)
-            assert pair[1].process.wait(30) == 0
+            assert pair[1].popen.wait(30) == 0
             until_paired(here)
             # Read while the balancer stands: the agent tells when that goes, too.
             log = next(path for path in tmp_path.glob("*-attach.log")).read_text()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from openai import OpenAI
 
-from edgedraft.local.processes import Child, Stack
+from edgedraft.local.processes import ManagedProcess, Supervisor
 from loadtest.quick import verifier_counters
 from tests.e2e.conftest import CASES, KEY, Answer, Case, Service
 
@@ -20,7 +20,7 @@ FEW = CASES[::9]
 LONGER = 64  # tokens, in which a text begins to repeat itself
 
 
-def test_edge_text_is_datacenter_text(service: Service, alone: dict[Case, Answer], agent: Child) -> None:
+def test_edge_text_is_datacenter_text(service: Service, alone: dict[Case, Answer], agent: ManagedProcess) -> None:
     answers = dict(zip(CASES, service.ask_all(CASES), strict=True))
     differing = [case for case in CASES if answers[case].text != alone[case].text]
     assert not differing
@@ -33,7 +33,7 @@ def test_edge_text_is_datacenter_text(service: Service, alone: dict[Case, Answer
 
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
 def test_an_agent_lost_in_mid_stream_changes_nothing(
-    service: Service, alone: dict[Case, Answer], agent: Child, blow: signal.Signals
+    service: Service, alone: dict[Case, Answer], agent: ManagedProcess, blow: signal.Signals
 ) -> None:
     got: list[Answer] = []
     # Few at once: with many, this machine's verifier finds plain decoding cheaper than checking drafts.
@@ -43,7 +43,7 @@ def test_an_agent_lost_in_mid_stream_changes_nothing(
     while verifier_counters(service.verifier.address)["edgedraft_verifier_draft_accepted_total"] < before + 3:
         assert clients.is_alive(), "the streams ended before the agent had drafted anything of use"
         time.sleep(0.02)
-    agent.process.send_signal(blow)
+    agent.popen.send_signal(blow)
     clients.join(240)
     assert not clients.is_alive(), "no stream is stuck"
     assert [answer.text for answer in got] == [alone[case].text for case in FEW]
@@ -69,7 +69,7 @@ def test_an_agent_that_comes_in_mid_stream_joins(service: Service, alone: dict[C
         assert text.startswith(alone[case].text)
     finally:
         child.stop()
-        service.stack.children.remove(child)
+        service.stack.processes.remove(child)
 
 
 def test_without_any_agent_the_datacenter_answers(service: Service, alone: dict[Case, Answer]) -> None:
@@ -80,12 +80,12 @@ def test_without_any_agent_the_datacenter_answers(service: Service, alone: dict[
 def test_the_verifiers_own_guesses_change_the_steps_and_no_token(service: Service, tmp_path: Path) -> None:
     cases = CASES[:6]
     plain = service.ask_all(cases, edge=False, tokens=LONGER)
-    with Stack(KEY, tmp_path) as stack:
-        verifier = stack.verifier("--threads", "1", "--dtype", "float32")
-        stack.gateway(
+    with Supervisor(KEY, tmp_path) as stack:
+        verifier = stack.start_verifier("--threads", "1", "--dtype", "float32")
+        stack.start_gateway(
             verifier.address, flags=("--port", "0", "--database", f"sqlite+aiosqlite:///{tmp_path}/gateway.db")
         )
-        stack.wait_served()
+        stack.wait_for_verifier()
         client = OpenAI(base_url=f"{stack.url}/v1", api_key=KEY, max_retries=0, timeout=300)
         guessed = Service(stack, verifier, client, service.model).ask_all(cases, tokens=LONGER)
     assert [answer.text for answer in guessed] == [answer.text for answer in plain]

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from edgedraft.local.processes import Stack
+from edgedraft.local.processes import Supervisor
 from tests.e2e.conftest import KEY, Service
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
@@ -39,9 +39,9 @@ def status(url: str) -> int:
 
 def test_a_gateway_started_before_its_verifier_serves_once_that_is_there(tmp_path: Path) -> None:
     port = free_port()
-    with Stack(KEY, tmp_path) as stack:
+    with Supervisor(KEY, tmp_path) as stack:
         flags = ("--port", "0", "--open-timeout", "200", "--database", f"sqlite+aiosqlite:///{tmp_path}/g.db")
-        stack.gateway(f"ws://127.0.0.1:{port}", flags=flags)
+        stack.start_gateway(f"ws://127.0.0.1:{port}", flags=flags)
         assert (status(f"{stack.url}/healthz"), status(f"{stack.url}/readyz")) == (200, 503)
         client = OpenAI(base_url=f"{stack.url}/v1", api_key=KEY, max_retries=0, timeout=240)
         texts: list[str | None] = []

@@ -9,7 +9,7 @@ import pytest
 from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolParam
 from pydantic import BaseModel
 
-from edgedraft.local.processes import Child
+from edgedraft.local.processes import ManagedProcess
 from tests.e2e.conftest import Service
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
@@ -87,7 +87,9 @@ def test_a_pydantic_model_is_parsed(service: Service) -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0])
-def test_an_agent_changes_no_byte_of_structured_output(service: Service, agent: Child, temperature: float) -> None:
+def test_an_agent_changes_no_byte_of_structured_output(
+    service: Service, agent: ManagedProcess, temperature: float
+) -> None:
     def ask(edge: bool, **what: Any) -> tuple[str, str]:
         got = service.client.chat.completions.create(
             model=service.model,

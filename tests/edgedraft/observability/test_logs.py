@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from edgedraft.observability.logs import OURS, configure_logging, event, request_fields
+from edgedraft.observability.logs import PACKAGES, configure_logging, event, request_fields
 
 log = logging.getLogger("edgedraft.tests")
 
@@ -19,7 +19,7 @@ def _logging_as_before() -> Iterator[None]:
     before = root.handlers[:], root.level
     yield
     root.handlers[:], root.level = before
-    for ours in OURS:
+    for ours in PACKAGES:
         logging.getLogger(ours).setLevel(logging.NOTSET)
 
 

@@ -11,7 +11,7 @@ import time
 import pytest
 from opentelemetry.trace import SpanKind
 
-from edgedraft.observability.tracing import Tracing, start_tracing, trace_id, traceparent_of, usable_traceparent
+from edgedraft.observability.tracing import Tracing, start_tracing, trace_id, traceparent_of, valid_traceparent
 from tests.support.in_memory_tracing import PARENT, TRACE, TRACEPARENT, InMemoryTracing, ids
 from tests.support.otlp_receiver import OtlpReceiver, attributes
 
@@ -47,8 +47,10 @@ def test_a_collector_gets_spans_and_measurements(monkeypatch: pytest.MonkeyPatch
         tracing = start_tracing("auto", "edgedraft-test")
         assert tracing
         began = time.monotonic() - 2
-        span = tracing.begin("work", SpanKind.SERVER, TRACEPARENT, {"edgedraft.rounds": 3}, at=began, tracestate="a=b")
-        tracing.begin("part", SpanKind.INTERNAL, span, {}).end()
+        span = tracing.start_span(
+            "work", SpanKind.SERVER, TRACEPARENT, {"edgedraft.rounds": 3}, at=began, tracestate="a=b"
+        )
+        tracing.start_span("part", SpanKind.INTERNAL, span, {}).end()
         span.end()
         tracing.meter.create_histogram("edgedraft.test", unit="s").record(0.5)
         tracing.close()
@@ -65,7 +67,7 @@ def test_a_collector_that_is_gone_holds_up_nobody(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{mute.getsockname()[1]}")
         tracing = start_tracing("auto", "x")
         assert tracing
-        tracing.begin("work", SpanKind.SERVER, "", {}).end()
+        tracing.start_span("work", SpanKind.SERVER, "", {}).end()
         began = time.monotonic()
         tracing.close()
         assert time.monotonic() - began < 6
@@ -73,8 +75,8 @@ def test_a_collector_that_is_gone_holds_up_nobody(monkeypatch: pytest.MonkeyPatc
 
 def test_a_trace_goes_on_under_the_same_id() -> None:
     there, here = InMemoryTracing(), InMemoryTracing()
-    upper = there.begin("upper", SpanKind.SERVER, TRACEPARENT, {})
-    here.begin("lower", SpanKind.SERVER, traceparent_of(upper), {}).end()
+    upper = there.start_span("upper", SpanKind.SERVER, TRACEPARENT, {})
+    here.start_span("lower", SpanKind.SERVER, traceparent_of(upper), {}).end()
     upper.end()
     trace, span, parent = ids(there.spans[0])
     assert (trace, parent) == (TRACE, PARENT)
@@ -83,7 +85,7 @@ def test_a_trace_goes_on_under_the_same_id() -> None:
 
 def test_a_parent_that_is_not_sampled_is_not_overruled() -> None:
     tracing: Tracing = InMemoryTracing()
-    span = tracing.begin("work", SpanKind.SERVER, f"00-{TRACE}-{PARENT}-00", {})
+    span = tracing.start_span("work", SpanKind.SERVER, f"00-{TRACE}-{PARENT}-00", {})
     assert not span.is_recording()
     assert traceparent_of(span) == f"00-{TRACE}-{traceparent_of(span)[36:52]}-00"
 
@@ -102,8 +104,8 @@ def test_a_parent_that_is_not_sampled_is_not_overruled() -> None:
     ],
 )
 def test_what_is_no_traceparent_is_dropped(header: str) -> None:
-    assert usable_traceparent(header) == ""
+    assert valid_traceparent(header) == ""
     tracing = InMemoryTracing()
-    tracing.begin("work", SpanKind.SERVER, header, {}).end()
+    tracing.start_span("work", SpanKind.SERVER, header, {}).end()
     assert ids(tracing.spans[0])[2] == ""
-    assert trace_id(usable_traceparent(TRACEPARENT)) == TRACE
+    assert trace_id(valid_traceparent(TRACEPARENT)) == TRACE

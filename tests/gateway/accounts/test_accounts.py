@@ -73,19 +73,19 @@ async def test_many_keys_are_looked_at_in_few_queries(database: Database, monkey
         return connect()
 
     monkeypatch.setattr(database, "connect", counted)
-    assert await accounts.working([*keys, gone, "static", "nobody's"]) == {*keys[1:], "static"}
+    assert await accounts.active_keys([*keys, gone, "static", "nobody's"]) == {*keys[1:], "static"}
     assert queries == 3
-    assert await accounts.working([]) == set()
+    assert await accounts.active_keys([]) == set()
 
 
 async def test_whoever_watches_a_key_learns_when_it_stops(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """All who do, and nobody who watches another; whoever left is not told."""
-    monkeypatch.setattr("gateway.accounts.watch.LOOK_SECONDS", 0.02)
+    monkeypatch.setattr("gateway.accounts.watch.CHECK_SECONDS", 0.02)
     accounts = Accounts(database)
     ann, bob = [await accounts.create(owner, "acme", ["edge"]) for owner in ("ann", "bob")]
     watch = KeyWatch(accounts)
-    of_ann = [asyncio.create_task(watch.stopped(ann)) for _ in range(3)]
-    of_bob = asyncio.create_task(watch.stopped(bob))
+    of_ann = [asyncio.create_task(watch.wait_revoked(ann)) for _ in range(3)]
+    of_bob = asyncio.create_task(watch.wait_revoked(bob))
     await asyncio.sleep(0.1)
     assert not any(task.done() for task in (*of_ann, of_bob))
     of_ann[2].cancel()
@@ -96,7 +96,9 @@ async def test_whoever_watches_a_key_learns_when_it_stops(database: Database, mo
     assert not of_bob.done()
     of_bob.cancel()
     await asyncio.gather(*of_ann, of_bob, return_exceptions=True)
-    again = asyncio.create_task(watch.stopped(ann))  # looking begins anew for whoever comes after the last has left
+    again = asyncio.create_task(
+        watch.wait_revoked(ann)
+    )  # looking begins anew for whoever comes after the last has left
     async with asyncio.timeout(10):
         await again
 
@@ -104,7 +106,7 @@ async def test_whoever_watches_a_key_learns_when_it_stops(database: Database, mo
 async def test_keys_are_taken_to_work_while_the_database_is_away(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.accounts.watch.LOOK_SECONDS", 0.02)
+    monkeypatch.setattr("gateway.accounts.watch.CHECK_SECONDS", 0.02)
     accounts = Accounts(database)
     looks = 0
 
@@ -117,7 +119,7 @@ async def test_keys_are_taken_to_work_while_the_database_is_away(
 
     monkeypatch.setattr(accounts, "working", away)
     async with asyncio.timeout(10):
-        await KeyWatch(accounts).stopped("any")
+        await KeyWatch(accounts).wait_revoked("any")
     assert looks == 3
 
 
@@ -140,11 +142,11 @@ async def test_a_key_changed_or_revoked_elsewhere_is_known_within_seconds(
 
     await limits_become(KeyLimits(requests_per_minute=5, concurrent=2))
     (record,) = await operating.list()
-    assert await operating.change(record.id, {"requests_per_minute": 7, "concurrent": None, "name": "new"})
+    assert await operating.update(record.id, {"requests_per_minute": 7, "concurrent": None, "name": "new"})
     await limits_become(KeyLimits(requests_per_minute=7))
     assert await operating.revoke(record.id)
     assert not await operating.revoke(record.id)
-    assert not await operating.change(record.id, {"concurrent": 1})
+    assert not await operating.update(record.id, {"concurrent": 1})
     assert await operating.find(key) is None
     await limits_become(None)
     await asyncio.gather(here.close(), there.close())
@@ -155,8 +157,8 @@ async def test_only_what_may_change_changes(database: Database) -> None:
     await accounts.create("ann", "acme", ["edge"])
     (record,) = await accounts.list()
     with pytest.raises(ValueError, match="tenant"):
-        await accounts.change(record.id, {"tenant": "other"})
-    assert await accounts.change(record.id, {})
+        await accounts.update(record.id, {"tenant": "other"})
+    assert await accounts.update(record.id, {})
     assert await accounts.list() == [record]
 
 

@@ -104,7 +104,7 @@ async def test_more_agents_than_allowed_are_closed(tmp_path, verifier: ScriptedV
 
 
 async def test_a_revoked_key_ends_its_agents(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.accounts.watch.LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("gateway.accounts.watch.CHECK_SECONDS", 0.05)
     key = await gateway.accounts.create("ann", "default", ["edge"])
     async with gateway.agent(key) as agent:
         assert await gateway.accounts.revoke((await gateway.accounts.list())[0].id)

@@ -79,7 +79,7 @@ async def test_a_request_is_one_row(serving: Gateway, verifier: ScriptedVerifier
     assert row.started <= row.first_token <= row.ended
     # Datacenter-only, so what it would have cost is what it cost: a millisecond a step.
     assert row.verifier_ns == row.baseline_ns == sum(round(c.seconds * 1e9) for c in verifier.commits)
-    assert row.verifier_cost == row.baseline_cost == Prices().datacenter(row.verifier_ns) > 0
+    assert row.verifier_cost == row.baseline_cost == Prices().datacenter_cost(row.verifier_ns) > 0
     assert (row.agent, row.agent_ns, row.edge_cost, row.credit) == (None, None, 0, 0)
 
 
@@ -95,7 +95,7 @@ async def test_what_an_agent_drafted_is_told_and_credited(gateway: Gateway) -> N
     assert (row.agent_tenant, row.agent_owner) == ("acme", "ann")
     assert row.agent
     assert 0 < row.agent_ns < 10**10
-    assert row.edge_cost == Prices().edge(row.agent_ns)
+    assert row.edge_cost == Prices().edge_cost(row.agent_ns)
     # As many plain steps as tokens, of a millisecond each: more than was spent.
     assert row.baseline_ns == 40 * 10**6 > row.verifier_ns
 
@@ -193,7 +193,7 @@ async def test_what_cannot_be_written_is_logged(
     await database.open()
     ledger = Ledger(database, Prices())
     await ledger.open()
-    entry = ledger.entry(ANN, "req", "toy", "chat", False, 5, 1, time.monotonic())
+    entry = ledger.new_entry(ANN, "req", "toy", "chat", False, 5, 1, time.monotonic())
     await entry.begin()
     async with database.begin() as connection:
         await connection.execute(usage.update().values(stream=True))
@@ -201,7 +201,7 @@ async def test_what_cannot_be_written_is_logged(
         await ledger._writer.close()
     assert '"output_tokens": 7' in caplog.text
     with pytest.raises(DatabaseDown):
-        await ledger.entry(ANN, "req", "toy", "chat", False, 5, 1, time.monotonic()).begin()
+        await ledger.new_entry(ANN, "req", "toy", "chat", False, 5, 1, time.monotonic()).begin()
     await ledger.close()
     await database.close()
 
@@ -211,7 +211,7 @@ async def test_an_end_counts_once_and_many_share_a_transaction(
 ) -> None:
     ledger = Ledger(database, Prices())
     await ledger.open()
-    entries = [ledger.entry(ANN, "same", "toy", "chat", True, 5, 1, time.monotonic()) for _ in range(300)]
+    entries = [ledger.new_entry(ANN, "same", "toy", "chat", True, 5, 1, time.monotonic()) for _ in range(300)]
     await asyncio.gather(*(entry.begin() for entry in entries))
     for entry in entries:
         entry.end("finished", [SpeculationStats()], 7, 0.5)
@@ -226,7 +226,7 @@ async def test_an_end_counts_once_and_many_share_a_transaction(
 async def test_rows_of_a_lost_gateway_are_marked_and_its_own_end_still_counts(database: Database) -> None:
     lost = Ledger(database, Prices(), lease_seconds=60)
     await lost.open()
-    entry = lost.entry(ANN, "req", "toy", "chat", True, 5, 1, time.monotonic())
+    entry = lost.new_entry(ANN, "req", "toy", "chat", True, 5, 1, time.monotonic())
     await entry.begin()
     other = Ledger(database, Prices(), lease_seconds=60)
     await other.open()
@@ -251,17 +251,17 @@ async def test_spend_is_this_months_and_grows_with_what_ends(database: Database)
         await connection.execute(
             insert(usage).values(**common, id="a", key_id=ANN.key_id, started=1_000_000, verifier_cost=10**12)
         )
-    assert await ledger.spent(ANN.key_id) == 0
+    assert await ledger.month_spend(ANN.key_id) == 0
     stats = SpeculationStats()
     stats.seconds, stats.steps, stats.tokens = 3600.0, 1, 1
-    entry = ledger.entry(ANN, "req", "toy", "chat", True, 5, 1, time.monotonic())
+    entry = ledger.new_entry(ANN, "req", "toy", "chat", True, 5, 1, time.monotonic())
     await entry.begin()
     entry.end("finished", [stats], 1, None)
-    assert await ledger.spent(ANN.key_id) == Prices().datacenter_gpu_hour
+    assert await ledger.month_spend(ANN.key_id) == Prices().datacenter_gpu_hour
     await ledger.close()
     again = Ledger(database, Prices())
-    assert await again.spent(ANN.key_id) == Prices().datacenter_gpu_hour
-    assert await again.spent("key_2") == 0
+    assert await again.month_spend(ANN.key_id) == Prices().datacenter_gpu_hour
+    assert await again.month_spend("key_2") == 0
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])

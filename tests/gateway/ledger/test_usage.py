@@ -18,8 +18,8 @@ from edgedraft import cli
 from edgedraft.wire import Commit
 from gateway.accounts import Accounts
 from gateway.ledger import Prices, PricesError
-from gateway.ledger.baseline import PlainPace, baseline_ns
-from gateway.ledger.money import MOST, NANO, to_nano, to_text
+from gateway.ledger.baseline import PlainStepTimes, baseline_ns
+from gateway.ledger.money import MAX_NANO, NANO, to_nano, to_text
 from gateway.ledger.prices import HOUR_NS
 from gateway.ledger.report import usage_totals
 from gateway.sessions.speculation_stats import SpeculationStats
@@ -31,19 +31,19 @@ DAY = 86_400_000
 
 @given(st.integers(0, 10**18), st.integers(0, 10**15))
 def test_a_cost_is_the_share_of_an_hour_to_the_nearest_nano(nanoseconds: int, price: int) -> None:
-    cost = Prices(datacenter_gpu_hour=price, edge_gpu_hour=price).datacenter(nanoseconds)
+    cost = Prices(datacenter_gpu_hour=price, edge_gpu_hour=price).datacenter_cost(nanoseconds)
     assert abs(cost - Fraction(nanoseconds * price, HOUR_NS)) <= Fraction(1, 2)
     assert isinstance(cost, int)
-    assert Prices(edge_gpu_hour=price).edge(nanoseconds) == cost
+    assert Prices(edge_gpu_hour=price).edge_cost(nanoseconds) == cost
 
 
 @given(st.lists(st.integers(0, 10**13), max_size=30))
 def test_parts_cost_what_the_whole_costs(parts: list[int]) -> None:
     prices = Prices()
-    assert abs(sum(map(prices.datacenter, parts)) - prices.datacenter(sum(parts))) <= (len(parts) + 1) / 2
+    assert abs(sum(map(prices.datacenter_cost, parts)) - prices.datacenter_cost(sum(parts))) <= (len(parts) + 1) / 2
 
 
-@given(st.integers(-MOST, MOST))
+@given(st.integers(-MAX_NANO, MAX_NANO))
 def test_money_is_read_as_it_is_written(nano: int) -> None:
     assert to_nano(Decimal(to_text(nano))) == nano
 
@@ -85,8 +85,8 @@ def stats(*steps: tuple[int, int, float]) -> SpeculationStats:
 
 
 def test_what_plain_decoding_would_have_taken() -> None:
-    def baseline(*choices: SpeculationStats, pace: PlainPace | None = None) -> float:
-        return baseline_ns(choices, "m", pace or PlainPace()) / 1e6
+    def baseline(*choices: SpeculationStats, pace: PlainStepTimes | None = None) -> float:
+        return baseline_ns(choices, "m", pace or PlainStepTimes()) / 1e6
 
     plain = stats((1, 0, 50), *[(1, 0, 10)] * 9)
     assert baseline(plain) == 140  # as measured
@@ -94,7 +94,7 @@ def test_what_plain_decoding_would_have_taken() -> None:
     assert baseline(mixed) == 50 + 16 * 10  # by its own plain steps
     edge = stats((1, 0, 50), (4, 3, 13), (4, 3, 13))
     assert baseline(edge) == 50 + 8 * 13  # nothing better is known
-    pace = PlainPace()
+    pace = PlainStepTimes()
     baseline(plain, pace=pace)
     assert baseline(edge, pace=pace) == 50 + 8 * 10  # by the model's recent ones
     assert baseline(stats(), pace=pace) == 0
@@ -114,7 +114,7 @@ async def filled(database: Database) -> str:
     nothing = dict.fromkeys(done) | {"mode": None}
     lines = [
         common | done | {"id": "1", "key_id": record.id, "started": 20_000 * DAY},
-        common | done | {"id": "2", "key_id": record.id, "started": 20_001 * DAY + 5, "baseline_cost": MOST // 2},
+        common | done | {"id": "2", "key_id": record.id, "started": 20_001 * DAY + 5, "baseline_cost": MAX_NANO // 2},
         common | nothing | {"id": "3", "key_id": "static", "started": 20_002 * DAY - 1, "outcome": "unfinished"},
     ]
     async with database.begin() as connection:
@@ -129,7 +129,7 @@ async def test_totals(database: Database) -> None:
     assert (everything.requests, everything.unfinished, everything.edge_requests) == (3, 1, 2)
     assert (everything.prompt_tokens, everything.output_tokens, everything.accepted) == (30, 10, 8)
     assert (everything.cost, everything.credit, everything.verifier_ns) == (8, 4, 2 * NANO)
-    assert everything.saved == 9 + MOST // 2 - 8  # exact, however large
+    assert everything.saved == 9 + MAX_NANO // 2 - 8  # exact, however large
     by_key = await usage_totals(database, ["key"])
     assert {line.group["key_id"]: line.requests for line in by_key} == {key_id: 2, "static": 1}
     by_day = await usage_totals(database, ["day", "model"])

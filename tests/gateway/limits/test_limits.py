@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from gateway.accounts import KeyLimits
 from gateway.ledger.money import NANO
 from gateway.limits.admission import _duration
-from gateway.limits.rate_limits import MemoryRates
+from gateway.limits.rate_limits import MemoryRateStore
 from tests.gateway.api.test_chat import user
 from tests.gateway.conftest import Gateway, running_gateway
 from tests.gateway.ledger.test_ledger import ended
@@ -143,7 +143,7 @@ def test_a_bucket_gives_no_more_than_its_rate(steps: list[tuple[float, int, int]
 
     async def drive() -> None:
         nonlocal now, taken
-        rates = MemoryRates(lambda: now)
+        rates = MemoryRateStore(lambda: now)
         for pause, amount, settled in steps:
             now += pause
             answer = await rates.take("a", amount, 100)
@@ -152,7 +152,7 @@ def test_a_bucket_gives_no_more_than_its_rate(steps: list[tuple[float, int, int]
             if answer.granted:
                 taken += amount
                 given_back = min(amount, settled)
-                rates.give("a", given_back, 100)
+                rates.give_back("a", given_back, 100)
                 taken -= given_back
             assert taken <= 100 + now * 100 / 60 + 50 + 1e-6  # the last one may have been larger than predicted
 
@@ -160,8 +160,8 @@ def test_a_bucket_gives_no_more_than_its_rate(steps: list[tuple[float, int, int]
 
 
 async def test_buckets_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.limits.rate_limits.BUCKETS", 10)
-    rates = MemoryRates(lambda: 0.0)
+    monkeypatch.setattr("gateway.limits.rate_limits.MAX_BUCKETS", 10)
+    rates = MemoryRateStore(lambda: 0.0)
     for number in range(50):
         await rates.take(f"k{number}", number % 2, 10)
     assert len(rates._buckets) <= 10

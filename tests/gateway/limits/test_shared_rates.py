@@ -13,8 +13,8 @@ import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
 from gateway.accounts import KeyLimits
-from gateway.limits.rate_limits import MemoryRates, RateStore
-from gateway.limits.shared_rates import SharedRates
+from gateway.limits.rate_limits import MemoryRateStore, RateStore
+from gateway.limits.shared_rates import SharedRateStore
 from gateway.storage.shared_store import SharedStore
 from tests.gateway.api.test_chat import user
 from tests.gateway.conftest import running_gateway
@@ -24,13 +24,13 @@ from tests.support.valkey_server import ValkeyServer
 HOUR = 60  # a limit so low that nothing is refilled in a test: one a second
 
 
-def rates_of(valkey: ValkeyServer) -> SharedRates:
-    return SharedRates(SharedStore(valkey.url, Gauge("up", "up", registry=CollectorRegistry())))
+def rates_of(valkey: ValkeyServer) -> SharedRateStore:
+    return SharedRateStore(SharedStore(valkey.url, Gauge("up", "up", registry=CollectorRegistry())))
 
 
 @pytest.fixture
-async def two(valkey: ValkeyServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[SharedRates]]:
-    monkeypatch.setattr("gateway.storage.shared_store.REST_SECONDS", 0.05)
+async def two(valkey: ValkeyServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[SharedRateStore]]:
+    monkeypatch.setattr("gateway.storage.shared_store.BACKOFF_SECONDS", 0.05)
     both = [rates_of(valkey), rates_of(valkey)]
     yield both
     for rates in both:
@@ -38,7 +38,7 @@ async def two(valkey: ValkeyServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
         await rates._store.close()
 
 
-async def test_two_replicas_never_grant_more_than_one_limit(two: list[SharedRates]) -> None:
+async def test_two_replicas_never_grant_more_than_one_limit(two: list[SharedRateStore]) -> None:
     answers = await asyncio.gather(*(two[i % 2].take("requests/a", 1, HOUR) for i in range(150)))
     granted = [answer for answer in answers if answer.granted]
     assert HOUR <= len(granted) <= HOUR + 3
@@ -48,12 +48,12 @@ async def test_two_replicas_never_grant_more_than_one_limit(two: list[SharedRate
 
 
 @pytest.mark.parametrize("kind", ["memory", "shared"])
-async def test_both_stores_count_alike(two: list[SharedRates], kind: str) -> None:
+async def test_both_stores_count_alike(two: list[SharedRateStore], kind: str) -> None:
     """What is given back is there again, what was taken too much is owed, and a changed limit keeps what was used."""
-    rates: RateStore = MemoryRates() if kind == "memory" else two[0]
+    rates: RateStore = MemoryRateStore() if kind == "memory" else two[0]
 
     async def settled() -> None:
-        await asyncio.gather(*two[0]._giving)
+        await asyncio.gather(*two[0]._returning)
 
     taken = await rates.take("tokens/a", 600, 1000)
     assert (taken.granted, taken.remaining) == (True, 400)
@@ -61,10 +61,10 @@ async def test_both_stores_count_alike(two: list[SharedRates], kind: str) -> Non
     refused = await rates.take("tokens/a", 500, 1000)
     assert not refused.granted
     assert refused.wait == pytest.approx(6, abs=1)
-    rates.give("tokens/a", 500, 1000)
+    rates.give_back("tokens/a", 500, 1000)
     await settled()
     assert 900 <= (await rates.take("tokens/a", 0, 1000)).remaining <= 910
-    rates.give("tokens/a", -2000, 1000)
+    rates.give_back("tokens/a", -2000, 1000)
     await settled()
     owed = await rates.take("tokens/a", 1, 1000)
     assert (owed.granted, owed.remaining) == (False, 0)
@@ -73,28 +73,28 @@ async def test_both_stores_count_alike(two: list[SharedRates], kind: str) -> Non
     assert 50 <= (await rates.take("tokens/b", 0, 150)).remaining <= 52
 
 
-async def test_a_full_bucket_is_forgotten(two: list[SharedRates], valkey: ValkeyServer) -> None:
+async def test_a_full_bucket_is_forgotten(two: list[SharedRateStore], valkey: ValkeyServer) -> None:
     await two[0].take("requests/a", 1, 100_000)
     assert 900 < valkey.client.pttl("edgedraft:rate:requests/a") <= 1002
     await two[0].take("requests/b", 30, 60)
     assert 30_000 < valkey.client.pttl("edgedraft:rate:requests/b") <= 31_000
 
 
-async def test_without_the_store_each_counts_for_itself(two: list[SharedRates], valkey: ValkeyServer) -> None:
+async def test_without_the_store_each_counts_for_itself(two: list[SharedRateStore], valkey: ValkeyServer) -> None:
     first, second = two
     assert (await first.take("requests/a", 50, HOUR)).granted
     valkey.stop()
     for rates in two:
         assert (await rates.take("requests/a", 50, HOUR)).granted
         assert not (await rates.take("requests/a", 50, HOUR)).granted
-        rates.give("requests/a", -5, HOUR)
+        rates.give_back("requests/a", -5, HOUR)
     valkey.start()
     await asyncio.sleep(0.1)
     assert (await first.take("requests/a", 50, HOUR)).granted
     assert not (await second.take("requests/a", 50, HOUR)).granted
 
 
-async def test_a_store_that_hangs_holds_up_one_call_at_a_time(two: list[SharedRates], valkey: ValkeyServer) -> None:
+async def test_a_store_that_hangs_holds_up_one_call_at_a_time(two: list[SharedRateStore], valkey: ValkeyServer) -> None:
     rates = two[0]
     await rates.take("requests/a", 1, HOUR)
     assert valkey.process

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from edgedraft.observability.logs import OURS, LogFormat, configure_logging
+from edgedraft.observability.logs import PACKAGES, LogFormat, configure_logging
 from tests.gateway.api.test_chat import user
 from tests.gateway.conftest import KEY, Gateway
 from tests.support.scripted_verifier import ScriptedVerifier
@@ -23,7 +23,7 @@ def _logging_as_before() -> Iterator[None]:
     before = root.handlers[:], root.level
     yield
     root.handlers[:], root.level = before
-    for ours in OURS:
+    for ours in PACKAGES:
         logging.getLogger(ours).setLevel(logging.NOTSET)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from edgedraft.observability.logs import JsonLines
+from edgedraft.observability.logs import JsonFormatter
 from tests.gateway.conftest import KEY, Gateway
 from tests.support.in_memory_tracing import TRACE, TRACEPARENT
 from tests.support.waiting import until
@@ -64,7 +64,7 @@ def lines() -> Iterator[list[str]]:
     class Keep(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             if record.name.startswith("gateway"):
-                told.append(JsonLines().format(record))
+                told.append(JsonFormatter().format(record))
 
     root, handler = logging.getLogger(), Keep()
     before = root.level

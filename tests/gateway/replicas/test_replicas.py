@@ -33,7 +33,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.replicas.directory.RENEW_SECONDS", 0.1)
     monkeypatch.setattr("gateway.replicas.directory.LEASE_SECONDS", 0.5)
     monkeypatch.setattr("gateway.replicas.remote_agents.RETRY_SECONDS", 0.2)
-    monkeypatch.setattr("gateway.storage.shared_store.REST_SECONDS", 0.1)
+    monkeypatch.setattr("gateway.storage.shared_store.BACKOFF_SECONDS", 0.1)
     monkeypatch.setattr("gateway.agents.registry.MOVE_SECONDS", 0.1)
 
 

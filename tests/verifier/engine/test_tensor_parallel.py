@@ -21,7 +21,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from edgedraft import wire
 from edgedraft.local.demo_model import ensure_demo_model
-from edgedraft.local.processes import Child
+from edgedraft.local.processes import ManagedProcess
 from edgedraft.wire import Close, Commit, Draft, Hello, Open, Sampling, encode
 from verifier.engine.tensor_parallel import check_shardable
 
@@ -136,7 +136,7 @@ def dial(url: str) -> Iterator[Gateway]:
 @pytest.fixture(scope="module")
 def expected(flags: list[str]) -> dict[int, list[int]]:
     """The texts of one process, one session at a time, nothing drafted."""
-    child = Child(*flags)
+    child = ManagedProcess(*flags)
     try:
         with dial(child.wait_ready(120)) as gateway:
             for key in PROMPTS:
@@ -167,17 +167,19 @@ def torchrun(*words: str) -> Iterator[tuple[str, list[psutil.Process]]]:
 
 
 @pytest.fixture
-def two_ranks(flags: list[str]) -> Iterator[tuple[str, Child, Child]]:
+def two_ranks(flags: list[str]) -> Iterator[tuple[str, ManagedProcess, ManagedProcess]]:
     """Ranks that nobody watches over: the URL, rank 0 and rank 1."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "CUDA_VISIBLE_DEVICES": ""}
-    ranks = [Child(*flags, env={**place, "RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": "1"}) for rank in "01"]
+    ranks = [
+        ManagedProcess(*flags, env={**place, "RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": "1"}) for rank in "01"
+    ]
     try:
         yield ranks[0].wait_ready(120), ranks[0], ranks[1]
     finally:
         for child in ranks:
-            child.process.kill()
+            child.popen.kill()
 
 
 def test_two_ranks_under_torchrun_commit_the_text_of_one(flags: list[str], expected: dict[int, list[int]]) -> None:
@@ -203,29 +205,29 @@ def test_two_ranks_under_torchrun_commit_the_text_of_one(flags: list[str], expec
     assert not psutil.wait_procs(children, 60)[1]
 
 
-def test_told_to_end_rank_0_takes_the_other_with_it(two_ranks: tuple[str, Child, Child]) -> None:
+def test_told_to_end_rank_0_takes_the_other_with_it(two_ranks: tuple[str, ManagedProcess, ManagedProcess]) -> None:
     _, leader, follower = two_ranks
-    follower.process.terminate()  # torchrun tells all of them
+    follower.popen.terminate()  # torchrun tells all of them
     assert leader.stop() == 0, "as a verifier of one process does"
-    assert follower.process.wait(60) == 0
+    assert follower.popen.wait(60) == 0
 
 
 @pytest.mark.parametrize("busy", [True, False], ids=["busy", "idle"])
-def test_who_loses_a_rank_ends(two_ranks: tuple[str, Child, Child], busy: bool) -> None:
+def test_who_loses_a_rank_ends(two_ranks: tuple[str, ManagedProcess, ManagedProcess], busy: bool) -> None:
     url, leader, follower = two_ranks
     with dial(url) as gateway:
         gateway.open(1, like=4, tokens=300)
         gateway.receive()
         if not busy:
             gateway.finish()
-        follower.process.kill()
-    assert leader.process.wait(60) == 1
+        follower.popen.kill()
+    assert leader.popen.wait(60) == 1
 
 
-def test_a_follower_that_loses_rank_0_ends(two_ranks: tuple[str, Child, Child]) -> None:
+def test_a_follower_that_loses_rank_0_ends(two_ranks: tuple[str, ManagedProcess, ManagedProcess]) -> None:
     _, leader, follower = two_ranks
-    leader.process.kill()
-    assert follower.process.wait(60) == 1
+    leader.popen.kill()
+    assert follower.popen.wait(60) == 1
 
 
 def test_heads_that_do_not_divide_are_refused() -> None:
@@ -246,7 +248,7 @@ def test_a_model_without_a_plan_is_refused() -> None:
 
 def test_ranks_that_were_not_started_together_say_so(flags: list[str], tmp_path: Path) -> None:
     with (tmp_path / "stderr").open("w+") as stderr:
-        child = Child(*flags, env={"WORLD_SIZE": "2", "RANK": "1"}, log=stderr)
-        assert child.process.wait(60) == 1
+        child = ManagedProcess(*flags, env={"WORLD_SIZE": "2", "RANK": "1"}, log=stderr)
+        assert child.popen.wait(60) == 1
         stderr.seek(0)
         assert "no LOCAL_RANK and no MASTER_ADDR and no MASTER_PORT: use torchrun" in stderr.read()

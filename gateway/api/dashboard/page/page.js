@@ -1,13 +1,13 @@
-// The dashboard: asks for a key, polls /dashboard/data with it, and puts what comes into the page.
-// The key lives in sessionStorage and goes into one header; whatever peers named themselves is only ever text.
+// The dashboard: asks for a key, polls /dashboard/data with it and shows the figures.
+// The key is kept in sessionStorage and sent in one header. Names that agents chose are inserted as text, never as HTML.
 
 import { draw } from "/dashboard/charts.js";
 
 const KEY = "edgedraft.key", THEME = "edgedraft.theme";
-const EVERY = 2000; // milliseconds between two looks, while the page is seen
-const MONEY_EVERY = 30000;
+const POLL_MS = 2000; // while the page is visible
+const MONEY_POLL_MS = 30000;
 const id = (name) => document.getElementById(name);
-const NO_SHARE = "–";
+const NO_VALUE = "–";
 
 let latest = null, timer = 0, running = 0, moneyAt = -Infinity;
 
@@ -18,7 +18,7 @@ function make(name, className, ...inside) {
   return element;
 }
 
-// ---- numbers as people read them
+// ---- formatting
 
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const short = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
@@ -26,7 +26,7 @@ const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.1 ? 1
 const sum = (values) => values.reduce((total, value) => total + value, 0);
 
 function span(seconds) {
-  if (seconds === null || seconds === undefined) return [NO_SHARE, ""];
+  if (seconds === null || seconds === undefined) return [NO_VALUE, ""];
   if (seconds < 0.1) return [(1000 * seconds).toFixed(1), "ms"];
   if (seconds < 1) return [(1000 * seconds).toFixed(0), "ms"];
   return [seconds.toFixed(seconds < 10 ? 2 : 1), "s"];
@@ -45,30 +45,30 @@ function value(name, [number, unit], note) {
   id(`${name}-note`).textContent = note;
 }
 
-// ---- the page's parts
+// ---- sections of the page
 
 function show(data) {
   const steps = data.live.steps, seconds = data.live.step_seconds;
   const edge = sum(steps.edge), own = sum(steps.own), plain = sum(steps.plain);
   const tokens = edge + own + plain, forwards = sum(steps.forwards);
 
-  id("edge-share").textContent = tokens ? percent(edge / tokens) : NO_SHARE;
+  id("edge-share").textContent = tokens ? percent(edge / tokens) : NO_VALUE;
   id("lead-text").textContent = tokens
     ? `of ${whole.format(tokens)} tokens in the last five minutes. The verifier ran ${whole.format(forwards)} ` +
-      `forwards for them, ${percent(1 - forwards / tokens)} fewer than one a token.`
+      `forwards for them, ${percent(1 - forwards / tokens)} fewer than one per token.`
     : "Nothing was generated in the last five minutes.";
-  const parts = [["edge", "Desktops drafted", edge], ["own", "Verifier guessed", own], ["plain", "Decoded plainly", plain]];
+  const parts = [["edge", "Desktops drafted", edge], ["own", "Verifier drafted", own], ["plain", "Without a draft", plain]];
   id("mix-strip").replaceChildren(...parts.filter((part) => part[2]).map(([kind, , count]) => {
     const piece = make("span", kind);
     piece.style.flexGrow = count;
     return piece;
   }));
   id("mix-legend").replaceChildren(...parts.map(([kind, text, count]) =>
-    make("div", "", make("dt", kind, text), make("dd", "", tokens ? percent(count / tokens) : NO_SHARE))));
+    make("div", "", make("dt", kind, text), make("dd", "", tokens ? percent(count / tokens) : NO_VALUE))));
 
-  const asked = data.live.requests, requests = asked.edge + asked.mixed + asked.datacenter;
-  id("modes").replaceChildren(...[["edge", "With a desktop", asked.edge], ["part", "Partly", asked.mixed],
-    ["plain", "Datacenter alone", asked.datacenter]].map(([kind, text, count]) => {
+  const modes = data.live.requests, requests = modes.edge + modes.mixed + modes.datacenter;
+  id("modes").replaceChildren(...[["edge", "With a desktop", modes.edge], ["part", "Partly", modes.mixed],
+    ["plain", "Datacenter only", modes.datacenter]].map(([kind, text, count]) => {
     const bar = make("span", kind);
     bar.style.width = `${requests ? (100 * count) / requests : 0}%`;
     const track = make("dd", "track", bar);
@@ -77,29 +77,29 @@ function show(data) {
   }));
 
   const drafted = sum(steps.drafted), accepted = sum(steps.accepted), drafts = sum(steps.drafts);
-  value("acceptance", drafted ? [(100 * accepted / drafted).toFixed(0), "%"] : [NO_SHARE, ""],
+  value("acceptance", drafted ? [(100 * accepted / drafted).toFixed(0), "%"] : [NO_VALUE, ""],
     drafted ? `of ${short.format(drafted)} drafted nodes` : "no drafts checked");
-  value("yield", forwards ? [(tokens / forwards).toFixed(2), ""] : [NO_SHARE, ""],
+  value("yield", forwards ? [(tokens / forwards).toFixed(2), ""] : [NO_VALUE, ""],
     drafts ? `${(1 + accepted / drafts).toFixed(2)} with a draft` : "none with a draft");
   value("first", span(data.live.first_text.p50), tail(data.live.first_text));
   value("between", span(data.live.per_token.p50), tail(data.live.per_token));
 
   const rate = (values) => values.map((count, i) =>
     count / (i === values.length - 1 ? Math.max(1, data.live.into_step) : seconds));
-  const before = steps.edge.length - 2; // the latest whole step
+  const before = steps.edge.length - 2; // the latest complete interval
   const now = (steps.edge[before] + steps.own[before] + steps.plain[before]) / seconds;
   id("rate-now").textContent = now ? `${now.toFixed(now < 10 ? 1 : 0)} now` : "";
   const made = [steps.plain, steps.own, steps.edge];
   draw(id("chart-rate"), {
-    series: made.map((values) => calm(rate(values)).slice(0, -1)), kinds: ["plain", "own", "edge"], stacked: true, seconds,
-    label: `Tokens a second over five minutes: ${now.toFixed(0)} now`, tick: (number) => short.format(number),
+    series: made.map((values) => average(rate(values)).slice(0, -1)), kinds: ["plain", "own", "edge"], stacked: true, seconds,
+    label: `Tokens per second over five minutes: ${now.toFixed(0)} now`, tick: (number) => short.format(number),
     empty: "Nothing generated in this time",
   });
   const acceptance = smooth(steps.accepted, steps.drafted);
   const last = [...acceptance].reverse().find((share) => share !== null);
   id("accept-now").textContent = last === undefined ? "" : `${percent(last)} lately`;
   draw(id("chart-accept"), {
-    series: [acceptance], kinds: ["edge"], most: 1, seconds,
+    series: [acceptance], kinds: ["edge"], max: 1, seconds,
     label: `Share of drafted nodes accepted: ${last === undefined ? "none" : percent(last)} lately`, tick: percent,
     empty: "No draft checked in this time",
   });
@@ -109,7 +109,7 @@ function show(data) {
   id("cost-now").textContent = costLast === undefined ? "" : `${span(costLast).join(" ")} lately`;
   draw(id("chart-cost"), {
     series: [cost], kinds: ["plain"], seconds,
-    label: `Verifier time a token: ${costLast === undefined ? "none" : span(costLast).join(" ")} lately`,
+    label: `Verifier time per token: ${costLast === undefined ? "none" : span(costLast).join(" ")} lately`,
     tick: (number) => (number ? `${short.format(number < 1 ? 1000 * number : number)} ${number < 1 ? "ms" : "s"}` : "0"),
     empty: "Nothing generated in this time",
   });
@@ -117,13 +117,13 @@ function show(data) {
   showAgents(data);
   showVerifiers(data.verifiers);
   id("sees").textContent = data.sees === "everybody"
-    ? "You see everybody's figures: this key has the admin scope."
-    : `You see the figures of ${data.sees}.`;
+    ? "Figures of all owners: this key has the admin scope."
+    : `Figures of ${data.sees}.`;
 }
 
 const tail = (quantiles) => quantiles.p95 === null ? "no requests" : `median; 95th ${span(quantiles.p95).join(" ")}`;
 
-// Ratios over six steps at a time, so that a quiet one does not jump; a gap is half a minute of nothing.
+// Ratios over six intervals (half a minute), null where there is nothing to divide by.
 function smooth(above, below) {
   return above.map((_, i) => {
     const from = Math.max(0, i - 5);
@@ -132,8 +132,8 @@ function smooth(above, below) {
   });
 }
 
-// Each step with a share of those beside it; the sum over all stays.
-function calm(values) {
+// Weighted mean of each interval and its neighbours (1:2:1).
+function average(values) {
   const at = (i) => values[Math.max(0, Math.min(values.length - 1, i))];
   return values.map((value, i) => (at(i - 1) + 2 * value + at(i + 1)) / 4);
 }
@@ -147,28 +147,28 @@ function showAgents(data) {
     id("agents").replaceChildren(text);
     return;
   }
-  const titles = ["Agent", "Sessions", "Accepted", "Answers in", "Tokens accepted", "Attached for"];
+  const titles = ["Agent", "Sessions", "Accepted", "First node after", "Tokens accepted", "Attached for"];
   const head = make("tr", "", ...titles.map((title, i) => {
     const cell = make("th", i > 2 ? "number" : "", title);
     cell.scope = "col";
     return cell;
   }));
   const rows = data.agents.map((agent) => {
-    const whose = agent.owner === undefined ? "" : ` · ${agent.tenant === "default" ? "" : `${agent.tenant} / `}${agent.owner}`;
+    const owner = agent.owner === undefined ? "" : ` · ${agent.tenant === "default" ? "" : `${agent.tenant} / `}${agent.owner}`;
     const share = agent.checked ? agent.accepted / agent.checked : null;
     const bar = make("span");
     bar.style.width = `${100 * (share ?? 0)}%`;
     const track = make("span", "track", bar);
     track.setAttribute("aria-hidden", "true");
-    const seats = make("span", "seats");
+    const slots = make("span", "slots");
     if (agent.max_sessions <= 16) {
-      for (let i = 0; i < agent.max_sessions; i++) seats.append(make("i", i < agent.sessions ? "on" : ""));
+      for (let i = 0; i < agent.max_sessions; i++) slots.append(make("i", i < agent.sessions ? "on" : ""));
     }
-    seats.append(make("b", "", `${agent.sessions} of ${agent.max_sessions}`));
+    slots.append(make("b", "", `${agent.sessions} of ${agent.max_sessions}`));
     const cells = [
-      ["lead-cell", make("span", "who", agent.name || agent.id), make("span", "what", (agent.drafter || "repeats text") + whose)],
-      ["", seats],
-      ["", make("span", "meter", track, share === null ? NO_SHARE : percent(share))],
+      ["lead-cell", make("span", "who", agent.name || agent.id), make("span", "what", (agent.drafter || "prompt lookup") + owner)],
+      ["", slots],
+      ["", make("span", "meter", track, share === null ? NO_VALUE : percent(share))],
       ["number", span(agent.answer).join(" ")],
       ["number", short.format(agent.accepted)],
       ["number", ago(data.now - agent.since)],
@@ -201,32 +201,32 @@ function showMoney(money) {
       minimumFractionDigits: 2, maximumFractionDigits: Math.abs(number) < 1 ? 4 : 2 });
   };
   const saved = Number(money.saved) < 0
-    ? ["", "Spent more than alone", amount(-money.saved)] : ["saved", "Saved", amount(money.saved)];
+    ? ["", "Cost more than datacenter only", amount(-money.saved)] : ["saved", "Saved", amount(money.saved)];
   const entries = [saved, ["", "Cost", amount(money.cost)],
-    ["", "Datacenter alone", amount(money.datacenter_only_cost)], ["", "Credited to desktops", amount(money.credit)],
+    ["", "Datacenter only", amount(money.datacenter_only_cost)], ["", "Credited to desktops", amount(money.credit)],
     ["", "Requests", short.format(money.requests)], ["", "Tokens written", short.format(money.output_tokens)]];
   id("sums").replaceChildren(...entries.map(([kind, title, text]) => make("div", kind, make("dt", "", title), make("dd", "", text))));
 }
 
-// ---- asking
+// ---- polling
 
-async function look() {
+async function poll() {
   const key = sessionStorage.getItem(KEY), mine = ++running;
   clearTimeout(timer);
-  if (!key) return ask("");
-  let answer = null;
+  if (!key) return askForKey("");
+  let response = null;
   try {
-    answer = await fetch("/dashboard/data", { headers: { authorization: `Bearer ${key}` }, cache: "no-store" });
-    if (answer.ok) latest = await answer.json();
+    response = await fetch("/dashboard/data", { headers: { authorization: `Bearer ${key}` }, cache: "no-store" });
+    if (response.ok) latest = await response.json();
   } catch {
-    answer = null; // the gateway cannot be reached; the last figures stay
+    response = null; // the gateway cannot be reached: the last figures stay
   }
   if (mine !== running) return undefined;
-  if (answer && (answer.status === 401 || answer.status === 403)) {
+  if (response && (response.status === 401 || response.status === 403)) {
     sessionStorage.removeItem(KEY);
-    return ask("This gateway does not know that key.");
+    return askForKey("This gateway does not know that key.");
   }
-  const fresh = Boolean(answer && answer.ok);
+  const fresh = Boolean(response && response.ok);
   id("state").className = fresh ? "state" : "state stale";
   id("state").textContent = fresh ? status(latest) : "No answer from the gateway";
   if (latest) {
@@ -234,24 +234,24 @@ async function look() {
     id("leave").hidden = false;
     id("figures").hidden = false;
     if (fresh) show(latest);
-    if (fresh && performance.now() - moneyAt > MONEY_EVERY) count(key);
+    if (fresh && performance.now() - moneyAt > MONEY_POLL_MS) pollMoney(key);
   }
-  timer = setTimeout(look, fresh ? EVERY : 3 * EVERY);
+  timer = setTimeout(poll, fresh ? POLL_MS : 3 * POLL_MS);
   return undefined;
 }
 
-// What the ledger says; without an answer the last one stays.
-async function count(key) {
+// Totals of the ledger; after a failure the last ones stay.
+async function pollMoney(key) {
   moneyAt = performance.now();
   try {
-    const answer = await fetch("/dashboard/money", { headers: { authorization: `Bearer ${key}` }, cache: "no-store" });
-    if (answer.ok && key === sessionStorage.getItem(KEY)) showMoney(await answer.json());
-  } catch { /* the next look tells whether the gateway is there */ }
+    const response = await fetch("/dashboard/money", { headers: { authorization: `Bearer ${key}` }, cache: "no-store" });
+    if (response.ok && key === sessionStorage.getItem(KEY)) showMoney(await response.json());
+  } catch { /* the next poll shows whether the gateway can be reached */ }
 }
 
 const status = (data) => data.models.length ? `Live · ${data.models.join(", ")}` : "No verifier is connected";
 
-function ask(refused) {
+function askForKey(error) {
   latest = null;
   moneyAt = -Infinity;
   id("money").hidden = true;
@@ -260,7 +260,7 @@ function ask(refused) {
   id("sees").textContent = "";
   id("state").textContent = "";
   id("enter").hidden = false;
-  id("refused").textContent = refused;
+  id("error").textContent = error;
   id("key").focus();
 }
 
@@ -268,17 +268,17 @@ id("enter").addEventListener("submit", (event) => {
   event.preventDefault();
   const key = id("key").value.trim();
   id("key").value = "";
-  if (!/^[\x21-\x7e]+$/.test(key)) return ask("That is no key: it has signs that no key has.");
+  if (!/^[\x21-\x7e]+$/.test(key)) return askForKey("That is not a key: it has characters that no key has.");
   sessionStorage.setItem(KEY, key);
-  id("refused").textContent = "";
-  return look();
+  id("error").textContent = "";
+  return poll();
 });
 
 id("leave").addEventListener("click", () => {
   sessionStorage.removeItem(KEY);
   running++;
   clearTimeout(timer);
-  ask("");
+  askForKey("");
 });
 
 id("theme").addEventListener("click", () => {
@@ -286,11 +286,15 @@ id("theme").addEventListener("click", () => {
     (!document.documentElement.dataset.theme && matchMedia("(prefers-color-scheme: dark)").matches);
   document.documentElement.dataset.theme = dark ? "light" : "dark";
   sessionStorage.setItem(THEME, document.documentElement.dataset.theme);
+  redraw();
 });
 
-document.addEventListener("visibilitychange", () => document.hidden ? clearTimeout(timer) : look());
-addEventListener("resize", () => latest && show(latest));
+document.addEventListener("visibilitychange", () => document.hidden ? clearTimeout(timer) : poll());
+// Charts are canvases: they do not follow the page's size and colours by themselves.
+const redraw = () => latest && show(latest);
+addEventListener("resize", redraw);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 
 const theme = sessionStorage.getItem(THEME);
 if (theme === "light" || theme === "dark") document.documentElement.dataset.theme = theme;
-look();
+poll();

@@ -118,8 +118,8 @@ async def test_the_page_is_static_strict_and_cached_by_its_content(gateway: Gate
 async def test_figures_are_bounded_however_many_owners_ask(gateway: Gateway) -> None:
     live = gateway.services.metrics.live
     for number in range(3000):
-        live.ended(("default", f"owner-{number}"), "edge", 0.1, 0.01)
+        live.record_end(("default", f"owner-{number}"), "edge", 0.1, 0.01)
     assert len(live._owners) == 1024
-    assert live.told(None)["requests"]["edge"] == 512
-    assert live.told(("default", "owner-2999"))["requests"]["edge"] == 1
-    assert live.told(("default", "owner-0"))["requests"]["edge"] == 0
+    assert live.snapshot(None)["requests"]["edge"] == 512
+    assert live.snapshot(("default", "owner-2999"))["requests"]["edge"] == 1
+    assert live.snapshot(("default", "owner-0"))["requests"]["edge"] == 0
