@@ -1,8 +1,7 @@
-"""Token buckets: so much a minute, all of it at once after a rest.
+"""Token buckets for limits per minute: a bucket refills continuously and holds at most one minute's worth.
 
-RateStore is what a shared store would have to do for several gateways to count together; MemoryRateStore counts for this
-one. A bucket may be taken below zero when a request turns out larger than predicted; then nobody gets anything from it
-until the debt is refilled.
+RateStore is the interface; MemoryRateStore keeps the buckets of one gateway, shared_rates.py those of all replicas. A
+bucket may go below zero when a request used more tokens than were predicted; nothing is granted until it has refilled.
 """
 
 from __future__ import annotations
@@ -13,12 +12,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 MINUTE = 60.0
-MAX_BUCKETS = 65536  # that are remembered; full ones are forgotten first, and lose nothing by it
+MAX_BUCKETS = 65536  # kept in memory; full ones are evicted first, which loses no information
 
 
 @dataclass(frozen=True, slots=True)
 class TakeResult:
-    """`remaining` is left for now; in `reset` seconds all is there again. What was not `granted` may be in `wait`."""
+    """`remaining` units are left; the bucket is full in `reset` seconds. If not `granted`, a retry may succeed in `wait` s."""
 
     granted: bool
     remaining: int
@@ -27,23 +26,23 @@ class TakeResult:
 
 
 class RateStore(Protocol):
-    """Buckets by name, of `per_minute` units each."""
+    """Buckets by name; each holds `per_minute` units when full."""
 
     async def take(self, bucket: str, amount: int, per_minute: int) -> TakeResult:
-        """All of `amount`, or nothing."""
+        """Take all of `amount`, or nothing."""
         ...
 
     def give_back(self, bucket: str, amount: int, per_minute: int) -> None:
-        """Put back what was taken too much; a negative amount takes more, below zero if need be. Does not wait."""
+        """Return units; a negative amount takes more, below zero if necessary. Does not block."""
         ...
 
 
 class MemoryRateStore:
-    """The buckets of one process."""
+    """The buckets of one process. `clock` returns seconds and never goes back."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._buckets: dict[str, tuple[float, float, int]] = {}  # level, when, per minute
+        self._buckets: dict[str, tuple[float, float, int]] = {}  # level, time, units per minute
 
     async def take(self, bucket: str, amount: int, per_minute: int) -> TakeResult:
         level = self._level(bucket, per_minute)
@@ -59,7 +58,7 @@ class MemoryRateStore:
 
     def _level(self, bucket: str, per_minute: int) -> float:
         level, at, before = self._buckets.get(bucket, (per_minute, self._clock(), per_minute))
-        # A limit that was changed leaves what has been used used.
+        # When the limit was changed, the units used so far stay used.
         return min(per_minute, level + per_minute - before + (self._clock() - at) * per_minute / MINUTE)
 
     def _set(self, bucket: str, level: float, per_minute: int) -> None:

@@ -58,7 +58,7 @@ async def test_a_key_stops_at_its_expiry(database: Database) -> None:
 
 
 async def test_many_keys_are_looked_at_in_few_queries(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "QUERIED", 3)
+    monkeypatch.setattr(module, "KEYS_PER_QUERY", 3)
     accounts = Accounts(database, "static")
     keys = [await accounts.create(f"owner {number}", "acme", ["edge"]) for number in range(7)]
     gone = await accounts.create("gone", "acme", ["edge"], expires=int(time.time()))
