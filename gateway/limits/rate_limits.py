@@ -17,7 +17,7 @@ MAX_BUCKETS = 65536  # kept in memory; full ones are evicted first, which loses 
 
 @dataclass(frozen=True, slots=True)
 class TakeResult:
-    """`remaining` units are left; the bucket is full after `reset` seconds. If not `granted`, retry in `wait` seconds."""
+    """`remaining` units are left; it is full after `reset` seconds. If not `granted`, retry in `wait` seconds."""
 
     granted: bool
     remaining: int
