@@ -1,4 +1,4 @@
-"""Tokenizer fingerprints: two models may speculate together only if every token id means the same text to both."""
+"""Tokenizer fingerprints: a draft model fits a target only if every token id stands for the same text in both."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 def fingerprint(tokenizer_json: str | bytes) -> str:
     """SHA-256 over the (id, token) pairs of a Hugging Face tokenizer.json, added tokens included.
 
-    Formatting, merges order and post-processing do not enter: only what an id stands for crosses a link.
-    Raises ValueError when the text is no tokenizer.json.
+    Formatting, merges and pre- and post-processing do not matter, since only token ids are exchanged. Raises ValueError
+    for anything that is not a tokenizer.json.
     """
     try:
         document: Any = json.loads(tokenizer_json)
@@ -26,10 +26,10 @@ def fingerprint(tokenizer_json: str | bytes) -> str:
         pairs |= {int(entry["id"]): entry["content"] for entry in added}
     except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"not a tokenizer.json: {error}") from error
-    return fingerprint_of(pairs)
+    return fingerprint_vocabulary(pairs)
 
 
-def fingerprint_of(vocabulary: Mapping[int, str]) -> str:
-    """The same for a vocabulary in hand: what every id stands for."""
+def fingerprint_vocabulary(vocabulary: Mapping[int, str]) -> str:
+    """The fingerprint of a vocabulary that maps token ids to tokens."""
     canonical = json.dumps(sorted(vocabulary.items()), ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()

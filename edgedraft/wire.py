@@ -1,13 +1,13 @@
-"""The messages between agent, gateway and verifier, and how a frame of them is read and written.
+"""The wire protocol: messages between agent, gateway and verifier, and how frames of them are encoded and decoded.
 
-A frame is one binary WebSocket message: a MessagePack array of messages. The same Open, Draft, Commit and Close
-travel on both hops (agent-gateway and gateway-verifier); only the greeting differs. Session numbers belong to one
-link: the side that opens sessions (the gateway) counts them up from 1 and gives none to a second session, so a number
-above the highest opened is foreign and one below it that is no longer open is merely late.
+A frame is one binary WebSocket message: a MessagePack array of messages. The same Open, Draft, Commit and Close travel
+on both hops, agent to gateway and gateway to verifier; only the handshake differs. Session numbers belong to one link.
+The gateway opens sessions and numbers them upwards from 1 without reusing a number, so a number above the highest one
+opened is invalid, and one below it that is no longer open belongs to a late message.
 
-Messages travel as arrays, tag first, to which fields may only be appended; unknown trailing fields pass, an unknown
-protocol version is closed with VERSION. This file knows shapes and bounds of single messages only; whether a draft fits
-its session is tree.py's to say.
+A message is an array that begins with its tag. Fields may only be appended, and unknown trailing fields are ignored. A
+peer with another protocol version is closed with VERSION. This module checks the shapes and bounds of single messages;
+whether a draft fits its session is checked in tree.py.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from msgspec import Meta, Struct
 
 PROTOCOL = 3
 
-# Bounds of the protocol. A peer that passes one is closed; none of them is reached by a well-behaved one.
-MAX_AGENT_FRAME = 1 << 18  # bytes from an agent in one frame
-MAX_FRAME_TO_AGENT = 1 << 22  # bytes: a desktop is to be safe from its gateway, and reads no text longer than the next
-MAX_AGENT_TEXT = 1 << 18  # tokens of prompt and output; longer ones are not drafted at all
-MAX_FRAME = 1 << 26  # bytes on the other ways: prompts and the model card with its tokenizer
+# Bounds of the protocol. A peer that exceeds one is closed; a correct peer reaches none of them.
+MAX_AGENT_FRAME = 1 << 18  # bytes per frame from an agent
+MAX_FRAME_TO_AGENT = 1 << 22  # bytes per frame to an agent, enough for MAX_AGENT_TEXT tokens
+MAX_AGENT_TEXT = 1 << 18  # tokens of prompt and output; longer texts are not drafted
+MAX_FRAME = 1 << 26  # bytes per frame between gateway and verifier: prompts, and the model card with its tokenizer
 MAX_PRIORITY = 9
 MAX_WINDOW = 64  # uncommitted draft nodes of one session
-MAX_DRAFT_NODES = 64  # nodes in one Draft
-MAX_MESSAGES = 1024  # messages in one frame
+MAX_DRAFT_NODES = 64  # nodes per Draft
+MAX_MESSAGES = 1024  # messages per frame
 MAX_GRAMMAR = 1 << 18  # characters
 MAX_TOP_LOGPROBS = 20
-MAX_VOCAB = 1 << 20  # tokens: rows of noise and of logits are so wide; the largest in use have a quarter of that
+MAX_VOCAB = 1 << 20  # tokens, the width of rows of noise and logits; the largest vocabularies have a quarter of that
 MAX_TEMPLATE = 1 << 20  # characters
 
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
@@ -42,18 +42,18 @@ Position = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Name = Annotated[str, Meta(max_length=256)]
 VocabSize = Annotated[int, Meta(ge=1, le=MAX_VOCAB)]
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
-Nodes = Annotated[int, Meta(ge=0, le=MAX_WINDOW)]
+NodeCount = Annotated[int, Meta(ge=0, le=MAX_WINDOW)]
 Seconds = Annotated[float, Meta(ge=0, le=1e6)]
 
 FinishReason = Literal["stop", "length"]
 
 
 class Sampling(Struct, frozen=True, omit_defaults=True):
-    """How the target's next token is chosen; together with target and prompt it determines the text.
+    """Sampling parameters. Together with target and prompt they determine the text.
 
     temperature 0 is argmax. top_k 0, top_p 1, min_p 0, penalties of 0 and a repetition_penalty of 1 are off.
-    repetition_penalty looks at prompt and output, the other two at the output. logit_bias is added, by token id.
-    grammar is what llguidance reads (its Lark or its JSON form), empty for none; agents are not told it.
+    repetition_penalty applies to tokens of prompt and output, the other two to tokens of the output. logit_bias is
+    added by token id. grammar is in llguidance's Lark or JSON form, empty for none; it is not sent to agents.
     """
 
     temperature: Annotated[float, Meta(ge=0, le=100)] = 1.0
@@ -69,9 +69,9 @@ class Sampling(Struct, frozen=True, omit_defaults=True):
 
 
 class TokenLogprobs(Struct, frozen=True, array_like=True):
-    """The target's own log-probability of one committed token, and its most probable `tokens` with theirs, best first.
+    """The target's log-probability of one committed token, and its most probable `tokens` with their `logprobs`.
 
-    They are the model's, before temperature, penalties, bias or grammar.
+    They are taken before temperature, penalties, bias and grammar. The most probable token comes first.
     """
 
     logprob: float
@@ -80,9 +80,10 @@ class TokenLogprobs(Struct, frozen=True, array_like=True):
 
 
 class Hello(Struct, frozen=True, tag="hello", array_like=True):
-    """First message of whoever dials: an agent to a gateway, a gateway to a verifier.
+    """The first message of a client: of an agent to a gateway, or of a gateway to a verifier.
 
-    fingerprint is the agent's tokenizer's (tokenizer.py); a gateway leaves it empty.
+    name is the agent's, drafter describes its draft model, and max_sessions is how many it drafts for at once.
+    fingerprint is that of the agent's tokenizer (tokenizer.py). A gateway leaves all of them empty.
     """
 
     protocol: int
@@ -93,9 +94,10 @@ class Hello(Struct, frozen=True, tag="hello", array_like=True):
 
 
 class ModelCard(Struct, frozen=True):
-    """What a gateway must know of a target to serve it without holding any of its files.
+    """What a gateway needs to serve a target without any of its files.
 
-    tokenizer is the model's tokenizer.json, zlib-compressed; chat_template is Jinja source, empty if it has none.
+    tokenizer is the model's tokenizer.json, zlib-compressed. chat_template is Jinja source, empty if it has none. eos
+    are the token ids that end the output. context_length is in tokens.
     """
 
     name: Annotated[str, Meta(min_length=1, max_length=256)]
@@ -110,7 +112,7 @@ class ModelCard(Struct, frozen=True):
 
 
 class VerifierWelcome(Struct, frozen=True, tag="welcome", array_like=True):
-    """A verifier's answer to a Hello: the model it serves and how many sessions it takes at once."""
+    """A verifier's answer to a Hello: the model that it serves and how many sessions it accepts at once."""
 
     protocol: int
     card: ModelCard
@@ -118,7 +120,7 @@ class VerifierWelcome(Struct, frozen=True, tag="welcome", array_like=True):
 
 
 class AgentWelcome(Struct, frozen=True, tag="welcome", array_like=True):
-    """A gateway's answer to an agent's Hello; fingerprint is the model's tokenizer's."""
+    """A gateway's answer to an agent's Hello: the agent's id, and the model to draft for with its fingerprint."""
 
     protocol: int
     agent: Name
@@ -129,16 +131,18 @@ class AgentWelcome(Struct, frozen=True, tag="welcome", array_like=True):
 
 
 class Open(Struct, frozen=True, tag="open", array_like=True):
-    """Begin a session; towards an agent also: begin the one of that number again, with what was committed so far.
+    """Opens a session. To an agent it may also reopen the session of that number with what was committed since.
 
-    `committed` are output tokens that exist already: on a verifier that takes over from a lost one, or on an agent that
-    joins late. `max_tokens` counts all output tokens, those included. `agent` tells a verifier whose drafts to
-    expect, by a name that is the same in all of that agent's sessions and means nothing else; empty is nobody's.
-    `epoch` tells either the last one used: an agent's begin above it and above its own, a verifier counts on from it.
-    A verifier may reuse what it computed for one session in others of the same `salt`; agents are not told it.
-    With `logprobs` of 0 or more, commits carry so many alternatives of each token (TokenLogprobs); -1 asks for none.
-    `prediction` is what the client expects the output to be, a draft like any other. `trace` is a W3C traceparent.
-    Where there is no room, sessions of higher `priority` go first; agents are not told it.
+    `committed` are output tokens that already exist: at a verifier that takes over from a lost one, or at an agent that
+    joins late. `max_tokens` counts all output tokens, including those. `window` is how many uncommitted draft nodes the
+    agent may have. `epoch` is the last epoch used: an agent starts above it and above its own last one, a verifier
+    continues from it. `eos` are the tokens that end the output. `prediction` is the client's predicted output, which is
+    drafted from. `trace` is a W3C traceparent.
+
+    For verifiers only: `agent` identifies the agent whose drafts to expect by an opaque name that is the same in all of
+    its sessions, empty for none. Sessions of the same `salt` share the prefix cache. With `logprobs` >= 0, commits
+    carry TokenLogprobs with that many alternatives per token; -1 asks for none. Under contention, sessions of higher
+    `priority` go first.
     """
 
     session: SessionId
@@ -158,11 +162,11 @@ class Open(Struct, frozen=True, tag="open", array_like=True):
 
 
 class Draft(Struct, frozen=True, tag="draft", array_like=True):
-    """Nodes that hang from a session's committed text; columns of equal length, one entry a node.
+    """Adds nodes to a session's draft tree (tree.py), as columns of equal length with one entry per node.
 
-    The epoch was planted after `at` output tokens. The nodes' ids are first, first + 1, ...; a parent is an id of the
-    same epoch below the node's own, 0 being the place of planting. confidence is one byte a node, -16 * log2 of the
-    drafter's probability that the target chooses this child.
+    The epoch starts after `at` output tokens. The nodes' ids are first, first + 1, ...; a parent is a lower id of the
+    same epoch, 0 being the epoch's root. confidence is one byte per node: -16 * log2 of the draft model's probability
+    that the target samples this token after its parent.
     """
 
     session: SessionId
@@ -175,22 +179,22 @@ class Draft(Struct, frozen=True, tag="draft", array_like=True):
 
 
 class Commit(Struct, frozen=True, tag="commit", array_like=True):
-    """Output tokens at, at + 1, ... are these, for good. `window` is how many uncommitted nodes the agent may hold.
+    """Final output tokens at positions at, at + 1, ... `window` is how many uncommitted nodes the agent may have.
 
-    `depth` counts the drafted tokens on the longest path that this verify looked at, `nodes` all drafted nodes in it,
-    `accepted` those that were right; all 0 after a plain decode. `seconds` is the session's share of the verifier's
-    compute time. `finish` is set on the last commit, `cached` on the first: prompt tokens found computed. `own` nodes
-    were not an agent's but guessed by the verifier, from what the text said before or the client predicted.
-    `logprobs` has one entry a token where the session asked for them; agents are not told.
+    Of the verified draft, `nodes` is the number of its nodes, `depth` the length of its longest path and `accepted` the
+    number of accepted tokens; all are 0 after a plain decode. `verifier_drafted` states that the nodes were not an
+    agent's but the verifier's, from prompt lookup or the client's prediction. `seconds` is the session's share of the
+    verifier's compute time. `finish` is set on the last commit. `cached` is set on the first: prompt tokens found in
+    the prefix cache. `logprobs` has one entry per token where the session asked for them; they are not sent to agents.
     """
 
     session: SessionId
     at: Position
     tokens: list[TokenId]
     window: Annotated[int, Meta(ge=0, le=MAX_WINDOW)] = 0
-    nodes: Nodes = 0
-    depth: Nodes = 0
-    accepted: Nodes = 0
+    nodes: NodeCount = 0
+    depth: NodeCount = 0
+    accepted: NodeCount = 0
     seconds: Seconds = 0.0
     finish: FinishReason | None = None
     cached: Count = 0
@@ -199,23 +203,23 @@ class Commit(Struct, frozen=True, tag="commit", array_like=True):
 
 
 class Queued(Struct, frozen=True, tag="queued", array_like=True):
-    """Verifier to gateway: there is no room for this session yet, and `ahead` others came before it."""
+    """Verifier to gateway: the session waits for admission behind `ahead` others."""
 
     session: SessionId
     ahead: Count
 
 
 class AgentChanged(Struct, frozen=True, tag="edge", array_like=True):
-    """Gateway to verifier: from now on this session has an agent, named as in Open, or has none any more."""
+    """Gateway to verifier: from now on the session has this agent, named as in Open, or none if empty."""
 
     session: SessionId
     agent: Name = ""
 
 
 class Close(Struct, frozen=True, tag="close", array_like=True):
-    """The session is over or was never begun. Towards a verifier it cancels; from a verifier it reports a failure.
+    """The session is over or was not accepted. A gateway cancels with it; a verifier reports a failure.
 
-    code is one of the CLOSE_* names below; for an overloaded verifier `retry_after` is when to try again, in seconds.
+    code is one of the CLOSE_* names below. With CLOSE_OVERLOADED, `retry_after` is the suggested delay in seconds.
     """
 
     session: SessionId
@@ -224,17 +228,17 @@ class Close(Struct, frozen=True, tag="close", array_like=True):
     retry_after: Seconds = 0.0
 
 
-CLOSE_OVERLOADED = "overloaded"  # no room now; another verifier or a later try may do
-CLOSE_REFUSED = "refused"  # can never be served: too long, a token outside the vocabulary
-CLOSE_FAILED = "failed"  # the verifier's own fault
-CLOSE_LEAVING = "leaving"  # the verifier ends in good order and begins nothing new
+CLOSE_OVERLOADED = "overloaded"  # no capacity now; another verifier or a later attempt may succeed
+CLOSE_REFUSED = "refused"  # can never be served: too long, or a token outside the vocabulary
+CLOSE_FAILED = "failed"  # an internal error of the verifier
+CLOSE_LEAVING = "leaving"  # the verifier is shutting down and accepts no new sessions
 
 FromAgent = Hello | Draft
 ToAgent = AgentWelcome | Open | Commit | Close
 FromVerifier = VerifierWelcome | Commit | Queued | Close
 ToVerifier = Hello | Open | Draft | AgentChanged | Close
 
-# WebSocket close codes (RFC 6455 section 7.4.2: 4000-4999 are an application's own).
+# WebSocket close codes (RFC 6455 section 7.4.2: 4000-4999 are for private use).
 BAD_FRAME = 4400
 UNAUTHORIZED = 4401
 FORBIDDEN = 4403
@@ -244,8 +248,8 @@ TOKENIZER_MISMATCH = 4409
 TOO_LARGE = 1009
 VIOLATION = 4422
 TOO_MANY = 4429
-TOO_FAST = 4430  # an agent sends more than it was told news to draft for
-MOVE = 4307  # this gateway is going: attach again at once, another one answers
+TOO_FAST = 4430  # an agent sends more drafts than its sessions' commits account for
+MOVE = 4307  # this gateway is shutting down: reconnect at once, to another replica
 
 M = TypeVar("M")
 
@@ -253,23 +257,26 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 class WireError(Exception):
-    """The peer broke the protocol; `code` and `reason` go into the WebSocket close."""
+    """The peer violated the protocol. `code` and `reason` are those of the WebSocket close frame."""
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason)
         self.code = code
-        self.reason = reason.encode()[:120].decode(errors="ignore")  # a close frame holds 123 bytes of reason
+        self.reason = reason.encode()[:120].decode(errors="ignore")  # a close frame has room for 123 bytes of reason
 
 
 class FrameDecoder(Generic[M]):
-    """Reads frames whose messages are of one union, none longer than `limit` bytes."""
+    """Decodes frames of at most `limit` bytes into messages of one union."""
 
     def __init__(self, union: type[M], limit: int) -> None:
         self._decoder = msgspec.msgpack.Decoder(Annotated[list[union], Meta(max_length=MAX_MESSAGES)])
         self._limit = limit
 
     def __call__(self, frame: bytes | str) -> list[M]:
-        """Raises WireError: TOO_LARGE, or BAD_FRAME for what is not MessagePack, no known message or out of bounds."""
+        """The messages of a frame, in order.
+
+        Raises WireError: TOO_LARGE, or BAD_FRAME for invalid MessagePack, an unknown message or a value out of bounds.
+        """
         if isinstance(frame, str):
             raise WireError(BAD_FRAME, "frames are binary MessagePack, not text")
         if len(frame) > self._limit:
@@ -280,21 +287,21 @@ class FrameDecoder(Generic[M]):
             raise WireError(BAD_FRAME, str(error)) from None
 
 
-from_agent: FrameDecoder[FromAgent] = FrameDecoder(FromAgent, MAX_AGENT_FRAME)  # type: ignore[arg-type]
-to_agent: FrameDecoder[ToAgent] = FrameDecoder(ToAgent, MAX_FRAME_TO_AGENT)  # type: ignore[arg-type]
-from_verifier: FrameDecoder[FromVerifier] = FrameDecoder(FromVerifier, MAX_FRAME)  # type: ignore[arg-type]
-to_verifier: FrameDecoder[ToVerifier] = FrameDecoder(ToVerifier, MAX_FRAME)  # type: ignore[arg-type]
+decode_from_agent: FrameDecoder[FromAgent] = FrameDecoder(FromAgent, MAX_AGENT_FRAME)  # type: ignore[arg-type]
+decode_to_agent: FrameDecoder[ToAgent] = FrameDecoder(ToAgent, MAX_FRAME_TO_AGENT)  # type: ignore[arg-type]
+decode_from_verifier: FrameDecoder[FromVerifier] = FrameDecoder(FromVerifier, MAX_FRAME)  # type: ignore[arg-type]
+decode_to_verifier: FrameDecoder[ToVerifier] = FrameDecoder(ToVerifier, MAX_FRAME)  # type: ignore[arg-type]
 
 
-def encode(messages: Iterable[Struct]) -> bytes:
-    """One frame holding `messages` in order; at most MAX_MESSAGES of them."""
+def encode_frame(messages: Iterable[Struct]) -> bytes:
+    """One frame with `messages`, at most MAX_MESSAGES, in order."""
     return _encoder.encode(list(messages))
 
 
 def expect_hello(messages: Sequence[object]) -> Hello:
-    """The Hello that a dialling peer's first frame must be.
+    """The Hello that must be the only message of a client's first frame.
 
-    Raises WireError: VERSION for a protocol other than ours, BAD_FRAME for anything else.
+    Raises WireError: VERSION for another protocol version, BAD_FRAME for anything else.
     """
     match messages:
         case [Hello() as hello]:
@@ -305,10 +312,10 @@ def expect_hello(messages: Sequence[object]) -> Hello:
 
 
 def confidence_byte(probability: float) -> int:
-    """A probability in (0, 1] as the byte that Draft carries."""
+    """A probability in (0, 1] as a byte of Draft.confidence."""
     return min(255, max(0, round(-16.0 * math.log2(max(probability, 1e-9)))))
 
 
 def confidence_probability(cost: float) -> float:
-    """The probability that a byte, or a sum of bytes along a path, stands for."""
+    """The probability of a byte of Draft.confidence, or of a sum of such bytes along a path."""
     return 2.0 ** (-cost / 16.0)

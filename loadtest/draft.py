@@ -27,7 +27,7 @@ from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
 from edge_agent.drafting.draft_session import DraftSession
 from edgedraft.local.demo_model import DEMO_MODEL, resolve_model
 from edgedraft.observability.progress import progress
-from edgedraft.proposers.prompt_lookup import Trust
+from edgedraft.proposers.prompt_lookup import MatchRates
 from edgedraft.runtime.device import pick_device, pick_dtype
 from edgedraft.runtime.packed_model import PackedModel
 from edgedraft.wire import Commit, ModelCard, Open, Sampling
@@ -94,7 +94,7 @@ def draft(settings: BenchSettings) -> Result:
         store = PastOutputStore(1 << 18)
         for chat in chats[WARM]:
             store.add(chat.text)
-        return PastOutputsDrafter(store, Trust())
+        return PastOutputsDrafter(store, MatchRates())
 
     sides: list[tuple[str, str, list[Drafter]]] = [
         ("prompt lookup", GREEDY, [PromptLookupDrafter()]),

@@ -56,23 +56,23 @@ def _load_transformers(settings: VerifierSettings) -> Iterator[tuple[Engine, Mod
     from edgedraft.runtime.packed_model import UnsupportedModel
     from verifier.engine.grammar import GrammarCache
     from verifier.engine.target import load_target
-    from verifier.engine.tensor_parallel import join
+    from verifier.engine.tensor_parallel import join_ranks
     from verifier.engine.transformers_engine import TransformersEngine
 
     if settings.engine_args:
         sys.exit("edgedraft verifier: there is nothing to give the embedded engine after --")
     try:
-        ranks = join(settings.device)
+        ranks = join_ranks(settings.device)
         model, card = load_target(settings, ranks)
     except (OSError, ValueError, UnsupportedModel) as error:
         sys.exit(f"edgedraft verifier: cannot serve {settings.model}: {error}")
-    if ranks and not ranks.leads:
+    if ranks and not ranks.is_leader:
         ranks.follow(model)
         yield None
         return
     engine = TransformersEngine(model, card.vocab_size, card.context_length, settings.max_sessions, GrammarCache(card))
     if ranks:
-        with ranks.leading():
+        with ranks.lead():
             yield engine, card
     else:
         yield engine, card

@@ -40,9 +40,9 @@ from edgedraft.wire import (
     Sampling,
     VerifierWelcome,
     WireError,
-    encode,
+    decode_to_verifier,
+    encode_frame,
     expect_hello,
-    to_verifier,
 )
 from verifier.drain import Drain
 from verifier.engine.interface import Engine
@@ -138,7 +138,7 @@ class _Link:
                 batch, self._outbox = self._outbox[:MAX_MESSAGES], self._outbox[MAX_MESSAGES:]
                 try:
                     async with asyncio.timeout(SEND_SECONDS):
-                        await self._socket.send_bytes(encode(batch))
+                        await self._socket.send_bytes(encode_frame(batch))
                 except TimeoutError:
                     raise WireError(TIMEOUT, f"a frame was not read in {SEND_SECONDS:g} seconds") from None
 
@@ -207,7 +207,7 @@ def build_app(
         """Hand on what a gateway sends, no faster than the engine's thread takes it. Raises WireError."""
         engine_loop: EngineLoop = app.state.engine_loop
         while True:
-            for message in to_verifier(await receive_frame(socket)):
+            for message in decode_to_verifier(await receive_frame(socket)):
                 if isinstance(message, Hello):
                     raise WireError(BAD_FRAME, "a second hello")
                 if isinstance(message, Open) and drain.begun:
@@ -233,8 +233,8 @@ def build_app(
         prepared.add(preparing)
         try:
             async with asyncio.timeout(HELLO_SECONDS):
-                hello = expect_hello(to_verifier(await receive_frame(socket)))
-            await socket.send_bytes(encode([VerifierWelcome(PROTOCOL, card, max_sessions)]))
+                hello = expect_hello(decode_to_verifier(await receive_frame(socket)))
+            await socket.send_bytes(encode_frame([VerifierWelcome(PROTOCOL, card, max_sessions)]))
             event(log, "gateway connected", link=number, gateway=hello.name or None)
             links[number] = link
             await race(read(socket, link, preparing), link.write())

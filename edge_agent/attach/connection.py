@@ -96,7 +96,7 @@ async def greet(socket: ClientConnection, hello: Hello) -> tuple[AgentWelcome, l
     """Say hello; returns the welcome and what came with it. Raises Refused or Lost."""
     try:
         async with asyncio.timeout(WELCOME_SECONDS):
-            await socket.send(wire.encode([hello]))
+            await socket.send(wire.encode_frame([hello]))
             messages, _ = await _read(socket)
     except TimeoutError:
         raise LinkLost("it sends no welcome") from None
@@ -157,7 +157,7 @@ async def _receive(socket: ClientConnection, mailbox: Mailbox) -> None:
 async def _send(socket: ClientConnection, mailbox: Mailbox) -> None:
     """The first draft after a rest goes out at once."""
     while True:
-        await socket.send(wire.encode(await mailbox.collect()))
+        await socket.send(wire.encode_frame(await mailbox.collect()))
         await asyncio.sleep(COALESCE_SECONDS)
 
 
@@ -180,7 +180,7 @@ async def _read(socket: ClientConnection) -> tuple[list[ToAgent], int]:
     """One frame's messages, and its bytes. A frame that breaks the protocol closes the link: raises Lost."""
     frame = await socket.recv()
     try:
-        return wire.to_agent(frame), len(frame)
+        return wire.decode_to_agent(frame), len(frame)
     except WireError as error:
         await socket.close(error.code, error.reason)
         raise LinkLost(f"it sent a bad frame: {error.reason}") from None

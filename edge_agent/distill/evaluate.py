@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedModel
 
 from edge_agent.distill.samples import Sample
-from edgedraft.runtime.device import has_bfloat16_products
+from edgedraft.runtime.device import has_bfloat16_matmul
 
 CHAIN = 5
 RANKS = (1, 2, 3, 5, 8)
@@ -45,7 +45,7 @@ def guess_ranks(child: PreTrainedModel, head_ids: torch.Tensor, sample: Sample) 
     device = head_ids.device
     ids = sample.ids.long().to(device)
     at = sample.positions.long().to(device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16_products(device)):
+    with torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16_matmul(device)):
         logits = child(ids[None, :-1], use_cache=False).logits[0, at - 1].float()
     column = torch.searchsorted(head_ids, ids[at]).clamp_max(len(head_ids) - 1)
     known = head_ids[column] == ids[at]

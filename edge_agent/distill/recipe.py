@@ -27,7 +27,7 @@ from edge_agent.drafters.draft_model import (
 )
 from edge_agent.settings import DistillSettings
 from edgedraft.local.demo_model import resolve_model
-from edgedraft.runtime.device import has_bfloat16_products
+from edgedraft.runtime.device import has_bfloat16_matmul
 from edgedraft.tokenizer import fingerprint
 
 
@@ -37,7 +37,7 @@ def distill(settings: DistillSettings) -> None:
     path = resolve_model(settings.target)
     tokenizer = AutoTokenizer.from_pretrained(path)
     # Half precision halves the time, but a CPU without instructions for it takes longer.
-    dtype = torch.bfloat16 if has_bfloat16_products(torch.device(device)) else torch.float32
+    dtype = torch.bfloat16 if has_bfloat16_matmul(torch.device(device)) else torch.float32
     target = _load(path, dtype, device)
     stop = stop_tokens(target, tokenizer)
     collect(target, tokenizer, stop, settings)

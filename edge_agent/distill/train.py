@@ -26,7 +26,7 @@ from edge_agent.distill.student import learned_state
 from edge_agent.drafters.draft_model import move_to
 from edge_agent.settings import DistillSettings
 from edgedraft.observability.progress import progress
-from edgedraft.runtime.device import has_bfloat16_products
+from edgedraft.runtime.device import has_bfloat16_matmul
 
 HARD_SHARE = 0.3
 WARM_UP = 0.04
@@ -164,7 +164,7 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self.child.train()
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=has_bfloat16_products(self._device)):
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=has_bfloat16_matmul(self._device)):
             body: Any = self.child.base_model
             hidden = body(
                 batch.ids.to(self._device), position_ids=batch.position_ids.to(self._device), use_cache=False

@@ -26,7 +26,7 @@ from edge_agent.drafters.interface import INCOMPLETE, NO_PROPOSAL, DraftRequest,
 from edge_agent.drafters.token_counts import SessionTokenCounts
 from edgedraft.sampling.noise import gumbel_at
 from edgedraft.sampling.token_counts import TokenCounts, has_penalties
-from edgedraft.tokenizer import fingerprint_of
+from edgedraft.tokenizer import fingerprint_vocabulary
 from edgedraft.wire import Sampling
 
 MAX_CANDIDATES = 6  # guesses a point
@@ -67,7 +67,7 @@ def read_gguf_metadata(path: Path) -> GgufMetadata:
     except KeyError as error:
         raise ValueError(f"{path} does not tell its {error}") from None
     unused = {i for i, kind in enumerate(kinds) if kind == UNUSED_TOKEN_TYPE}
-    fingerprint = fingerprint_of({i: token for i, token in enumerate(tokens) if i not in unused})
+    fingerprint = fingerprint_vocabulary({i: token for i, token in enumerate(tokens) if i not in unused})
     return GgufMetadata(fingerprint, path.stat().st_size, kv_bytes)
 
 

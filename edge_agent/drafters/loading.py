@@ -20,7 +20,7 @@ from edge_agent.drafters.prediction import PredictionDrafter
 from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
 from edge_agent.settings import AgentSettings
 from edgedraft.local.demo_model import DEMO_MODEL, DemoModelError, resolve_model
-from edgedraft.proposers.prompt_lookup import Trust
+from edgedraft.proposers.prompt_lookup import MatchRates
 from edgedraft.tokenizer import fingerprint
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class DrafterSet:
     prompt_lookup: bool
     past_capacity: int = 0
     past_folder: Path | None = None
-    _past: dict[str, tuple[PastOutputStore, Trust]] = field(default_factory=dict)
+    _past: dict[str, tuple[PastOutputStore, MatchRates]] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
@@ -69,12 +69,12 @@ class DrafterSet:
             drafters.append(PastOutputsDrafter(*self._past_outputs(vocab_size, tokenizer)))
         return CombinedDrafter([*drafters, self.model.new_drafter(vocab_size)] if self.model else drafters)
 
-    def _past_outputs(self, vocab_size: int, tokenizer: str) -> tuple[PastOutputStore, Trust]:
+    def _past_outputs(self, vocab_size: int, tokenizer: str) -> tuple[PastOutputStore, MatchRates]:
         """Ids mean something under one tokenizer only: each has a file of its own, read once."""
         if tokenizer not in self._past:
             known = re.fullmatch("[0-9a-f]{64}", tokenizer)
             file = self.past_folder / f"{tokenizer[:32]}.tokens" if known and self.past_folder else None
-            self._past[tokenizer] = PastOutputStore(self.past_capacity, file, vocab_size), Trust()
+            self._past[tokenizer] = PastOutputStore(self.past_capacity, file, vocab_size), MatchRates()
         return self._past[tokenizer]
 
 

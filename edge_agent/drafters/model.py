@@ -20,7 +20,7 @@ from edge_agent.drafters.interface import INCOMPLETE, NO_PROPOSAL, DraftRequest,
 from edge_agent.drafters.token_counts import SessionTokenCounts
 from edgedraft.runtime.block_manager import BLOCK_SIZE, BlockTable, OutOfBlocks
 from edgedraft.runtime.packed_model import PackedModel, SequenceRows
-from edgedraft.sampling.sampler import propose
+from edgedraft.sampling.sampler import propose_tokens
 
 MAX_CANDIDATES = 6  # guesses a point
 MIN_SIBLING_PROBABILITY = 0.03  # guesses but the first are left out below this probability
@@ -164,7 +164,7 @@ class ModelDrafter:
         if self._columns is not None:
             logits = logits[:, self._columns]
         with self._token_counts.counts_at(point) as history:
-            tokens, probabilities = propose(
+            tokens, probabilities = propose_tokens(
                 logits,
                 point.sampling,
                 [point.output_index],

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edge_agent.drafters.interface import NO_PROPOSAL, DraftRequest, Proposal
-from edgedraft.proposers.prompt_lookup import CHAIN, LEAST_PATH, LONGEST_MATCH, Trust
+from edgedraft.proposers.prompt_lookup import MAX_CHAIN, MIN_PATH_PROBABILITY, MAX_MATCH, MatchRates
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class PastOutputStore:
         if end < MIN_MATCH:
             return [], 0
         tokens = self._tokens
-        tail = text[max(0, end - LONGEST_MATCH) : end]
+        tail = text[max(0, end - MAX_MATCH) : end]
         best: list[int] = []
         longest = MIN_MATCH - 1
         place = self._heads[_slot(tail[-MIN_MATCH:])]
@@ -122,7 +122,7 @@ class PastOutputStore:
 class PastOutputsDrafter:
     """The drafter over a store, which several attachments share one after the other."""
 
-    def __init__(self, store: PastOutputStore, trust: Trust) -> None:
+    def __init__(self, store: PastOutputStore, trust: MatchRates) -> None:
         self._store, self._trust = store, trust
         self._num_measured: dict[int, int] = {}
 
@@ -151,12 +151,12 @@ class PastOutputsDrafter:
             trust = self._trust.chance(length + depth)
             for token, agreeing in self._votes(voters).items():
                 chance = trust * len(agreeing) / len(voters)
-                if path * chance < LEAST_PATH:
+                if path * chance < MIN_PATH_PROBABILITY:
                     continue
                 tokens.append(token)
                 parents.append(node)
                 probabilities.append(chance)
-                if depth + 1 < CHAIN:
+                if depth + 1 < MAX_CHAIN:
                     level.append((len(tokens) - 1, agreeing, depth + 1, path * chance))
         return Proposal(tuple(tokens), tuple(parents), tuple(probabilities))
 

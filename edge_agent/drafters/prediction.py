@@ -26,8 +26,8 @@ class PredictionDrafter:
     def _proposal(self, point: DraftRequest) -> Proposal:
         cursor = self._cursors.get(point.session)
         if cursor is None:
-            cursor = self._cursors[point.session] = PredictionCursor.over(point.prediction)
+            cursor = self._cursors[point.session] = PredictionCursor.from_prediction(point.prediction)
         begins = len(point.context) - point.output_index
-        cursor.follow(point.context[begins + cursor.followed : point.num_committed])
-        tokens, chances = cursor.ahead(point.context[point.num_committed :]).continuation()
+        cursor.advance(point.context[begins + cursor.num_output : point.num_committed])
+        tokens, chances = cursor.advanced_copy(point.context[point.num_committed :]).propose()
         return Proposal(tuple(tokens), tuple(range(-1, len(tokens) - 1)), tuple(chances))

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edge_agent.drafters.interface import DraftRequest, Proposal
-from edgedraft.proposers.prompt_lookup import TextIndex
+from edgedraft.proposers.prompt_lookup import NgramIndex
 
 
 class PromptLookupDrafter:
     """The drafter over the sessions' own texts."""
 
     def __init__(self) -> None:
-        self._texts: dict[int, TextIndex] = {}
+        self._texts: dict[int, NgramIndex] = {}
 
     def open(self, session: int) -> None:
-        self._texts[session] = TextIndex()
+        self._texts[session] = NgramIndex()
 
     def propose(self, requests: Sequence[DraftRequest]) -> list[Proposal]:
         return [self._proposal(point) for point in requests]
@@ -25,6 +25,6 @@ class PromptLookupDrafter:
 
     def _proposal(self, point: DraftRequest) -> Proposal:
         known = self._texts[point.session]
-        known.learn(point.context, point.num_committed, output_begins=len(point.context) - point.output_index)
-        tokens, probabilities = known.continuation(point.context)
+        known.update(point.context, point.num_committed, prompt_length=len(point.context) - point.output_index)
+        tokens, probabilities = known.propose(point.context)
         return Proposal(tuple(tokens), tuple(range(-1, len(tokens) - 1)), tuple(probabilities))

@@ -56,7 +56,7 @@ class DraftSession:
             self._expanded.clear()
             self._held_back.clear()
             return []
-        costs = {node.id: node.cost for node in self.tree.live()}
+        costs = {node.id: node.cost for node in self.tree.live_nodes()}
         self._expanded &= costs.keys()
         held, self._held_back = self._held_back, {}
         best = {n: costs[n] + confidence_byte(max(held[n].probabilities)) for n in held.keys() & costs.keys()}
@@ -68,7 +68,7 @@ class DraftSession:
         tree = self.tree
         if len(tree) >= self._window:
             return None
-        eligible = (node for node in tree.live() if node.id not in self._expanded and not self._is_last(node))
+        eligible = (node for node in tree.live_nodes() if node.id not in self._expanded and not self._is_last(node))
         best = max(eligible, key=self._uncovered, default=None)
         if best is None or self._uncovered(best) < self.min_path:
             return None

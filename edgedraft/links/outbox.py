@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 from msgspec import Struct
 
-from edgedraft.wire import MAX_FRAME, MAX_MESSAGES, Open, encode
+from edgedraft.wire import MAX_FRAME, MAX_MESSAGES, Open, encode_frame
 
 SEND_SECONDS = 20.0  # for one frame; a peer that takes longer is gone
 OUTBOX_MESSAGES = 4096
@@ -86,7 +86,7 @@ class Outbox:
             await self._filled.wait()
             try:
                 async with asyncio.timeout(SEND_SECONDS):
-                    await send(encode(self._take()))
+                    await send(encode_frame(self._take()))
             except TimeoutError:
                 raise TooSlow(f"a frame was not read in {SEND_SECONDS:.0f} seconds") from None
 

@@ -1,1 +1,1 @@
-"""Guessing tokens without a model: prompt lookup and the client's predicted output."""
+"""Draft proposers that need no model: prompt lookup (n-grams) and the client's predicted output."""

@@ -1,1 +1,1 @@
-"""Running a causal LM on packed rows: the model, its attention, the KV cache blocks and the device. Needs torch."""
+"""Runs a causal LM: packed forwards, paged KV cache and attention, packed linear layers, devices. Needs torch."""

@@ -1,10 +1,11 @@
-"""The KV cache: blocks of BLOCK tokens, who holds them, and which can be found again by the text that they hold.
+"""The paged KV cache: a pool of blocks with reference counts and a prefix cache, and each sequence's block table.
 
-A sequence holds blocks for its tokens. What it publishes, full blocks of final text, other sequences of the same salt
-can adopt instead of computing it again: a block is named by a hash over its tokens and all before them. A published
-block that nobody holds stays until its room is needed, least recently used first, tails before their heads.
+A block holds the keys and values of BLOCK_SIZE tokens in every layer. Full blocks of final text are registered in the
+prefix cache under a block hash (of the block's tokens and of the hash before it, starting from the sequence's salt), so
+that sequences of the same salt share them instead of computing them again. A registered block whose reference count
+drops to 0 stays in the prefix cache until its space is needed. Eviction is LRU, a text's last block first.
 
-This file decides nothing about sessions and knows no model; what a slot holds is written by paged.py's attention.
+This module decides nothing about sessions and knows no model. Keys and values are written in attention.py.
 """
 
 from __future__ import annotations
@@ -16,58 +17,63 @@ from collections.abc import Sequence
 
 import torch
 
-BLOCK_SIZE = 16  # tokens in a block
+BLOCK_SIZE = 16  # tokens per block
 
 
 class OutOfBlocks(Exception):
-    """The KV cache has no free block left for this."""
+    """The KV cache has too few free blocks."""
 
 
 class BlockManager:
-    """Keys and values of every layer for `tokens` tokens, and the books of the blocks."""
+    """The pool of blocks: reference counts, prefix cache and the tensors of every layer.
 
-    def __init__(self, tokens: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.num_blocks = -(-tokens // BLOCK_SIZE)
+    A slot is one token's place in the pool: block * BLOCK_SIZE + offset in the block.
+    """
+
+    def __init__(self, num_tokens: int, dtype: torch.dtype, device: torch.device) -> None:
+        """`num_tokens` is the capacity, rounded up to full blocks."""
+        self.num_blocks = -(-num_tokens // BLOCK_SIZE)
         self.dtype, self.device = dtype, device
         self._free = list(range(self.num_blocks - 1, -1, -1))
         self._ref_counts = [0] * self.num_blocks
-        self._block_hashes: dict[int, bytes] = {}  # published block -> its name
-        self._cached_blocks: dict[bytes, int] = {}
-        self._evictable: OrderedDict[int, None] = (
-            OrderedDict()
-        )  # published blocks that nobody holds, the next to go first
+        self._block_hashes: dict[int, bytes] = {}  # of the blocks in the prefix cache
+        self._cached_blocks: dict[bytes, int] = {}  # the prefix cache
+        self._evictable: OrderedDict[int, None] = OrderedDict()  # cached blocks with reference count 0, LRU first
         self._kv_by_layer: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     @property
     def num_tokens(self) -> int:
-        """How many tokens it holds in all."""
+        """The capacity in tokens."""
         return self.num_blocks * BLOCK_SIZE
 
     @property
     def num_free_tokens(self) -> int:
-        """Room, counting blocks that are only kept to be found again."""
+        """How many tokens can be allocated, evictable blocks included."""
         return (len(self._free) + len(self._evictable)) * BLOCK_SIZE
 
     @property
     def num_layers(self) -> int:
-        """How many layers have brought keys so far."""
+        """How many layers have allocated their tensors so far."""
         return len(self._kv_by_layer)
 
-    def allocate(self, count: int) -> list[int]:
-        """`count` blocks to write into. Raises OutOfBlocks, taking none."""
-        if count > len(self._free) + len(self._evictable):
-            raise OutOfBlocks(f"{count} blocks wanted, {len(self._free) + len(self._evictable)} free")
-        while len(self._free) < count:
+    def allocate(self, num_blocks: int) -> list[int]:
+        """Take `num_blocks` blocks, each with reference count 1, evicting cached blocks where needed.
+
+        Raises OutOfBlocks and then takes none.
+        """
+        if num_blocks > len(self._free) + len(self._evictable):
+            raise OutOfBlocks(f"{num_blocks} blocks wanted, {len(self._free) + len(self._evictable)} free")
+        while len(self._free) < num_blocks:
             block, _ = self._evictable.popitem(last=False)
             del self._cached_blocks[self._block_hashes.pop(block)]
             self._free.append(block)
-        taken = [self._free.pop() for _ in range(count)]
-        for block in taken:
+        allocated = [self._free.pop() for _ in range(num_blocks)]
+        for block in allocated:
             self._ref_counts[block] = 1
-        return taken
+        return allocated
 
     def free(self, blocks: Sequence[int]) -> None:
-        """One holder fewer of each, given in the order of the text."""
+        """Decrement the reference counts of `blocks`, given in the order of the text."""
         for block in reversed(blocks):
             self._ref_counts[block] -= 1
             if self._ref_counts[block] == 0:
@@ -76,22 +82,25 @@ class BlockManager:
                 else:
                     self._free.append(block)
 
-    def cache_block(self, block: int, digest: bytes) -> None:
-        """Name a full block; of two with the same content the first keeps the name."""
-        if digest not in self._cached_blocks:
-            self._cached_blocks[digest] = block
-            self._block_hashes[block] = digest
+    def cache_block(self, block: int, block_hash: bytes) -> None:
+        """Register a full block in the prefix cache. Of two blocks with one hash the first stays registered."""
+        if block_hash not in self._cached_blocks:
+            self._cached_blocks[block_hash] = block
+            self._block_hashes[block] = block_hash
 
-    def get_cached_block(self, digest: bytes) -> int | None:
-        """The block of that name, held once more by the caller."""
-        block = self._cached_blocks.get(digest)
+    def get_cached_block(self, block_hash: bytes) -> int | None:
+        """The block of that hash with its reference count incremented, or None."""
+        block = self._cached_blocks.get(block_hash)
         if block is not None:
             self._evictable.pop(block, None)
             self._ref_counts[block] += 1
         return block
 
     def layer_kv(self, index: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """This layer's stores, [blocks, BLOCK, heads, dim] each; made at first sight of its [rows, heads, dim]."""
+        """The keys and values of layer `index`, each [num_blocks, BLOCK_SIZE, kv_heads, dim].
+
+        `key` and `value` [rows, kv_heads, dim] give the shapes when the layer is first seen.
+        """
         if index not in self._kv_by_layer:
             self._kv_by_layer[index] = (
                 torch.zeros((self.num_blocks, BLOCK_SIZE, *key.shape[1:]), dtype=self.dtype, device=self.device),
@@ -101,24 +110,24 @@ class BlockManager:
 
     @torch.inference_mode()
     def copy_slots(self, source: Sequence[int], destination: Sequence[int]) -> None:
-        """Copy slots within every layer; the two may overlap."""
+        """Copy keys and values from slots to slots in every layer; the two lists may overlap."""
         sources = torch.tensor(source, device=self.device)
         destinations = torch.tensor(destination, device=self.device)
-        for stores in self._kv_by_layer.values():
-            for store in stores:
-                slots = store.flatten(0, 1)
+        for layer in self._kv_by_layer.values():
+            for cache in layer:
+                slots = cache.flatten(0, 1)
                 slots.index_copy_(0, destinations, slots.index_select(0, sources))
 
 
 class BlockTable:
-    """One sequence's place in the cache: `length` tokens are in it for good, rows of a forward lie beyond."""
+    """One sequence's blocks: `length` accepted tokens, after which the next forward writes its rows."""
 
-    def __init__(self, kv: BlockManager, salt: str = "") -> None:
-        """Only sequences of one `salt` find each other's text."""
-        self._manager = kv
+    def __init__(self, block_manager: BlockManager, salt: str = "") -> None:
+        """Only sequences of the same `salt` share cached blocks."""
+        self._manager = block_manager
         self._salt = hashlib.sha256(salt.encode()).digest()
         self._blocks: list[int] = []
-        self._block_hashes: list[bytes] = []  # of the leading blocks that are published or adopted
+        self._block_hashes: list[bytes] = []  # of the leading blocks that are in the prefix cache
         self.length = 0
 
     @property
@@ -126,58 +135,61 @@ class BlockTable:
         return bool(self._blocks)
 
     def match_prefix(self, text: Sequence[int]) -> None:
-        """An empty sequence takes over what is known of `text` already, short of its last token."""
+        """Fill an empty table with the longest cached prefix of `text`.
+
+        The last token is never matched, since it has to be computed for its logits.
+        """
         for start in range(0, len(text) - BLOCK_SIZE, BLOCK_SIZE):
-            name = self._hash_block(text[start : start + BLOCK_SIZE])
-            block = self._manager.get_cached_block(name)
+            block_hash = self._hash_block(text[start : start + BLOCK_SIZE])
+            block = self._manager.get_cached_block(block_hash)
             if block is None:
                 break
             self._blocks.append(block)
-            self._block_hashes.append(name)
+            self._block_hashes.append(block_hash)
             self.length += BLOCK_SIZE
 
     def cache_blocks(self, text: Sequence[int]) -> None:
-        """Let others find the full blocks of this sequence, which holds `text` as far as its length."""
+        """Register this sequence's full blocks in the prefix cache. `text` is its tokens, at least `length` of them."""
         for start in range(len(self._block_hashes) * BLOCK_SIZE, self.length - BLOCK_SIZE + 1, BLOCK_SIZE):
-            name = self._hash_block(text[start : start + BLOCK_SIZE])
-            self._manager.cache_block(self._blocks[start // BLOCK_SIZE], name)
-            self._block_hashes.append(name)
+            block_hash = self._hash_block(text[start : start + BLOCK_SIZE])
+            self._manager.cache_block(self._blocks[start // BLOCK_SIZE], block_hash)
+            self._block_hashes.append(block_hash)
 
-    def reserve_slots(self, rows: int) -> None:
-        """Make room for `rows` beyond the length. Raises OutOfBlocks, changing nothing."""
-        missing = -(-(self.length + rows) // BLOCK_SIZE) - len(self._blocks)
+    def reserve_slots(self, num_rows: int) -> None:
+        """Allocate blocks for `num_rows` rows after `length`. Raises OutOfBlocks and then changes nothing."""
+        missing = -(-(self.length + num_rows) // BLOCK_SIZE) - len(self._blocks)
         if missing > 0:
             self._blocks.extend(self._manager.allocate(missing))
 
-    def blocks(self, rows: int) -> list[int]:
-        """The blocks that hold the sequence and `rows` reserved rows behind it, in order."""
-        return self._blocks[: -(-(self.length + rows) // BLOCK_SIZE)]
+    def blocks(self, num_rows: int) -> list[int]:
+        """The blocks of the sequence and of `num_rows` reserved rows after it, in order."""
+        return self._blocks[: -(-(self.length + num_rows) // BLOCK_SIZE)]
 
-    def slots(self, start: int, stop: int) -> list[int]:
-        """Slots of positions start to stop: block * BLOCK + place in the block."""
-        return [self._blocks[at // BLOCK_SIZE] * BLOCK_SIZE + at % BLOCK_SIZE for at in range(start, stop)]
+    def slot_mapping(self, start: int, stop: int) -> list[int]:
+        """The slots of positions start to stop."""
+        return [self._blocks[i // BLOCK_SIZE] * BLOCK_SIZE + i % BLOCK_SIZE for i in range(start, stop)]
 
     def keep_accepted(self, rows: Sequence[int]) -> None:
-        """Make `rows` of the last forward (ascending, each the next one's parent) part of the sequence."""
+        """Append accepted `rows` of the last forward to the sequence: ascending, each the parent of the next."""
         if list(rows) != list(range(len(rows))):
-            slots = self.slots(self.length, self.length + rows[-1] + 1)
+            slots = self.slot_mapping(self.length, self.length + rows[-1] + 1)
             self._manager.copy_slots([slots[row] for row in rows], slots[: len(rows)])
         self.truncate(self.length + len(rows))
 
     def truncate(self, length: int) -> None:
-        """Forget what lies beyond `length` tokens and free its blocks.
+        """Drop all tokens after `length` and free their blocks.
 
-        Raises ValueError for a length inside what was published, unless it is 0: others may be reading it.
+        Raises ValueError for a length inside the cached blocks, unless it is 0: other sequences may be reading them.
         """
         if length == 0:
             self._block_hashes.clear()
         elif length < len(self._block_hashes) * BLOCK_SIZE:
-            raise ValueError("published text is final")
+            raise ValueError("cached blocks are final")
         self.length = length
         needed = -(-length // BLOCK_SIZE)
         self._manager.free(self._blocks[needed:])
         del self._blocks[needed:]
 
     def _hash_block(self, tokens: Sequence[int]) -> bytes:
-        before = self._block_hashes[-1] if self._block_hashes else self._salt
-        return hashlib.sha256(before + array("q", tokens).tobytes()).digest()
+        parent = self._block_hashes[-1] if self._block_hashes else self._salt
+        return hashlib.sha256(parent + array("q", tokens).tobytes()).digest()

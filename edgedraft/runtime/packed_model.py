@@ -1,11 +1,10 @@
-"""A transformers causal LM over a paged KV cache: rows of many sequences, trees among them, in one packed forward.
+"""A transformers causal LM over a paged KV cache: one packed forward over rows of many sequences, draft trees included.
 
-The model's own code runs unchanged: the forward is a batch of one whose rows belong to different sequences, and only
-the attention (paged_attention.py) knows which rows see which. Verifier and agent both stand on this file; the cache's
-books are kv.py's. It decides nothing: what goes into a forward, which rows stay and what their logits mean is the
-caller's.
+The model's own code runs unchanged. The forward is a batch of one whose rows belong to different sequences; only the
+attention (attention.py) knows which rows attend to which keys. Verifier and agent both use this module. It decides
+nothing: which rows a forward has, which of them are accepted and what their logits mean is up to the caller.
 
-The first forward of each layer tells the shapes of its keys and values, so no model's config is guessed at.
+The shapes of a layer's KV cache are taken from its first forward, so no model config has to be interpreted.
 """
 
 from __future__ import annotations
@@ -17,105 +16,118 @@ from itertools import chain
 import torch
 from transformers import PreTrainedModel
 
-from edgedraft.runtime.attention import ATTENTION, PackedBatch, SequenceSpan, UnsupportedModel, grouped, part_of
+from edgedraft.runtime.attention import ATTENTION, PackedBatch, UnsupportedModel
+from edgedraft.runtime.attention_groups import SequenceSpan, group_sequences, make_attention_group
 from edgedraft.runtime.block_manager import BlockManager, BlockTable
 from edgedraft.runtime.device import limit_primitive_cache
 from edgedraft.runtime.packed_linear import pack_linears
+
+# The forward of a packed model may differ from the plain one's by this many standard deviations of its logits.
+MAX_LOGIT_DIFFERENCE = 0.25
 
 
 @dataclass(frozen=True)
 class SequenceRows:
     """One sequence's rows of a packed forward.
 
-    parents[i] is the row that row i follows, -1 the sequence's last token; None makes them a chain. `wanted` are the
-    rows whose logits are asked for.
+    parents[i] is the row that row i follows, -1 for the sequence's last accepted token; None means that the rows are a
+    chain. logit_rows are the rows whose logits are returned.
     """
 
-    blocks: BlockTable
+    block_table: BlockTable
     tokens: Sequence[int]
     parents: Sequence[int] | None = None
     logit_rows: Sequence[int] = ()
 
 
 class PackedModel:
-    """A causal LM whose forwards are packed. Not safe for use from two threads at once."""
+    """A causal LM whose forwards are packed. Not thread-safe."""
 
     def __init__(self, model: PreTrainedModel, kv_tokens: int, exact: bool = True) -> None:
-        """Takes over `model`, which must be loaded with attention `sdpa` or `eager`.
+        """Takes over `model`, loaded with attention `sdpa` or `eager`. `kv_tokens` is the KV cache's capacity.
 
-        On a CPU its linear layers are packed, and one that need not be `exact`, a draft, may be rounded
-        (packed_linear.py).
+        On a CPU the linear layers are packed; where the model need not be `exact` (a draft model), they may be rounded
+        to int8 (packed_linear.py).
 
-        Raises UnsupportedModel when its packed logits differ from its own.
+        Raises UnsupportedModel when the packed logits differ from the model's own.
         """
         limit_primitive_cache()
         self.model = model.eval()
         self.device, self.dtype = model.device, model.dtype
         self.block_manager = BlockManager(kv_tokens, self.dtype, self.device)
-        self._check()
+        self._use_paged_attention()
         pack_linears(self.model, exact)
 
     def new_block_table(self, salt: str = "") -> BlockTable:
         return BlockTable(self.block_manager, salt)
 
     @torch.inference_mode()
-    def forward(self, jobs: Sequence[SequenceRows]) -> torch.Tensor:
-        """Logits [wanted rows of all jobs, in order, vocab]. Each job's rows then lie beyond its sequence's length.
+    def forward(self, sequences: Sequence[SequenceRows]) -> torch.Tensor:
+        """Logits [n, vocab] of the logit_rows of all sequences, in order.
 
-        Raises OutOfBlocks before anything is computed.
+        The rows' keys and values are written after each sequence's accepted tokens (BlockTable.keep_accepted). Raises
+        OutOfBlocks before anything is computed.
         """
-        for job in jobs:
-            job.blocks.reserve_slots(len(job.tokens))
-        sizes = [(len(job.tokens), job.blocks.length + len(job.tokens)) for job in jobs]
-        groups = grouped(sizes, bounded=self.device.type == "cpu")
+        for rows in sequences:
+            rows.block_table.reserve_slots(len(rows.tokens))
+        sizes = [(len(rows.tokens), rows.block_table.length + len(rows.tokens)) for rows in sequences]
+        groups = group_sequences(sizes, bounded=self.device.type == "cpu")
         spans: dict[int, SequenceSpan] = {}
         tokens: list[int] = []
-        slots: list[int] = []
+        slot_mapping: list[int] = []
         for i in chain.from_iterable(groups):
-            job = jobs[i]
-            spans[i] = _span(job, start=len(tokens))
-            slots.extend(job.blocks.slots(job.blocks.length, job.blocks.length + len(job.tokens)))
-            tokens.extend(job.tokens)
-        wanted = [spans[i].start + row for i, job in enumerate(jobs) for row in job.logit_rows]
-        positions = torch.cat([span.length + span.depth for span in spans.values()])
-        parts = [part_of(self.block_manager, [spans[i] for i in group]) for group in groups]
+            rows = sequences[i]
+            span = spans[i] = _make_span(rows, start=len(tokens))
+            slot_mapping.extend(rows.block_table.slot_mapping(span.num_cached, span.num_keys))
+            tokens.extend(rows.tokens)
+        logit_rows = [spans[i].start + row for i, rows in enumerate(sequences) for row in rows.logit_rows]
+        positions = torch.cat([span.num_cached + span.depth for span in spans.values()])
+        batch = PackedBatch(
+            self.block_manager,
+            torch.tensor(slot_mapping, device=self.device),
+            [make_attention_group(self.block_manager, [spans[i] for i in group]) for group in groups],
+        )
         return self.model(
             input_ids=torch.tensor([tokens], device=self.device),
             position_ids=positions[None].to(self.device),
             use_cache=False,
-            logits_to_keep=torch.tensor(wanted, dtype=torch.int64, device=self.device),
-            packed=PackedBatch(self.block_manager, torch.tensor(slots, device=self.device), parts),
+            logits_to_keep=torch.tensor(logit_rows, dtype=torch.int64, device=self.device),
+            packed=batch,
         ).logits[0]
 
-    def _check(self) -> None:
-        """The packed model must say what the plain one says, also when the context arrives in two parts."""
-        ids = [(7 * i + 3) % self.model.config.get_text_config().vocab_size for i in range(12)]
+    def _use_paged_attention(self) -> None:
+        """Switch the model to paged attention and compare a prompt's last logits with those from before.
+
+        The prompt is computed in two chunks, so that the second one depends on the KV cache.
+        """
+        config = self.model.config.get_text_config()
+        ids = [(7 * i + 3) % config.vocab_size for i in range(12)]
         with torch.inference_mode():
             plain = self.model(input_ids=torch.tensor([ids], device=self.device), use_cache=False).logits[0, -1]
         self.model.set_attn_implementation(ATTENTION)
-        sequence = self.new_block_table()
+        block_table = self.new_block_table()
         try:
-            self.forward([SequenceRows(sequence, ids[:8], logit_rows=[7])])
-            sequence.keep_accepted(range(8))
-            packed = self.forward([SequenceRows(sequence, ids[8:], logit_rows=[3])])[0]
+            self.forward([SequenceRows(block_table, ids[:8], logit_rows=[7])])
+            block_table.keep_accepted(range(8))
+            packed = self.forward([SequenceRows(block_table, ids[8:], logit_rows=[3])])[0]
         except (TypeError, KeyError, RuntimeError) as error:
             raise UnsupportedModel(f"{type(self.model).__name__} does not run packed: {error}") from error
         finally:
-            sequence.truncate(0)
-        spread = plain.float().std().item() or 1.0
-        differs = (plain.float() - packed.float()).abs().max().item() > 0.25 * spread
-        if differs or self.block_manager.num_layers < self.model.config.get_text_config().num_hidden_layers:
+            block_table.truncate(0)
+        deviation = plain.float().std().item() or 1.0
+        differs = (plain.float() - packed.float()).abs().max().item() > MAX_LOGIT_DIFFERENCE * deviation
+        if differs or self.block_manager.num_layers < config.num_hidden_layers:
             raise UnsupportedModel(f"{type(self.model).__name__} keeps state that a paged KV cache cannot hold")
 
 
-def _span(job: SequenceRows, start: int) -> SequenceSpan:
-    """Where a job's rows lie and whom they see, when the job's first row is row `start` of the forward."""
-    rows, length = len(job.tokens), job.blocks.length
-    depth, mask = torch.arange(rows), None
-    if job.parents is not None and list(job.parents) != list(range(-1, rows - 1)):
-        depth, mask = torch.zeros(rows, dtype=torch.int64), torch.eye(rows, dtype=torch.bool)
-        for row, parent in enumerate(job.parents):
+def _make_span(rows: SequenceRows, start: int) -> SequenceSpan:
+    """The span of `rows` when the first of them is row `start` of the batch."""
+    num_rows, num_cached = len(rows.tokens), rows.block_table.length
+    depth, mask = torch.arange(num_rows), None
+    if rows.parents is not None and list(rows.parents) != list(range(-1, num_rows - 1)):
+        depth, mask = torch.zeros(num_rows, dtype=torch.int64), torch.eye(num_rows, dtype=torch.bool)
+        for row, parent in enumerate(rows.parents):
             if parent >= 0:
                 mask[row] |= mask[parent]
                 depth[row] = depth[parent] + 1
-    return SequenceSpan(start, start + rows, length, job.blocks.blocks(rows), depth, mask)
+    return SequenceSpan(start, start + num_rows, num_cached, rows.block_table.blocks(num_rows), depth, mask)

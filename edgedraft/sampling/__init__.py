@@ -1,1 +1,1 @@
-"""From logits to tokens: penalties, filters, and the noise that makes a sample a function of the seed."""
+"""Sampling of the target's tokens: Gumbel noise, penalties, filters and the sampler that combines them."""

@@ -1,8 +1,9 @@
-"""What repetition, frequency and presence penalties and logit_bias do to logits, before anything else acts on them.
+"""logit_bias and the repetition, frequency and presence penalties, the first things applied to the logits.
 
-Bias first, then the repetition penalty over prompt and output (CTRL, arXiv 1909.05858: positive logits are divided,
-negative ones multiplied), then frequency and presence over the output (OpenAI's API reference, Chat Completions). All
-but the bias depend on the path, so each place of a draft tree has them of its own text. This file needs torch.
+Bias comes first, then the repetition penalty over prompt and output (CTRL, arXiv 1909.05858: positive logits are
+divided, negative ones multiplied), then the frequency and presence penalties over the output (OpenAI API reference,
+Chat Completions). All but the bias depend on the path, so each node of a draft tree is penalised by its own text.
+Needs torch.
 """
 
 from __future__ import annotations
@@ -22,15 +23,19 @@ def apply_bias(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     return z
 
 
-def apply_penalties(logits: torch.Tensor, sampling: Sampling, history: TokenCounts | None) -> torch.Tensor:
-    """A float32 copy of logits [rows, vocab], all at places behind the text of `history`, with bias and penalties."""
+def apply_penalties(logits: torch.Tensor, sampling: Sampling, token_counts: TokenCounts | None) -> torch.Tensor:
+    """A float32 copy of logits [rows, vocab] with bias and penalties.
+
+    All rows follow the text that `token_counts` counts; None stands for a text without tokens.
+    """
     z = apply_bias(logits, sampling)
-    if history is None:
+    if token_counts is None:
         return z
-    tokens, counts = (torch.from_numpy(column).to(z.device) for column in history.columns())
-    seen = z[:, tokens]
+    tokens, counts = (torch.from_numpy(array).to(z.device) for array in token_counts.to_arrays())
+    penalised = z[:, tokens]
     if sampling.repetition_penalty != 1:
-        seen = torch.where(seen > 0, seen / sampling.repetition_penalty, seen * sampling.repetition_penalty)
-    seen = seen - sampling.frequency_penalty * counts - sampling.presence_penalty * (counts > 0)
-    z[:, tokens] = seen
+        penalty = sampling.repetition_penalty
+        penalised = torch.where(penalised > 0, penalised / penalty, penalised * penalty)
+    penalised = penalised - sampling.frequency_penalty * counts - sampling.presence_penalty * (counts > 0)
+    z[:, tokens] = penalised
     return z

@@ -26,8 +26,8 @@ from edgedraft.wire import (
     AgentWelcome,
     Hello,
     WireError,
+    decode_from_agent,
     expect_hello,
-    from_agent,
 )
 from gateway.accounts import KeyWatch, Principal
 from gateway.agents.link import AgentLink
@@ -122,7 +122,7 @@ def _identity(principal: Principal, hello: Hello) -> str:
 async def _hello(websocket: WebSocket) -> Hello:
     try:
         async with asyncio.timeout(HELLO_SECONDS):
-            return expect_hello(from_agent(await receive_frame(websocket)))
+            return expect_hello(decode_from_agent(await receive_frame(websocket)))
     except TimeoutError:
         raise WireError(TIMEOUT, f"no hello in {HELLO_SECONDS:g} seconds") from None
 

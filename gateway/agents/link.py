@@ -28,7 +28,7 @@ from edgedraft.wire import (
     Hello,
     Open,
     WireError,
-    from_agent,
+    decode_from_agent,
 )
 from gateway.accounts import Owner
 from gateway.agents.budget import AgentBudget
@@ -107,7 +107,7 @@ class AgentLink:
     def deliver(self, frame: bytes | str) -> None:
         """Hand a frame's drafts to their sessions. Raises WireError, after which the link must end."""
         self._budget.take_frame(len(frame))
-        messages = from_agent(frame)
+        messages = decode_from_agent(frame)
         self._budget.take_messages(len(messages))
         for message in messages:
             if isinstance(message, Hello):

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
-from edgedraft.proposers.prediction import accepted_tokens
+from edgedraft.proposers.prediction import count_accepted
 from edgedraft.wire import FinishReason, TokenLogprobs
 from gateway.output.detokenizer import TextStream
 from gateway.output.events import Delta, Event, Finished, Reader
@@ -43,7 +43,7 @@ async def follow(
             if reason:
                 break
     assert reason is not None
-    predicted = await asyncio.to_thread(accepted_tokens, job.prediction, output) if job.prediction else (0, 0)
+    predicted = await asyncio.to_thread(count_accepted, job.prediction, output) if job.prediction else (0, 0)
     for event in reader.end(Finished(choice, reason, len(output), session.stats, predicted)):
         yield event
 

@@ -31,8 +31,8 @@ from edgedraft.wire import (
     Queued,
     VerifierWelcome,
     WireError,
-    encode,
-    from_verifier,
+    decode_from_verifier,
+    encode_frame,
 )
 from gateway.model.served_model import ServedModel
 from gateway.verifiers.health import VerifierHealth
@@ -80,9 +80,9 @@ async def dial(url: str, token: str, name: str, host: str = "") -> tuple[ClientC
         **at,
     )
     try:
-        await connection.send(encode([Hello(PROTOCOL, name)]))
+        await connection.send(encode_frame([Hello(PROTOCOL, name)]))
         async with asyncio.timeout(DIAL_SECONDS):
-            messages = from_verifier(await connection.recv())
+            messages = decode_from_verifier(await connection.recv())
         match messages:
             case [VerifierWelcome(protocol=protocol) as welcome]:
                 if protocol != PROTOCOL:
@@ -149,7 +149,7 @@ class VerifierLink:
 
     async def _read(self) -> None:
         while True:
-            for message in from_verifier(await self._connection.recv()):
+            for message in decode_from_verifier(await self._connection.recv()):
                 self._deliver(message)
 
     def _deliver(self, message: FromVerifier) -> None:

@@ -25,9 +25,9 @@ from edgedraft.wire import (
     Open,
     TokenLogprobs,
     VerifierWelcome,
-    encode,
+    decode_to_verifier,
+    encode_frame,
     expect_hello,
-    to_verifier,
 )
 from loadtest.gateway_peers.script import card, tokens
 
@@ -65,25 +65,25 @@ async def speak(
 ) -> None:
     """One gateway, until it leaves."""
     count = count or Count()
-    expect_hello(to_verifier(await connection.recv()))
-    await connection.send(encode([VerifierWelcome(PROTOCOL, model, MAX_SESSIONS)]))
+    expect_hello(decode_to_verifier(await connection.recv()))
+    await connection.send(encode_frame([VerifierWelcome(PROTOCOL, model, MAX_SESSIONS)]))
     sessions: dict[int, Said] = {}
     ticking = asyncio.create_task(_tick(connection, sessions, script, pace, count)) if pace else None
     try:
         while True:
-            for message in to_verifier(await connection.recv()):
+            for message in decode_to_verifier(await connection.recv()):
                 if isinstance(message, Close):
                     sessions.pop(message.session, None)
                 elif isinstance(message, Open):
                     said = Said(min(message.max_tokens, len(script)), message.logprobs)
                     if message.sampling.grammar:
                         await connection.send(
-                            encode([Close(message.session, CLOSE_REFUSED, "no grammar is obeyed here")])
+                            encode_frame([Close(message.session, CLOSE_REFUSED, "no grammar is obeyed here")])
                         )
                     elif pace:
                         sessions[message.session] = said
                     else:
-                        await connection.send(encode([said.next(message.session, script, said.length)]))
+                        await connection.send(encode_frame([said.next(message.session, script, said.length)]))
                         count.frames, count.commits = count.frames + 1, count.commits + 1
     finally:
         if ticking:
@@ -104,7 +104,7 @@ async def _tick(
             if commits[-1].finish:
                 del sessions[number]
         for first in range(0, len(commits), MAX_MESSAGES):
-            await connection.send(encode(commits[first : first + MAX_MESSAGES]))
+            await connection.send(encode_frame(commits[first : first + MAX_MESSAGES]))
             count.frames += 1
         count.commits += len(commits)
 

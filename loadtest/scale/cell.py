@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from edgedraft.wire import Commit, Draft, encode
+from edgedraft.wire import Commit, Draft, encode_frame
 from loadtest.scale.costs import NAMES, Costs
 from loadtest.scale.frames import Frames
 from loadtest.scale.thread import Thread
@@ -132,7 +132,7 @@ class Cell:
         opened = opening(stream, self._eos, f"desktop {stream.slot}" if seat else "")
         server.open(opened)
         if seat:
-            seat.down.send(len(encode([opened])), partial(seat.desktop.open, opened, stream.chat))
+            seat.down.send(len(encode_frame([opened])), partial(seat.desktop.open, opened, stream.chat))
         server.turn()
 
     def _seat(self, slot: int) -> _Seat:
@@ -146,7 +146,7 @@ class Cell:
             thread = self.gateways[number]
 
             def send(sent: Sequence[Draft]) -> None:
-                size = len(encode(sent))
+                size = len(encode_frame(sent))
                 self.meters.up += size
                 self.meters.drafts += 1
                 self.meters.more += len(sent) - 1
@@ -197,7 +197,7 @@ class Cell:
                     self._spend(seat.thread, self._parts.gateway.lent_told, partial(self._tell, seat, commit))
 
     def _tell(self, seat: _Seat, commit: Commit) -> None:
-        size = len(encode([commit]))
+        size = len(encode_frame([commit]))
         self.meters.down += size
         seat.down.send(size, partial(self._load.do, self._shape.load.told, partial(seat.desktop.commit, commit)))
 

@@ -18,7 +18,7 @@ import aiohttp
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from edgedraft.wire import Commit, Draft, Open, encode, to_agent
+from edgedraft.wire import Commit, Draft, Open, decode_to_agent, encode_frame
 from loadtest.scale.frames import Frames
 from loadtest.scale.peers import stream
 from loadtest.seed.chats import Chat
@@ -81,7 +81,7 @@ class LiveDesktop:
         with suppress(ConnectionClosed):
             while True:
                 frame = cast(bytes, await self._socket.recv())
-                for message in to_agent(frame):
+                for message in decode_to_agent(frame):
                     self._down.send(len(frame), lambda message=message: self._take(message))
 
     def _take(self, message: object) -> None:
@@ -92,7 +92,7 @@ class LiveDesktop:
             self._desktop.commit(message)
 
     def _send(self, drafts: Sequence[Draft]) -> None:
-        frame = encode(drafts)
+        frame = encode_frame(drafts)
         self._seen.drafts += 1
 
         def arrived() -> None:

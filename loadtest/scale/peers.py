@@ -16,7 +16,18 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
-from edgedraft.wire import MAX_FRAME, PROTOCOL, Close, Commit, Draft, Hello, ModelCard, Open, encode, to_agent
+from edgedraft.wire import (
+    MAX_FRAME,
+    PROTOCOL,
+    Close,
+    Commit,
+    Draft,
+    Hello,
+    ModelCard,
+    Open,
+    decode_to_agent,
+    encode_frame,
+)
 from loadtest.gateway_peers.script import tokens
 from loadtest.gateway_peers.stub_verifier import Count, speak
 
@@ -55,7 +66,7 @@ async def attach(url: str, key: str, fingerprint: str, sessions: int = SESSIONS,
         compression=None,
         ping_interval=20.0,  # as edge_agent's
     )
-    await socket.send(encode([Hello(PROTOCOL, name, fingerprint, "scripted", sessions)]))
+    await socket.send(encode_frame([Hello(PROTOCOL, name, fingerprint, "scripted", sessions)]))
     await socket.recv()
     return socket
 
@@ -65,7 +76,7 @@ async def draft(socket: ClientConnection, frames: int, each: int, told: Told) ->
     epochs: dict[int, int] = {}
     with suppress(ConnectionClosed):
         while True:
-            for message in to_agent(await socket.recv()):
+            for message in decode_to_agent(await socket.recv()):
                 if isinstance(message, Open):
                     epochs[message.session] = message.epoch
                 elif isinstance(message, Close):
@@ -79,7 +90,7 @@ async def draft(socket: ClientConnection, frames: int, each: int, told: Told) ->
                             Draft(message.session, epochs[message.session], at, node, [7], [node - 1], CONFIDENCE)
                             for node in range(first, first + each)
                         ]
-                        await socket.send(encode(said))
+                        await socket.send(encode_frame(said))
                         told.drafts, told.more = told.drafts + 1, told.more + each - 1
 
 

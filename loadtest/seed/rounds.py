@@ -14,7 +14,7 @@ from edge_agent.drafters.interface import DraftRequest
 from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
 from edge_agent.drafting.draft_session import DraftSession
 from edgedraft.tree import EMPTY_DRAFT, DraftSlice
-from edgedraft.wire import Commit, Draft, Open, encode
+from edgedraft.wire import Commit, Draft, Open, encode_frame
 from loadtest.seed.clock import Clock
 from loadtest.seed.drafts import Drafts
 from loadtest.seed.fixed import FixedServer
@@ -109,7 +109,7 @@ class Rounds:
         def send() -> None:
             desktop.sent = self._clock.now
             desktop.guessed = self._guess(key, tree, desktop)
-            size = len(encode(_message(key, session, tree)))
+            size = len(encode_frame(_message(key, session, tree)))
             self.meters.up += size
             desktop.up.send(size, lambda: self._receive(key, tree))
 
@@ -184,7 +184,7 @@ class Rounds:
 
     def _answer(self, stream: Stream, at: int, tokens: Sequence[int], going: bool) -> None:
         desktop = self._desktops[stream.slot]
-        size = len(encode([Commit(stream.key, at, list(tokens))]))
+        size = len(encode_frame([Commit(stream.key, at, list(tokens))]))
         self.meters.down += size
 
         def received() -> None:

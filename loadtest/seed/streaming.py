@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from edgedraft.wire import Commit, Draft, Open, encode
+from edgedraft.wire import Commit, Draft, Open, encode_frame
 from loadtest.seed.clock import Clock
 from loadtest.seed.desktop import Desktop
 from loadtest.seed.drafts import Drafts
@@ -57,7 +57,7 @@ class Streaming:
         self._server.open(opened)
         if self._edge:
             desktop, _, down = self._desktop(stream.slot)
-            down.send(len(encode([opened])), lambda: desktop.open(opened, stream.chat))
+            down.send(len(encode_frame([opened])), lambda: desktop.open(opened, stream.chat))
         self._server.turn()
 
     def _desktop(self, slot: int) -> tuple[Desktop, Way, Way]:
@@ -68,7 +68,7 @@ class Streaming:
             down = Way(self._clock, link, link.down, self._dice)
 
             def send(draft: Draft) -> None:
-                size = len(encode([draft]))
+                size = len(encode_frame([draft]))
                 self.meters.up += size
                 up.send(size, lambda: self._server.draft(draft))
 
@@ -80,7 +80,7 @@ class Streaming:
             stream = self._streams[key]
             if self._edge:
                 desktop, _, down = self._desktops[stream.slot]
-                size = len(encode([commit]))
+                size = len(encode_frame([commit]))
                 self.meters.down += size
                 down.send(size, partial(desktop.commit, commit))
             self._committed(stream, commit.tokens)

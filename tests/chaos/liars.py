@@ -48,7 +48,7 @@ class Liar(ScriptedAgent, ABC):
         room = min(session.window, AT_ONCE) - len(tree)
         if room <= 0:
             return
-        live = {node.id for node in tree.live()}
+        live = {node.id for node in tree.live_nodes()}
         first = tree.next_id
         tokens, parents = [], []
         for offset in range(room):

@@ -137,7 +137,7 @@ class ScriptedGateway:
         """What happens between hello and welcome."""
 
     async def send(self, *messages: Struct) -> None:
-        await self.send_raw(wire.encode(messages))
+        await self.send_raw(wire.encode_frame(messages))
 
     async def send_raw(self, frame: bytes | str) -> None:
         await self.connections[-1].send(frame)
@@ -176,15 +176,15 @@ class ScriptedGateway:
 
     async def _serve(self, connection: ServerConnection) -> None:
         try:
-            self.hellos.append(wire.expect_hello(wire.from_agent(await connection.recv())))
+            self.hellos.append(wire.expect_hello(wire.decode_from_agent(await connection.recv())))
             if self.close_code:
                 await connection.close(self.close_code, "as scripted")
                 return
             await self.greeted(connection)
-            await connection.send(wire.encode(self.welcome))
+            await connection.send(wire.encode_frame(self.welcome))
             self.connections.append(connection)
             async for frame in connection:
-                for message in wire.from_agent(frame):
+                for message in wire.decode_from_agent(frame):
                     assert isinstance(message, Draft)
                     self.seats[message.session].take(message)
         except ConnectionClosed:

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from edge_agent.drafters.interface import DraftRequest, Proposal
 from edge_agent.drafters.model import ModelDrafter
 from edgedraft.runtime.packed_model import PackedModel
-from edgedraft.sampling.sampler import sample
+from edgedraft.sampling.sampler import sample_rows
 from edgedraft.wire import Sampling
 
 VOCAB = 97
@@ -62,7 +62,7 @@ def sampled_text(prompt: Sequence[int], count: int, sampling: Sampling, seed: in
     """What the target writes by invariant 1, one plain forward a token."""
     model, text = plain_tiny(seed), list(prompt)
     for index in range(count):
-        text += sample(model(torch.tensor([text])).logits[0, -1:], sampling, [index])
+        text += sample_rows(model(torch.tensor([text])).logits[0, -1:], sampling, [index])
     return text[len(prompt) :]
 
 

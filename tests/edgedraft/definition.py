@@ -10,7 +10,7 @@ from edgedraft.sampling.noise import gumbel_rows
 from edgedraft.wire import Sampling
 
 
-def reference_choice(
+def reference_sample(
     logits: np.ndarray,
     sampling: Sampling,
     index: int,

@@ -24,7 +24,7 @@ def add(tree: DraftTree, *nodes: tuple[int, int, int], epoch: int = 1, at: int =
 
 
 def ids(tree: DraftTree) -> list[int]:
-    return [node.id for node in tree.live()]
+    return [node.id for node in tree.live_nodes()]
 
 
 # Committing
@@ -234,9 +234,9 @@ def test_best_is_connected_and_the_most_confident_choice(seed: int) -> None:
     tree = DraftTree(64)
     for i in range(1, 10):
         add(tree, (i, rng.randrange(i), rng.choice([0, 1, 5, 40, 255])), first=i)
-    child = rng.choice([node for node in tree.live() if node.parent == 0])
+    child = rng.choice([node for node in tree.live_nodes() if node.parent == 0])
     tree.commit(0, [child.token])
-    nodes = {node.id: node for node in tree.live() if node.id != tree.cursor}
+    nodes = {node.id: node for node in tree.live_nodes() if node.id != tree.cursor}
     base = tree.node(tree.cursor).cost
     for budget in range(1, len(nodes) + 2):
         chosen = tree.select(budget)

@@ -60,7 +60,7 @@ class Link:
         return len(self._frames)
 
     def send(self, message: Struct) -> None:
-        self._frames.append(wire.encode([message]))
+        self._frames.append(wire.encode_frame([message]))
 
     def deliver(self, count: int) -> list[Any]:
         frames = [self._frames.popleft() for _ in range(min(count, len(self._frames)))]
@@ -87,7 +87,7 @@ class Agent:
         for _ in range(count):
             if len(tree) >= self.window:
                 break
-            live = [node.id for node in tree.live()]
+            live = [node.id for node in tree.live_nodes()]
             parent = rng.choice(live) if rng.random() < branching else self.tip()
             prefix = tree.committed + tree.path(parent)
             token = target(prefix) if rng.random() < skill else rng.randrange(VOCABULARY)
@@ -101,7 +101,7 @@ class Agent:
 
     def tip(self) -> int:
         """The deepest live node; of several the first."""
-        return max(self.tree.live(), key=lambda node: (node.depth, -node.id)).id
+        return max(self.tree.live_nodes(), key=lambda node: (node.depth, -node.id)).id
 
     def receive(self, commit: Commit) -> None:
         self.window = commit.window
@@ -117,8 +117,8 @@ class World:
         self.honest = honest
         self.relay = DraftTree(MAX_WINDOW)
         self.verifier = DraftTree(MAX_WINDOW)
-        self.up, self.over = Link(wire.from_agent), Link(wire.to_verifier)
-        self.back, self.down = Link(wire.from_verifier), Link(wire.to_agent)
+        self.up, self.over = Link(wire.decode_from_agent), Link(wire.decode_to_verifier)
+        self.back, self.down = Link(wire.decode_from_verifier), Link(wire.decode_to_agent)
         self.agent: Agent | None = None
         self.known_epoch = 0  # the relay's: of this one and those before, the verifier lacks nodes
         self.verified = 0  # tokens that verify committed

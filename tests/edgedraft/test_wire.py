@@ -43,11 +43,11 @@ CARD = ModelCard(
 SAMPLING = Sampling(temperature=0.7, top_k=50, top_p=0.9, min_p=0.05, seed=2**63 - 1)
 DRAFT = Draft(session=3, epoch=2, at=17, first=5, tokens=[7, 8, 9], parents=[0, 5, 5], confidence=b"\x00\x10\xff")
 MESSAGES: list[tuple[FrameDecoder[Any], Struct]] = [
-    (wire.from_agent, Hello(protocol=1, name="desk", fingerprint="f" * 64, drafter="small", max_sessions=8)),
-    (wire.from_agent, DRAFT),
-    (wire.to_agent, AgentWelcome(protocol=1, agent="a1", model="target", vocab_size=49152, max_sessions=8)),
+    (wire.decode_from_agent, Hello(protocol=1, name="desk", fingerprint="f" * 64, drafter="small", max_sessions=8)),
+    (wire.decode_from_agent, DRAFT),
+    (wire.decode_to_agent, AgentWelcome(protocol=1, agent="a1", model="target", vocab_size=49152, max_sessions=8)),
     (
-        wire.to_agent,
+        wire.decode_to_agent,
         Open(
             session=2**53,
             prompt=[1, 2, 3],
@@ -60,24 +60,24 @@ MESSAGES: list[tuple[FrameDecoder[Any], Struct]] = [
             agent="desk",
         ),
     ),
-    (wire.to_agent, Open(session=1, prompt=[], sampling=Sampling(), max_tokens=1)),
-    (wire.to_agent, Commit(1, 17, [7, 9], 16, 8, 4, 1, 0.0125, "stop")),
-    (wire.to_agent, Close(session=1, code=wire.CLOSE_FAILED, reason="out of memory")),
-    (wire.from_verifier, VerifierWelcome(protocol=1, card=CARD, max_sessions=64)),
-    (wire.from_verifier, Commit(1, 0, [])),
-    (wire.from_verifier, Queued(session=1, ahead=3)),
-    (wire.from_verifier, Close(session=1, code=wire.CLOSE_OVERLOADED, reason="full", retry_after=2.5)),
-    (wire.to_verifier, Hello(protocol=1)),
-    (wire.to_verifier, Open(session=1, prompt=[0, 2**31 - 1], sampling=SAMPLING, max_tokens=1)),
-    (wire.to_verifier, DRAFT),
-    (wire.to_verifier, AgentChanged(session=1, agent="desk")),
-    (wire.to_verifier, Close(session=1)),
+    (wire.decode_to_agent, Open(session=1, prompt=[], sampling=Sampling(), max_tokens=1)),
+    (wire.decode_to_agent, Commit(1, 17, [7, 9], 16, 8, 4, 1, 0.0125, "stop")),
+    (wire.decode_to_agent, Close(session=1, code=wire.CLOSE_FAILED, reason="out of memory")),
+    (wire.decode_from_verifier, VerifierWelcome(protocol=1, card=CARD, max_sessions=64)),
+    (wire.decode_from_verifier, Commit(1, 0, [])),
+    (wire.decode_from_verifier, Queued(session=1, ahead=3)),
+    (wire.decode_from_verifier, Close(session=1, code=wire.CLOSE_OVERLOADED, reason="full", retry_after=2.5)),
+    (wire.decode_to_verifier, Hello(protocol=1)),
+    (wire.decode_to_verifier, Open(session=1, prompt=[0, 2**31 - 1], sampling=SAMPLING, max_tokens=1)),
+    (wire.decode_to_verifier, DRAFT),
+    (wire.decode_to_verifier, AgentChanged(session=1, agent="desk")),
+    (wire.decode_to_verifier, Close(session=1)),
     (to_host, RequestSlot(1, "default", "ann", "f" * 64, 49152)),
     (to_requester, SlotGranted(1, "ab12", 2)),
     (to_requester, SlotQueued(1)),
     (to_requester, SlotUsage(1, 0.5, 3)),
 ]
-EVERY = [wire.from_agent, wire.to_agent, wire.from_verifier, wire.to_verifier, to_host, to_requester]
+EVERY = [wire.decode_from_agent, wire.decode_to_agent, wire.decode_from_verifier, wire.decode_to_verifier, to_host, to_requester]
 
 
 def raw(*messages: object) -> bytes:
@@ -86,7 +86,7 @@ def raw(*messages: object) -> bytes:
 
 def fields(message: Struct) -> list[Any]:
     """The message as the array that travels."""
-    return msgspec.msgpack.decode(wire.encode([message]))[0]
+    return msgspec.msgpack.decode(wire.encode_frame([message]))[0]
 
 
 def refused(decoder: FrameDecoder[Any], frame: bytes | str) -> WireError:
@@ -100,15 +100,15 @@ def refused(decoder: FrameDecoder[Any], frame: bytes | str) -> WireError:
 
 @pytest.mark.parametrize(("decoder", "message"), MESSAGES)
 def test_a_message_comes_back_as_it_went(decoder: FrameDecoder[Any], message: Struct) -> None:
-    assert decoder(wire.encode([message])) == [message]
+    assert decoder(wire.encode_frame([message])) == [message]
 
 
 def test_every_message_of_every_way_is_tried() -> None:
     ways = {
-        wire.from_agent: wire.FromAgent,
-        wire.to_agent: wire.ToAgent,
-        wire.from_verifier: wire.FromVerifier,
-        wire.to_verifier: wire.ToVerifier,
+        wire.decode_from_agent: wire.FromAgent,
+        wire.decode_to_agent: wire.ToAgent,
+        wire.decode_from_verifier: wire.FromVerifier,
+        wire.decode_to_verifier: wire.ToVerifier,
     }
     for way, union in ways.items():
         assert {type(message) for decoder, message in MESSAGES if decoder is way} == set(union.__args__)
@@ -116,8 +116,8 @@ def test_every_message_of_every_way_is_tried() -> None:
 
 def test_a_frame_keeps_its_order() -> None:
     messages = [Close(session=1), DRAFT, AgentChanged(session=1), DRAFT]
-    assert wire.to_verifier(wire.encode(messages)) == messages
-    assert wire.to_verifier(wire.encode([])) == []
+    assert wire.decode_to_verifier(wire.encode_frame(messages)) == messages
+    assert wire.decode_to_verifier(wire.encode_frame([])) == []
 
 
 # Sizes
@@ -126,22 +126,22 @@ def test_a_frame_keeps_its_order() -> None:
 def test_a_draft_of_32_nodes_fits_in_250_bytes() -> None:
     """Ten thousand tokens into a session, two hundred into an epoch, with a vocabulary as the demo models have."""
     draft = Draft(1000, 300, 10_000, 200, [49_151] * 32, list(range(199, 231)), bytes([200] * 32))
-    assert len(wire.encode([draft])) <= 250
+    assert len(wire.encode_frame([draft])) <= 250
 
 
 def test_a_draft_of_32_nodes_is_small_at_any_size_of_vocabulary() -> None:
     draft = Draft(2**53, 2**53, 2**31 - 1, 60_000, [2**31 - 1] * 32, [59_999] * 32, bytes(32))
-    assert len(wire.encode([draft])) <= 360
+    assert len(wire.encode_frame([draft])) <= 360
 
 
 def test_a_draft_of_one_node_and_a_commit_are_a_few_bytes() -> None:
-    assert len(wire.encode([Draft(1000, 300, 10_000, 500, [49_151], [499], b"a")])) <= 32
-    assert len(wire.encode([Commit(1000, 10_000, [49_151] * 4, 32, 8, 4, 3, 0.01)])) <= 48
+    assert len(wire.encode_frame([Draft(1000, 300, 10_000, 500, [49_151], [499], b"a")])) <= 32
+    assert len(wire.encode_frame([Commit(1000, 10_000, [49_151] * 4, 32, 8, 4, 3, 0.01)])) <= 48
 
 
 def test_the_largest_honest_agent_frame_is_far_from_the_limit() -> None:
     draft = Draft(2**53, 2**53, 2**31 - 1, 2**53, [2**31 - 1] * 64, [2**53] * 64, bytes(64))
-    assert len(wire.encode([draft] * 256)) < wire.MAX_AGENT_FRAME
+    assert len(wire.encode_frame([draft] * 256)) < wire.MAX_AGENT_FRAME
 
 
 # What may come later
@@ -155,15 +155,15 @@ def test_fields_appended_to_a_message_pass(decoder: FrameDecoder[Any], message: 
 def test_fields_added_to_the_maps_within_pass() -> None:
     opened = fields(Open(session=1, prompt=[1], sampling=SAMPLING, max_tokens=1))
     opened[3]["mirostat"] = 2
-    assert wire.to_verifier(raw(opened)) == [Open(session=1, prompt=[1], sampling=SAMPLING, max_tokens=1)]
+    assert wire.decode_to_verifier(raw(opened)) == [Open(session=1, prompt=[1], sampling=SAMPLING, max_tokens=1)]
     welcome = fields(VerifierWelcome(protocol=1, card=CARD, max_sessions=64))
     welcome[2]["modalities"] = ["text"]
-    assert wire.from_verifier(raw(welcome)) == [VerifierWelcome(protocol=1, card=CARD, max_sessions=64)]
+    assert wire.decode_from_verifier(raw(welcome)) == [VerifierWelcome(protocol=1, card=CARD, max_sessions=64)]
 
 
 def test_fields_with_a_default_may_be_missing() -> None:
-    assert wire.from_agent(raw(["hello", 1])) == [Hello(protocol=1)]
-    assert wire.from_verifier(raw(["commit", 1, 0, [5]])) == [Commit(1, 0, [5])]
+    assert wire.decode_from_agent(raw(["hello", 1])) == [Hello(protocol=1)]
+    assert wire.decode_from_verifier(raw(["commit", 1, 0, [5]])) == [Commit(1, 0, [5])]
 
 
 # The greeting
@@ -177,7 +177,7 @@ def test_greet_gives_the_hello() -> None:
 @pytest.mark.parametrize("protocol", [0, wire.PROTOCOL + 1, -1, 2**40])
 def test_an_unknown_protocol_is_told_so(protocol: int) -> None:
     with pytest.raises(WireError) as raised:
-        wire.expect_hello(wire.from_agent(raw(["hello", protocol, "desk"])))
+        wire.expect_hello(wire.decode_from_agent(raw(["hello", protocol, "desk"])))
     assert raised.value.code == wire.VERSION
     assert str(protocol) in raised.value.reason
     assert str(wire.PROTOCOL) in raised.value.reason
@@ -205,9 +205,9 @@ BAD = {
     "unknown tag": raw(["nonsense", 1]),
     "another way's message": raw(["close", 1]),
     "too few fields": raw(["hello"]),
-    "cut short": wire.encode([DRAFT])[:-1],
-    "trailing garbage": wire.encode([DRAFT]) + b"\x00",
-    "two frames in one": wire.encode([DRAFT]) * 2,
+    "cut short": wire.encode_frame([DRAFT])[:-1],
+    "trailing garbage": wire.encode_frame([DRAFT]) + b"\x00",
+    "two frames in one": wire.encode_frame([DRAFT]) * 2,
     "bad UTF-8": b"\x91\x93\xa5hello\x01\xa1\xff",
     "a name too long": raw(["hello", 1, "x" * 257]),
     "too many sessions": raw(["hello", 1, "", "", "", 4097]),
@@ -222,7 +222,7 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_what_is_no_frame_of_ours_is_a_bad_frame(name: str) -> None:
-    error = refused(wire.from_agent, BAD[name])
+    error = refused(wire.decode_from_agent, BAD[name])
     assert error.code == wire.BAD_FRAME
     assert error.reason
 
@@ -237,8 +237,8 @@ def test_text_frames_are_refused() -> None:
 def test_numbers_of_a_draft_out_of_bounds_are_refused(place: int, bad: object) -> None:
     draft = fields(DRAFT)
     draft[place] = bad
-    assert refused(wire.from_agent, raw(draft)).code == wire.BAD_FRAME
-    assert refused(wire.to_verifier, raw(draft)).code == wire.BAD_FRAME
+    assert refused(wire.decode_from_agent, raw(draft)).code == wire.BAD_FRAME
+    assert refused(wire.decode_to_verifier, raw(draft)).code == wire.BAD_FRAME
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_numbers_of_a_draft_out_of_bounds_are_refused(place: int, bad: object) -
 def test_columns_of_a_draft_out_of_bounds_are_refused(place: int, bad: object) -> None:
     draft = fields(DRAFT)
     draft[place] = bad
-    assert refused(wire.from_agent, raw(draft)).code == wire.BAD_FRAME
+    assert refused(wire.decode_from_agent, raw(draft)).code == wire.BAD_FRAME
 
 
 @pytest.mark.parametrize(
@@ -283,7 +283,7 @@ def test_columns_of_a_draft_out_of_bounds_are_refused(place: int, bad: object) -
     ],
 )
 def test_sampling_out_of_bounds_is_refused(name: str, bad: object) -> None:
-    assert refused(wire.to_verifier, raw(["open", 1, [1], {name: bad}, 1])).code == wire.BAD_FRAME
+    assert refused(wire.decode_to_verifier, raw(["open", 1, [1], {name: bad}, 1])).code == wire.BAD_FRAME
 
 
 @pytest.mark.parametrize(
@@ -292,8 +292,8 @@ def test_sampling_out_of_bounds_is_refused(name: str, bad: object) -> None:
 def test_an_open_out_of_bounds_is_refused(place: int, bad: object) -> None:
     opened = fields(Open(session=1, prompt=[1], sampling=SAMPLING, max_tokens=1))
     opened[place] = bad
-    assert refused(wire.to_verifier, raw(opened)).code == wire.BAD_FRAME
-    assert refused(wire.to_agent, raw(opened)).code == wire.BAD_FRAME
+    assert refused(wire.decode_to_verifier, raw(opened)).code == wire.BAD_FRAME
+    assert refused(wire.decode_to_agent, raw(opened)).code == wire.BAD_FRAME
 
 
 @pytest.mark.parametrize(
@@ -302,22 +302,22 @@ def test_an_open_out_of_bounds_is_refused(place: int, bad: object) -> None:
 def test_a_commit_out_of_bounds_is_refused(place: int, bad: object) -> None:
     commit = fields(Commit(1, 0, [1]))
     commit[place] = bad
-    assert refused(wire.from_verifier, raw(commit)).code == wire.BAD_FRAME
-    assert refused(wire.to_agent, raw(commit)).code == wire.BAD_FRAME
+    assert refused(wire.decode_from_verifier, raw(commit)).code == wire.BAD_FRAME
+    assert refused(wire.decode_to_agent, raw(commit)).code == wire.BAD_FRAME
 
 
 def test_as_many_messages_as_a_frame_holds() -> None:
     many = [Close(session=1)] * wire.MAX_MESSAGES
-    assert wire.to_verifier(wire.encode(many)) == many
-    assert refused(wire.to_verifier, wire.encode([*many, many[0]])).code == wire.BAD_FRAME
+    assert wire.decode_to_verifier(wire.encode_frame(many)) == many
+    assert refused(wire.decode_to_verifier, wire.encode_frame([*many, many[0]])).code == wire.BAD_FRAME
 
 
 def test_a_frame_too_large_is_told_so_without_being_read() -> None:
-    error = refused(wire.from_agent, bytes(wire.MAX_AGENT_FRAME + 1))
+    error = refused(wire.decode_from_agent, bytes(wire.MAX_AGENT_FRAME + 1))
     assert error.code == wire.TOO_LARGE
     assert str(wire.MAX_AGENT_FRAME) in error.reason
-    assert refused(wire.from_agent, bytes(wire.MAX_AGENT_FRAME)).code == wire.BAD_FRAME
-    assert refused(wire.to_agent, bytes(wire.MAX_FRAME_TO_AGENT + 1)).code == wire.TOO_LARGE
+    assert refused(wire.decode_from_agent, bytes(wire.MAX_AGENT_FRAME)).code == wire.BAD_FRAME
+    assert refused(wire.decode_to_agent, bytes(wire.MAX_FRAME_TO_AGENT + 1)).code == wire.TOO_LARGE
 
 
 def test_a_reason_fits_in_a_close_frame() -> None:
@@ -346,7 +346,7 @@ def harmless(frame: bytes) -> None:
             messages = decoder(frame)
         except WireError:
             continue
-        assert has_nan(messages) or decoder(wire.encode(messages)) == messages
+        assert has_nan(messages) or decoder(wire.encode_frame(messages)) == messages
 
 
 def has_nan(messages: list[Any]) -> bool:
@@ -380,7 +380,7 @@ def test_messages_with_any_field_replaced(message: Struct, data: st.DataObject) 
     st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255), st.sampled_from("sidc")), min_size=1, max_size=4),
 )
 def test_valid_frames_with_bytes_changed(messages: list[Struct], changes: list[tuple[int, int, str]]) -> None:
-    frame = bytearray(wire.encode(messages))
+    frame = bytearray(wire.encode_frame(messages))
     for place, value, how in changes:
         at = place % (len(frame) or 1)
         if how == "i":

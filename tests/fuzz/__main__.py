@@ -88,7 +88,7 @@ def decoders(tally: Tally, frames: int, dice: Random) -> None:
         tally.frames += 1
         try:
             messages = decoder(frame)
-            again = wire.encode(messages)
+            again = wire.encode_frame(messages)
             if len(messages) <= wire.MAX_MESSAGES:
                 decoder(again)
         except WireError:

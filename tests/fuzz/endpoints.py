@@ -106,7 +106,7 @@ def drafting_loop(tally: Account, count: int, dice: Random) -> None:
             frame = supply.valid() if dice.random() < 0.5 else supply.next()
             tally.frames += 1
             try:
-                batches.append(only_sessions(wire.to_agent(frame)))
+                batches.append(only_sessions(wire.decode_to_agent(frame)))
             except WireError:
                 tally.refused += 1
         tally.taken += len(batches)
@@ -194,11 +194,11 @@ class _Hostile:
         if self._dice.random() < 0.9:
             session = max(1, self._last - self._dice.randrange(SESSIONS))
             logprobs = [wire.TokenLogprobs(-1.0, [1], [-1.0])] if self._dice.random() < 0.5 else []
-            return wire.encode([wire.Commit(session, self._dice.choice((0, 0, 1, 2)), [5], 8, logprobs=logprobs)])
+            return wire.encode_frame([wire.Commit(session, self._dice.choice((0, 0, 1, 2)), [5], 8, logprobs=logprobs)])
         return self._supply.next() if self._dice.random() < 0.1 else self._supply.valid()
 
     async def send(self, frame: bytes) -> None:
-        opened = [message.session for message in wire.to_verifier(frame) if isinstance(message, Open)]
+        opened = [message.session for message in wire.decode_to_verifier(frame) if isinstance(message, Open)]
         self._last = max([self._last, *opened])
 
     async def close(self) -> None:
@@ -209,7 +209,7 @@ async def _attack(tally: Account, link: FuzzedSocket, supply: Frames, dice: Rand
     """One link from its greeting, which is mostly right, to its end."""
     frames: list[bytes | str] = []
     if dice.random() < 0.95:
-        frames.append(wire.encode([Hello(wire.PROTOCOL, "fuzz", "", "none", 4)]))
+        frames.append(wire.encode_frame([Hello(wire.PROTOCOL, "fuzz", "", "none", 4)]))
     for _ in range(dice.randint(1, LONGEST_LINK)):
         if link.over:
             break
@@ -237,15 +237,15 @@ def _next(supply: Frames, link: FuzzedSocket, dice: Random, who: str) -> bytes |
         return supply.next()
     if who == "gateway":
         return supply.valid()
-    seen = [message for sent in link.frames for message in wire.to_agent(sent)]
+    seen = [message for sent in link.frames for message in wire.decode_to_agent(sent)]
     opens = [message for message in seen if isinstance(message, Open)]
     if not opens:
-        return wire.encode([])
+        return wire.encode_frame([])
     opened = dice.choice(opens)
     made: Draft = draft(dice, toy_vocab())
     at = len(opened.committed)
     parents = [min(parent, made.first + i - 1) for i, parent in enumerate(made.parents)]
-    return wire.encode([replace(made, session=opened.session, at=at, epoch=opened.epoch + 1, parents=parents)])
+    return wire.encode_frame([replace(made, session=opened.session, at=at, epoch=opened.epoch + 1, parents=parents)])
 
 
 _VOCAB: list[int] = []
@@ -280,15 +280,15 @@ async def _honest(tally: Account, app: FastAPI) -> None:
     """A generation of an honest gateway comes whole."""
     link, prompt = FuzzedSocket(app, "/v1/engine", KEY), [7, 8, 9]
     link.begin()
-    await link.put(wire.encode([Hello(wire.PROTOCOL, "honest")]))
-    await link.put(wire.encode([Open(1, prompt, Sampling(temperature=0), 20)]))
+    await link.put(wire.encode_frame([Hello(wire.PROTOCOL, "honest")]))
+    await link.put(wire.encode_frame([Open(1, prompt, Sampling(temperature=0), 20)]))
     got: list[int] = []
     try:
         async with asyncio.timeout(20):
             while len(got) < 20:
                 await asyncio.sleep(0.001)
                 sent, link.frames[:] = list(link.frames), []
-                for message in (message for frame in sent for message in wire.from_verifier(frame)):
+                for message in (message for frame in sent for message in wire.decode_from_verifier(frame)):
                     got += message.tokens if isinstance(message, wire.Commit) else []
     except TimeoutError:
         tally.escape(f"an honest session got {len(got)} of 20 tokens")

@@ -34,10 +34,10 @@ from gateway.replicas.messages import RequestSlot, SlotGranted, SlotQueued, Slot
 Make = Callable[[Random, int], Struct]
 
 WAYS: dict[str, FrameDecoder[Any]] = {
-    "agent to gateway": wire.from_agent,
-    "gateway to agent": wire.to_agent,
-    "gateway to verifier": wire.to_verifier,
-    "verifier to gateway": wire.from_verifier,
+    "agent to gateway": wire.decode_from_agent,
+    "gateway to agent": wire.decode_to_agent,
+    "gateway to verifier": wire.decode_to_verifier,
+    "verifier to gateway": wire.decode_from_verifier,
     "replica to lender": to_host,
     "replica to borrower": to_requester,
 }
@@ -164,7 +164,7 @@ class Frames:
     def valid(self) -> bytes:
         """A frame that the decoder takes."""
         dice = self._dice
-        return wire.encode([dice.choice(self._makers)(dice, self._vocab) for _ in range(dice.choice((1, 1, 1, 2, 4)))])
+        return wire.encode_frame([dice.choice(self._makers)(dice, self._vocab) for _ in range(dice.choice((1, 1, 1, 2, 4)))])
 
     def next(self) -> bytes:
         """One in twenty is valid, one in ten random; of the others a third has fields replaced, the rest bytes."""

@@ -21,7 +21,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from edge_agent.drafting.mailbox import Incoming, MailboxClosed
 from edgedraft import wire
 from edgedraft.tokenizer import fingerprint
-from edgedraft.wire import Draft, ModelCard, Sampling, from_agent
+from edgedraft.wire import Draft, ModelCard, Sampling, decode_from_agent
 from verifier.engine.interface import Capacity, Overloaded, Request, RequestRejected, ScheduledSession, StepResult
 
 SETTLE_TURNS = 4  # of the event loop, in which an app reads a frame
@@ -193,7 +193,7 @@ class ScriptedMailbox:
 
     def post(self, drafts: Sequence[Draft]) -> None:
         if drafts:
-            from_agent(wire.encode(drafts))
+            decode_from_agent(wire.encode_frame(drafts))
 
     def close(self) -> None:
         pass

@@ -23,8 +23,8 @@ from edgedraft.wire import (
     Draft,
     Hello,
     Open,
-    encode,
-    to_agent,
+    decode_to_agent,
+    encode_frame,
 )
 from tests.support import toy_model
 from tests.support.waiting import until
@@ -100,7 +100,7 @@ class ScriptedAgent:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def say(self, messages: Sequence[Struct]) -> None:
-        await self.connection.send(encode(messages))
+        await self.connection.send(encode_frame(messages))
 
     async def closing(self) -> tuple[int | None, str | None]:
         """Close code and reason, once the gateway has closed."""
@@ -111,7 +111,7 @@ class ScriptedAgent:
     async def _run(self) -> None:
         with contextlib.suppress(ConnectionClosed):
             async for frame in self.connection:
-                for message in to_agent(frame):
+                for message in decode_to_agent(frame):
                     await self._handle(message)
 
     async def _handle(self, message: object) -> None:
@@ -145,7 +145,7 @@ class ScriptedAgent:
         if self.mute or count <= 0:
             return
         first, tip = tree.next_id, session.tip
-        if tip not in {node.id for node in tree.live()}:
+        if tip not in {node.id for node in tree.live_nodes()}:
             tip = tree.cursor
         text = [*tree.committed, *tree.path(tip)]
         tokens, parents = [], []

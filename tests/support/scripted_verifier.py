@@ -24,9 +24,9 @@ from edgedraft.wire import (
     Open,
     Queued,
     VerifierWelcome,
-    encode,
+    decode_to_verifier,
+    encode_frame,
     expect_hello,
-    to_verifier,
 )
 from tests.support import toy_model
 
@@ -105,12 +105,12 @@ class ScriptedVerifier:
         self.connections.add(connection)
         sessions: dict[int, OpenSession] = {}
         try:
-            expect_hello(to_verifier(await connection.recv()))
+            expect_hello(decode_to_verifier(await connection.recv()))
             await connection.send(
-                encode([VerifierWelcome(self.protocol, self.card, self.max_sessions + self.max_waiting)])
+                encode_frame([VerifierWelcome(self.protocol, self.card, self.max_sessions + self.max_waiting)])
             )
             async for frame in connection:
-                for message in to_verifier(frame):
+                for message in decode_to_verifier(frame):
                     await self._handle(connection, sessions, message)
         except ConnectionClosed:
             pass
@@ -125,14 +125,18 @@ class ScriptedVerifier:
             case Open():
                 self.opened.append(message)
                 if self.refuse:
-                    await connection.send(encode([Close(message.session, self.refuse, "as told", self.retry_after)]))
+                    await connection.send(
+                        encode_frame([Close(message.session, self.refuse, "as told", self.retry_after)])
+                    )
                     return
                 alive = sum(1 for session in sessions.values() if session.task and not session.task.done())
                 if alive >= self.max_sessions + self.max_waiting:
-                    await connection.send(encode([Close(message.session, CLOSE_OVERLOADED, "full", self.retry_after)]))
+                    await connection.send(
+                        encode_frame([Close(message.session, CLOSE_OVERLOADED, "full", self.retry_after)])
+                    )
                     return
                 if alive >= self.max_sessions:
-                    await connection.send(encode([Queued(message.session, alive - self.max_sessions)]))
+                    await connection.send(encode_frame([Queued(message.session, alive - self.max_sessions)]))
                 tree = DraftTree(MAX_WINDOW, message.committed, message.epoch)
                 session = sessions[message.session] = OpenSession(message, tree, bool(message.agent))
                 session.task = asyncio.create_task(self._generate(connection, session))
@@ -173,7 +177,7 @@ class ScriptedVerifier:
                 return
             if self.fail_always or (self.fail_at is not None and done >= self.fail_at):
                 self.fail_at = None
-                await connection.send(encode([Close(opened.session, "failed", "as told")]))
+                await connection.send(encode_frame([Close(opened.session, "failed", "as told")]))
                 return
             if session.edge and (tree.surplus or not len(tree)):
                 session.fed.clear()
@@ -184,7 +188,7 @@ class ScriptedVerifier:
                 self.garble_at = None
                 commit = Commit(commit.session, commit.at + 1, commit.tokens)
             self.commits.append(commit)
-            await connection.send(encode([commit]))
+            await connection.send(encode_frame([commit]))
             if commit.finish:
                 return
 

@@ -1,12 +1,12 @@
-"""A target model over several devices: every rank holds a slice of each layer, and all compute each forward together.
+"""Tensor parallelism: a target model split over several devices, whose ranks compute every forward at the same time.
 
-Ranks are processes of `edgedraft verifier` that torchrun starts. transformers cuts the layers by the plan that comes
-with a model, and its collectives run inside the forward. Rank 0 is the verifier: it serves, schedules, keeps the books
-of the KV cache and chooses. The others follow: they are told the rows of each forward and where they lie in the cache,
-and that is all they know. So there is nothing that two ranks could decide differently.
+Ranks are processes of `edgedraft verifier` started by torchrun. transformers shards the layers by the plan that comes
+with a model; its collectives run inside the forward. Rank 0, the leader, is the verifier: it serves, schedules, manages
+the KV cache's blocks and samples. It broadcasts each forward's rows and their blocks to the other ranks, which compute
+them and decide nothing, so no two ranks can disagree.
 
-Whoever loses a rank, or waits too long for one, ends at once: its slice is missing from every layer, and gateways
-open the sessions of a verifier that is gone elsewhere.
+A rank that loses another one, or waits too long for it, exits at once, because a part of every layer is then missing.
+Gateways continue the sessions on another verifier.
 """
 
 from __future__ import annotations
@@ -34,229 +34,230 @@ from edgedraft.runtime.packed_model import PackedModel, SequenceRows
 
 log = logging.getLogger(__name__)
 
-MEET_SECONDS = 3600.0  # until all have loaded: slices come from disks and networks of different speed
-ALIVE_SECONDS = 5.0  # rank 0 is heard this often, also when it has nothing to do
-SILENCE_SECONDS = 60.0  # a rank that is not heard for so long is lost
-STUCK_SECONDS = 180.0  # a forward that takes so long will not end
-HEAD_BYTES = 4096  # of a call; one that is longer takes a second broadcast
-SIZE_BYTES = 4
-MAX_CALL = 1 << 28  # bytes
+LOAD_TIMEOUT_SECONDS = 3600.0  # for all ranks to load: they read from disks and networks of different speed
+KEEPALIVE_SECONDS = 5.0  # between keepalives of rank 0
+RANK_TIMEOUT_SECONDS = 60.0  # without a call before rank 0 counts as lost
+FORWARD_TIMEOUT_SECONDS = 180.0  # after which a forward counts as stuck
+FIRST_BROADCAST_BYTES = 4096  # of a call; a longer one takes a second broadcast
+LENGTH_PREFIX_BYTES = 4
+MAX_CALL_BYTES = 1 << 28
 
 
-class Job(Struct, frozen=True, array_like=True):
-    """A paged.Rows; its sequence is `length` tokens in `blocks`."""
+class ForwardJob(Struct, frozen=True, array_like=True):
+    """A SequenceRows as it is broadcast: `length` and `blocks` stand for its block table."""
 
     length: int
     blocks: list[int]
     tokens: list[int]
     parents: list[int] | None
-    wanted: list[int]
+    logit_rows: list[int]
 
 
-class Forward(Struct, frozen=True, tag="forward", array_like=True):
-    """Move slots of the cache, then compute."""
+class ForwardCall(Struct, frozen=True, tag="forward", array_like=True):
+    """Copy KV cache slots (`moves`: source, destination), then compute a forward."""
 
     moves: list[tuple[list[int], list[int]]]
-    jobs: list[Job]
+    jobs: list[ForwardJob]
 
 
-class Alive(Struct, frozen=True, tag="alive", array_like=True):
-    """Nothing to do."""
+class KeepAlive(Struct, frozen=True, tag="alive", array_like=True):
+    """Tells the other ranks that rank 0 is alive."""
 
 
-class End(Struct, frozen=True, tag="end", array_like=True):
-    """The verifier ends."""
+class Shutdown(Struct, frozen=True, tag="end", array_like=True):
+    """Rank 0 shuts down."""
 
 
-Call = Forward | Alive | End
+Call = ForwardCall | KeepAlive | Shutdown
 
-_decoder: msgspec.msgpack.Decoder[Call] = msgspec.msgpack.Decoder(Call)  # type: ignore[arg-type]
+_call_decoder: msgspec.msgpack.Decoder[Call] = msgspec.msgpack.Decoder(Call)  # type: ignore[arg-type]
 
 
-class Ranks:
-    """This process's place among the ranks, and the channel on which rank 0 calls the others."""
+class RankGroup:
+    """This process's rank and the channel on which rank 0 broadcasts its calls."""
 
     def __init__(self, device: torch.device) -> None:
-        """Takes part in setting up both groups: the model's collectives run in the default one."""
+        """Creates two process groups: the default one for the model's collectives, and one for calls."""
         backend = dist.get_default_backend_for_device(device)
         bound = device if device.type == "cuda" else None
-        dist.init_process_group(backend, timeout=timedelta(seconds=MEET_SECONDS), device_id=bound)
+        dist.init_process_group(backend, timeout=timedelta(seconds=LOAD_TIMEOUT_SECONDS), device_id=bound)
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.device = device
-        calls = dist.new_group(backend="gloo", timeout=timedelta(seconds=SILENCE_SECONDS))
-        assert isinstance(calls, dist.ProcessGroup)  # an int where this rank is not of the group
+        calls = dist.new_group(backend="gloo", timeout=timedelta(seconds=RANK_TIMEOUT_SECONDS))
+        assert isinstance(calls, dist.ProcessGroup)  # it is an int in processes outside the group
         self._calls = calls
-        self._lock = threading.Lock()  # one call at a time, with all that follows from it
+        self._lock = threading.Lock()  # one call at a time, including its forward
         self._ended = threading.Event()
 
     @property
-    def leads(self) -> bool:
+    def is_leader(self) -> bool:
         return self.rank == 0
 
-    def meet(self) -> None:
-        """Wait until every rank has loaded its slices, so that none waits inside a forward.
+    def wait_until_loaded(self) -> None:
+        """Wait until every rank has loaded its shard, so that none waits for it inside a forward.
 
-        From here on it is rank 0 that tells the others to end.
+        From here on only rank 0 handles SIGTERM and SIGINT; the other ranks shut down with it.
         """
-        if not self.leads:
+        if not self.is_leader:
             for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, signal.SIG_IGN)  # torchrun sends them to all, and rank 0 may be in a forward
-        with together(MEET_SECONDS + SILENCE_SECONDS):
-            dist.monitored_barrier(self._calls, timeout=timedelta(seconds=MEET_SECONDS))
+                signal.signal(number, signal.SIG_IGN)  # torchrun sends it to all ranks
+        with exit_on_failure(LOAD_TIMEOUT_SECONDS + RANK_TIMEOUT_SECONDS):
+            dist.monitored_barrier(self._calls, timeout=timedelta(seconds=LOAD_TIMEOUT_SECONDS))
 
     @contextmanager
-    def calling(self, call: Forward) -> Iterator[None]:
-        """Rank 0: the others do `call` while this one does what is inside."""
-        with self._lock, together():
-            self._tell(call)
+    def broadcast_call(self, call: ForwardCall) -> Iterator[None]:
+        """Rank 0: the other ranks execute `call` while this one executes the body."""
+        with self._lock, exit_on_failure():
+            self._broadcast(call)
             yield
 
     @contextmanager
-    def leading(self) -> Iterator[None]:
-        """Rank 0, while it serves: the others know that it lives, and end when it does."""
+    def lead(self) -> Iterator[None]:
+        """Rank 0, while it serves: sends keepalives, and shuts the other ranks down at the end."""
 
         def end(number: int, _: FrameType | None) -> None:
-            self._end()
+            self._shut_down()
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
 
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, end)  # a server that was ended by a signal raises it once more when it is done
-        threading.Thread(target=self._be_heard, name="ranks", daemon=True).start()
+            signal.signal(number, end)  # uvicorn raises the signal again after shutdown
+        threading.Thread(target=self._send_keepalives, name="ranks", daemon=True).start()
         try:
             yield
         finally:
-            self._end()
+            self._shut_down()
 
     def follow(self, model: PackedModel) -> None:
-        """Every other rank: do as called, until rank 0 ends."""
+        """Every other rank: execute calls until rank 0 shuts down."""
         log.info("rank %d of %d follows", self.rank, self.size)
         while True:
-            with together():
-                call = self._told()
+            with exit_on_failure():
+                call = self._receive_call()
             match call:
-                case Forward(moves, jobs):
-                    with together():
+                case ForwardCall(moves, jobs):
+                    with exit_on_failure():
                         for source, destination in moves:
                             model.block_manager.copy_slots(source, destination)
-                        computed(model, [_rows(model.block_manager, job) for job in jobs])
-                case End():
-                    with together():
+                        run_forward(model, [_from_job(model.block_manager, job) for job in jobs])
+                case Shutdown():
+                    with exit_on_failure():
                         dist.destroy_process_group()
                     return
 
-    def _end(self) -> None:
+    def _shut_down(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)  # it is ending already
-        with self._lock, together():
+            signal.signal(number, signal.SIG_IGN)  # already shutting down
+        with self._lock, exit_on_failure():
             self._ended.set()
-            self._tell(End())
+            self._broadcast(Shutdown())
             dist.destroy_process_group()
 
-    def _be_heard(self) -> None:
-        while not self._ended.wait(ALIVE_SECONDS):
+    def _send_keepalives(self) -> None:
+        while not self._ended.wait(KEEPALIVE_SECONDS):
             with self._lock:
                 if not self._ended.is_set():
-                    with together():
-                        self._tell(Alive())
+                    with exit_on_failure():
+                        self._broadcast(KeepAlive())
 
-    def _tell(self, call: Call) -> None:
+    def _broadcast(self, call: Call) -> None:
         data = msgspec.msgpack.encode(call)
-        if len(data) > MAX_CALL:
+        if len(data) > MAX_CALL_BYTES:
             raise ValueError(f"a call of {len(data)} bytes")
-        data = len(data).to_bytes(SIZE_BYTES, "little") + data
-        for part in (data[:HEAD_BYTES].ljust(HEAD_BYTES, b"\0"), data[HEAD_BYTES:]):
+        data = len(data).to_bytes(LENGTH_PREFIX_BYTES, "little") + data
+        for part in (data[:FIRST_BROADCAST_BYTES].ljust(FIRST_BROADCAST_BYTES, b"\0"), data[FIRST_BROADCAST_BYTES:]):
             if part:
                 dist.broadcast(torch.frombuffer(bytearray(part), dtype=torch.uint8), 0, group=self._calls)
 
-    def _told(self) -> Call:
-        data = self._received(HEAD_BYTES)
-        size = int.from_bytes(data[:SIZE_BYTES], "little")
-        if size > MAX_CALL:
+    def _receive_call(self) -> Call:
+        data = self._receive(FIRST_BROADCAST_BYTES)
+        size = int.from_bytes(data[:LENGTH_PREFIX_BYTES], "little")
+        if size > MAX_CALL_BYTES:
             raise ValueError(f"a call of {size} bytes")
-        if (missing := SIZE_BYTES + size - HEAD_BYTES) > 0:
-            data += self._received(missing)
-        return _decoder.decode(data[SIZE_BYTES : SIZE_BYTES + size])
+        if (missing := LENGTH_PREFIX_BYTES + size - FIRST_BROADCAST_BYTES) > 0:
+            data += self._receive(missing)
+        return _call_decoder.decode(data[LENGTH_PREFIX_BYTES : LENGTH_PREFIX_BYTES + size])
 
-    def _received(self, size: int) -> bytes:
+    def _receive(self, size: int) -> bytes:
         part = torch.empty(size, dtype=torch.uint8)
         dist.broadcast(part, 0, group=self._calls)
         return part.numpy().tobytes()
 
 
-class LeadingModel(PackedModel):
-    """Rank 0's packed model: what it computes, the others compute too.
+class LeaderModel(PackedModel):
+    """Rank 0's packed model: each forward is broadcast to the other ranks. Wraps a PackedModel that is ready to run."""
 
-    It adds nothing to a PackedModel that is ready but the calls, and the books of the cache, which it alone keeps.
-    """
-
-    def __init__(self, packed: PackedModel, ranks: Ranks) -> None:
+    def __init__(self, packed: PackedModel, ranks: RankGroup) -> None:
         self.model, self.device, self.dtype = packed.model, packed.device, packed.dtype
-        self.kv = self._books = _Books(packed.block_manager)
+        self.block_manager = self._recorder = _LeaderBlockManager(packed.block_manager)
         self._packed = packed
         self._ranks = ranks
 
-    def forward(self, jobs: Sequence[SequenceRows]) -> torch.Tensor:
-        for job in jobs:
-            job.blocks.reserve_slots(len(job.tokens))  # raises while nobody has been called
-        call = Forward(self._books.moves, [_job(job) for job in jobs])
-        self._books.moves = []
-        with self._ranks.calling(call):
-            return computed(self._packed, jobs)
+    def forward(self, sequences: Sequence[SequenceRows]) -> torch.Tensor:
+        for rows in sequences:
+            rows.block_table.reserve_slots(len(rows.tokens))  # raises OutOfBlocks before anything is broadcast
+        call = ForwardCall(self._recorder.moves, [_to_job(rows) for rows in sequences])
+        self._recorder.moves = []
+        with self._ranks.broadcast_call(call):
+            return run_forward(self._packed, sequences)
 
 
-class _Books(BlockManager):
-    """Who holds which blocks of `held`, and the moves in it that the other ranks have not made yet."""
+class _LeaderBlockManager(BlockManager):
+    """Manages rank 0's blocks and records copied slots in `moves`, for the other ranks to repeat.
 
-    def __init__(self, held: BlockManager) -> None:
-        super().__init__(held.num_tokens, held.dtype, held.device)
-        self._held = held
+    The tensors are those of `storage`, the block manager of the wrapped model.
+    """
+
+    def __init__(self, storage: BlockManager) -> None:
+        super().__init__(storage.num_tokens, storage.dtype, storage.device)
+        self._storage = storage
         self.moves: list[tuple[list[int], list[int]]] = []
 
     @property
     def num_layers(self) -> int:
-        return self._held.num_layers
+        return self._storage.num_layers
 
     def copy_slots(self, source: Sequence[int], destination: Sequence[int]) -> None:
         self.moves.append((list(source), list(destination)))
-        self._held.copy_slots(source, destination)
+        self._storage.copy_slots(source, destination)
 
 
-class _Placed(BlockTable):
-    """A sequence that lies where rank 0 has put it."""
+class _ReceivedBlockTable(BlockTable):
+    """A block table as received from rank 0."""
 
-    def __init__(self, kv: BlockManager, length: int, blocks: list[int]) -> None:
-        super().__init__(kv)
+    def __init__(self, block_manager: BlockManager, length: int, blocks: list[int]) -> None:
+        super().__init__(block_manager)
         self._blocks = blocks
         self.length = length
 
 
-def _job(rows: SequenceRows) -> Job:
-    return Job(
-        length=rows.blocks.length,
-        blocks=rows.blocks.blocks(len(rows.tokens)),
+def _to_job(rows: SequenceRows) -> ForwardJob:
+    return ForwardJob(
+        length=rows.block_table.length,
+        blocks=rows.block_table.blocks(len(rows.tokens)),
         tokens=list(rows.tokens),
         parents=None if rows.parents is None else list(rows.parents),
-        wanted=list(rows.logit_rows),
+        logit_rows=list(rows.logit_rows),
     )
 
 
-def _rows(kv: BlockManager, job: Job) -> SequenceRows:
-    return SequenceRows(_Placed(kv, job.length, job.blocks), job.tokens, job.parents, job.wanted)
+def _from_job(block_manager: BlockManager, job: ForwardJob) -> SequenceRows:
+    block_table = _ReceivedBlockTable(block_manager, job.length, job.blocks)
+    return SequenceRows(block_table, job.tokens, job.parents, job.logit_rows)
 
 
-def computed(model: PackedModel, jobs: Sequence[SequenceRows]) -> torch.Tensor:
-    """A forward to its end: a GPU that waits for another rank's is stuck here, where the time is taken."""
-    logits = model.forward(jobs)
+def run_forward(model: PackedModel, sequences: Sequence[SequenceRows]) -> torch.Tensor:
+    """A forward, waiting for the GPU, so that exit_on_failure's timeout covers waiting for other ranks."""
+    logits = model.forward(sequences)
     if model.device.type == "cuda":
         torch.cuda.synchronize(model.device)
     return logits
 
 
-def join(device: str) -> Ranks | None:
-    """Meet the ranks that were started with this one; None for a process that is alone. `device` is a setting.
+def join_ranks(device: str) -> RankGroup | None:
+    """Join the ranks that torchrun started with this one; None for a single process. `device` is the setting.
 
-    Raises ValueError for ranks that cannot run as they were started, OSError for ranks that do not find each other.
+    Raises ValueError for an invalid environment or device, OSError when the ranks cannot connect to each other.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size <= 1:
@@ -271,13 +272,13 @@ def join(device: str) -> Ranks | None:
             raise ValueError(f"there are {torch.cuda.device_count()} GPUs here, and this is local rank {local}")
         torch.cuda.set_device(local)
     try:
-        return Ranks(torch.device(kind, local) if kind == "cuda" else torch.device(kind))
+        return RankGroup(torch.device(kind, local) if kind == "cuda" else torch.device(kind))
     except dist.DistError as error:
         raise OSError(f"the ranks do not find each other: {error}") from error
 
 
-def sharding(path: str, size: int) -> DistributedConfig:
-    """What tells transformers to load the slices of one of `size` ranks. Raises ValueError for a model without any."""
+def distributed_config(path: str, size: int) -> DistributedConfig:
+    """transformers' configuration to load one of `size` shards. Raises ValueError as check_shardable does."""
     check_shardable(AutoConfig.from_pretrained(path), size)
     try:
         return DistributedConfig(tp_size=size)
@@ -286,13 +287,13 @@ def sharding(path: str, size: int) -> DistributedConfig:
 
 
 def check_shardable(config: PreTrainedConfig, size: int) -> None:
-    """Raises ValueError where a model cannot be cut into `size` slices, saying why."""
+    """Raises ValueError, with the reason, for a model that cannot be split into `size` shards."""
     text = config.get_text_config()
     plan: dict[str, str] | None = text.base_model_tp_plan
     if not plan:
         raise ValueError(f"transformers has no tensor-parallel plan for {text.model_type}: it runs on one device")
     if not any("att" in layer and style == "colwise" for layer, style in plan.items()):
-        return  # each rank attends with all heads
+        return  # attention is not sharded
     heads = int(text.num_attention_heads)
     key_heads = int(getattr(text, "num_key_value_heads", None) or heads)
     if heads % size or key_heads % size:
@@ -303,13 +304,16 @@ def check_shardable(config: PreTrainedConfig, size: int) -> None:
 
 
 @contextmanager
-def together(seconds: float = STUCK_SECONDS) -> Iterator[None]:
-    """Around what takes all ranks: where it fails or takes longer, this process ends, and says where it stood."""
+def exit_on_failure(seconds: float = FORWARD_TIMEOUT_SECONDS) -> Iterator[None]:
+    """Exit the process when the body raises or takes longer than `seconds`, logging where it was.
+
+    For everything that involves all ranks: a rank that fails must not leave the others waiting.
+    """
     faulthandler.dump_traceback_later(seconds, exit=True)
     try:
         yield
     except Exception:
-        log.critical("the ranks cannot go on together; this one ends", exc_info=True)
+        log.critical("the ranks cannot go on exit_on_failure; this one ends", exc_info=True)
         os._exit(1)
     finally:
         faulthandler.cancel_dump_traceback_later()

@@ -189,7 +189,7 @@ def _pack_session(session: _EngineSession, item: ScheduledSession) -> _PackedSes
         return _PackedSession(session, rows, size, EMPTY_DRAFT)
     # A parent of -1 is the last token of the text, which is the last text row.
     rows = SequenceRows(
-        blocks=session.block_table,
+        block_table=session.block_table,
         tokens=[*text, *item.draft.tokens],
         parents=[*range(-1, size - 1), *(parent + size for parent in item.draft.parents)],
         logit_rows=range(size - 1, size + len(item.draft)),
@@ -199,7 +199,7 @@ def _pack_session(session: _EngineSession, item: ScheduledSession) -> _PackedSes
 
 def _try_reserve(item: _PackedSession) -> bool:
     try:
-        item.rows.blocks.reserve_slots(len(item.rows.tokens))
+        item.rows.block_table.reserve_slots(len(item.rows.tokens))
     except OutOfBlocks:
         return False
     return True

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from edgedraft.sampling.sampler import sample, sample_after
+from edgedraft.sampling.sampler import sample_rows, sample_next
 from edgedraft.sampling.token_counts import TokenCounts, has_penalties
 from edgedraft.tree import DraftSlice
 from edgedraft.wire import FinishReason, TokenLogprobs
@@ -87,7 +87,7 @@ class Verification:
         Rows must be sampled along one path. None means that the grammar has failed.
         """
         if self._token_counts is None and self._constraint is None:
-            return sample(logits, self._sampling, output_indices).__getitem__
+            return sample_rows(logits, self._sampling, output_indices).__getitem__
         return lambda row: self._sample_row(logits[row : row + 1], output_indices[row])
 
     def _sample_row(self, logits: torch.Tensor, output_index: int) -> int | None:
@@ -97,7 +97,7 @@ class Verification:
             if mask is None:
                 return None
             allowed = torch.from_numpy(mask).to(logits.device)
-        token = sample_after(logits, self._sampling, output_index, self._token_counts, allowed)
+        token = sample_next(logits, self._sampling, output_index, self._token_counts, allowed)
         if self._token_counts:
             self._token_counts.extend([token])
         if self._constraint:

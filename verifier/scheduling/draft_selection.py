@@ -50,13 +50,13 @@ class DraftSelector:
         Neither needs a round trip. An agent's draft already includes the agent's own prompt lookup, so lookup is used
         only where there is no draft of an agent.
         """
-        if session.prediction and len(predicted := self._chain(*session.prediction.continuation())):
+        if session.prediction and len(predicted := self._chain(*session.prediction.propose())):
             return PREDICTION_SOURCE + session.request.salt, predicted
         if (index := session.lookup_index) is None or not use_lookup:
             return PROMPT_LOOKUP_SOURCE, EMPTY_DRAFT
-        end = min(len(session.token_ids), index.learnt + MAX_INDEXED_PER_STEP)
-        index.learn(session.token_ids, end, session.num_prompt_tokens)
-        return PROMPT_LOOKUP_SOURCE, self._chain(*index.continuation(session.token_ids))
+        end = min(len(session.token_ids), index.num_indexed + MAX_INDEXED_PER_STEP)
+        index.update(session.token_ids, end, session.num_prompt_tokens)
+        return PROMPT_LOOKUP_SOURCE, self._chain(*index.propose(session.token_ids))
 
     def expected_accepted(self, source: str, draft: DraftSlice) -> float:
         """The expected number of the draft's tokens that will be committed."""

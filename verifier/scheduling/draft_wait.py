@@ -45,7 +45,7 @@ class DraftWait:
         """Until when this session waits; `now` or earlier if it does not."""
         if not session.agent or session.wait_expired or not self._step_costs.has_measurements:
             return now
-        if session.prediction and session.prediction.continuation(1)[0]:
+        if session.prediction and session.prediction.propose(1)[0]:
             return now
         deeper_by = self._deeper_draft_deadline(session, running) if session.has_draft else inf
         if deeper_by <= now or not verification_pays(session.acceptance_rate, running, self._step_costs.seconds):

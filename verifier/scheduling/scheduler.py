@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgedraft.proposers.prediction import PredictionCursor
-from edgedraft.proposers.prompt_lookup import TextIndex
+from edgedraft.proposers.prompt_lookup import NgramIndex
 from edgedraft.tree import EMPTY_DRAFT, DraftSlice, DraftTree, DraftViolation
 from edgedraft.wire import MAX_PRIORITY, MAX_WINDOW, Commit, Draft, Open
 from verifier.engine.interface import Engine, Overloaded, Request, RequestRejected, ScheduledSession, StepResult
@@ -121,11 +121,11 @@ class Scheduler:
             num_prompt_tokens=len(message.prompt),
             agent=message.agent,
             latency_budget=LatencyBudget(self._limits.wait_share),
-            lookup_index=TextIndex() if self._limits.prompt_lookup else None,
-            prediction=PredictionCursor.over(message.prediction) if message.prediction else None,
+            lookup_index=NgramIndex() if self._limits.prompt_lookup else None,
+            prediction=PredictionCursor.from_prediction(message.prediction) if message.prediction else None,
         )
         if session.prediction:
-            session.prediction.follow(message.committed)
+            session.prediction.advance(message.committed)
         if not self._queue and self._try_start(key, session):
             return None
         rank = RESUMED_RANK if message.committed else message.priority
@@ -255,7 +255,7 @@ class Scheduler:
                 session.wait_started_at = None
             session.token_ids.extend(result.tokens)
             if session.prediction:
-                session.prediction.follow(result.tokens)
+                session.prediction.advance(result.tokens)
             session.latency_budget = session.latency_budget.after_step(
                 result.accepted, seconds_per_node * result.nodes, plain_seconds
             )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from edgedraft.proposers.prediction import PredictionCursor
-from edgedraft.proposers.prompt_lookup import TextIndex
+from edgedraft.proposers.prompt_lookup import NgramIndex
 from edgedraft.tree import DraftTree
 from verifier.engine.interface import Request
 from verifier.scheduling.policy import LatencyBudget
@@ -24,7 +24,7 @@ class SessionState:
     num_prompt_tokens: int
     agent: str  # the attached agent; "" if there is none
     latency_budget: LatencyBudget
-    lookup_index: TextIndex | None  # None where prompt lookup is off
+    lookup_index: NgramIndex | None  # None where prompt lookup is off
     prediction: PredictionCursor | None
     tree_agent: str = field(init=False)  # the agent whose nodes the tree holds, even after it has detached
     num_uncomputed: int = 0  # tokens of the text that the engine has not computed; 1 while the session decodes

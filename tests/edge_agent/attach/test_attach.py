@@ -134,8 +134,8 @@ async def test_waits_between_tries_grow(monkeypatch: pytest.MonkeyPatch) -> None
     [
         (b"\xc1", wire.BAD_FRAME),
         ("hello", wire.BAD_FRAME),
-        (wire.encode([wire.Hello(wire.PROTOCOL)]), wire.BAD_FRAME),
-        (wire.encode([AgentWelcome(wire.PROTOCOL, "a", "m", 5, 5)]), wire.VIOLATION),
+        (wire.encode_frame([wire.Hello(wire.PROTOCOL)]), wire.BAD_FRAME),
+        (wire.encode_frame([AgentWelcome(wire.PROTOCOL, "a", "m", 5, 5)]), wire.VIOLATION),
     ],
 )
 async def test_a_frame_that_breaks_the_protocol_costs_the_link_and_not_the_process(

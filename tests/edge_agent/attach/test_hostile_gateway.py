@@ -72,18 +72,18 @@ async def test_a_frame_larger_than_an_agent_reads_costs_the_link() -> None:
 
 def test_the_largest_text_that_is_drafted_fits_in_a_frame() -> None:
     ids = [2**31 - 1] * (wire.MAX_AGENT_TEXT // 2)
-    frame = wire.encode([Open(2**53, ids, GREEDY, 1, ids, prediction=ids * 2)])
+    frame = wire.encode_frame([Open(2**53, ids, GREEDY, 1, ids, prediction=ids * 2)])
     assert len(frame) < wire.MAX_FRAME_TO_AGENT
 
 
 async def test_what_waits_for_the_drafting_thread_is_bounded_in_bytes() -> None:
     tracemalloc.start()
     try:
-        mailbox, frame = Mailbox(), wire.encode([Open(1, [1] * (INBOX_BYTES // 4), GREEDY, 1)])
+        mailbox, frame = Mailbox(), wire.encode_frame([Open(1, [1] * (INBOX_BYTES // 4), GREEDY, 1)])
 
         async def flood() -> None:
             while True:
-                await mailbox.deliver([m for m in wire.to_agent(frame) if isinstance(m, Open)], len(frame))
+                await mailbox.deliver([m for m in wire.decode_to_agent(frame) if isinstance(m, Open)], len(frame))
                 await asyncio.sleep(0)
 
         flooding = asyncio.ensure_future(flood())

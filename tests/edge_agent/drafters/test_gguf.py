@@ -17,7 +17,7 @@ from edge_agent.drafters.interface import NO_PROPOSAL, DraftRequest, Proposal
 from edge_agent.drafters.loading import DrafterUnavailable, load_drafters
 from edge_agent.settings import AgentSettings
 from edgedraft.local.demo_model import ensure_demo_model
-from edgedraft.sampling.sampler import propose
+from edgedraft.sampling.sampler import propose_tokens
 from edgedraft.sampling.token_counts import TokenCounts
 from edgedraft.tokenizer import fingerprint
 from edgedraft.wire import Sampling
@@ -74,7 +74,7 @@ def drafter(model: LlamaCpp) -> Iterator[GgufDrafter]:
 @torch.inference_mode()
 def expected(model: PreTrainedModel, context: list[int], sampling: Sampling, index: int) -> list[int]:
     logits = model(torch.tensor([context])).logits[0, -1:]
-    return propose(logits, sampling, [index], 2)[0][0].tolist()
+    return propose_tokens(logits, sampling, [index], 2)[0][0].tolist()
 
 
 def point(
@@ -160,7 +160,7 @@ def test_the_best_guesses_of_a_short_list_are_those_of_all_logits() -> None:
     )
     for sampling in (GREEDY, WARM, Sampling(seed=3), Sampling(temperature=0.5, min_p=0.1, seed=4), penalised):
         history = TokenCounts(sampling, (), [*favourites, favourites[0]]) if sampling is penalised else None
-        wanted, probabilities = propose(logits, sampling, [9], 3, history=history)
+        wanted, probabilities = propose_tokens(logits, sampling, [9], 3, token_counts=history)
         found = propose_from_top_tokens(top, sampling, 9, history)
         count = min(3, len(found.tokens))
         assert list(found.tokens[:count]) == wanted[0, :count].tolist()

@@ -13,7 +13,7 @@ from edge_agent.drafters.interface import NO_PROPOSAL, Proposal
 from edge_agent.drafters.loading import DrafterUnavailable, load_drafters
 from edge_agent.drafters.past_outputs import END, PastOutputsDrafter, PastOutputStore
 from edge_agent.settings import AgentSettings
-from edgedraft.proposers.prompt_lookup import CHAIN, Trust
+from edgedraft.proposers.prompt_lookup import MAX_CHAIN, MatchRates
 from tests.edge_agent.tiny import point
 
 SAID = [11, 12, 13, 14, 15, 16, 17, 18, 19, 20]
@@ -23,7 +23,7 @@ def drafter(*outputs: list[int], room: int = 4096) -> PastOutputsDrafter:
     store = PastOutputStore(room)
     for output in outputs:
         store.add(output)
-    made = PastOutputsDrafter(store, Trust())
+    made = PastOutputsDrafter(store, MatchRates())
     made.open(1)
     return made
 
@@ -78,7 +78,7 @@ def test_nothing_crosses_from_one_output_into_the_next() -> None:
 
 def test_chains_are_bounded() -> None:
     made = drafter(list(range(100)))
-    assert len(path(ask(made, list(range(30))))) == CHAIN
+    assert len(path(ask(made, list(range(30))))) == MAX_CHAIN
 
 
 def test_what_was_wrong_is_trusted_less() -> None:
@@ -92,13 +92,13 @@ def test_what_was_wrong_is_trusted_less() -> None:
 
 
 def test_a_drafted_path_is_looked_up_but_teaches_nothing() -> None:
-    store, trust = PastOutputStore(4096), Trust()
+    store, trust = PastOutputStore(4096), MatchRates()
     store.add(SAID)
     made = PastOutputsDrafter(store, trust)
     made.open(1)
     asked = point([], SAID[:3])
     made.propose([type(asked)(1, [*SAID[:3], 14, 99], 3, 3, asked.sampling)])
-    assert sum(trust.tried) == 0
+    assert sum(trust.attempts) == 0
 
 
 @given(st.lists(st.lists(st.integers(0, 5), max_size=40), max_size=30), st.integers(16, 120))
@@ -126,7 +126,7 @@ def test_they_outlive_the_process_and_only_their_owner_may_read_them(tmp_path: P
     file = tmp_path / "deep" / "outputs.tokens"
     PastOutputStore(4096, file).add(SAID)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    again = PastOutputsDrafter(PastOutputStore(4096, file), Trust())
+    again = PastOutputsDrafter(PastOutputStore(4096, file), MatchRates())
     again.open(1)
     assert path(ask(again, SAID[:5])) == SAID[5:]
 

@@ -6,7 +6,7 @@ import time
 
 from edge_agent.drafters.interface import NO_PROPOSAL, DraftRequest, Proposal
 from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
-from edgedraft.proposers.prompt_lookup import CHAIN, GRAMS, SLOTS
+from edgedraft.proposers.prompt_lookup import MAX_CHAIN, NGRAM_SIZES, TABLE_SIZE
 from edgedraft.wire import Sampling
 from tests.edge_agent.tiny import point
 
@@ -45,7 +45,7 @@ def test_longer_matches_are_trusted_more() -> None:
 
 
 def test_a_period_is_continued_beyond_the_end_of_the_text() -> None:
-    assert ask([0, 7, 8, 9, 7, 8, 9, 7, 8]).tokens == tuple([9, 7, 8] * 4)[:CHAIN]
+    assert ask([0, 7, 8, 9, 7, 8, 9, 7, 8]).tokens == tuple([9, 7, 8] * 4)[:MAX_CHAIN]
 
 
 def test_nothing_is_guessed_where_nothing_was_repeated() -> None:
@@ -81,11 +81,11 @@ def test_memory_is_bounded_and_a_look_is_quick_whatever_the_length() -> None:
     text = [(i * 7919 + i // 97) % 30011 for i in range(120_000)]
     ask(text, lookup=lookup)
     known = lookup._texts[1]
-    assert [len(known.tables[n]) for n in GRAMS] == [SLOTS] * 3
+    assert [len(known.tables[n]) for n in NGRAM_SIZES] == [TABLE_SIZE] * 3
     assert ask([*text, 40001, 40002], lookup=lookup) == NO_PROPOSAL, "a slot that another n-gram fills is no match"
     began = time.perf_counter()
     for _ in range(100):
-        known.find(text, len(text))
+        known.find_match(text, len(text))
     assert time.perf_counter() - began < 0.05
 
 

@@ -188,7 +188,7 @@ def test_nothing_is_drafted_past_max_tokens_or_the_end_of_the_text() -> None:
     assert drafting.next_request() is None
     drafting = session(eos=(11,))
     expand(drafting, chain(10, 11, 12, 13))
-    assert [node.token for node in drafting.tree.live()][1:] == [10, 11]
+    assert [node.token for node in drafting.tree.live_nodes()][1:] == [10, 11]
     seen = []
     while drafting.next_request() is not None:
         seen.append(context(drafting))

@@ -36,7 +36,7 @@ async def test_all_that_waits_goes_as_one_frame_up_to_a_bound() -> None:
     first, rest = await mailbox.collect(), await mailbox.collect()
     assert (len(first), len(rest)) == (OUTBOX_DRAFTS, 5)
     largest = Draft(2**53, 2**53, 2**31 - 1, 2**52, [2**31 - 1] * MAX_DRAFT_NODES, [2**52] * 64, b"\xff" * 64)
-    assert len(wire.encode([largest] * OUTBOX_DRAFTS)) <= MAX_AGENT_FRAME
+    assert len(wire.encode_frame([largest] * OUTBOX_DRAFTS)) <= MAX_AGENT_FRAME
 
 
 async def test_drafts_that_follow_soon_after_a_frame_share_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,7 +45,7 @@ async def test_drafts_that_follow_soon_after_a_frame_share_the_next(monkeypatch:
 
     class Wire:
         async def send(self, frame: bytes) -> None:
-            frames.append([cast(Draft, message).session for message in wire.from_agent(frame)])
+            frames.append([cast(Draft, message).session for message in wire.decode_from_agent(frame)])
 
     sending = asyncio.create_task(link._send(cast(ClientConnection, Wire()), mailbox))
     try:

@@ -8,7 +8,7 @@ import pytest
 
 from edgedraft.links.outbox import Outbox, SessionTable, TooSlow
 from edgedraft.links.race import race
-from edgedraft.wire import MAX_MESSAGES, Close, Open, Sampling, to_agent
+from edgedraft.wire import MAX_MESSAGES, Close, Open, Sampling, decode_to_agent
 
 
 async def test_what_collects_while_a_frame_is_sent_goes_out_as_one() -> None:
@@ -16,7 +16,7 @@ async def test_what_collects_while_a_frame_is_sent_goes_out_as_one() -> None:
     gate = asyncio.Event()
 
     async def send(frame: bytes) -> None:
-        frames.append(len(to_agent(frame)))
+        frames.append(len(decode_to_agent(frame)))
         await gate.wait()
 
     outbox = Outbox()
@@ -35,7 +35,7 @@ async def test_long_prompts_are_spread_over_frames() -> None:
     frames: list[list[int]] = []
 
     async def send(frame: bytes) -> None:
-        frames.append([message.session for message in to_agent(frame) if isinstance(message, Open)])
+        frames.append([message.session for message in decode_to_agent(frame) if isinstance(message, Open)])
 
     outbox = Outbox(max_frame=10_000)
     for number in (1, 2, 3):

@@ -6,35 +6,35 @@ import random
 
 import pytest
 
-from edgedraft.proposers.prediction import AHEAD, PredictionCursor, accepted_tokens
+from edgedraft.proposers.prediction import MAX_SEARCH, PredictionCursor, count_accepted
 
 TEXT = random.Random(1).sample(range(1000), 200)
 
 
 def steps_of(prediction: list[int], output: list[int]) -> int:
     """How many verifies an output takes when each checks the whole continuation."""
-    cursor, at, steps = PredictionCursor.over(prediction), 0, 0
+    cursor, at, steps = PredictionCursor.from_prediction(prediction), 0, 0
     while at < len(output):
-        guess, chances = cursor.continuation()
+        guess, chances = cursor.propose()
         assert len(guess) == len(chances)
         right = 0
         while right < len(guess) and at + right < len(output) and guess[right] == output[at + right]:
             right += 1
         made = output[at : at + right + 1]
-        cursor.follow(made)
+        cursor.advance(made)
         at += len(made)
         steps += 1
     return steps
 
 
 def test_an_output_as_predicted_is_guessed_whole() -> None:
-    cursor = PredictionCursor.over(TEXT)
-    tokens, chances = cursor.continuation(10)
+    cursor = PredictionCursor.from_prediction(TEXT)
+    tokens, chances = cursor.propose(10)
     assert tokens == TEXT[: len(tokens)]
     assert len(tokens) == 10
     assert all(0 < chance < 1 for chance in chances)
     assert steps_of(TEXT, TEXT) < 15
-    assert accepted_tokens(TEXT, TEXT) == (200, 0)
+    assert count_accepted(TEXT, TEXT) == (200, 0)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_an_output_as_predicted_is_guessed_whole() -> None:
     ],
 )
 def test_edits_cost_a_few_tokens_and_are_counted(output: list[int], accepted: int) -> None:
-    assert accepted_tokens(TEXT, output) == (accepted, 200 - accepted)
+    assert count_accepted(TEXT, output) == (accepted, 200 - accepted)
     if accepted > 90:
         assert steps_of(TEXT, output) < 35
 
@@ -64,36 +64,36 @@ def test_where_the_cursor_stands_does_not_depend_on_how_the_output_came() -> Non
         output = [token for token in prediction if dice.random() < 0.8]
         for _ in range(5):
             output.insert(dice.randrange(len(output)), dice.randrange(12))
-        whole, pieces = PredictionCursor.over(prediction), PredictionCursor.over(prediction)
-        whole.follow(output)
+        whole, pieces = PredictionCursor.from_prediction(prediction), PredictionCursor.from_prediction(prediction)
+        whole.advance(output)
         at = 0
         while at < len(output):
             size = dice.randint(1, 7)
-            pieces.ahead(dice.choices(range(12), k=5))
-            pieces.follow(output[at : at + size])
+            pieces.advanced_copy(dice.choices(range(12), k=5))
+            pieces.advance(output[at : at + size])
             at += size
-        assert pieces.continuation() == whole.continuation()
-        assert pieces.accepted == whole.accepted
-        assert 0 <= whole.accepted <= min(len(prediction), len(output))
+        assert pieces.propose() == whole.propose()
+        assert pieces.num_accepted == whole.num_accepted
+        assert 0 <= whole.num_accepted <= min(len(prediction), len(output))
 
 
 def test_a_chance_likeness_far_ahead_does_not_lose_what_comes_before() -> None:
     prediction = [*TEXT[:100], 5000, 5001, 5002]
     output = [*TEXT[:20], 5000, 5001, 7, *TEXT[20:100]]
-    assert accepted_tokens(prediction, output)[0] >= 100
+    assert count_accepted(prediction, output)[0] >= 100
 
 
 def test_a_path_ahead_leaves_the_cursor_where_it_is() -> None:
-    cursor = PredictionCursor.over(TEXT)
-    cursor.follow(TEXT[:5])
-    ahead = cursor.ahead(TEXT[5:9])
-    assert ahead.continuation(1)[0] == [TEXT[9]]
-    assert cursor.continuation(1)[0] == [TEXT[5]]
-    assert cursor.trust != ahead.trust
+    cursor = PredictionCursor.from_prediction(TEXT)
+    cursor.advance(TEXT[:5])
+    ahead = cursor.advanced_copy(TEXT[5:9])
+    assert ahead.propose(1)[0] == [TEXT[9]]
+    assert cursor.propose(1)[0] == [TEXT[5]]
+    assert cursor.match_rates != ahead.match_rates
 
 
 def test_a_hostile_prediction_takes_no_more_than_linear_time() -> None:
-    cursor = PredictionCursor.over([1] * (2 * AHEAD))
-    cursor.follow([2, 1, 1, 2] * 200)
-    assert cursor.followed == 800
-    assert cursor.accepted <= 800
+    cursor = PredictionCursor.from_prediction([1] * (2 * MAX_SEARCH))
+    cursor.advance([2, 1, 1, 2] * 200)
+    assert cursor.num_output == 800
+    assert cursor.num_accepted <= 800

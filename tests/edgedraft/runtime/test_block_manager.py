@@ -31,7 +31,7 @@ def test_a_text_is_found_by_its_full_blocks_short_of_its_last_token() -> None:
         second = BlockTable(kv)
         second.match_prefix([*text, 7][:length])
         assert second.length == adopted * BLOCK_SIZE
-        assert second.slots(0, second.length) == first.slots(0, second.length)
+        assert second.slot_mapping(0, second.length) == first.slot_mapping(0, second.length)
         second.truncate(0)
 
 
@@ -97,7 +97,7 @@ def test_random_traffic_never_shares_a_slot_between_different_texts() -> None:
         sequence = BlockTable(kv)
         sequence.match_prefix(text)
         found, rows = sequence.length, len(text) - sequence.length
-        for place, slot in enumerate(sequence.slots(0, found)):
+        for place, slot in enumerate(sequence.slot_mapping(0, found)):
             assert held[slot] == tuple(text[: place + 1]), "adopted what another text wrote"
         try:
             sequence.reserve_slots(rows)
@@ -105,8 +105,8 @@ def test_random_traffic_never_shares_a_slot_between_different_texts() -> None:
             sequence.truncate(0)
             continue
         sequence.keep_accepted(range(rows))
-        busy = {slot for other_text, other in live for slot in other.slots(0, len(other_text))}
-        for place, slot in enumerate(sequence.slots(found, len(text)), found):
+        busy = {slot for other_text, other in live for slot in other.slot_mapping(0, len(other_text))}
+        for place, slot in enumerate(sequence.slot_mapping(found, len(text)), found):
             assert slot not in busy, "wrote where another reads"
             held[slot] = tuple(text[: place + 1])
         sequence.cache_blocks(text)

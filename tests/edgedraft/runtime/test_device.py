@@ -9,19 +9,19 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from edgedraft.runtime.device import use_cores
+from edgedraft.runtime.device import pin_to_cpus
 from verifier.settings import VerifierSettings
 
 SCRIPT = """
 import os, sys, threading, torch
-from edgedraft.runtime.device import use_cores
+from edgedraft.runtime.device import pin_to_cpus
 cpu = min(os.sched_getaffinity(0))
-use_cores(0, (cpu,))
+pin_to_cpus(0, (cpu,))
 assert torch.get_num_threads() == 1
 (torch.ones(512, 512) @ torch.ones(512, 512)).sum().item()
 for thread in os.listdir("/proc/self/task"):
     assert os.sched_getaffinity(int(thread)) == {cpu}, thread
-use_cores(3, ())
+pin_to_cpus(3, ())
 assert torch.get_num_threads() == 3
 """
 
@@ -31,7 +31,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from edgedraft.runtime import packed_linear
 from edgedraft.runtime.packed_model import PackedModel, SequenceRows
 
-packed_linear._packing_pays = lambda weights: True  # where it does not pay, nothing is kept
+packed_linear._is_packing_faster = lambda weights: True  # where nothing is packed, nothing is cached
 config = LlamaConfig(
     vocab_size=256, hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=4,
     num_key_value_heads=2, attn_implementation="sdpa",
@@ -54,7 +54,7 @@ print(grown(range(1, 200)))
 def test_every_thread_of_a_pinned_process_stays_on_its_cpus() -> None:
     subprocess.run([sys.executable, "-c", SCRIPT], check=True)
     with pytest.raises(ValueError, match="cannot be used"):
-        use_cores(0, (100_000,))
+        pin_to_cpus(0, (100_000,))
 
 
 def test_a_process_that_met_many_shapes_grows_by_no_more() -> None:

@@ -9,18 +9,18 @@ import torch
 from torch import nn
 
 from edgedraft.runtime import packed_linear
-from edgedraft.runtime.device import has_bfloat16_products
-from edgedraft.runtime.packed_linear import FEW_ROWS, PackedLinear, pack_linears
+from edgedraft.runtime.device import has_bfloat16_matmul
+from edgedraft.runtime.packed_linear import MAX_INT8_ROWS, PackedLinear, pack_linears
 
-BFLOAT16 = has_bfloat16_products(torch.device("cpu"))
+BFLOAT16 = has_bfloat16_matmul(torch.device("cpu"))
 SHAPES = ((1, 1, 96), (1, 7, 96), (1, 300, 96), (2, 3, 96), (5, 96), (96,))
 
 
 @pytest.fixture(autouse=True)
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On layers this small the measurement says this or that."""
-    monkeypatch.setattr(packed_linear, "_packing_pays", lambda weights: True)
-    monkeypatch.setattr(packed_linear, "_rows_that_int8_wins", lambda weights: FEW_ROWS)
+    """Pack whatever can be packed: on layers this small the measurement has no stable result."""
+    monkeypatch.setattr(packed_linear, "_is_packing_faster", lambda weights: True)
+    monkeypatch.setattr(packed_linear, "_max_int8_rows", lambda weights: MAX_INT8_ROWS)
 
 
 def model(dtype: torch.dtype) -> nn.Sequential:
@@ -47,7 +47,7 @@ def test_a_rounded_draft_stays_close_and_a_wide_step_is_not_rounded() -> None:
     pack_linears(packed, exact=False)
     exact, rounded = plain[1], packed[1]
     assert isinstance(exact, nn.Linear)
-    for rows, most in ((4, 0.02), (FEW_ROWS + 1, 0.004)):
+    for rows, most in ((4, 0.02), (MAX_INT8_ROWS + 1, 0.004)):
         x = torch.randn((1, rows, 160)).to(torch.bfloat16)
         with torch.inference_mode():
             expected, made = exact(x).float(), rounded(x).float()
@@ -82,7 +82,7 @@ def test_siblings_are_one_product_whatever_the_order_of_calls(bias: bool) -> Non
     packed = Gated()
     plain = copy.deepcopy(packed)
     assert pack_linears(packed) == 2
-    assert packed.gate_proj.family is packed.up_proj.family
+    assert packed.gate_proj.fused is packed.up_proj.fused
     with torch.inference_mode():
         for rows in (1, 9):
             x, y = torch.randn((1, rows, 96)), torch.randn((1, rows, 96))

@@ -20,7 +20,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from edgedraft.runtime import attention as paged_attention
+from edgedraft.runtime import attention_groups
 from edgedraft.runtime.block_manager import BLOCK_SIZE, BlockManager, BlockTable, OutOfBlocks
 from edgedraft.runtime.packed_model import PackedModel, SequenceRows, UnsupportedModel
 
@@ -62,7 +62,7 @@ def close(a: torch.Tensor, b: torch.Tensor) -> None:
 def test_chunks_trees_and_neighbours_leave_every_row_as_the_plain_model_has_it(
     kind: str, padding: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(paged_attention, "CPU_PADDING", padding)
+    monkeypatch.setattr(attention_groups, "MAX_PADDING_ON_CPU", padding)
     model = PackedModel(make(kind), 256)
     text, other = [(7 * i + 2) % 61 for i in range(30)], [(5 * i + 1) % 61 for i in range(21)]
     truth, other_truth = plain(kind, text), plain(kind, other)
@@ -85,35 +85,6 @@ def test_chunks_trees_and_neighbours_leave_every_row_as_the_plain_model_has_it(
 
     rows = model.forward([SequenceRows(mine, text[16:], logit_rows=range(14))])
     close(rows, truth[16:])
-
-
-@pytest.mark.parametrize("rows", [1, 3])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_every_way_to_attend_is_the_same(rows: int, dtype: torch.dtype) -> None:
-    torch.manual_seed(3)
-    query, keys, values = (torch.randn(shape).to(dtype) for shape in ((5, 2, rows, 16), (5, 40, 2, 16), (5, 40, 2, 16)))
-    mask = torch.zeros((5, 1, rows, 40)).masked_fill(torch.rand((5, 1, rows, 40)) < 0.4, -torch.inf)
-    weights = (torch.einsum("nhrd,nkhd->nhrk", query.float(), keys.float()) * 0.3 + mask).softmax(dim=-1)
-    expected = torch.einsum("nhrk,nkhd->nhrd", weights, values.float())
-    tolerance = 2e-2 if dtype == torch.bfloat16 else 1e-5
-    for attended in (
-        paged_attention._sdpa(query, keys, values, mask.to(dtype), 0.3),
-        paged_attention._by_products(query, keys, values, mask, 0.3),
-    ):
-        torch.testing.assert_close(attended.float(), expected, rtol=tolerance, atol=tolerance)
-
-
-@given(st.lists(st.tuples(st.integers(1, 100), st.integers(1, 900)), max_size=40), st.booleans())
-def test_everybody_attends_once_and_padding_is_bounded(sizes: list[tuple[int, int]], bounded: bool) -> None:
-    groups = paged_attention.grouped(sizes, bounded)
-    assert sorted(i for group in groups for i in group) == list(range(len(sizes)))
-    for group in groups:
-        rows, keys = zip(*(sizes[i] for i in group), strict=True)
-        if len(group) > 1:
-            assert max(rows) <= paged_attention.FEW_ROWS
-            if bounded:
-                padded = len(group) * max(rows) * max(keys)
-                assert padded <= paged_attention.CPU_PADDING * sum(r * k for r, k in zip(rows, keys, strict=True))
 
 
 def test_rolling_back_forgets_exactly_the_tail() -> None:
@@ -154,7 +125,7 @@ def test_no_block_is_lost_or_held_twice(moves: list[tuple[int, int, int]]) -> No
             sequence.truncate(0)
         else:
             sequence.truncate(max(0, sequence.length + min(keep, rows) - keep // 3))
-        held = [slot for other in sequences for slot in other.slots(0, other.length)]
+        held = [slot for other in sequences for slot in other.slot_mapping(0, other.length)]
         assert len(held) == len(set(held)), "two tokens in one slot"
     for sequence in sequences:
         sequence.truncate(0)

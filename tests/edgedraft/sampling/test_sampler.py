@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
-from transformers import RepetitionPenaltyLogitsProcessor
 
-from edgedraft.sampling.penalties import apply_penalties
-from edgedraft.sampling.sampler import NUCLEUS, apply_filters, propose, sample, sample_after
+from edgedraft.sampling.sampler import TOP_P_CANDIDATES, apply_filters, propose_tokens, sample_next, sample_rows
 from edgedraft.sampling.token_counts import TokenCounts
 from edgedraft.wire import Sampling
-from tests.edgedraft.definition import reference_choice
+from tests.edgedraft.definition import reference_sample
 
 
 @pytest.mark.parametrize(
@@ -29,23 +27,25 @@ from tests.edgedraft.definition import reference_choice
 )
 def test_choices_are_those_of_the_definition(sampling: Sampling) -> None:
     logits = torch.randn((50, 300), generator=torch.Generator().manual_seed(0)) * 3
-    expected = [reference_choice(row.numpy(), sampling, index) for index, row in enumerate(logits)]
-    assert sample(logits, sampling, range(50)) == expected
+    expected = [reference_sample(row.numpy(), sampling, index) for index, row in enumerate(logits)]
+    assert sample_rows(logits, sampling, range(50)) == expected
 
 
 def test_a_flat_distribution_is_cut_where_the_definition_cuts_it() -> None:
     logits = torch.randn((8, 3000), generator=torch.Generator().manual_seed(2)) / 2
     sampling = Sampling(temperature=1.0, top_p=0.9, seed=6)
-    assert (apply_filters(logits, sampling) > -torch.inf).sum(dim=-1).min() > NUCLEUS
-    expected = [reference_choice(row.numpy(), sampling, index) for index, row in enumerate(logits)]
-    assert sample(logits, sampling, range(8)) == expected
+    assert (apply_filters(logits, sampling) > -torch.inf).sum(dim=-1).min() > TOP_P_CANDIDATES
+    expected = [reference_sample(row.numpy(), sampling, index) for index, row in enumerate(logits)]
+    assert sample_rows(logits, sampling, range(8)) == expected
 
 
 def test_a_choice_depends_on_its_own_row_and_index_alone() -> None:
     logits = torch.randn((9, 200), generator=torch.Generator().manual_seed(1))
     sampling = Sampling(temperature=1.0, seed=5)
-    together = sample(logits, sampling, [4, 4, 7, 0, 1, 7, 2, 9, 3])
-    alone = [sample(logits[i : i + 1], sampling, [index])[0] for i, index in enumerate([4, 4, 7, 0, 1, 7, 2, 9, 3])]
+    together = sample_rows(logits, sampling, [4, 4, 7, 0, 1, 7, 2, 9, 3])
+    alone = [
+        sample_rows(logits[i : i + 1], sampling, [index])[0] for i, index in enumerate([4, 4, 7, 0, 1, 7, 2, 9, 3])
+    ]
     assert together == alone
 
 
@@ -57,7 +57,7 @@ def test_ties_at_a_threshold_are_kept_together() -> None:
 def test_choices_follow_the_softmax() -> None:
     logits = torch.tensor([0.5, -0.3, 1.2, 0.0, -2.0])
     sampling, draws = Sampling(temperature=0.8, seed=3), 20000
-    chosen = sample(logits.expand(draws, -1), sampling, range(draws))
+    chosen = sample_rows(logits.expand(draws, -1), sampling, range(draws))
     expected = (logits / 0.8).softmax(-1).double().numpy()
     assert chisquare(np.bincount(chosen, minlength=5), expected / expected.sum() * draws).pvalue > 1e-3
 
@@ -66,8 +66,8 @@ def test_choices_follow_the_softmax() -> None:
 def test_a_draft_with_the_targets_logits_guesses_every_choice(temperature: float) -> None:
     logits = torch.randn((200, 400), generator=torch.Generator().manual_seed(2)) * 2
     sampling = Sampling(temperature=temperature, top_p=0.95, seed=9)
-    tokens, probabilities = propose(logits, sampling, range(200), width=3)
-    assert tokens[:, 0].tolist() == sample(logits, sampling, range(200))
+    tokens, probabilities = propose_tokens(logits, sampling, range(200), width=3)
+    assert tokens[:, 0].tolist() == sample_rows(logits, sampling, range(200))
     assert (probabilities[:, 0] >= probabilities[:, 1]).all()
     assert (probabilities.sum(-1) <= 1.0001).all()
 
@@ -77,9 +77,12 @@ def test_coupling_makes_a_similar_draft_agree_more_often() -> None:
     target = torch.randn((600, 50), generator=generator)
     draft = target + 0.5 * torch.randn((600, 50), generator=generator)
     sampling = Sampling(temperature=1.0, seed=6)
-    chosen = torch.tensor(sample(target, sampling, range(600)))
+    chosen = torch.tensor(sample_rows(target, sampling, range(600)))
     agree = {
-        coupled: (propose(draft, sampling, range(600), 1, coupled=coupled)[0][:, 0] == chosen).float().mean().item()
+        coupled: (propose_tokens(draft, sampling, range(600), 1, coupled=coupled)[0][:, 0] == chosen)
+        .float()
+        .mean()
+        .item()
         for coupled in (True, False)
     }
     assert agree[True] > 2 * agree[False]
@@ -89,9 +92,9 @@ def test_a_cut_head_maps_its_columns_to_the_targets_tokens() -> None:
     logits = torch.randn((20, 100), generator=torch.Generator().manual_seed(5)) * 8
     ids = torch.arange(0, 100, 2)
     sampling = Sampling(temperature=0.5, seed=1)
-    tokens, _ = propose(logits[:, ids], sampling, range(20), 1, ids=ids, vocab_size=100)
+    tokens, _ = propose_tokens(logits[:, ids], sampling, range(20), 1, column_ids=ids, vocab_size=100)
     masked = logits.masked_fill(torch.arange(100) % 2 == 1, -torch.inf)
-    assert tokens[:, 0].tolist() == sample(masked, sampling, range(20))
+    assert tokens[:, 0].tolist() == sample_rows(masked, sampling, range(20))
 
 
 PENALISED = {
@@ -119,37 +122,16 @@ def test_penalised_choices_are_those_of_the_definition(name: str, share: float) 
     history = TokenCounts(sampling, prompt)
     for index in range(40):
         row, allowed = logits[index : index + 1], torch.from_numpy(mask[index])
-        chosen = sample_after(row, sampling, index, history, allowed if share < 1 else None)
-        assert chosen == reference_choice(row[0].numpy(), sampling, index, prompt, output[:index], mask[index])
+        chosen = sample_next(row, sampling, index, history, allowed if share < 1 else None)
+        assert chosen == reference_sample(row[0].numpy(), sampling, index, prompt, output[:index], mask[index])
         history.extend(output[index : index + 1])
 
 
 def test_bias_alone_needs_no_history() -> None:
     logits = torch.randn((30, 60), generator=torch.Generator().manual_seed(8))
     for name in ("bias", "greedy bias"):
-        expected = [reference_choice(row.numpy(), PENALISED[name], index) for index, row in enumerate(logits)]
-        assert sample(logits, PENALISED[name], range(30)) == expected
-
-
-def test_the_repetition_penalty_is_that_of_transformers() -> None:
-    logits = torch.randn((1, 80), generator=torch.Generator().manual_seed(9)) * 4
-    sampling, before = Sampling(temperature=0, repetition_penalty=1.7), logits.clone()
-    expected = RepetitionPenaltyLogitsProcessor(1.7)(torch.tensor([[4, 5, 5, 6, 60, 4]]), logits.clone())  # type: ignore[arg-type]
-    assert torch.equal(apply_penalties(logits, sampling, TokenCounts(sampling, [4, 5, 5], [6, 60, 4])), expected)
-    assert torch.equal(logits, before)
-
-
-def test_a_path_ahead_leaves_no_trace_in_the_history() -> None:
-    sampling = PENALISED["all"]
-    logits = torch.randn((1, 60), generator=torch.Generator().manual_seed(10))
-    history = TokenCounts(sampling, [1, 2], [3, 3])
-    with history.with_path([3, 9, 9, 1]) as longer:
-        ahead = apply_penalties(logits, sampling, longer)
-    assert torch.equal(ahead, apply_penalties(logits, sampling, TokenCounts(sampling, [1, 2], [3, 3, 3, 9, 9, 1])))
-    assert torch.equal(
-        apply_penalties(logits, sampling, history),
-        apply_penalties(logits, sampling, TokenCounts(sampling, [1, 2], [3, 3])),
-    )
+        expected = [reference_sample(row.numpy(), PENALISED[name], index) for index, row in enumerate(logits)]
+        assert sample_rows(logits, PENALISED[name], range(30)) == expected
 
 
 @pytest.mark.parametrize("name", PENALISED)
@@ -161,7 +143,7 @@ def test_a_draft_with_the_targets_logits_guesses_penalised_choices(name: str) ->
     odd = torch.arange(60) % 2 == 1
     for index in range(30):
         row = logits[index : index + 1]
-        whole, _ = propose(row, sampling, [index], 1, history=history)
-        assert whole.tolist() == [[sample_after(row, sampling, index, history)]]
-        cut, _ = propose(row[:, ids], sampling, [index], 1, ids=ids, vocab_size=60, history=history)
-        assert cut.tolist() == [[sample_after(row.masked_fill(odd, -torch.inf), sampling, index, history)]]
+        whole, _ = propose_tokens(row, sampling, [index], 1, token_counts=history)
+        assert whole.tolist() == [[sample_next(row, sampling, index, history)]]
+        cut, _ = propose_tokens(row[:, ids], sampling, [index], 1, column_ids=ids, vocab_size=60, token_counts=history)
+        assert cut.tolist() == [[sample_next(row.masked_fill(odd, -torch.inf), sampling, index, history)]]

@@ -10,7 +10,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from edgedraft import wire
-from edgedraft.wire import Draft, WireError, encode
+from edgedraft.wire import Draft, WireError, encode_frame
 from gateway.agents.budget import MAX_MESSAGES, AgentBudget
 from tests.gateway.api.test_chat import user, whole
 from tests.gateway.conftest import Gateway
@@ -37,10 +37,10 @@ async def until_closed(agent: ScriptedAgent, frame: bytes) -> tuple[int, tuple[i
 @pytest.mark.parametrize(
     ("frame", "word"),
     [
-        (encode([LATE]), "messages"),
-        (encode([LATE] * 500), "messages"),
-        (encode([]), "messages"),
-        (encode([Draft(1, 1, 0, 1, [2**31 - 1] * 64, [2**53] * 64, bytes(64))] * 200), "bytes"),
+        (encode_frame([LATE]), "messages"),
+        (encode_frame([LATE] * 500), "messages"),
+        (encode_frame([]), "messages"),
+        (encode_frame([Draft(1, 1, 0, 1, [2**31 - 1] * 64, [2**53] * 64, bytes(64))] * 200), "bytes"),
     ],
 )
 async def test_messages_without_news_end_the_link(
@@ -67,11 +67,11 @@ async def test_an_agent_that_drafts_as_the_window_allows_is_never_stopped(
     async def one_by_one(messages: list[Draft]) -> None:
         for message in messages:
             if not isinstance(message, Draft):
-                await agent.connection.send(encode([message]))
+                await agent.connection.send(encode_frame([message]))
                 continue
             for i, (token, parent) in enumerate(zip(message.tokens, message.parents, strict=True)):
                 part = Draft(message.session, message.epoch, message.at, message.first + i, [token], [parent], b"\1")
-                await agent.connection.send(encode([part]))
+                await agent.connection.send(encode_frame([part]))
 
     agent = gateway.agent(wrong_every=2)
     monkeypatch.setattr(agent, "say", one_by_one)

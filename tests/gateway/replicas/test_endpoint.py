@@ -14,7 +14,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import InvalidStatus
 
 from edgedraft import wire
-from edgedraft.wire import Close, Commit, Draft, Open, Sampling, encode
+from edgedraft.wire import Close, Commit, Draft, Open, Sampling, encode_frame
 from gateway.replicas.handshake import Handshake, HandshakeFailed
 from gateway.replicas.link import RemoteSlot, ReplicaLink, SlotRequester, dial
 from gateway.replicas.messages import CHALLENGE_HEADER, PATH, RequestSlot, SlotGranted, SlotQueued, to_requester
@@ -137,12 +137,12 @@ async def test_a_seat_is_granted_by_owner_only(lender: Gateway) -> None:
     ann = await lender.accounts.create("ann", "default", ["inference", "edge"])
     connection = await dial(address(lender), Handshake(SECRET))
     async with lender.agent(ann) as hers:
-        await connection.send(encode([SEEK]))
+        await connection.send(encode_frame([SEEK]))
         assert await said(connection, 1) == [SlotQueued(1)]
         for n, seek in enumerate((RequestSlot(0, "acme", "ann", "", 9), RequestSlot(0, "default", "", "", 9)), 2):
-            await connection.send(encode([RequestSlot(n, seek.tenant, seek.owner, FINGERPRINT, VOCAB_SIZE)]))
+            await connection.send(encode_frame([RequestSlot(n, seek.tenant, seek.owner, FINGERPRINT, VOCAB_SIZE)]))
             assert await said(connection, 1) == [SlotQueued(n)]
-        await connection.send(encode([RequestSlot(4, "default", "ann", FINGERPRINT, VOCAB_SIZE)]))
+        await connection.send(encode_frame([RequestSlot(4, "default", "ann", FINGERPRINT, VOCAB_SIZE)]))
         [granted] = await said(connection, 1)
         assert isinstance(granted, SlotGranted)
         assert (granted.session, granted.running) == (4, 1)
@@ -178,15 +178,15 @@ async def test_what_no_correct_replica_sends_ends_its_link_alone(
 ) -> None:
     async with lender.agent(mute=True) as agent:
         good, bad = [await dial(address(lender), Handshake(SECRET)) for _ in range(2)]
-        await good.send(encode([SEEK]))
+        await good.send(encode_frame([SEEK]))
         await said(good, 1)
-        await good.send(encode([OPEN]))
-        await bad.send(encode(messages))
+        await good.send(encode_frame([OPEN]))
+        await bad.send(encode_frame(messages))
         async with asyncio.timeout(5):
             await bad.wait_closed()
         assert bad.close_code == code
         assert bad.close_reason
-        await good.send(encode([Commit(1, 0, [1, 2]), Commit(1, 2, [3])]))
+        await good.send(encode_frame([Commit(1, 0, [1, 2]), Commit(1, 2, [3])]))
         await until(lambda: agent.opened)
         number = agent.opened[0].session
         await until(lambda: agent.committed[number] == [1, 2, 3])
@@ -200,7 +200,7 @@ async def test_what_no_correct_replica_sends_ends_its_link_alone(
 async def test_an_agent_cannot_draft_for_a_seat_that_is_only_held(lender: Gateway) -> None:
     connection = await dial(address(lender), Handshake(SECRET))
     async with lender.agent(mute=True) as agent:
-        await connection.send(encode([SEEK]))
+        await connection.send(encode_frame([SEEK]))
         await said(connection, 1)
         await agent.say([Draft(1, 1, 0, 1, [1], [0], b"\0")])
         assert (await agent.closing())[0] == wire.FORBIDDEN

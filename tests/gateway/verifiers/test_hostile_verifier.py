@@ -39,7 +39,7 @@ class HostileVerifier(ScriptedVerifier):
     async def _say(self, connection: ServerConnection, session: int) -> None:
         with contextlib.suppress(ConnectionClosed):
             while True:
-                await connection.send(wire.encode(self.said(session)))
+                await connection.send(wire.encode_frame(self.said(session)))
                 await asyncio.sleep(0.5)
 
     async def stop(self) -> None:
@@ -105,4 +105,4 @@ async def test_what_it_says_is_not_taken_and_another_goes_on(
 def test_a_card_out_of_bounds_is_no_card(change: dict[str, object]) -> None:
     welcome = wire.VerifierWelcome(wire.PROTOCOL, msgspec.structs.replace(card(), **change), 8)
     with pytest.raises(wire.WireError):
-        wire.from_verifier(wire.encode([welcome]))
+        wire.decode_from_verifier(wire.encode_frame([welcome]))

@@ -20,7 +20,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from edgedraft.runtime.packed_model import PackedModel
 from edgedraft.tree import DraftSlice
 from edgedraft.wire import ModelCard, Sampling
-from tests.edgedraft.definition import reference_choice
+from tests.edgedraft.definition import reference_sample
 from tests.verifier.conftest import tiny_llama
 from tests.verifier.engine.test_transformers_engine import run, tree_for
 from verifier.engine import grammar as grammar_module
@@ -103,7 +103,7 @@ def reference(prompt: Sequence[int], sampling: Sampling, tokens: int = TOKENS) -
     while len(output) < tokens:
         logits = model()(torch.tensor([[*prompt, *output]])).logits[0, -1].numpy()
         allowed = allowed_behind(sampling.grammar, output) if sampling.grammar else None
-        output.append(reference_choice(logits, sampling, len(output), prompt, output, allowed))
+        output.append(reference_sample(logits, sampling, len(output), prompt, output, allowed))
         if sampling.grammar and is_complete(sampling.grammar, output):
             break
     return output

@@ -22,7 +22,7 @@ from websockets.sync.client import ClientConnection, connect
 from edgedraft import wire
 from edgedraft.local.demo_model import ensure_demo_model
 from edgedraft.local.processes import ManagedProcess
-from edgedraft.wire import Close, Commit, Draft, Hello, Open, Sampling, encode
+from edgedraft.wire import Close, Commit, Draft, Hello, Open, Sampling, encode_frame
 from verifier.engine.tensor_parallel import check_shardable
 
 VOCAB = 49155  # does not divide by two
@@ -83,7 +83,7 @@ class Gateway:
         self._drafted: dict[int, list[int]] = {}
 
     def send(self, *messages: Hello | Open | Draft | Close) -> None:
-        self._link.send(encode(list(messages)))
+        self._link.send(encode_frame(list(messages)))
 
     def open(self, key: int, like: int, tokens: int = TOKENS, drafted: list[int] | None = None) -> None:
         """With a text to draft from, each draft is a tree of its next six tokens, a wrong one before each."""
@@ -99,7 +99,7 @@ class Gateway:
         self.sessions[key].finished = True
 
     def receive(self) -> None:
-        for message in wire.from_verifier(self._link.recv(60)):
+        for message in wire.decode_from_verifier(self._link.recv(60)):
             assert not isinstance(message, Close), message.reason
             if not isinstance(message, Commit):
                 continue
@@ -128,7 +128,7 @@ class Gateway:
 @contextmanager
 def dial(url: str) -> Iterator[Gateway]:
     with connect(f"{url}/v1/engine", max_size=wire.MAX_FRAME) as link:
-        link.send(encode([Hello(wire.PROTOCOL)]))
+        link.send(encode_frame([Hello(wire.PROTOCOL)]))
         link.recv(60)
         yield Gateway(link)
 
@@ -168,7 +168,7 @@ def torchrun(*words: str) -> Iterator[tuple[str, list[psutil.Process]]]:
 
 @pytest.fixture
 def two_ranks(flags: list[str]) -> Iterator[tuple[str, ManagedProcess, ManagedProcess]]:
-    """Ranks that nobody watches over: the URL, rank 0 and rank 1."""
+    """RankGroup that nobody watches over: the URL, rank 0 and rank 1."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "CUDA_VISIBLE_DEVICES": ""}

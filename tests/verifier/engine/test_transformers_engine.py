@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from edgedraft.runtime.packed_model import PackedModel, SequenceRows
-from edgedraft.sampling.sampler import sample
+from edgedraft.sampling.sampler import sample_rows
 from edgedraft.tree import DraftSlice, DraftTree
 from edgedraft.wire import Sampling
 from tests.verifier.conftest import TINY_VOCAB, tiny_llama
@@ -38,7 +38,7 @@ def reference(prompt: Sequence[int], sampling: Sampling, tokens: int) -> list[in
     """The text by definition: the plain model over the whole text again for every token."""
     model, text = tiny_llama(), list(prompt)
     for index in range(tokens):
-        text += sample(model(torch.tensor([text])).logits[0, -1:], sampling, [index])
+        text += sample_rows(model(torch.tensor([text])).logits[0, -1:], sampling, [index])
     return text[len(prompt) :]
 
 

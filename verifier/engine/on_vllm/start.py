@@ -107,9 +107,9 @@ def _set_environment(settings: VerifierSettings) -> None:
         os.environ.setdefault(name, value)
     if threads := settings.threads or len(set(settings.cpus)):
         os.environ["OMP_NUM_THREADS"] = str(threads)  # before torch is loaded: the engine runs in another thread
-    from edgedraft.runtime.device import use_cores
+    from edgedraft.runtime.device import pin_to_cpus
 
-    use_cores(settings.threads, settings.cpus)
+    pin_to_cpus(settings.threads, settings.cpus)
 
 
 def _build_config(settings: VerifierSettings, path: str) -> Any:
