@@ -77,7 +77,14 @@ MESSAGES: list[tuple[FrameDecoder[Any], Struct]] = [
     (to_requester, SlotQueued(1)),
     (to_requester, SlotUsage(1, 0.5, 3)),
 ]
-EVERY = [wire.decode_from_agent, wire.decode_to_agent, wire.decode_from_verifier, wire.decode_to_verifier, to_host, to_requester]
+EVERY = [
+    wire.decode_from_agent,
+    wire.decode_to_agent,
+    wire.decode_from_verifier,
+    wire.decode_to_verifier,
+    to_host,
+    to_requester,
+]
 
 
 def raw(*messages: object) -> bytes:

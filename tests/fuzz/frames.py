@@ -164,7 +164,9 @@ class Frames:
     def valid(self) -> bytes:
         """A frame that the decoder takes."""
         dice = self._dice
-        return wire.encode_frame([dice.choice(self._makers)(dice, self._vocab) for _ in range(dice.choice((1, 1, 1, 2, 4)))])
+        return wire.encode_frame(
+            [dice.choice(self._makers)(dice, self._vocab) for _ in range(dice.choice((1, 1, 1, 2, 4)))]
+        )
 
     def next(self) -> bytes:
         """One in twenty is valid, one in ten random; of the others a third has fields replaced, the rest bytes."""
