@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edge_agent.drafters.interface import NO_PROPOSAL, DraftRequest, Proposal
-from edgedraft.proposers.prompt_lookup import MAX_CHAIN, MIN_PATH_PROBABILITY, MAX_MATCH, MatchRates
+from edgedraft.proposers.prompt_lookup import MAX_CHAIN, MAX_MATCH, MIN_PATH_PROBABILITY, MatchRates
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ class PastOutputsDrafter:
         level = [(-1, places, 0, 1.0)]
         while level:
             node, voters, depth, path = level.pop(0)
-            trust = self._trust.chance(length + depth)
+            trust = self._trust.probability(length + depth)
             for token, agreeing in self._votes(voters).items():
                 chance = trust * len(agreeing) / len(voters)
                 if path * chance < MIN_PATH_PROBABILITY:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from edgedraft.sampling.sampler import sample_rows, sample_next
+from edgedraft.sampling.sampler import sample_next, sample_rows
 from edgedraft.sampling.token_counts import TokenCounts, has_penalties
 from edgedraft.tree import DraftSlice
 from edgedraft.wire import FinishReason, TokenLogprobs
