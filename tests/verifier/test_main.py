@@ -14,7 +14,7 @@ from websockets.sync.client import connect
 from edgedraft import wire
 from edgedraft.local.demo_model import ensure_demo_model
 from edgedraft.local.processes import ManagedProcess
-from edgedraft.wire import Close, Commit, Hello, Open, Sampling, encode
+from edgedraft.wire import Close, Commit, Hello, Open, Sampling, encode_frame
 from tests.verifier.conftest import tiny_llama
 
 GREEDY = Sampling(temperature=0)
@@ -47,19 +47,19 @@ def test_sigterm_finishes_open_sessions_and_rejects_new_ones(verifier: ManagedPr
     url = verifier.address
     assert (status(url, "/readyz"), status(url, "/healthz")) == (200, 200)
     with connect(f"{url}/v1/engine", max_size=wire.MAX_FRAME) as link:
-        link.send(encode([Hello(wire.PROTOCOL)]))
+        link.send(encode_frame([Hello(wire.PROTOCOL)]))
         link.recv(60)
-        link.send(encode([Open(1, [504, 253], GREEDY, TOKENS)]))
+        link.send(encode_frame([Open(1, [504, 253], GREEDY, TOKENS)]))
         commits: list[Commit] = []
-        commits += [message for message in wire.from_verifier(link.recv(60)) if isinstance(message, Commit)]
+        commits += [message for message in wire.decode_from_verifier(link.recv(60)) if isinstance(message, Commit)]
         verifier.popen.terminate()
         while status(url, "/readyz") == 200:
             pass
         assert (status(url, "/readyz"), status(url, "/healthz")) == (503, 200)
-        link.send(encode([Open(2, [504, 253], GREEDY, 4)]))
+        link.send(encode_frame([Open(2, [504, 253], GREEDY, 4)]))
         rejected: list[Close] = []
         while not commits[-1].finish:
-            for message in wire.from_verifier(link.recv(60)):
+            for message in wire.decode_from_verifier(link.recv(60)):
                 if isinstance(message, Commit):
                     commits.append(message)
                 elif isinstance(message, Close):

@@ -29,7 +29,7 @@ from edgedraft.wire import (
     Queued,
     Sampling,
     VerifierWelcome,
-    encode,
+    encode_frame,
 )
 from loadtest.quick import verifier_counters
 from tests.verifier.running_server import RunningVerifier, running
@@ -79,8 +79,8 @@ def dial(url: str, token: str = TOKEN) -> ClientConnection:
 @pytest.fixture
 def link(url: str) -> Iterator[ClientConnection]:
     with dial(url) as connection:
-        connection.send(encode([Hello(wire.PROTOCOL, "test")]))
-        (welcome,) = wire.from_verifier(connection.recv())
+        connection.send(encode_frame([Hello(wire.PROTOCOL, "test")]))
+        (welcome,) = wire.decode_from_verifier(connection.recv())
         assert isinstance(welcome, VerifierWelcome)
         yield connection
 
@@ -88,7 +88,7 @@ def link(url: str) -> Iterator[ClientConnection]:
 def collect(link: ClientConnection, session: int) -> list[Commit]:
     commits: list[Commit] = []
     while not commits or commits[-1].finish is None:
-        for message in wire.from_verifier(link.recv(60)):
+        for message in wire.decode_from_verifier(link.recv(60)):
             assert isinstance(message, Commit)
             if message.session == session:
                 commits.append(message)
@@ -118,8 +118,8 @@ def close_reason(link: ClientConnection, frame: bytes | str) -> tuple[int, str]:
 
 def test_the_welcome_carries_the_model_card(url: str) -> None:
     with dial(url) as connection:
-        connection.send(encode([Hello(wire.PROTOCOL)]))
-        (welcome,) = wire.from_verifier(connection.recv())
+        connection.send(encode_frame([Hello(wire.PROTOCOL)]))
+        (welcome,) = wire.decode_from_verifier(connection.recv())
     assert isinstance(welcome, VerifierWelcome)
     card: ModelCard = welcome.card
     source = zlib.decompress(card.tokenizer)
@@ -133,17 +133,17 @@ def test_the_welcome_carries_the_model_card(url: str) -> None:
 
 def test_sessions_run_concurrently_and_drafts_change_the_steps_but_not_the_text(link: ClientConnection) -> None:
     prompts = {1: [504, 253, 260, 3581], 2: [1000, 28, 253], 3: [504, 253, 260, 3581]}
-    link.send(encode([Open(n, prompt, GREEDY, 24) for n, prompt in list(prompts.items())[:2]]))
+    link.send(encode_frame([Open(n, prompt, GREEDY, 24) for n, prompt in list(prompts.items())[:2]]))
     plain = {}
     commits: dict[int, list[Commit]] = {1: [], 2: []}
     while not all(c and c[-1].finish for c in commits.values()):
-        for message in wire.from_verifier(link.recv(60)):
+        for message in wire.decode_from_verifier(link.recv(60)):
             assert isinstance(message, Commit)
             commits[message.session].append(message)
     plain = {n: tokens_of(c) for n, c in commits.items()}
     assert [len(text) for text in plain.values()] == [24, 24]
     right = plain[1][:8]
-    link.send(encode([Open(3, prompts[3], GREEDY, 24), Draft(3, 1, 0, 1, right, list(range(8)), bytes(8))]))
+    link.send(encode_frame([Open(3, prompts[3], GREEDY, 24), Draft(3, 1, 0, 1, right, list(range(8)), bytes(8))]))
     drafted = collect(link, 3)
     assert tokens_of(drafted) == plain[1]
     assert (drafted[0].nodes, drafted[0].accepted) == (8, 8)
@@ -152,14 +152,14 @@ def test_sessions_run_concurrently_and_drafts_change_the_steps_but_not_the_text(
 
 def test_grammars_bias_and_logprobs_over_the_wire(link: ClientConnection, url: str) -> None:
     with dial(url) as connection:
-        connection.send(encode([Hello(wire.PROTOCOL)]))
-        (welcome,) = wire.from_verifier(connection.recv())
+        connection.send(encode_frame([Hello(wire.PROTOCOL)]))
+        (welcome,) = wire.decode_from_verifier(connection.recv())
         assert isinstance(welcome, VerifierWelcome)
     tokenizer = Tokenizer.from_str(zlib.decompress(welcome.card.tokenizer).decode())
     prompt = tokenizer.encode("The number of days in a week is").ids
     digits = replace(GREEDY, grammar="start: /[0-9]{3}/")
     link.send(
-        encode(
+        encode_frame(
             [
                 Open(1, prompt, replace(GREEDY, grammar="start: /(/"), 24),
                 Open(2, prompt, digits, 24, logprobs=2),
@@ -173,7 +173,7 @@ def test_grammars_bias_and_logprobs_over_the_wire(link: ClientConnection, url: s
     commits: list[Commit] = []
     others: list[Any] = []
     while not commits or commits[-1].finish is None or len(others) < 2:
-        for message in wire.from_verifier(link.recv(60)):
+        for message in wire.decode_from_verifier(link.recv(60)):
             if isinstance(message, Commit) and message.session == 2:
                 commits.append(message)
             elif not isinstance(message, Commit) or message.finish:
@@ -188,49 +188,49 @@ def test_grammars_bias_and_logprobs_over_the_wire(link: ClientConnection, url: s
     assert "grammar" in refused.reason
     (biased,) = [message for message in others if isinstance(message, Commit)]
     assert (biased.session, biased.tokens[-1]) == (4, 504)
-    link.send(encode([Open(n, prompt, GREEDY, 1) for n in (5, 6, 7)]))
+    link.send(encode_frame([Open(n, prompt, GREEDY, 1) for n in (5, 6, 7)]))
     assert {message.session for message in (collect(link, 7))} == {7}
 
 
 def test_closing_a_session_admits_the_next_one(link: ClientConnection, url: str) -> None:
-    link.send(encode([Open(n, [504, 253], GREEDY, 2000) for n in (1, 2, 3)]))
+    link.send(encode_frame([Open(n, [504, 253], GREEDY, 2000) for n in (1, 2, 3)]))
     link.recv(60)
-    link.send(encode([Open(4, [504, 253], GREEDY, 4), Open(5, [504, 253], GREEDY, 4)]))
+    link.send(encode_frame([Open(4, [504, 253], GREEDY, 4), Open(5, [504, 253], GREEDY, 4)]))
     answers: list[Any] = []
     while len(answers) < 2:
-        answers += [m for m in wire.from_verifier(link.recv(60)) if isinstance(m, Close | Queued)]
+        answers += [m for m in wire.decode_from_verifier(link.recv(60)) if isinstance(m, Close | Queued)]
     assert answers[0] == Queued(4, 0)
     assert (answers[1].session, answers[1].code) == (5, wire.CLOSE_OVERLOADED)
     assert 1 <= answers[1].retry_after <= 60
-    link.send(encode([Close(2), Close(2), Close(77), AgentChanged(78, "agent")]))
+    link.send(encode_frame([Close(2), Close(2), Close(77), AgentChanged(78, "agent")]))
     fourth: list[Commit] = []
     while not fourth or not fourth[-1].finish:
-        fourth += [m for m in wire.from_verifier(link.recv(60)) if isinstance(m, Commit) and m.session == 4]
+        fourth += [m for m in wire.decode_from_verifier(link.recv(60)) if isinstance(m, Commit) and m.session == 4]
     assert len(tokens_of(fourth)) == 4
 
 
 def test_a_waiting_session_is_displaced_by_a_higher_priority(link: ClientConnection) -> None:
-    link.send(encode([Open(n, [504, 253], GREEDY, 2000) for n in (1, 2, 3)]))
+    link.send(encode_frame([Open(n, [504, 253], GREEDY, 2000) for n in (1, 2, 3)]))
     link.recv(60)
-    link.send(encode([Open(4, [504, 253], GREEDY, 4), Open(5, [504, 253], GREEDY, 4, priority=9)]))
+    link.send(encode_frame([Open(4, [504, 253], GREEDY, 4), Open(5, [504, 253], GREEDY, 4, priority=9)]))
     answers: list[Any] = []
     while len(answers) < 3:
-        answers += [m for m in wire.from_verifier(link.recv(60)) if isinstance(m, Close | Queued)]
+        answers += [m for m in wire.decode_from_verifier(link.recv(60)) if isinstance(m, Close | Queued)]
     assert answers[:2] == [Queued(4, 0), Queued(5, 0)]
     assert (answers[2].session, answers[2].code) == (4, wire.CLOSE_OVERLOADED)
     assert answers[2].retry_after >= 1
-    link.send(encode([Close(2)]))
+    link.send(encode_frame([Close(2)]))
     fifth: list[Commit] = []
     while not fifth or not fifth[-1].finish:
-        fifth += [m for m in wire.from_verifier(link.recv(60)) if isinstance(m, Commit) and m.session == 5]
+        fifth += [m for m in wire.decode_from_verifier(link.recv(60)) if isinstance(m, Commit) and m.session == 5]
     assert len(tokens_of(fifth)) == 4
 
 
 def test_invalid_requests_are_rejected_with_a_reason(link: ClientConnection) -> None:
-    link.send(encode([Open(1, [504], GREEDY, 10**6), Open(2, [10**6], GREEDY, 5)]))
+    link.send(encode_frame([Open(1, [504], GREEDY, 10**6), Open(2, [10**6], GREEDY, 5)]))
     messages: list[Any] = []
     while len(messages) < 2:
-        messages += wire.from_verifier(link.recv(60))
+        messages += wire.decode_from_verifier(link.recv(60))
     assert [(m.session, m.code) for m in messages] == [(1, wire.CLOSE_REFUSED), (2, wire.CLOSE_REFUSED)]
     assert "exceed" in messages[0].reason
     assert "vocabulary" in messages[1].reason
@@ -238,18 +238,18 @@ def test_invalid_requests_are_rejected_with_a_reason(link: ClientConnection) -> 
 
 def test_the_sessions_of_a_lost_gateway_are_closed(url: str) -> None:
     with dial(url) as connection:
-        connection.send(encode([Hello(wire.PROTOCOL)]))
+        connection.send(encode_frame([Hello(wire.PROTOCOL)]))
         connection.recv()
-        connection.send(encode([Open(n, [504], GREEDY, 4000) for n in (1, 2, 3)]))
+        connection.send(encode_frame([Open(n, [504], GREEDY, 4000) for n in (1, 2, 3)]))
         connection.recv(60)
     before = verifier_counters(url)["edgedraft_verifier_tokens_total"]
     with dial(url) as connection:
-        connection.send(encode([Hello(wire.PROTOCOL)]))
+        connection.send(encode_frame([Hello(wire.PROTOCOL)]))
         connection.recv()
-        connection.send(encode([Open(4, [504], GREEDY, 2)]))
+        connection.send(encode_frame([Open(4, [504], GREEDY, 2)]))
         messages: list[Any] = []
         while not any(isinstance(message, Commit) for message in messages):
-            messages += wire.from_verifier(connection.recv(60))
+            messages += wire.decode_from_verifier(connection.recv(60))
     assert not any(isinstance(message, Close) for message in messages)
     after = verifier_counters(url)["edgedraft_verifier_tokens_total"]
     assert after - before < 4000, "they were closed before they finished"
@@ -261,7 +261,7 @@ def test_the_sessions_of_a_lost_gateway_are_closed(url: str) -> None:
         (b"\xc1 not msgpack", wire.BAD_FRAME),
         ("text", wire.BAD_FRAME),
         (msgspec.msgpack.encode([["no-such-message", 1]]), wire.BAD_FRAME),
-        (encode([Hello(wire.PROTOCOL)]), wire.BAD_FRAME),
+        (encode_frame([Hello(wire.PROTOCOL)]), wire.BAD_FRAME),
         (msgspec.msgpack.encode([["draft", 1, 1, 0, 1, [-5], [0], b"\0"]]), wire.BAD_FRAME),
     ],
     ids=["rubbish", "text", "unknown", "second-hello", "negative-token"],
@@ -274,7 +274,7 @@ def test_bad_frames_close_the_link_with_a_reason(link: ClientConnection, frame: 
 
 def test_another_protocol_version_closes_the_link(url: str) -> None:
     with dial(url) as connection:
-        code, reason = close_reason(connection, encode([Hello(99)]))
+        code, reason = close_reason(connection, encode_frame([Hello(99)]))
     assert code == wire.VERSION
     assert "99" in reason
 
@@ -288,7 +288,7 @@ def test_a_wrong_token_is_rejected(url: str) -> None:
 
 def test_invalid_drafts_do_not_affect_the_text(link: ClientConnection) -> None:
     link.send(
-        encode(
+        encode_frame(
             [
                 Open(1, [504, 253, 260], GREEDY, 12, agent="agent"),
                 Draft(1, 1, 0, 1, [49152], [0], b"\0"),  # outside the vocabulary
@@ -316,18 +316,18 @@ def many_grammars(count: int) -> list[Open]:
 def test_messages_held_during_grammar_compilation_are_bounded(
     link: ClientConnection, messages: list[Open | AgentChanged]
 ) -> None:
-    assert close_reason(link, encode(messages))[0] == wire.TOO_MANY
+    assert close_reason(link, encode_frame(messages))[0] == wire.TOO_MANY
 
 
 def test_drafts_past_that_bound_are_dropped(link: ClientConnection) -> None:
     opened = replace(many_grammars(1)[0], sampling=replace(GREEDY, grammar="start: /a{3}/"))
-    link.send(encode([opened, *[Draft(1, 1, 0, n, [5], [0], b"\0") for n in range(1, 600)]]))
+    link.send(encode_frame([opened, *[Draft(1, 1, 0, n, [5], [0], b"\0") for n in range(1, 600)]]))
     assert collect(link, 1)[-1].finish == "stop"
 
 
 def test_metrics_count_steps_and_cpu(url: str, link: ClientConnection) -> None:
     before = verifier_counters(url)
-    link.send(encode([Open(1, [504, 253], GREEDY, 6)]))
+    link.send(encode_frame([Open(1, [504, 253], GREEDY, 6)]))
     collect(link, 1)
     after = verifier_counters(url)
     assert after["edgedraft_verifier_tokens_total"] - before["edgedraft_verifier_tokens_total"] == 6
