@@ -12,6 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, PlainTextResponse
 
+from edgedraft.grammar.service import GrammarService
 from edgedraft.observability.tracing import Tracing
 from gateway.accounts import Accounts, KeyLimits, KeyWatch
 from gateway.agents import endpoint as agent_door
@@ -32,7 +33,6 @@ from gateway.limits.admission import Admission
 from gateway.limits.rate_limits import MemoryRateStore
 from gateway.observability.metrics import Metrics
 from gateway.observability.traces import GatewayTraces
-from gateway.prompt.grammar_check import GrammarCheck
 from gateway.services import Services, services_of
 from gateway.settings import GatewaySettings
 from gateway.storage.database import Database
@@ -73,7 +73,7 @@ def build_app(settings: GatewaySettings, tracing: Tracing | None = None) -> Fast
             settings.dns_seconds,
             settings.hedge_after,
         ),
-        grammars=GrammarCheck(),
+        grammars=GrammarService(),
         metrics=metrics,
         drain=drain,
         replicas=replicas,
@@ -94,7 +94,7 @@ def build_app(settings: GatewaySettings, tracing: Tracing | None = None) -> Fast
         if replicas:
             await replicas.stop()
         await services.verifiers.stop()
-        await services.grammars.close()
+        await asyncio.to_thread(services.grammars.close)
         await ledger.close()
         await database.close()
         if tracing:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection
 
+from edgedraft.grammar.service import GrammarService
 from gateway.accounts import Accounts, KeyWatch
 from gateway.agents.registry import AgentRegistry
 from gateway.api.responses.store import ResponseStore
@@ -16,7 +17,6 @@ from gateway.ledger import Ledger
 from gateway.limits.admission import Admission
 from gateway.observability.metrics import Metrics
 from gateway.observability.traces import GatewayTraces
-from gateway.prompt.grammar_check import GrammarCheck
 from gateway.settings import GatewaySettings
 from gateway.storage.database import Database
 from gateway.verifiers.pool import VerifierPool
@@ -36,7 +36,7 @@ class Services:
     admission: Admission
     agents: AgentRegistry
     verifiers: VerifierPool
-    grammars: GrammarCheck
+    grammars: GrammarService
     metrics: Metrics
     drain: Drain
     replicas: Replicas | None = None

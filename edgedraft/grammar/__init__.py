@@ -1,1 +1,1 @@
-"""Compiling grammars within bounds of time and memory."""
+"""Compiles clients' grammars within one set of bounds, for the gateway and the verifier alike."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from edgedraft.grammar.service import GrammarService
 from gateway.http.errors import ApiError
 from gateway.model.chat_template import ChatTemplateError, Message
 from gateway.model.reasoning import reasoning_after
@@ -18,7 +19,6 @@ from gateway.model.tool_call_format import HERMES
 from gateway.output.events import MakeReader, PlainText
 from gateway.output.parser import OutputParser
 from gateway.output.part_reader import PartReader
-from gateway.prompt.grammar_check import GrammarCheck
 from gateway.prompt.output_grammar import GrammarFragment, ToolCallRule, build_output_grammar, json_fragment
 from gateway.prompt.structured_output import ANY_OBJECT, OutputFormat, json_candidates
 from gateway.prompt.tool_prompt import add_tools_as_text, tool_definition
@@ -36,7 +36,7 @@ class PreparedChat:
 
 async def prepare_chat(
     model: ServedModel,
-    grammars: GrammarCheck,
+    grammars: GrammarService,
     messages: Sequence[Message],
     options: Mapping[str, Any],
     tools: ToolUse | None = None,
@@ -57,7 +57,7 @@ async def prepare_chat(
     content = await wanted.first_servable(grammars) if wanted else None
     calls = await _calls(grammars, model, tools) if tools else None
     if calls or content:
-        problem = await grammars.problem(build_output_grammar(content, thinking, calls, {}))
+        problem = await grammars.find_error(build_output_grammar(content, thinking, calls, {}))
         if problem:
             param = "tools" if calls else wanted.param if wanted else None
             raise ApiError(400, f"Together these cannot be served: {problem}", param=param, code="invalid_value")
@@ -90,17 +90,17 @@ def _prompt(
     return text, model.encode(text)
 
 
-async def _calls(grammars: GrammarCheck, model: ServedModel, tools: ToolUse) -> ToolCallRule:
+async def _calls(grammars: GrammarService, model: ServedModel, tools: ToolUse) -> ToolCallRule:
     arguments = [(function.name, await _arguments(grammars, function)) for function in tools.functions]
     return ToolCallRule(model.tool_call_format or HERMES, tuple(arguments), tools.required, tools.parallel)
 
 
-async def _arguments(grammars: GrammarCheck, function: Function) -> GrammarFragment:
+async def _arguments(grammars: GrammarService, function: Function) -> GrammarFragment:
     """What the function's arguments may be; without `strict`, its schema as far as it can be kept to."""
     schema = {"type": "object", **(function.parameters or {})}
     problem = ""
     for body in json_candidates(schema, function.strict):
-        problem = await grammars.problem(build_output_grammar(body, None, None, {}))
+        problem = await grammars.find_error(build_output_grammar(body, None, None, {}))
         if not problem:
             return body
     if function.strict:

@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic_core import from_json
 
+from edgedraft.grammar.service import GrammarService
 from gateway.http.errors import ApiError
 from gateway.http.validation import Schema
-from gateway.prompt.grammar_check import GrammarCheck
 from gateway.prompt.output_grammar import (
     GrammarFragment,
     build_output_grammar,
@@ -47,11 +47,11 @@ class OutputFormat:
     candidates: tuple[GrammarFragment, ...]
     param: str
 
-    async def first_servable(self, grammars: GrammarCheck) -> GrammarFragment:
+    async def first_servable(self, grammars: GrammarService) -> GrammarFragment:
         """The body to hold the text to. Raises ApiError 400 when none compiles."""
         problem = ""
         for body in self.candidates:
-            problem = await grammars.problem(build_output_grammar(body, None, None, {}))
+            problem = await grammars.find_error(build_output_grammar(body, None, None, {}))
             if not problem:
                 return body
         raise ApiError(400, f"Invalid {self.param}: {problem}", param=self.param, code="invalid_value")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from functools import lru_cache
 from typing import Any
 
@@ -13,7 +12,6 @@ from tokenizers import AddedToken
 
 from gateway.model.reasoning import ReasoningFormat
 from gateway.model.tool_call_format import HERMES, LLAMA, MISTRAL, MISTRAL_LIST, ToolCallFormat
-from gateway.prompt.grammar_check import GrammarCheck
 from gateway.prompt.output_grammar import (
     GrammarFragment,
     ToolCallRule,
@@ -144,47 +142,6 @@ def test_thought_comes_first_and_is_free(begun: bool) -> None:
         json_fragment(CITY), ReasoningFormat("<think>", "</think>", opened_by_prompt=True), None, {}
     )
     assert passes(spelt, 'hm </think>{"city": "Ulm"}')
-
-
-@pytest.fixture
-async def check() -> AsyncIterator[GrammarCheck]:
-    check = GrammarCheck()
-    yield check
-    await check.close()
-
-
-HOSTILE: list[tuple[GrammarFragment, str]] = [
-    (json_fragment({"type": "objekt"}), "Invalid type: objekt"),
-    (json_fragment({"not": {}}), "not"),
-    (json_fragment({"$ref": "https://example.com/schema"}), ""),
-    (json_fragment({"$ref": "#/$defs/missing"}), ""),
-    (json_fragment({"type": "string", "pattern": "(?=a)"}), "look-around"),
-    (json_fragment({"type": "integer", "minimum": 5, "maximum": 1}), ""),
-    (json_fragment({"type": "integer", "multipleOf": 999983}), "too much time"),
-    (json_fragment({"enum": ["x" * 1000 + str(i) for i in range(300)]}), "characters"),
-    (regex_fragment("(a"), "unclosed group"),
-    (client_grammar_fragment('start: "a" | missing'), "missing"),
-    (client_grammar_fragment("start: <nothing>"), "nothing"),
-    (client_grammar_fragment('start: /x*/ "b"\n%llguidance {"a": 1'), ""),
-    (client_grammar_fragment('start: x "b"\nx[max_tokens=3]: /x*/'), "max_tokens"),
-]
-
-
-async def test_what_cannot_be_served_is_told_apart(check: GrammarCheck) -> None:
-    for body, said in HOSTILE:
-        problem = await check.problem(alone(body))
-        assert problem, body
-        assert said in problem
-    assert await check.problem(alone(json_fragment(CITY))) == "", "the next is served by a new process"
-
-
-async def test_an_answer_is_remembered(check: GrammarCheck) -> None:
-    grammar = alone(json_fragment(CITY))
-    assert await check.problem(grammar) == ""
-    await check.close()
-    process = check._process
-    assert await check.problem(grammar) == ""
-    assert check._process is process is None
 
 
 def test_a_schema_cannot_loosen_its_own_bounds() -> None:

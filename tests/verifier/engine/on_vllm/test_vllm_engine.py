@@ -110,7 +110,8 @@ def test_a_grammar_that_ends_ends_its_session(both: Both) -> None:
 
 
 def test_a_grammar_that_fails_ends_its_own_session_alone(both: Both) -> None:
-    ambiguous = Sampling(temperature=0, grammar='start: s\ns: s s s | s s | /[a-z]/ | ""')
+    alternatives = " | ".join("s " * length for length in range(2, 9))
+    ambiguous = Sampling(temperature=0, grammar=f'start: s\ns: {alternatives}| /[a-z]/ | ""')
     other = request(2, prompt_of(2), GREEDY)
     right = finish(both.embedded, [other])[0][2]
     texts, seen = finish(both.vllm, [request(1, prompt_of(1), ambiguous, tokens=80), other])
