@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, PlainTextResponse
 
 from edgedraft.grammar.service import GrammarService
 from edgedraft.observability.tracing import Tracing
+from edgedraft.serving.drain import Drain
 from gateway.accounts import Accounts, KeyLimits, KeyWatch
 from gateway.agents import endpoint as agent_door
 from gateway.agents.registry import AgentRegistry
@@ -25,7 +26,7 @@ from gateway.api.openapi import OPEN
 from gateway.api.responses import create, stored
 from gateway.api.responses.store import ResponseStore
 from gateway.http import errors
-from gateway.http.drain import Drain, DrainMiddleware
+from gateway.http.drain import DrainMiddleware
 from gateway.http.request_context import RequestContext
 from gateway.ledger import Ledger, Prices
 from gateway.ledger.money import to_nano
@@ -101,7 +102,7 @@ def build_app(settings: GatewaySettings, tracing: Tracing | None = None) -> Fast
             await asyncio.to_thread(tracing.close)
 
     app = FastAPI(title="EdgeDraft gateway", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
-    drain.leave += [agents.move_all, *([replicas.leave] if replicas else [])]
+    drain.hooks += [agents.move_all, *([replicas.leave] if replicas else [])]
     app.state.services = services
     app.add_middleware(DrainMiddleware, drain=drain)
     app.add_middleware(RequestContext)

@@ -9,10 +9,10 @@ from starlette.applications import Starlette
 from starlette.requests import HTTPConnection
 
 from edgedraft.grammar.service import GrammarService
+from edgedraft.serving.drain import Drain
 from gateway.accounts import Accounts, KeyWatch
 from gateway.agents.registry import AgentRegistry
 from gateway.api.responses.store import ResponseStore
-from gateway.http.drain import Drain
 from gateway.ledger import Ledger
 from gateway.limits.admission import Admission
 from gateway.observability.metrics import Metrics

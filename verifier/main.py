@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 from edgedraft.observability.logs import configure_logging
 from edgedraft.observability.tracing import TracingUnavailable, start_tracing
+from edgedraft.serving.drain import Drain
 from edgedraft.serving.server import serve
 from edgedraft.wire import MAX_FRAME, ModelCard
-from verifier.drain import Drain
 from verifier.engine.interface import Engine
 from verifier.scheduling.scheduler import SchedulerLimits
 from verifier.settings import VerifierSettings

@@ -1,8 +1,8 @@
-"""Being attached: dial, draft until the link is lost, and dial again, for as long as there is hope.
+"""Keeps an agent attached: connects, drafts until the link is lost, and connects again.
 
-Each attachment has its own mailbox, drafter state and drafting thread, so nothing stale survives a lost link; the
-model itself is loaded once. Waits between tries grow at random up to half a minute, and begin anew after an
-attachment that lasted.
+Each attachment has its own mailbox, drafter state and drafting thread, so no stale state survives a lost link; the
+model itself is loaded once. Attempts are separated by exponential backoff with jitter, at most half a minute, which
+starts over after an attachment that lasted.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
-from websockets.asyncio.client import ClientConnection
 
-from edge_agent.attach.connection import GatewayMoved, LinkLost, dial, greet, pump
+from edge_agent.attach.connection import GatewayLink, GatewayMoved, LinkLost, dial
 from edge_agent.attach.observer import Observer
 from edge_agent.drafters.interface import Drafter
 from edge_agent.drafting.loop import DraftingLimits, DraftingLoop
@@ -32,22 +31,23 @@ from edgedraft.wire import AgentWelcome, Hello
 
 log = logging.getLogger(__name__)
 
-FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds, upper ends of what is drawn
-LASTING = 10.0  # seconds after which an attachment counts as a good one
-LEAVE_SECONDS = 0.3  # what a drafting thread gets to finish its step when the agent goes
-
-
-MOVED_TOO_SOON = 1.0  # seconds after which an agent that is told to move does so at once
+FIRST_BACKOFF, MAX_BACKOFF = 0.5, 30.0  # seconds, upper bounds of what is drawn
+STABLE_SECONDS = 10.0  # after which an attachment counts as successful
+STOP_SECONDS = 0.3  # that a drafting thread has to finish its step when the agent ends
+MOVED_TOO_SOON = 1.0  # seconds: an agent that was attached for less backs off although it is asked to move
 
 
 class LostSoon(LinkLost):
-    """Lost before the attachment lasted: the next try waits longer."""
+    """Lost before the attachment was stable: the next attempt backs off further."""
 
 
 @dataclass(frozen=True)
 class Agent:
-    """Who attaches where, and with what. `drafter(vocab_size, tokenizer)` makes a fresh drafter over what is loaded;
-    while `may_draft` says no, sessions are followed and not drafted."""
+    """What is attached, and where.
+
+    `drafter(vocab_size, tokenizer)` makes a fresh drafter over the loaded model. While `may_draft` returns False,
+    sessions are followed and not drafted for.
+    """
 
     url: str
     key: str
@@ -60,83 +60,81 @@ class Agent:
 
 
 async def stay_attached(agent: Agent) -> None:
-    """For ever. Raises Refused; cancelled, it detaches in good order."""
+    """Run until cancelled, which closes the link in good order. Raises AttachRejected."""
 
-    def say(state: RetryCallState) -> None:
+    def report(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         agent.observer.lost(str(error), state.next_action.sleep if state.next_action else 0.0)
 
     while True:
-        tries = AsyncRetrying(
+        attempts = AsyncRetrying(
             retry=retry_if_exception(lambda error: isinstance(error, LostSoon)),
-            wait=wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT),
-            before_sleep=say,
+            wait=wait_random_exponential(multiplier=FIRST_BACKOFF, max=MAX_BACKOFF),
+            before_sleep=report,
             reraise=True,
         )
         try:
-            await tries(_attach, agent)
+            await attempts(_attach, agent)
         except GatewayMoved as moved:
             agent.observer.moving(str(moved))
         except LinkLost as lost:
-            wait = random.uniform(0, FIRST_WAIT)
+            wait = random.uniform(0, FIRST_BACKOFF)
             agent.observer.lost(str(lost), wait)
             await asyncio.sleep(wait)
 
 
 async def _attach(agent: Agent) -> None:
-    """One attachment, from dialling until it ends. Raises Refused, Lost or LostSoon."""
-    began = math.inf
+    """One attachment, from connecting until it ends. Raises AttachRejected, LinkLost or LostSoon."""
+    attached_at = math.inf
     try:
-        socket = await dial(agent.url, agent.key)
+        link = await dial(agent.url, agent.key)
         try:
-            welcome, messages = await greet(socket, agent.hello)
-            began = time.monotonic()
-            await _draft_for(socket, welcome, messages, agent)
+            welcome, messages = await link.greet(agent.hello)
+            attached_at = time.monotonic()
+            await _draft_for(link, welcome, messages, agent)
         finally:
-            await socket.close(1000, "detached")
+            await link.close(1000, "detached")
     except LinkLost as lost:
-        lasted = time.monotonic() - began
+        lasted = time.monotonic() - attached_at
         if isinstance(lost, GatewayMoved) and lasted >= MOVED_TOO_SOON:
             raise
-        if lasted < LASTING:
+        if lasted < STABLE_SECONDS:
             raise LostSoon(*lost.args) from None
         raise
 
 
-async def _draft_for(
-    socket: ClientConnection, welcome: AgentWelcome, messages: Sequence[Incoming], agent: Agent
-) -> None:
-    """Draft in a thread of its own while messages pass. Raises Refused or Lost, when the thread has ended."""
+async def _draft_for(link: GatewayLink, welcome: AgentWelcome, messages: Sequence[Incoming], agent: Agent) -> None:
+    """Draft in a thread while messages are relayed. Raises AttachRejected or LinkLost once the thread has ended."""
     mailbox = Mailbox()
     limits = DraftingLimits(welcome.vocab_size, min(agent.hello.max_sessions, welcome.max_sessions))
     drafter = agent.drafter(welcome.vocab_size, welcome.fingerprint)
     spans = DraftSpans(agent.tracing, agent.hello.drafter) if agent.tracing else None
     loop = DraftingLoop(mailbox, drafter, limits, agent.tally, agent.may_draft, spans)
-    left = asyncio.Event()
-    # A daemon, so that a step that takes long cannot hold up the end of the process.
-    threading.Thread(target=_run, args=(loop, asyncio.get_running_loop(), left), name="drafting", daemon=True).start()
+    ended = asyncio.Event()
+    # A daemon, so that a long step does not delay the end of the process.
+    threading.Thread(target=_run, args=(loop, asyncio.get_running_loop(), ended), name="drafting", daemon=True).start()
     agent.observer.attached(welcome)
-    patience = None  # the model is the thread's until it has left: the next attachment must not meet it there
+    stop_timeout = None  # the next attachment must not use the model while this thread still does
     try:
         await mailbox.deliver(messages)
-        await pump(socket, mailbox, agent.observer.round_trip)
+        await link.run(mailbox, agent.observer.round_trip)
     except MailboxClosed:
         raise LinkLost("the drafting thread failed") from None
     except asyncio.CancelledError:
-        patience = LEAVE_SECONDS
+        stop_timeout = STOP_SECONDS
         raise
     finally:
         mailbox.close()
         with suppress(TimeoutError):
-            async with asyncio.timeout(patience):
-                await left.wait()
+            async with asyncio.timeout(stop_timeout):
+                await ended.wait()
 
 
-def _run(drafting: DraftingLoop, event_loop: asyncio.AbstractEventLoop, left: asyncio.Event) -> None:
+def _run(drafting: DraftingLoop, event_loop: asyncio.AbstractEventLoop, ended: asyncio.Event) -> None:
     try:
         drafting.run()
     except Exception:
         log.exception("the drafting thread failed")
     finally:
         with suppress(RuntimeError):  # the event loop did not wait for this thread
-            event_loop.call_soon_threadsafe(left.set)
+            event_loop.call_soon_threadsafe(ended.set)

@@ -1,8 +1,7 @@
-"""The WebSocket to the gateway: how it is dialled and greeted, and how frames pass between it and a mailbox.
+"""The agent's link to a gateway: connecting, greeting, and relaying between the gateway and a mailbox.
 
-Messages go to the drafting thread as they arrive, drafts go out as they are posted, all that wait in one frame. This
-file decides what the end of a link means: Refused is for good, Lost is worth another try. It neither drafts nor dials
-twice.
+This module decides what the end of a link means: AttachRejected is final, LinkLost is worth another attempt. It neither
+drafts nor connects twice.
 """
 
 from __future__ import annotations
@@ -12,24 +11,26 @@ from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit, urlunsplit
 
 from msgspec.structs import replace
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.exceptions import InvalidStatus, WebSocketException
 
 from edge_agent.drafting.mailbox import Incoming, Mailbox
 from edgedraft import wire
-from edgedraft.wire import AgentWelcome, Hello, ToAgent, WireError
+from edgedraft.links.link import Frame, Link
+from edgedraft.links.outbox import Outgoing
+from edgedraft.links.settings import AGENT_TO_GATEWAY
+from edgedraft.links.transport import TransportClosed
+from edgedraft.links.websockets_transport import WebSocketsTransport
+from edgedraft.links.websockets_transport import dial as dial_websocket
+from edgedraft.wire import AgentWelcome, Draft, Hello, ToAgent, WireError
 
-OPEN_SECONDS = 10.0
-WELCOME_SECONDS = 10.0
-CLOSE_SECONDS = 0.5
-PING_SECONDS = 20.0
-MEASURE_SECONDS = 5.0
-COALESCE_SECONDS = 0.003  # after a frame of drafts: what is drafted meanwhile shares the next, which a gateway notices
+SETTINGS = AGENT_TO_GATEWAY
+PING_INTERVAL = 5.0  # seconds between two measurements of the round-trip time
+COALESCE_SECONDS = 0.003  # after a frame of drafts, drafts of this long share the next: fewer frames for the gateway
 PATH = "/v1/agent"
 
 UNKNOWN_KEY = "the gateway does not know this key: pass one that `edgedraft keys create` printed"
 NO_SCOPE = "this key may not attach agents: make one with `edgedraft keys create --scopes edge`"
-# Close codes and HTTP statuses that will be the same next time, and what the person can do.
+# Close codes and HTTP statuses that another attempt would get again, and what the user can do.
 FINAL: dict[int, str] = {
     401: UNKNOWN_KEY,
     403: NO_SCOPE,
@@ -42,19 +43,19 @@ FINAL: dict[int, str] = {
 
 
 class AttachRejected(Exception):
-    """The gateway will never take this agent as it is; the message tells the person what to do."""
+    """The gateway will not accept this agent as it is; the message tells the user what to do."""
 
 
 class LinkLost(Exception):
-    """There is no link, or no longer; it may come back."""
+    """There is no link, or no longer; another attempt may succeed."""
 
 
 class GatewayMoved(LinkLost):
-    """The gateway is going and says so: another one takes this agent now."""
+    """The gateway shuts down: another one accepts this agent now."""
 
 
 def agent_url(url: str) -> str:
-    """The WebSocket address of a gateway given as people write it. Raises Refused."""
+    """The WebSocket URL of a gateway, from its URL as users write it. Raises AttachRejected."""
     wrong = AttachRejected(f"{url} is no gateway's URL: it looks like https://gateway.example.com")
     try:
         parts = urlsplit(url)
@@ -67,20 +68,10 @@ def agent_url(url: str) -> str:
     return urlunsplit((scheme, parts.netloc, base + PATH, "", ""))
 
 
-async def dial(url: str, key: str) -> ClientConnection:
-    """An open WebSocket; TLS certificates are verified. Raises Refused or Lost."""
+async def dial(url: str, key: str) -> GatewayLink:
+    """Connect; TLS certificates are verified. Raises AttachRejected or LinkLost."""
     try:
-        return await connect(
-            url,
-            additional_headers={"Authorization": f"Bearer {key}"},
-            max_size=wire.MAX_FRAME_TO_AGENT,
-            max_queue=4,
-            compression=None,
-            open_timeout=OPEN_SECONDS,
-            close_timeout=CLOSE_SECONDS,
-            ping_interval=PING_SECONDS,
-            ping_timeout=PING_SECONDS,
-        )
+        return GatewayLink(await dial_websocket(url, SETTINGS, {"Authorization": f"Bearer {key}"}))
     except InvalidStatus as error:
         status = error.response.status_code
         if status in FINAL:
@@ -88,99 +79,105 @@ async def dial(url: str, key: str) -> ClientConnection:
         raise LinkLost(f"it answers HTTP {status}") from None
     except (OSError, TimeoutError, EOFError, WebSocketException) as error:
         raise LinkLost(str(error) or type(error).__name__) from None
-    except ImportError as error:  # a SOCKS proxy is configured, and what it takes is not installed
+    except ImportError as error:  # a SOCKS proxy is configured, and the package that it needs is not installed
         raise AttachRejected(str(error)) from None
 
 
-async def greet(socket: ClientConnection, hello: Hello) -> tuple[AgentWelcome, list[Incoming]]:
-    """Say hello; returns the welcome and what came with it. Raises Refused or Lost."""
-    try:
-        async with asyncio.timeout(WELCOME_SECONDS):
-            await socket.send(wire.encode_frame([hello]))
-            messages, _ = await _read(socket)
-    except TimeoutError:
-        raise LinkLost("it sends no welcome") from None
-    except ConnectionClosed as closed:
-        raise ended(closed) from None
-    match messages:
-        case [AgentWelcome() as welcome, *rest] if welcome.protocol == wire.PROTOCOL:
-            return replace(welcome, agent=shown(welcome.agent), model=shown(welcome.model)), await _no_welcome(
-                socket, rest
-            )
-        case [AgentWelcome(), *_]:
-            raise AttachRejected(FINAL[wire.VERSION])
-    await socket.close(wire.VIOLATION, "the first message must be a welcome")
-    raise LinkLost("its first message is no welcome")
+class GatewayLink:
+    """An open link to a gateway."""
+
+    def __init__(self, transport: WebSocketsTransport) -> None:
+        self._transport = transport
+        self._link = Link(transport, SETTINGS)
+
+    async def greet(self, hello: Hello) -> tuple[AgentWelcome, list[Incoming]]:
+        """Send `hello`; returns the welcome and the messages in its frame. Raises AttachRejected or LinkLost."""
+        try:
+            match wire.decode_to_agent(await self._link.greet(hello)):
+                case [AgentWelcome() as welcome, *rest] if welcome.protocol == wire.PROTOCOL:
+                    shown = replace(welcome, agent=printable(welcome.agent), model=printable(welcome.model))
+                    return shown, _without_welcome(rest)
+                case [AgentWelcome(), *_]:
+                    raise AttachRejected(FINAL[wire.VERSION])
+            raise WireError(wire.VIOLATION, "the first message must be a welcome")
+        except TimeoutError:
+            raise LinkLost("it sends no welcome") from None
+        except TransportClosed as closed:
+            raise _meaning(closed) from None
+        except WireError as error:
+            raise await self._reject(error) from None
+
+    async def run(self, mailbox: Mailbox, on_rtt: Callable[[float], None]) -> None:
+        """Relay between the gateway and `mailbox` until the link ends; `on_rtt` gets round-trip times in seconds.
+
+        Raises AttachRejected or LinkLost; MailboxClosed if drafting ended.
+        """
+
+        async def take_frame(frame: Frame) -> None:
+            await mailbox.deliver(_without_welcome(wire.decode_to_agent(frame)), len(frame))
+
+        async def measure_rtt() -> None:
+            while True:
+                on_rtt(await self._transport.ping())
+                await asyncio.sleep(PING_INTERVAL)
+
+        try:
+            await self._link.run(CoalescedDrafts(mailbox), take_frame, measure_rtt())
+        except TransportClosed as closed:
+            raise _meaning(closed) from None
+        except WireError as error:
+            raise await self._reject(error) from None
+
+    async def ping(self) -> float:
+        """Returns one round-trip time in seconds. Raises AttachRejected or LinkLost."""
+        try:
+            return await self._transport.ping()
+        except TransportClosed as closed:
+            raise _meaning(closed) from None
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        await self._link.close(code, reason)
+
+    async def _reject(self, error: WireError) -> LinkLost:
+        """Close the link of a gateway that breaks the protocol."""
+        await self._link.close(error.code, error.reason)
+        return LinkLost(f"it broke the protocol: {error.reason}")
 
 
-async def pump(socket: ClientConnection, mailbox: Mailbox, round_trip: Callable[[float], None]) -> None:
-    """Carry messages both ways until the link is gone; `round_trip` is told its seconds now and then.
+class CoalescedDrafts(Outgoing):
+    """All drafts that wait in the mailbox, at most one frame per COALESCE_SECONDS; the first is sent at once."""
 
-    Raises Refused or Lost; MailboxClosed when drafting ended.
-    """
-    carried = (_receive(socket, mailbox), _send(socket, mailbox), _measure(socket, round_trip))
-    tasks = [asyncio.ensure_future(task) for task in carried]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    except ConnectionClosed as closed:
-        raise ended(closed) from None
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    def __init__(self, mailbox: Mailbox) -> None:
+        self._mailbox = mailbox
+        self._sent = False
+
+    async def next_batch(self) -> Sequence[Draft]:
+        """Called again when the previous batch has been sent. Raises MailboxClosed."""
+        if self._sent:
+            await asyncio.sleep(COALESCE_SECONDS)
+        self._sent = True
+        return await self._mailbox.collect()
 
 
-def ended(closed: ConnectionClosed) -> AttachRejected | LinkLost:
-    """What a closed connection means."""
-    if closed.rcvd is None:
-        return LinkLost("the connection broke")
-    if closed.rcvd.code in FINAL and closed.rcvd.code >= 4000:
-        return AttachRejected(FINAL[closed.rcvd.code])
-    if closed.rcvd.code == wire.MOVE:
-        return GatewayMoved(shown(closed.rcvd.reason))
-    return LinkLost(f"the gateway closed it: {shown(str(closed.rcvd))}")
-
-
-def shown(text: str) -> str:
-    """What a gateway wrote, without what a terminal would obey."""
+def printable(text: str) -> str:
+    """Text from a gateway without control characters, which a terminal would obey."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
-async def _receive(socket: ClientConnection, mailbox: Mailbox) -> None:
-    while True:
-        messages, size = await _read(socket)
-        await mailbox.deliver(await _no_welcome(socket, messages), size)
+def _meaning(closed: TransportClosed) -> AttachRejected | LinkLost:
+    """What it means for the agent that the gateway closed the link."""
+    if closed.code is None:
+        return LinkLost("the connection broke")
+    if closed.code in FINAL and closed.code >= 4000:
+        return AttachRejected(FINAL[closed.code])
+    if closed.code == wire.MOVE:
+        return GatewayMoved(printable(closed.reason))
+    return LinkLost(f"the gateway closed it: {printable(str(closed))}")
 
 
-async def _send(socket: ClientConnection, mailbox: Mailbox) -> None:
-    """The first draft after a rest goes out at once."""
-    while True:
-        await socket.send(wire.encode_frame(await mailbox.collect()))
-        await asyncio.sleep(COALESCE_SECONDS)
-
-
-async def _measure(socket: ClientConnection, round_trip: Callable[[float], None]) -> None:
-    while True:
-        round_trip(await (await socket.ping()))
-        await asyncio.sleep(MEASURE_SECONDS)
-
-
-async def _no_welcome(socket: ClientConnection, messages: Sequence[ToAgent]) -> list[Incoming]:
-    """These messages, which must be about sessions. Raises Lost."""
+def _without_welcome(messages: Sequence[ToAgent]) -> list[Incoming]:
+    """These messages, which must be about sessions. Raises WireError VIOLATION for a second welcome."""
     incoming = [message for message in messages if not isinstance(message, AgentWelcome)]
     if len(incoming) < len(messages):
-        await socket.close(wire.VIOLATION, "a second welcome")
-        raise LinkLost("it sent a second welcome")
+        raise WireError(wire.VIOLATION, "a second welcome")
     return incoming
-
-
-async def _read(socket: ClientConnection) -> tuple[list[ToAgent], int]:
-    """One frame's messages, and its bytes. A frame that breaks the protocol closes the link: raises Lost."""
-    frame = await socket.recv()
-    try:
-        return wire.decode_to_agent(frame), len(frame)
-    except WireError as error:
-        await socket.close(error.code, error.reason)
-        raise LinkLost(f"it sent a bad frame: {error.reason}") from None

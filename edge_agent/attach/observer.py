@@ -1,4 +1,4 @@
-"""Who is told what becomes of an agent's link, and the plain form of telling: lines for a log or a service manager."""
+"""Observers of an agent's link, and the plainest one: lines for a log or a service manager."""
 
 from __future__ import annotations
 
@@ -15,31 +15,33 @@ class Observer(Protocol):
 
     def attached(self, welcome: AgentWelcome) -> None: ...
 
-    def round_trip(self, seconds: float) -> None: ...
+    def round_trip(self, seconds: float) -> None:
+        """A measured round-trip time."""
+        ...
 
     def lost(self, why: str, again_in: float) -> None:
-        """There is no link; the next try is `again_in` seconds away."""
+        """There is no link; the next attempt is `again_in` seconds away."""
         ...
 
     def moving(self, why: str) -> None:
-        """The gateway ends in good order; the next one is dialled at once."""
+        """The gateway shuts down; the agent connects again at once."""
         ...
 
     def paused(self, why: str) -> None:
-        """Drafting pauses, or goes on where `why` is empty."""
+        """Drafting pauses, or resumes if `why` is empty."""
         ...
 
 
 class LineObserver:
-    """A line on stdout when attached for the first time; the rest goes to the log."""
+    """Prints a line on stdout for the first attachment; logs everything else."""
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._times = 0
+        self._attachments = 0
 
     def attached(self, welcome: AgentWelcome) -> None:
-        self._times += 1
-        if self._times == 1:
+        self._attachments += 1
+        if self._attachments == 1:
             print(f"edgedraft agent attached {welcome.agent} to {self._url}", flush=True)
         else:
             log.info("attached again as %s", welcome.agent)

@@ -18,7 +18,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from edge_agent.attach.connection import AttachRejected, LinkLost, agent_url, dial, greet
+from edge_agent.attach.connection import AttachRejected, LinkLost, agent_url, dial
 from edge_agent.desktop import idle_policy as manners
 from edge_agent.desktop.login import fill_from_login, login_file
 from edge_agent.desktop.service import ServiceError, service_manager_for
@@ -136,7 +136,7 @@ async def _check_gateway(
 ) -> tuple[list[CheckResult], AgentWelcome | None]:
     """What the gateway says to the key and to the tokenizer, and how far away it is."""
     try:
-        socket = await dial(agent_url(url), key)
+        link = await dial(agent_url(url), key)
     except AttachRejected as error:
         return [CheckResult("gateway", "failed", f"{url} refuses: {error}")], None
     except LinkLost as error:
@@ -144,12 +144,12 @@ async def _check_gateway(
         return [CheckResult("gateway", "failed", f"{url} does not answer: {error}", advice)], None
     found = [CheckResult("gateway", "ok", f"{url} takes this key")]
     try:
-        welcome, _ = await greet(socket, hello_of(settings, drafters))
-        trips = [await (await socket.ping()) for _ in range(PINGS)]
+        welcome, _ = await link.greet(hello_of(settings, drafters))
+        trips = [await link.ping() for _ in range(PINGS)]
     except (AttachRejected, LinkLost) as error:
         return [*found, CheckResult("tokenizer", "failed", str(error))], None
     finally:
-        await socket.close(1000, "examined")
+        await link.close(1000, "examined")
     own = "of this draft model" if drafters.fingerprint else "whichever it is: no draft model"
     found.append(CheckResult("tokenizer", "ok", f"{welcome.model} has the tokenizer {own}"))
     trip = statistics.median(trips)

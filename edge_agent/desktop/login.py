@@ -75,5 +75,5 @@ def fill_from_login(settings: AgentSettings) -> AgentSettings:
 
 
 async def _check_key(url: str, key: str) -> None:
-    socket = await dial(url, key)
-    await socket.close()
+    link = await dial(url, key)
+    await link.close()

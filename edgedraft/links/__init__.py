@@ -1,1 +1,1 @@
-"""The WebSocket links between agent, gateway, verifier and replicas: outbox, session table, tasks."""
+"""One layer for every WebSocket link between agents, gateways, verifiers and replicas."""

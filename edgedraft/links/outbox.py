@@ -1,114 +1,84 @@
-"""What both kinds of link have in common: numbers for their sessions, and an outbox that batches what goes out.
+"""Messages that wait to be sent on one link, batched into frames.
 
-Whatever is queued when the writer is free goes out as one frame; while a frame is being sent, the next one collects.
-The outbox is bounded: a peer that does not read loses its link, never the gateway's memory.
+All messages that are queued when the previous frame has been sent go out as one frame. The queue is bounded: a peer
+that does not read loses its link.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
+from collections.abc import Sequence
+from typing import Protocol
 
 from msgspec import Struct
 
-from edgedraft.wire import MAX_FRAME, MAX_MESSAGES, Open, encode_frame
+from edgedraft.links.settings import LinkSettings
+from edgedraft.wire import MAX_MESSAGES, TIMEOUT, Open, WireError
 
-SEND_SECONDS = 20.0  # for one frame; a peer that takes longer is gone
-OUTBOX_MESSAGES = 4096
-_OPEN_BYTES = 5  # of one token id in MessagePack, at most
-
-H = TypeVar("H")
+_TOKEN_BYTES = 5  # of one token id in MessagePack, at most
 
 
-class TooSlow(Exception):
-    """The peer does not read what it is sent."""
+class PeerTooSlow(WireError):
+    """The peer does not read what is sent to it. The close code is TIMEOUT."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(TIMEOUT, reason)
 
 
-class SessionTable(Generic[H]):
-    """The sessions open on one link, each with whoever is told of its messages. Numbers count from 1, never again."""
+class Outgoing(Protocol):
+    """What a link sends: batches of messages, one frame each."""
 
-    def __init__(self) -> None:
-        self._last = 0
-        self._open: dict[int, H] = {}
+    async def next_batch(self) -> Sequence[Struct]:
+        """Wait until there is something to send; returns the messages of the next frame."""
+        ...
 
-    def __len__(self) -> int:
-        return len(self._open)
-
-    def add(self, listener: H) -> int:
-        self._last += 1
-        self._open[self._last] = listener
-        return self._last
-
-    def find(self, number: int) -> H | None:
-        """None for a session that has ended. Raises KeyError for a number that was never given out."""
-        if number > self._last:
-            raise KeyError(number)
-        return self._open.get(number)
-
-    def remove(self, number: int) -> bool:
-        return self._open.pop(number, None) is not None
-
-    def clear(self) -> list[H]:
-        """End all; returns who is to be told."""
-        listeners = list(self._open.values())
-        self._open.clear()
-        return listeners
+    async def overflow(self) -> None:
+        """Wait until too much is queued. Raises PeerTooSlow then; a source that blocks its producer never does."""
+        await asyncio.Event().wait()
 
 
-class Outbox:
-    """Messages on their way to one peer, in order."""
+class Outbox(Outgoing):
+    """Messages on their way to one peer, in order; at most `settings.max_queued` of them."""
 
-    def __init__(self, limit: int = OUTBOX_MESSAGES, max_frame: int = MAX_FRAME) -> None:
-        """At most `limit` messages wait; the peer reads frames of `max_frame` bytes."""
-        self._limit = limit
-        self._max_frame = max_frame
+    def __init__(self, settings: LinkSettings) -> None:
+        self._limit = settings.max_queued
+        self._max_frame = settings.max_peer_frame
         self._messages: list[Struct] = []
         self._filled = asyncio.Event()
         self._overflowed = asyncio.Event()
 
     @property
-    def crowded(self) -> bool:
-        """More than half full: time to leave out what can be left out."""
+    def congested(self) -> bool:
+        """More than half full: messages that are optional should be left out."""
         return len(self._messages) > self._limit // 2
 
     def put(self, message: Struct) -> None:
-        """Past the limit the message is dropped and the link ends (overflow)."""
+        """Queue one message. Past the limit it is dropped, and the link ends with PeerTooSlow."""
         if len(self._messages) >= self._limit:
             self._overflowed.set()
             return
         self._messages.append(message)
         self._filled.set()
 
-    async def write(self, send: Callable[[bytes], Awaitable[None]]) -> None:
-        """Send for ever. Raises TooSlow, or what `send` raises."""
-        while True:
-            await self._filled.wait()
-            try:
-                async with asyncio.timeout(SEND_SECONDS):
-                    await send(encode_frame(self._take()))
-            except TimeoutError:
-                raise TooSlow(f"a frame was not read in {SEND_SECONDS:.0f} seconds") from None
-
-    async def overflow(self) -> None:
-        """Wait for ever, or until the limit is passed. Raises TooSlow then."""
-        await self._overflowed.wait()
-        raise TooSlow(f"{self._limit} messages are waiting to be read")
-
-    def _take(self) -> list[Struct]:
-        """The next frame's messages: all, unless they are too many or too large for one."""
-        room, count = self._max_frame // 2, 0
+    async def next_batch(self) -> list[Struct]:
+        """All queued messages, or the first of them if they are too many or too large for one frame."""
+        await self._filled.wait()
+        bytes_left, count = self._max_frame // 2, 0
         for message in self._messages[:MAX_MESSAGES]:
-            room -= _bytes(message) if isinstance(message, Open) else 0
-            if room < 0 and count:
+            bytes_left -= _token_bytes(message) if isinstance(message, Open) else 0
+            if bytes_left < 0 and count:
                 break
             count += 1
-        taken, self._messages = self._messages[:count], self._messages[count:]
+        batch, self._messages = self._messages[:count], self._messages[count:]
         if not self._messages:
             self._filled.clear()
-        return taken
+        return batch
+
+    async def overflow(self) -> None:
+        await self._overflowed.wait()
+        raise PeerTooSlow(f"{self._limit} messages are waiting to be read")
 
 
-def _bytes(message: Open) -> int:
-    """What an Open's token ids take, at most."""
-    return _OPEN_BYTES * (len(message.prompt) + len(message.committed) + len(message.prediction))
+def _token_bytes(message: Open) -> int:
+    """Upper bound of what an Open's token ids take in a frame."""
+    return _TOKEN_BYTES * (len(message.prompt) + len(message.committed) + len(message.prediction))

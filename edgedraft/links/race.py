@@ -1,4 +1,4 @@
-"""Several coroutines of which the first to end ends all: a reader and its writer, a piece of work and its client."""
+"""Waits for the first of several coroutines and cancels the others."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ T = TypeVar("T")
 
 
 async def race(*coroutines: Coroutine[Any, Any, T]) -> T:
-    """The result of whichever ends first, or its exception; the others are cancelled and waited for.
+    """Returns the result of the first to end, or raises its exception; the others are cancelled and waited for.
 
-    Of several that have ended, the leftmost counts.
+    If several have ended, the leftmost counts.
     """
     tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
     try:

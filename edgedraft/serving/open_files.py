@@ -1,4 +1,4 @@
-"""How many files and sockets a process may have open: as many as the system lets it, for every stream is a socket."""
+"""The limit of open files, raised as far as the system allows, since every stream is a socket."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 
 def allow_many_files() -> int:
-    """Raise the soft limit to the hard one, and return it; 0 where there is no such limit to raise."""
+    """Raise the soft limit to the hard one. Returns the limit; 0 on systems without one."""
     if sys.platform == "win32":
         return 0
     import resource
@@ -15,6 +15,6 @@ def allow_many_files() -> int:
     if soft != hard:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        except (OSError, ValueError):  # macOS tells a hard limit that it does not grant
+        except (OSError, ValueError):  # macOS reports a hard limit that it does not grant
             return soft
     return hard

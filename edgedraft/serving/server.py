@@ -1,4 +1,4 @@
-"""Running an ASGI app under uvicorn so that whoever started it learns its address, and reading its WebSockets."""
+"""Runs an ASGI app under uvicorn: reports its address once it listens, and drains it before it ends."""
 
 from __future__ import annotations
 
@@ -9,28 +9,17 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
-from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from edgedraft.serving.open_files import allow_many_files
 from edgedraft.serving.slow_clients import SlowClientProtection
 
-
-async def receive_frame(socket: WebSocket) -> bytes | str:
-    """The next message, binary or text: which of them is right is the decoder's to say. Raises WebSocketDisconnect."""
-    event = await socket.receive()
-    if event["type"] == "websocket.disconnect":
-        raise WebSocketDisconnect(event["code"], event.get("reason"))
-    data = event.get("bytes")
-    return event["text"] if data is None else data
-
-
-Drain = Callable[[], Coroutine[Any, Any, None]]
-GRACEFUL_SECONDS = 5  # for what runs when sockets are closed
+RunDrain = Callable[[], Coroutine[Any, Any, None]]
+GRACEFUL_SECONDS = 5  # for requests that run when the sockets are closed
 DRAINED_SECONDS = 1  # the same, after a drain
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], drain: Drain | None) -> None:
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], drain: RunDrain | None) -> None:
         super().__init__(config)
         self._ready = ready
         self._drain = drain
@@ -53,7 +42,7 @@ class _Server(uvicorn.Server):
             self._draining.result()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal drains, the next one ends that, a third ends all; none of them is a failure."""
+        """The first signal starts the drain, the second ends it, a third ends the process; each exits with status 0."""
         if self._drain is None:
             super().handle_exit(sig, frame)
         elif not self.should_exit:
@@ -65,7 +54,7 @@ class _Server(uvicorn.Server):
 
 
 def server_config(app: Any, max_frame: int, ping_seconds: float, graceful_seconds: int) -> uvicorn.Config:
-    """What `serve` runs with. WebSockets are not compressed: a few bytes could unpack into a full `max_frame`."""
+    """uvicorn's configuration. WebSockets are not compressed: a few bytes could decompress into `max_frame`."""
     return uvicorn.Config(
         app,
         log_config=None,
@@ -87,13 +76,13 @@ def serve(
     ready: Callable[[str], str],
     max_frame: int,
     ping_seconds: float = 20.0,
-    drain: Drain | None = None,
+    drain: RunDrain | None = None,
 ) -> None:
-    """Serve until SIGINT or SIGTERM. `ready("HOST:PORT")` is printed once connections are taken; port 0 picks one.
+    """Serve until SIGINT or SIGTERM. `ready("HOST:PORT")` is printed once connections are accepted; port 0 picks one.
 
-    `max_frame` bounds a WebSocket message in bytes; a peer silent for two `ping_seconds` is dropped. The process may
-    have as many sockets open as its hard limit of files allows. With a `drain` the signal starts it, while requests are
-    still answered; when it has ended the sockets are closed, and the process's status is 0.
+    `max_frame` bounds a WebSocket message in bytes; a peer silent for two `ping_seconds` is dropped. The soft limit of
+    open files is raised to the hard one. With a `drain` the signal starts it, while requests are still answered; when
+    it has ended the sockets are closed, and the process exits with status 0.
     """
     allow_many_files()
     listener = socket.create_server((host, port), backlog=2048)

@@ -1,7 +1,7 @@
-"""uvicorn's HTTP protocol with deadlines that it lacks: nobody holds a connection by being slow.
+"""uvicorn's HTTP protocol with timeouts against slow clients (Slowloris), which it lacks.
 
-A request's head must be here in time, and what is sent must be read in time; a body's deadline is its reader's. What an
-app does between the two may take as long as it likes. WebSockets, once they are open, have pings.
+A request's head must arrive in time, and the response must be read in time. The body's timeout is set by its reader,
+and the app may take as long as it needs to respond. Open WebSockets have pings.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 else:
     Http = AutoHTTPProtocol
 
-HEAD_SECONDS = 20.0  # from the connection's begin, or from the last answer, to the end of a request's head
-UNREAD_SECONDS = 30.0  # that a full buffer may stay full
+HEAD_SECONDS = 20.0  # from the connection's start, or from the last response, to the end of a request's head
+UNREAD_SECONDS = 30.0  # that the send buffer may stay full
 
 
 class SlowClientProtection(Http):

@@ -1,8 +1,8 @@
-"""How much an agent may send: as much as it was told news, and a little more.
+"""Rate limit of one agent: what it may send is earned by what it is sent.
 
-An agent has a reason to send when a session opens or tokens are committed, and then no more messages than the window
-that came with the news: each holds at least one node of it. Whoever sends more costs the gateway work that can be worth
-nothing, however right each message is by itself.
+An agent has a reason to send when a session opens or tokens are committed, and then at most as many messages as the
+window that came with them, as each holds at least one node of it. An agent that sends more costs the gateway work that
+cannot be of use, even if each message is valid by itself.
 """
 
 from __future__ import annotations
@@ -12,34 +12,34 @@ from collections.abc import Callable
 
 from edgedraft.wire import TOO_FAST, WireError
 
-MESSAGES_PER_SECOND = 20.0  # without any news
-MESSAGES_PER_NEWS = 8  # beyond the window it carries: drafts that cross with it, new epochs
-MAX_MESSAGES = 4096  # saved up
+MESSAGES_PER_SECOND = 20.0  # earned by time alone
+EXTRA_MESSAGES = 8  # beyond each window: drafts that cross with a commit, new epochs
+MAX_MESSAGES = 4096  # that may be saved up
 MESSAGE_BYTES = 64  # of a Draft of one node, at most; further nodes take less
 
 
 class AgentBudget:
-    """One link's allowance of messages, and of so many bytes a message. An empty frame counts as a message."""
+    """A token bucket of messages, and one of MESSAGE_BYTES bytes per message. An empty frame counts as a message."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._at = clock()
+        self._earned_at = clock()
         self._messages = self._bytes = float(MAX_MESSAGES)  # both in messages
 
     def allow(self, window: int) -> None:
-        """The agent is told something that it may draft for."""
-        self._earn(window + MESSAGES_PER_NEWS)
+        """The agent is sent an Open or Commit with this window."""
+        self._earn(window + EXTRA_MESSAGES)
 
     def take_frame(self, size: int) -> None:
-        """A frame came; to be called before it is read. Raises WireError TOO_FAST."""
+        """Count a frame of `size` bytes, before it is decoded. Raises WireError TOO_FAST."""
         now = self._clock()
-        self._earn((now - self._at) * MESSAGES_PER_SECOND)
-        self._at = now
+        self._earn((now - self._earned_at) * MESSAGES_PER_SECOND)
+        self._earned_at = now
         self._bytes -= size / MESSAGE_BYTES
         self._check()
 
     def take_messages(self, count: int) -> None:
-        """So many were in it. Raises WireError TOO_FAST."""
+        """Count the frame's messages. Raises WireError TOO_FAST."""
         self._messages -= max(1, count)
         self._check()
 

@@ -1,25 +1,24 @@
-"""WebSocket /v1/agent: where desktops attach. Key, greeting, then drafts in and sessions out until either side ends.
+"""WebSocket /v1/agent, where agents attach: authentication, greeting, and relaying until either side ends the link.
 
-A wrong key is answered in HTTP, before there is a WebSocket; everything later with a close code and a reason.
+A wrong key is answered in HTTP, before the WebSocket is opened; everything later with a close code and a reason.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import logging
 import uuid
 
-from fastapi import APIRouter, WebSocket, WebSocketDisconnect
+from fastapi import APIRouter, WebSocket
 
-from edgedraft.links.outbox import TooSlow
-from edgedraft.links.race import race
+from edgedraft.links.link import TRY_AGAIN_LATER, Link
+from edgedraft.links.settings import AGENT_ENDPOINT
+from edgedraft.links.starlette_transport import StarletteTransport
+from edgedraft.links.transport import TransportClosed
 from edgedraft.observability.logs import event
-from edgedraft.serving.server import receive_frame
 from edgedraft.wire import (
     MOVE,
     PROTOCOL,
-    TIMEOUT,
     TOKENIZER_MISMATCH,
     TOO_MANY,
     UNAUTHORIZED,
@@ -27,7 +26,6 @@ from edgedraft.wire import (
     Hello,
     WireError,
     decode_from_agent,
-    expect_hello,
 )
 from gateway.accounts import KeyWatch, Principal
 from gateway.agents.link import AgentLink
@@ -41,10 +39,8 @@ log = logging.getLogger(__name__)
 
 router = APIRouter()
 
-HELLO_SECONDS = 10.0
-VERIFIER_SECONDS = 5.0  # that an agent which came before the first verifier is kept waiting
-CLOSE_SECONDS = 2.0
-TRY_AGAIN_LATER = 1013  # RFC 6455's registry
+SETTINGS = AGENT_ENDPOINT
+FIRST_VERIFIER_SECONDS = 5.0  # that an agent waits for the first verifier to connect
 
 
 @router.websocket("/v1/agent")
@@ -58,25 +54,24 @@ async def agent(websocket: WebSocket) -> None:
         await websocket.send_denial_response(error.response())
         return
     await websocket.accept()
+    link = Link(StarletteTransport(websocket, SETTINGS), SETTINGS)
     try:
-        hello = await _hello(websocket)
-        model = await _model_of(hello, services.verifiers)
-        await _serve(websocket, services, principal, hello, model)
+        hello = await link.receive_hello(decode_from_agent)
+        model = await _model_for(hello, services.verifiers)
+        await _serve(link, services, principal, bearer_key(websocket.headers), hello, model)
     except WireError as error:
         level = logging.INFO if error.code == MOVE else logging.WARNING
         event(log, "agent closed", level=level, owner=principal.owner, code=error.code, reason=error.reason)
-        await _close(websocket, error.code, error.reason)
-    except TooSlow as error:
-        event(log, "agent closed", level=logging.WARNING, owner=principal.owner, reason=str(error))
-        await _close(websocket, TIMEOUT, str(error))
-    except WebSocketDisconnect:
+        await link.close(error.code, error.reason)
+    except TransportClosed:
         pass
 
 
 async def _serve(
-    websocket: WebSocket, services: Services, principal: Principal, hello: Hello, model: ServedModel
+    link: Link, services: Services, principal: Principal, key: str, hello: Hello, model: ServedModel
 ) -> None:
-    link = AgentLink(
+    """Attach the agent until its link ends. Raises WireError or TransportClosed."""
+    agent = AgentLink(
         agent=f"agent-{uuid.uuid4().hex[:12]}",
         identity=_identity(principal, hello),
         owner=principal.agents_owner,
@@ -85,54 +80,36 @@ async def _serve(
         name=hello.name,
         drafter=hello.drafter,
         tracing=services.traces.tracing if services.traces else None,
+        settings=SETTINGS,
     )
-    link.put(AgentWelcome(PROTOCOL, link.agent, model.name, model.vocab_size, link.max_sessions, model.fingerprint))
+    agent.put(AgentWelcome(PROTOCOL, agent.agent, model.name, model.vocab_size, agent.max_sessions, model.fingerprint))
     if services.drain.begun:
-        link.request_move()  # it came while the others were told
-    services.agents.attach(link)
-    event(log, "agent attached", owner=principal.owner, agent=link.agent, name=hello.name, drafter=hello.drafter)
+        agent.request_move()  # the drain began during the greeting
+    services.agents.attach(agent)
+    event(log, "agent attached", owner=principal.owner, agent=agent.agent, name=hello.name, drafter=hello.drafter)
     try:
-        if services.replicas and not await services.replicas.announce(link):
+        if services.replicas and not await services.replicas.announce(agent):
             raise WireError(TOO_MANY, "this owner has as many agents attached as are allowed, at other replicas too")
-        await race(
-            _read(websocket, link),
-            link.outbox.write(websocket.send_bytes),
-            link.outbox.overflow(),
-            link.move_requested(),
-            _revoked(services.watch, bearer_key(websocket.headers)),
-        )
+        await link.run(agent.outbox, agent.take_frame, agent.move_requested(), _key_revoked(services.watch, key))
     finally:
-        services.agents.detach(link)
+        services.agents.detach(agent)
         if services.replicas:
-            services.replicas.withdraw(link)
-        event(log, "agent detached", owner=principal.owner, agent=link.agent)
-
-
-async def _read(websocket: WebSocket, link: AgentLink) -> None:
-    while True:
-        link.deliver(await receive_frame(websocket))
+            services.replicas.withdraw(agent)
+        event(log, "agent detached", owner=principal.owner, agent=agent.agent)
 
 
 def _identity(principal: Principal, hello: Hello) -> str:
-    """What verifiers know an agent by, to remember what its guesses were worth; it tells them nobody's name."""
-    who = "\0".join((*principal.agents_owner, hello.name, hello.drafter))
-    return hashlib.sha256(who.encode()).hexdigest()[:16]
+    """The agent's name towards verifiers, which record how well it drafts; it does not reveal the owner's name."""
+    parts = "\0".join((*principal.agents_owner, hello.name, hello.drafter))
+    return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
 
-async def _hello(websocket: WebSocket) -> Hello:
-    try:
-        async with asyncio.timeout(HELLO_SECONDS):
-            return expect_hello(decode_from_agent(await receive_frame(websocket)))
-    except TimeoutError:
-        raise WireError(TIMEOUT, f"no hello in {HELLO_SECONDS:g} seconds") from None
-
-
-async def _model_of(hello: Hello, verifiers: VerifierPool) -> ServedModel:
-    """The model that the agent can draft for. Raises WireError when there is none."""
-    await verifiers.wait_for_model(VERIFIER_SECONDS)
+async def _model_for(hello: Hello, verifiers: VerifierPool) -> ServedModel:
+    """The model that the agent can draft for. Raises WireError if there is none."""
+    await verifiers.wait_for_model(FIRST_VERIFIER_SECONDS)
     if not len(verifiers.catalog):
         raise WireError(TRY_AGAIN_LATER, "no verifier is connected yet; try again")
-    if not hello.fingerprint:  # no tokenizer of its own: it repeats what is there, whatever the ids mean
+    if not hello.fingerprint:  # no tokenizer of its own: prompt lookup works on any token ids
         return next(iter(verifiers.catalog))
     model = verifiers.catalog.find_by_fingerprint(hello.fingerprint)
     if model is None:
@@ -141,15 +118,7 @@ async def _model_of(hello: Hello, verifiers: VerifierPool) -> ServedModel:
     return model
 
 
-async def _revoked(watch: KeyWatch, key: str) -> None:
+async def _key_revoked(watch: KeyWatch, key: str) -> None:
+    """Wait until the key is revoked. Raises WireError UNAUTHORIZED then."""
     await watch.wait_revoked(key)
     raise WireError(UNAUTHORIZED, "the key was revoked")
-
-
-async def _close(websocket: WebSocket, code: int, reason: str) -> None:
-    """Say why, if the peer still listens."""
-    try:
-        async with asyncio.timeout(CLOSE_SECONDS):
-            await websocket.close(code, reason)
-    except (TimeoutError, RuntimeError, WebSocketDisconnect):
-        pass

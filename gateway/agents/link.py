@@ -1,7 +1,7 @@
-"""One attached agent: the sessions it drafts for, and what it may send.
+"""One attached agent: the sessions that it drafts for, and checks of what it sends.
 
-It takes nothing on trust: a draft reaches a session only under a number that was opened on this very link. Which
-sessions an agent gets is agents.py's choice.
+Nothing from an agent is trusted: a draft reaches a session only under a number that was opened on this link. Which
+sessions an agent gets is decided by registry.py.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ from collections.abc import Callable
 from msgspec import Struct
 from msgspec.structs import replace
 
-from edgedraft.links.outbox import OUTBOX_MESSAGES, Outbox, SessionTable
+from edgedraft.links.link import Frame
+from edgedraft.links.outbox import Outbox
+from edgedraft.links.session_table import SessionTable
+from edgedraft.links.settings import AGENT_ENDPOINT, LinkSettings
 from edgedraft.observability.tracing import Tracing
 from edgedraft.tree import DraftViolation
 from edgedraft.wire import (
     BAD_FRAME,
     FORBIDDEN,
     MAX_AGENT_TEXT,
-    MAX_FRAME_TO_AGENT,
     MOVE,
     VIOLATION,
     Close,
@@ -38,9 +40,9 @@ from gateway.observability.traces import SlotSpan
 
 
 class AgentLink:
-    """`owner` is whose sessions it may see; `max_sessions` how many it takes at once.
+    """An agent that drafts for sessions of `owner`, at most `max_sessions` at once.
 
-    `identity` names it to verifiers, the same whenever this agent attaches.
+    `agent` names this attachment; `identity` names the agent to verifiers and is the same whenever it attaches.
     """
 
     def __init__(
@@ -50,10 +52,10 @@ class AgentLink:
         owner: Owner,
         fingerprint: str,
         max_sessions: int,
-        outbox_limit: int = OUTBOX_MESSAGES,
         name: str = "",
         drafter: str = "",
         tracing: Tracing | None = None,
+        settings: LinkSettings = AGENT_ENDPOINT,
     ) -> None:
         self.agent = agent
         self.name = name
@@ -63,49 +65,51 @@ class AgentLink:
         self.owner = owner
         self.fingerprint = fingerprint
         self.max_sessions = max_sessions
-        self.outbox = Outbox(outbox_limit, MAX_FRAME_TO_AGENT)
+        self.outbox = Outbox(settings)
         self._sessions: SessionTable[AgentListener] = SessionTable()
-        self._on_room: Callable[[], None] | None = None
+        self._slots: dict[int, SlotStats] = {}  # of sessions that the agent was sent
+        self._on_slot_freed: Callable[[], None] | None = None
         self._tracing = tracing
-        self._seats: dict[int, SlotStats] = {}
         self._clock = _ShareClock()
         self._budget = AgentBudget()
-        self._dismissed = asyncio.Event()
+        self._move_requested = asyncio.Event()
 
     @property
     def running(self) -> int:
+        """Slots that are taken."""
         return len(self._sessions)
 
     @property
     def has_free_slot(self) -> bool:
         return self.running < self.max_sessions
 
-    def on_slot_freed(self, call: Callable[[], None]) -> None:
-        """Have `call` called whenever a session ends here."""
-        self._on_room = call
+    def on_slot_freed(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called whenever a session ends here."""
+        self._on_slot_freed = callback
 
     def reserve(self, listener: AgentListener) -> LocalSlot:
-        """A seat of which the agent learns when the session begins there (restart)."""
+        """Take a slot without sending the session to the agent; `restart` sends it."""
         self._clock.advance(self.running)
         return LocalSlot(self, self._sessions.add(listener))
 
     def open(self, listener: AgentListener, message: Open) -> LocalSlot:
-        seat = self.reserve(listener)
-        seat.restart(message)
-        return seat
+        """Take a slot and have the agent draft from where `message` says the session is."""
+        slot = self.reserve(listener)
+        slot.restart(message)
+        return slot
 
     def start_drafting(self, number: int, message: Open) -> None:
-        """Have the agent draft for this session from where `message` says it is, unless no agent would."""
+        """Send the session to the agent, unless its text is longer than any that agents draft for."""
         if self._sessions.find(number) is None or len(message.prompt) + len(message.committed) > MAX_AGENT_TEXT:
             return
-        if number not in self._seats:
+        if number not in self._slots:
             span = SlotSpan(self._tracing, message, self.drafter) if self._tracing else None
-            self._seats[number] = SlotStats(self.stats, span)
+            self._slots[number] = SlotStats(self.stats, span)
         self._budget.allow(message.window)
         self.put(replace(message, session=number, prediction=message.prediction[:MAX_AGENT_TEXT]))
 
-    def deliver(self, frame: bytes | str) -> None:
-        """Hand a frame's drafts to their sessions. Raises WireError, after which the link must end."""
+    async def take_frame(self, frame: Frame) -> None:
+        """Pass a frame's drafts to their sessions. Raises WireError, after which the link must be closed."""
         self._budget.take_frame(len(frame))
         messages = decode_from_agent(frame)
         self._budget.take_messages(len(messages))
@@ -118,23 +122,23 @@ class AgentLink:
                 raise WireError(FORBIDDEN, f"session {message.session} was never opened here") from None
             if listener is None:
                 continue
-            if message.session not in self._seats:
+            if message.session not in self._slots:
                 raise WireError(FORBIDDEN, f"session {message.session} has not begun here")
             try:
                 listener.on_draft(message)
             except DraftViolation as violation:
                 raise WireError(VIOLATION, str(violation)) from None
-            self._seats[message.session].drafted(message)
+            self._slots[message.session].drafted(message)
 
     def commit(self, number: int, commit: Commit) -> None:
-        """Tell the agent what was committed in its session."""
-        if seat := self._seats.get(number):
-            seat.committed(commit)
+        """Send the agent what was committed in a session."""
+        if slot := self._slots.get(number):
+            slot.committed(commit)
         self._budget.allow(commit.window)
         self.put(replace(commit, session=number))
 
     def shared_seconds(self) -> float:
-        """What one session's share of this agent comes to by now, had it been here from the first."""
+        """The share of the agent's time that a session would have had by now, if it had been open from the start."""
         if self.running:
             self._clock.advance(self.running)
         return self._clock.seconds
@@ -146,53 +150,53 @@ class AgentLink:
         """End a session, unless it has ended already."""
         self._clock.advance(self.running)
         if self._sessions.remove(number):
-            if seat := self._seats.pop(number, None):
-                seat.end(lost=False)
+            if slot := self._slots.pop(number, None):
+                slot.end(lost=False)
                 self.put(Close(number))
-            if self._on_room:
-                self._on_room()
+            if self._on_slot_freed:
+                self._on_slot_freed()
 
     def request_move(self) -> None:
-        """Have the link end, and the agent attach elsewhere."""
-        self._dismissed.set()
+        """Have the link closed with MOVE, so that the agent attaches to another gateway."""
+        self._move_requested.set()
 
     async def move_requested(self) -> None:
-        """Wait for ever, or until it is. Raises WireError MOVE then."""
-        await self._dismissed.wait()
+        """Wait for request_move. Raises WireError MOVE then."""
+        await self._move_requested.wait()
         raise WireError(MOVE, "this gateway is going; attach again, another one answers")
 
     def lost(self) -> None:
-        """The connection is gone: tell every session."""
+        """The connection is closed: every session loses its agent."""
         self._clock.advance(self.running)
-        self._on_room = None
-        for seat in self._seats.values():
-            seat.end(lost=True)
-        self._seats.clear()
+        self._on_slot_freed = None
+        for slot in self._slots.values():
+            slot.end(lost=True)
+        self._slots.clear()
         for listener in self._sessions.clear():
             listener.on_agent_lost()
 
 
 class _ShareClock:
-    """How long a session that was always here would have had the agent, if those here at once share it equally."""
+    """The share of the agent's time of a session that was always open, if the open sessions share it equally."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self._at = time.monotonic()
+        self._advanced_at = time.monotonic()
 
     def advance(self, running: int) -> None:
-        """Up to now, `running` sessions having been here since the last call."""
+        """Count the time since the last call, in which `running` sessions were open."""
         now = time.monotonic()
-        self.seconds += (now - self._at) / max(1, running)
-        self._at = now
+        self.seconds += (now - self._advanced_at) / max(1, running)
+        self._advanced_at = now
 
 
 class LocalSlot:
-    """One session's place at an agent of this gateway: seat.Seat."""
+    """slot.AgentSlot at an agent of this gateway."""
 
     def __init__(self, link: AgentLink, number: int) -> None:
         self.agent = link.identity
         self.owner = link.owner
-        self._began = link.shared_seconds()
+        self._opened_at = link.shared_seconds()
         self._link = link
         self._number = number
 
@@ -200,7 +204,7 @@ class LocalSlot:
         self._link.start_drafting(self._number, message)
 
     def seconds(self) -> float:
-        return self._link.shared_seconds() - self._began
+        return self._link.shared_seconds() - self._opened_at
 
     def commit(self, commit: Commit) -> None:
         self._link.commit(self._number, commit)

@@ -1,7 +1,7 @@
-"""Who drafts for whom: attached agents by owner, and the sessions of that owner that still have none.
+"""Pairs sessions with agents: the attached agents by owner, and the sessions of each owner that wait for one.
 
-A session is only ever offered to agents of its own owner. A session without an agent waits here while its text goes on,
-and gets one when an agent attaches or has room again.
+A session is only ever offered to agents of its own owner. While it waits for an agent, the verifier decodes it alone;
+it is paired when an agent attaches or has a free slot again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from gateway.agents.link import AgentLink
 from gateway.agents.slot import AgentHost
 from gateway.observability.metrics import Metrics
 
-MOVE_SECONDS = 2.0  # over which agents that are told to move are spread; all at once would crowd another gateway
+MOVE_SECONDS = 2.0  # over which the requests to move are spread, so that other gateways do not get all agents at once
 
 
 class WaitingSession(Protocol):
@@ -32,22 +32,22 @@ class WaitingSession(Protocol):
     def vocab_size(self) -> int: ...
 
     def on_agent(self, agent: AgentHost) -> None:
-        """Take a seat at this agent, which has room."""
+        """Take a slot at this agent, which has a free one."""
         ...
 
 
 class AgentSearch(Protocol):
-    """Agents that are attached to other replicas."""
+    """Searches for agents that are attached to other replicas."""
 
-    def seek(self, seeker: WaitingSession) -> None:
-        """Look there too, until the session leaves or is given an agent; then it leaves by the registry."""
+    def seek(self, session: WaitingSession) -> None:
+        """Search until the session leaves. If an agent is found, the session leaves the registry and is given it."""
         ...
 
-    def leave(self, seeker: WaitingSession) -> None: ...
+    def leave(self, session: WaitingSession) -> None: ...
 
 
 class AgentRegistry:
-    """The agents attached to this gateway, and the way to those `elsewhere`, which come second."""
+    """The agents attached to this gateway, which come first, and the search for those of other replicas (`remote`)."""
 
     remote: AgentSearch | None = None
 
@@ -55,16 +55,16 @@ class AgentRegistry:
         self._max_per_owner = max_per_owner
         self._metrics = metrics
         self._agents: defaultdict[Owner, list[AgentLink]] = defaultdict(list)
-        self._seekers: defaultdict[Owner, dict[WaitingSession, None]] = defaultdict(dict)
+        self._waiting: defaultdict[Owner, dict[WaitingSession, None]] = defaultdict(dict)
 
     def attached(self, owner: Owner | None = None) -> list[AgentLink]:
-        """One owner's agents, or everybody's."""
+        """One owner's agents, or all."""
         if owner is not None:
             return list(self._agents.get(owner, ()))
         return [agent for agents in self._agents.values() for agent in agents]
 
     def attach(self, agent: AgentLink) -> None:
-        """Raises WireError TOO_MANY when the owner has as many agents as are allowed."""
+        """Raises WireError TOO_MANY if the owner has as many agents as are allowed."""
         if len(self._agents.get(agent.owner, ())) >= self._max_per_owner:
             raise WireError(TOO_MANY, f"{self._max_per_owner} agents of this owner are attached already")
         self._agents[agent.owner].append(agent)
@@ -80,41 +80,41 @@ class AgentRegistry:
         agent.lost()
 
     async def move_all(self) -> None:
-        """Tell every agent to attach elsewhere, one after the other."""
+        """Have every agent attach to another gateway, one after the other."""
         agents = self.attached()
         for agent in agents:
             agent.request_move()
             await asyncio.sleep(MOVE_SECONDS / len(agents))
 
-    def seek(self, seeker: WaitingSession) -> None:
-        """Pair the session with an agent, now or when there is one."""
-        self.wait(seeker)
-        if self.remote and seeker in self._seekers.get(seeker.owner, ()):
-            self.remote.seek(seeker)
+    def seek(self, session: WaitingSession) -> None:
+        """Pair the session with an agent of any replica, now or later."""
+        self.wait(session)
+        if self.remote and session in self._waiting.get(session.owner, ()):
+            self.remote.seek(session)
 
-    def wait(self, seeker: WaitingSession) -> None:
-        """Pair the session with an agent of this gateway, now or when there is one."""
-        self._seekers[seeker.owner][seeker] = None
-        self._match(seeker.owner)
+    def wait(self, session: WaitingSession) -> None:
+        """Pair the session with an agent of this gateway, now or later."""
+        self._waiting[session.owner][session] = None
+        self._match(session.owner)
 
-    def leave(self, seeker: WaitingSession) -> None:
+    def leave(self, session: WaitingSession) -> None:
         """The session wants no agent any more."""
         if self.remote:
-            self.remote.leave(seeker)
-        seekers = self._seekers.get(seeker.owner)
-        if seekers is None:
+            self.remote.leave(session)
+        waiting = self._waiting.get(session.owner)
+        if waiting is None:
             return
-        seekers.pop(seeker, None)
-        if not seekers:
-            del self._seekers[seeker.owner]
+        waiting.pop(session, None)
+        if not waiting:
+            del self._waiting[session.owner]
 
     def _match(self, owner: Owner) -> None:
-        for seeker in list(self._seekers.get(owner, ())):
-            fitting = [
+        for session in list(self._waiting.get(owner, ())):
+            usable = [
                 agent
                 for agent in self._agents.get(owner, ())
-                if agent.has_free_slot and agent.fingerprint == seeker.fingerprint
+                if agent.has_free_slot and agent.fingerprint == session.fingerprint
             ]
-            if fitting:
-                self.leave(seeker)
-                seeker.on_agent(min(fitting, key=lambda agent: agent.running / agent.max_sessions))
+            if usable:
+                self.leave(session)
+                session.on_agent(min(usable, key=lambda agent: agent.running / agent.max_sessions))

@@ -1,4 +1,4 @@
-"""What a session needs of an agent, wherever that is attached: a desk to sit down at, and its seat there."""
+"""Interfaces between a session and an agent, whether the agent is attached to this replica or to another one."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from gateway.accounts import Owner
 
 
 class AgentListener(Protocol):
-    """A session, as an agent's link sees it. Called from the event loop; must not block."""
+    """Receives what an agent sends for one session. Called from the event loop; must not block."""
 
     def on_draft(self, draft: Draft) -> None:
-        """Raises tree.Violation for what no correct agent sends."""
+        """Raises tree.DraftViolation for what no correct agent sends."""
         ...
 
     def on_agent_lost(self) -> None: ...
 
 
 class AgentSlot(Protocol):
-    """One session's place at an agent. `agent` names that to verifiers."""
+    """One session's slot at an agent. `agent` identifies the agent to verifiers."""
 
     @property
     def agent(self) -> str: ...
@@ -28,13 +28,13 @@ class AgentSlot(Protocol):
     def owner(self) -> Owner: ...
 
     def restart(self, message: Open) -> None:
-        """The same session from a new place: the agent plants anew after what `message` says is committed."""
+        """Have the agent draft in a new epoch, after the tokens that `message` says are committed."""
         ...
 
     def seconds(self) -> float:
-        """The agent's time that was this session's: between its sessions it counts as divided equally.
+        """The session's share of the agent's time so far; sessions that are open at once share it equally.
 
-        An agent that has nothing to do for them is counted all the same, so it is an upper bound.
+        An agent that is idle is counted all the same, so this is an upper bound.
         """
         ...
 
@@ -44,7 +44,7 @@ class AgentSlot(Protocol):
 
 
 class AgentHost(Protocol):
-    """An agent with room for one more session."""
+    """An agent with a free slot for one session."""
 
     @property
     def identity(self) -> str: ...

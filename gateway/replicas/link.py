@@ -1,6 +1,6 @@
-"""A link to another replica whose agents this one borrows: dialling it, and the sessions that have a seat or want one.
+"""The requesting replica's link to a host replica: connecting to it, and the sessions that have or want slots there.
 
-Which replica a session asks is elsewhere.py's choice.
+Which replicas a session requests slots at is decided by remote_agents.py.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ import time
 from typing import Protocol
 
 from msgspec.structs import replace
-from websockets.asyncio.client import ClientConnection, connect
 
-from edgedraft.links.outbox import Outbox, SessionTable
-from edgedraft.links.race import race
+from edgedraft.links.link import Frame, Link
+from edgedraft.links.outbox import Outbox
+from edgedraft.links.session_table import SessionTable
+from edgedraft.links.settings import REPLICA
+from edgedraft.links.websockets_transport import dial
 from edgedraft.tree import DraftViolation
-from edgedraft.wire import BAD_FRAME, MAX_FRAME, VIOLATION, Close, Commit, Draft, Open, WireError
+from edgedraft.wire import BAD_FRAME, VIOLATION, Close, Commit, Draft, Open, WireError
 from gateway.accounts import Owner
 from gateway.agents.registry import WaitingSession
 from gateway.agents.slot import AgentListener
@@ -29,124 +31,108 @@ from gateway.replicas.messages import (
     SlotQueued,
     SlotUsage,
     ToRequester,
-    to_requester,
+    decode_to_requester,
 )
-
-DIAL_SECONDS = 2.0
-PING_SECONDS = 5.0
-LINK_MESSAGES = 1 << 16
 
 
 class SlotRequester(Protocol):
-    """Whoever asked for a seat. Called from the event loop; must not block."""
+    """Receives what becomes of a requested slot. Called from the event loop; must not block."""
 
     def on_queued(self) -> None:
-        """There is none now; it stays in line."""
+        """No slot is free; the request is queued."""
         ...
 
-    def on_granted(self, desk: RemoteSlot) -> None:
-        """One is held: to be opened, or closed."""
+    def on_granted(self, slot: RemoteSlot) -> None:
+        """The slot is reserved, and is to be opened or closed."""
         ...
 
-    def on_unavailable(self, desk: RemoteSlot) -> None:
-        """There will be none: it is out of line."""
+    def on_unavailable(self, slot: RemoteSlot) -> None:
+        """The request has ended without a slot."""
         ...
 
 
-async def dial(address: str, prover: Handshake) -> ClientConnection:
-    """Connect, both sides proven. Raises Unproven, OSError, TimeoutError or a websockets exception."""
-    call, answer = prover.challenge(address)
-    connection = await connect(
-        address.rstrip("/") + PATH,
-        additional_headers={CHALLENGE_HEADER: call},
-        open_timeout=DIAL_SECONDS,
-        close_timeout=1,
-        ping_interval=PING_SECONDS,
-        ping_timeout=PING_SECONDS,
-        max_size=MAX_FRAME,
-        compression=None,
-        proxy=None,
-        user_agent_header=None,
-    )
-    given = connection.response.headers.get(RESPONSE_HEADER, "") if connection.response else ""
-    if not hmac.compare_digest(given.encode(errors="replace"), answer.encode()):
-        await connection.close()
+async def connect(address: str, handshake: Handshake) -> Link:
+    """Connect to a host replica; both sides are authenticated.
+
+    Raises HandshakeFailed, OSError, TimeoutError or a websockets exception.
+    """
+    challenge, expected = handshake.challenge(address)
+    transport = await dial(address.rstrip("/") + PATH, REPLICA, {CHALLENGE_HEADER: challenge})
+    response = transport.response_headers.get(RESPONSE_HEADER, "")
+    if not hmac.compare_digest(response.encode(errors="replace"), expected.encode()):
+        await transport.close()
         raise HandshakeFailed("it does not have the secret")
-    return connection
+    return Link(transport, REPLICA)
 
 
 class ReplicaLink:
-    """A proven link, until `run` ends."""
+    """A connected host replica, until `run` ends."""
 
-    def __init__(self, address: str, connection: ClientConnection) -> None:
+    def __init__(self, address: str, link: Link) -> None:
         self.address = address
         self.ended = False
-        self._connection = connection
-        self._outbox = Outbox(LINK_MESSAGES)
-        self._desks: SessionTable[RemoteSlot] = SessionTable()
+        self._link = link
+        self._outbox = Outbox(REPLICA)
+        self._slots: SessionTable[RemoteSlot] = SessionTable()
 
     @property
     def sessions(self) -> int:
-        """Those that have a seat there or stand in line."""
-        return len(self._desks)
+        """Sessions of this replica that have a slot there or are queued."""
+        return len(self._slots)
 
-    def request_slot(self, asker: SlotRequester, seeker: WaitingSession) -> RemoteSlot:
-        desk = RemoteSlot(self, asker, seeker.owner)
-        desk.number = self._desks.add(desk)
-        tenant, owner = seeker.owner
-        self.put(RequestSlot(desk.number, tenant, owner, seeker.fingerprint, seeker.vocab_size))
-        return desk
+    def request_slot(self, requester: SlotRequester, session: WaitingSession) -> RemoteSlot:
+        slot = RemoteSlot(self, requester, session.owner)
+        slot.number = self._slots.add(slot)
+        tenant, owner = session.owner
+        self.put(RequestSlot(slot.number, tenant, owner, session.fingerprint, session.vocab_size))
+        return slot
 
     async def run(self) -> None:
-        """Relay until the connection ends.
-
-        Raises WireError, TooSlow or a websockets exception; whoever is still there is then told.
-        """
+        """Relay until the connection ends; slots and requests are then lost. Raises WireError or TransportClosed."""
         try:
-            await race(self._read(), self._outbox.write(self._connection.send), self._outbox.overflow())
+            await self._link.run(self._outbox, self._take_frame)
         finally:
             self.ended = True
-            for desk in self._desks.clear():
-                desk.gone()
-            await self._connection.close()
+            for slot in self._slots.clear():
+                slot.lost()
+            await self._link.close()
 
     def put(self, message: RequestSlot | Open | Commit | Close) -> None:
         self._outbox.put(message)
 
     def end(self, number: int) -> None:
-        if self._desks.remove(number):
+        if self._slots.remove(number):
             self.put(Close(number))
 
-    async def _read(self) -> None:
-        while True:
-            for message in to_requester(await self._connection.recv()):
-                self._deliver(message)
+    async def _take_frame(self, frame: Frame) -> None:
+        for message in decode_to_requester(frame):
+            self._deliver(message)
 
     def _deliver(self, message: ToRequester) -> None:
         try:
-            desk = self._desks.find(message.session)
+            slot = self._slots.find(message.session)
         except KeyError:
-            raise WireError(BAD_FRAME, f"session {message.session} was never sought for") from None
-        if desk is None:
+            raise WireError(BAD_FRAME, f"no slot was requested for session {message.session}") from None
+        if slot is None:
             return
         if isinstance(message, Close):
-            self._desks.remove(message.session)
-            desk.gone()
+            self._slots.remove(message.session)
+            slot.lost()
         else:
-            desk.deliver(message)
+            slot.deliver(message)
 
 
 class RemoteSlot:
-    """One session's place at another replica: in line, then a seat.Desk, then a seat.Seat."""
+    """One session's slot at a host replica: first requested, then granted (slot.AgentHost), then open (AgentSlot)."""
 
-    def __init__(self, link: ReplicaLink, asker: SlotRequester, owner: Owner) -> None:
+    def __init__(self, link: ReplicaLink, requester: SlotRequester, owner: Owner) -> None:
         self.number = 0
-        self.identity = ""
+        self.identity = ""  # the agent's, once the slot is granted
         self._link = link
-        self._asker = asker
+        self._requester = requester
         self._owner = owner
         self._listener: AgentListener | None = None
-        self._spent, self._running, self._told = 0.0, 1, time.monotonic()
+        self._seconds, self._running, self._reported_at = 0.0, 1, time.monotonic()
 
     @property
     def owner(self) -> Owner:
@@ -159,25 +145,25 @@ class RemoteSlot:
     def deliver(self, message: SlotGranted | SlotQueued | Draft | SlotUsage) -> None:
         """Raises WireError for what no correct replica sends."""
         if isinstance(message, Draft):
-            self._draft(message)
+            self._deliver_draft(message)
         elif isinstance(message, SlotGranted | SlotQueued) and self.identity:
-            raise WireError(BAD_FRAME, "a seat that was granted before")
+            raise WireError(BAD_FRAME, "a slot that was granted before")
         elif isinstance(message, SlotQueued):
-            self._asker.on_queued()
+            self._requester.on_queued()
         else:
             self._running = max(1, message.running)
-            self._told = time.monotonic()
+            self._reported_at = time.monotonic()
             if isinstance(message, SlotUsage):
-                self._spent = message.seconds
+                self._seconds = message.seconds
             else:
                 self.identity = message.agent
-                self._asker.on_granted(self)
+                self._requester.on_granted(self)
 
-    def gone(self) -> None:
+    def lost(self) -> None:
         if self._listener:
             self._listener.on_agent_lost()
         else:
-            self._asker.on_unavailable(self)
+            self._requester.on_unavailable(self)
 
     def open(self, listener: AgentListener, message: Open) -> RemoteSlot:
         self._listener = listener
@@ -188,8 +174,8 @@ class RemoteSlot:
         self._link.put(replace(message, session=self.number))
 
     def seconds(self) -> float:
-        """As the other replica said last, and since then the share that it said."""
-        return self._spent + (time.monotonic() - self._told) / self._running
+        """As last reported by the host, and since then an equal share among the sessions that it reported."""
+        return self._seconds + (time.monotonic() - self._reported_at) / self._running
 
     def commit(self, commit: Commit) -> None:
         self._link.put(replace(commit, session=self.number))
@@ -197,10 +183,10 @@ class RemoteSlot:
     def close(self) -> None:
         self._link.end(self.number)
 
-    def _draft(self, draft: Draft) -> None:
+    def _deliver_draft(self, draft: Draft) -> None:
         if self._listener is None:
             raise WireError(BAD_FRAME, "a draft for a session that has not begun")
         try:
             self._listener.on_draft(draft)
-        except DraftViolation as violation:  # the lender checks them: it is not the agent's fault any more
+        except DraftViolation as violation:  # the host has checked it, so the host is at fault
             raise WireError(VIOLATION, str(violation)) from None

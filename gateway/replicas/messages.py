@@ -1,7 +1,7 @@
-"""What replicas say to each other: wire.py's Open, Draft, Commit and Close, and who may have a seat at whose agent.
+"""Messages between replicas: wire.py's Open, Draft, Commit and Close, and those that grant slots at agents.
 
-A replica dials another one to borrow agents that are attached there. Session numbers are the borrower's, counted up.
-Towards the borrower a Close says that the seat is gone, with the agent or because there is none to be had.
+The requesting replica connects to the host replica, which has the agent. Session numbers are the requesting replica's,
+counted up from 1. A Close from the host means that the session has no slot: its agent is gone, or none can be had.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ OwnerName = Annotated[str, Meta(max_length=1024)]
 
 
 class RequestSlot(Struct, frozen=True, tag="seek", array_like=True):
-    """To the lender: a session of this owner wants an agent, now or when one has room. Close takes it back."""
+    """To the host: a session of this owner wants an agent, now or when one has a free slot. Close withdraws it."""
 
     session: SessionId
     tenant: OwnerName
@@ -42,13 +42,13 @@ class RequestSlot(Struct, frozen=True, tag="seek", array_like=True):
 
 
 class SlotQueued(Struct, frozen=True, tag="full", array_like=True):
-    """To the borrower: no agent has room; the session waits in line."""
+    """To the requesting replica: no agent has a free slot; the session is queued."""
 
     session: SessionId
 
 
 class SlotGranted(Struct, frozen=True, tag="granted", array_like=True):
-    """To the borrower: a seat is held at this agent, where `running` sessions now are. An Open takes it."""
+    """To the requesting replica: a slot is reserved at this agent, which now has `running` sessions. Open takes it."""
 
     session: SessionId
     agent: Name
@@ -56,7 +56,7 @@ class SlotGranted(Struct, frozen=True, tag="granted", array_like=True):
 
 
 class SlotUsage(Struct, frozen=True, tag="spent", array_like=True):
-    """To the borrower: the agent's time that was the session's so far, and how many share the agent now."""
+    """To the requesting replica: the session's share of the agent's time so far, and the agent's open sessions."""
 
     session: SessionId
     seconds: Seconds
@@ -66,5 +66,5 @@ class SlotUsage(Struct, frozen=True, tag="spent", array_like=True):
 ToHost = RequestSlot | Open | Commit | Close
 ToRequester = SlotGranted | SlotQueued | Draft | SlotUsage | Close
 
-to_host: FrameDecoder[ToHost] = FrameDecoder(ToHost, MAX_FRAME)  # type: ignore[arg-type]
-to_requester: FrameDecoder[ToRequester] = FrameDecoder(ToRequester, MAX_FRAME)  # type: ignore[arg-type]
+decode_to_host: FrameDecoder[ToHost] = FrameDecoder(ToHost, MAX_FRAME)  # type: ignore[arg-type]
+decode_to_requester: FrameDecoder[ToRequester] = FrameDecoder(ToRequester, MAX_FRAME)  # type: ignore[arg-type]

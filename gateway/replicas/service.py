@@ -1,4 +1,4 @@
-"""What one gateway has of being a replica: its entry in the directory, its door for the others, its links to them."""
+"""What makes a gateway a replica: its directory entry, its endpoint for other replicas, and its links to them."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ class Replicas:
         self._agents = agents
         self._metrics = metrics
         self._per_owner = settings.max_agents_per_owner
-        self._prover = Handshake(settings.replica_secret)
+        self._handshake = Handshake(settings.replica_secret)
         self._store = SharedStore(settings.redis, metrics.shared_store)
         self.rates = SharedRateStore(self._store)
         self._endpoint = ReplicaEndpoint(
-            settings.replica_host, settings.replica_port, settings.advertise, self._prover, agents, metrics
+            settings.replica_host, settings.replica_port, settings.advertise, self._handshake, agents, metrics
         )
         self._directory: Directory | None = None
-        self._elsewhere: RemoteAgents | None = None
-        self._beating: asyncio.Task[None] | None = None
+        self._remote: RemoteAgents | None = None
+        self._renewing: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Raises OSError when the replica port cannot be listened on; a store that is away may come later."""
+        """Raises OSError if the replica port cannot be listened on. The store need not be reachable yet."""
         await self._endpoint.open()
-        self._directory = Directory(self._store, self._endpoint.address, self._per_owner, self._attached)
-        self._elsewhere = RemoteAgents(self._directory, self._prover, self._agents, self._metrics)
-        self._agents.remote = self._elsewhere
-        self._beating = asyncio.create_task(self._directory.run(), name="lease")
+        self._directory = Directory(self._store, self._endpoint.address, self._per_owner, self._on_attached)
+        self._remote = RemoteAgents(self._directory, self._handshake, self._agents, self._metrics)
+        self._agents.remote = self._remote
+        self._renewing = asyncio.create_task(self._directory.run(), name="lease")
 
     async def announce(self, agent: AgentLink) -> bool:
-        """False when its owner has as many agents as are allowed, at all replicas together."""
+        """False if its owner has as many agents as are allowed, at all replicas together."""
         return self._directory is None or await self._directory.announce(agent)
 
     def withdraw(self, agent: AgentLink) -> None:
@@ -50,23 +50,23 @@ class Replicas:
             self._directory.withdraw(agent)
 
     async def leave(self) -> None:
-        """From now on nobody looks for agents here; those that have seats keep them."""
+        """Give the lease back: no replica requests slots here any more; granted ones stay."""
         if self._directory:
             await self._directory.leave()
 
     async def stop(self) -> None:
-        if self._beating:
-            self._beating.cancel()
-            await asyncio.gather(self._beating, return_exceptions=True)
+        if self._renewing:
+            self._renewing.cancel()
+            await asyncio.gather(self._renewing, return_exceptions=True)
         await self.leave()
         if self._directory:
             await self._directory.stop()
-        if self._elsewhere:
-            await self._elsewhere.stop()
+        if self._remote:
+            await self._remote.stop()
         await self._endpoint.close()
         await self.rates.close()
         await self._store.close()
 
-    def _attached(self, keys: list[str]) -> None:
-        if self._elsewhere:
-            self._elsewhere.attached(keys)
+    def _on_attached(self, keys: list[str]) -> None:
+        if self._remote:
+            self._remote.on_attached(keys)

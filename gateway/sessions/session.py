@@ -39,7 +39,7 @@ from gateway.model.served_model import ServedModel
 from gateway.observability.metrics import Metrics, SessionMetrics
 from gateway.sessions.speculation_stats import SpeculationStats
 from gateway.verifiers.hedging import HedgedSession
-from gateway.verifiers.link import VerifierLink
+from gateway.verifiers.link import VerifierLink, VerifierSession
 from gateway.verifiers.pool import NoCapacity, NoVerifier, VerifierPool
 
 log = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ class Session:
         self._silence_timeout = silence_timeout
         self._tree = DraftTree(MAX_WINDOW)
         self._inbox: asyncio.Queue[Commit | Queued | _VerifierLost | RequestRejected] = asyncio.Queue()
-        self._lease: HedgedSession | None = None
+        self._lease: VerifierSession | HedgedSession | None = None
         self._given_up: VerifierLink | None = None
         self._full: dict[VerifierLink, float] = {}  # those that turned it away before its first token, and until when
         self._seat: AgentSlot | None = None

@@ -1,7 +1,7 @@
-"""Verifiers that are told of by a name: dns+ws://NAME:PORT stands for one at each address that the name has now.
+"""DNS discovery: dns+ws://NAME:PORT stands for one verifier at each address that the name resolves to.
 
-Resolving is the operating system's, so it follows its files and search domains. A name that cannot be resolved for now
-changes nothing: verifiers that are there say so themselves.
+Names are resolved by the operating system, so its hosts file and search domains apply. A name that cannot be resolved
+at the moment changes nothing: whether a verifier is up is seen on its connection.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from edgedraft.observability.logs import event
 log = logging.getLogger(__name__)
 
 PREFIX = "dns+"
-PORTS = {"ws": 80, "wss": 443}
+DEFAULT_PORTS = {"ws": 80, "wss": 443}
 
 
 @dataclass(frozen=True, slots=True)
 class VerifierAddress:
-    """Where a verifier is: a URL, and for one of several at a name, which address is dialled (`host`)."""
+    """A verifier's URL and, if its name has several addresses, the IP address (`host`) to connect to."""
 
     url: str
     host: str = ""
@@ -36,18 +36,18 @@ def is_dns_url(url: str) -> bool:
 
 
 async def resolve(url: str) -> frozenset[VerifierAddress] | None:
-    """Those that a dns+ws or dns+wss URL stands for now; None if that cannot be told."""
+    """The verifiers that a dns+ws or dns+wss URL stands for now; None if the name cannot be resolved."""
     plain = url.removeprefix(PREFIX)
     parts = urlsplit(plain)
     try:
-        addresses = await lookup(parts.hostname or "", parts.port or PORTS.get(parts.scheme, 0))
+        hosts = await lookup(parts.hostname or "", parts.port or DEFAULT_PORTS.get(parts.scheme, 0))
     except OSError as error:
         event(log, "name not resolved", level=logging.WARNING, name=parts.hostname, reason=str(error))
         return None
-    return frozenset(VerifierAddress(plain, address) for address in addresses)
+    return frozenset(VerifierAddress(plain, host) for host in hosts)
 
 
 async def lookup(host: str, port: int) -> set[str]:
-    """Raises OSError."""
+    """The IP addresses of a host. Raises OSError."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return {str(address[0]) for *_, address in found}

@@ -1,6 +1,7 @@
-"""Whether a verifier is fit for new sessions, told by the work that it did: commits against sessions that it failed.
+"""Outlier ejection by passive health checks: commits are successes, failed sessions and lost connections are failures.
 
-One that fails session after session is left alone for a while, longer each time; then one session tries it.
+A verifier with several consecutive failures is ejected for a time that doubles with each further failure. After that
+it is on probation: one session at a time, until one succeeds.
 """
 
 from __future__ import annotations
@@ -8,12 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-EJECTION_FAILURES = 3  # in a row, and it is left alone
+EJECTION_FAILURES = 3  # consecutive failures that eject a verifier
 BASE_EJECTION_SECONDS, MAX_EJECTION_SECONDS = 5.0, 120.0
 
 
 class VerifierHealth:
-    """Of one verifier, for as long as the gateway knows its address: a new connection alone makes it no healthier."""
+    """The health of one verifier. It outlives connections: connecting again is not a success."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -22,26 +23,26 @@ class VerifierHealth:
         self._ejection_seconds = BASE_EJECTION_SECONDS
 
     def record_failure(self) -> None:
-        """It lost a session or its connection, fell silent, or said what cannot be."""
+        """A session or the connection failed, was silent for too long, or sent an invalid commit."""
         if self.ejected:
-            return  # those that were open there when it was ejected tell nothing new
+            return  # sessions that were open when it was ejected say nothing new
         self._failures += 1
         if self._failures >= EJECTION_FAILURES:
             self._ejected_until = self._clock() + self._ejection_seconds
             self._ejection_seconds = min(MAX_EJECTION_SECONDS, 2 * self._ejection_seconds)
 
     def record_success(self) -> None:
-        """It committed tokens."""
+        """Tokens were committed."""
         if self._failures and not self.ejected:
             self._failures = 0
             self._ejection_seconds = BASE_EJECTION_SECONDS
 
     @property
     def ejected(self) -> bool:
-        """Left alone, unless there is no other."""
+        """Not to be used while there is another verifier."""
         return self._clock() < self._ejected_until
 
     @property
     def on_probation(self) -> bool:
-        """To be given one session at a time."""
+        """Was ejected and has had no success since: to be given one session at a time."""
         return self._failures >= EJECTION_FAILURES

@@ -1,8 +1,7 @@
-"""A session's place at a verifier that may be at two of them until one commits: the second is asked when the first is
-silent for long, and whichever commits first goes on alone.
+"""Hedged requests: a session whose first commit is late is opened at a second verifier too, and the first commit wins.
 
-Both would write the same text, so nothing has to be agreed; it costs one prompt computed twice. How often that may
-happen is bounded.
+Both verifiers would commit the same text, so nothing has to be reconciled; the cost is one prompt computed twice. How
+often that may happen is bounded by a token bucket. The technique is that of Dean and Barroso, The Tail at Scale (2013).
 """
 
 from __future__ import annotations
@@ -17,114 +16,122 @@ from msgspec.structs import replace
 from edgedraft.wire import Commit, Draft, Open
 from gateway.verifiers.link import VerifierLink, VerifierListener, VerifierSession
 
-HEDGE_RATIO = 0.1  # of all opens that may be hedged
-MAX_BURST = 10.0  # hedges
-SLOW_FACTOR = 3.0  # times what a first commit usually takes: no silence yet
-_WEIGHT = 0.1  # of the newest first commit in what is usual
+HEDGE_RATIO = 0.1  # hedges per opened session, on average
+MAX_BURST = 10.0  # hedges that may be saved up
+SLOW_FACTOR = 3.0  # times the mean time to the first commit that are not yet late
+_WEIGHT = 0.1  # of the newest first commit in the moving means
 
 
 class HedgedListener(VerifierListener, Protocol):
-    """A session whose place may change to another verifier."""
+    """A session that may move to another verifier while it is open."""
 
     def on_verifier_changed(self) -> None:
-        """What follows comes from a verifier that has seen no draft so far."""
+        """Later commits come from a verifier that has seen no draft of this session."""
         ...
 
 
 class HedgePolicy:
-    """When a second verifier is asked, over all sessions. `after` is in seconds, 0 for never."""
+    """When a session is hedged, over all sessions of a gateway. `after` is in seconds, 0 for never."""
 
     def __init__(self, after: float) -> None:
         self._after = after
-        self._saved = MAX_BURST
-        self._usual = 0.0
-        self._usual_per_token = 0.0
+        self._allowance = MAX_BURST
+        self._mean = 0.0
+        self._mean_per_token = 0.0
+
+    @property
+    def enabled(self) -> bool:
+        return self._after > 0
 
     def on_open(self, tokens: int) -> float:
-        """Note an open with so many tokens; returns how long to wait for its first commit, 0 for ever."""
-        self._saved = min(MAX_BURST, self._saved + HEDGE_RATIO)
-        return self._after and max(self._after, SLOW_FACTOR * self._usual, SLOW_FACTOR * self._usual_per_token * tokens)
+        """Count a session opened with `tokens` tokens; returns how long to wait for its first commit, in seconds.
+
+        0 stands for no limit.
+        """
+        self._allowance = min(MAX_BURST, self._allowance + HEDGE_RATIO)
+        return self._after and max(self._after, SLOW_FACTOR * self._mean, SLOW_FACTOR * self._mean_per_token * tokens)
 
     def on_first_commit(self, seconds: float, tokens: int) -> None:
-        """A first commit took so long."""
-        self._usual += _WEIGHT * (seconds - self._usual)
-        self._usual_per_token += _WEIGHT * (seconds / max(1, tokens) - self._usual_per_token)
+        """Record the time to a first commit."""
+        self._mean += _WEIGHT * (seconds - self._mean)
+        self._mean_per_token += _WEIGHT * (seconds / max(1, tokens) - self._mean_per_token)
 
     def try_acquire(self) -> bool:
-        """Whether one more may be hedged; it then is."""
-        if self._saved < 1:
+        """Take one hedge from the bucket; False if it is empty."""
+        if self._allowance < 1:
             return False
-        self._saved -= 1
+        self._allowance -= 1
         return True
 
 
 class HedgedSession:
-    """As verifier_link.Lease. `second` chooses a verifier beside the first, if there is one; `hedged` counts."""
+    """A VerifierSession that may be open at two verifiers until one of them commits; same methods."""
 
     def __init__(
         self,
         listener: HedgedListener,
         link: VerifierLink,
         message: Open,
-        hedges: HedgePolicy,
-        second: Callable[[VerifierLink], VerifierLink | None],
-        hedged: Callable[[], None],
+        policy: HedgePolicy,
+        choose_second: Callable[[VerifierLink], VerifierLink | None],
+        on_hedge: Callable[[], None],
     ) -> None:
+        """Opens at `link`; `choose_second` returns a verifier besides the first, `on_hedge` counts hedges."""
         self._listener = listener
         self._message = message
-        self._hedges = hedges
-        self._second = second
-        self._count = hedged
+        self._policy = policy
+        self._choose_second = choose_second
+        self._on_hedge = on_hedge
         self._agent = message.agent
-        self._at = time.monotonic()
+        self._opened_at = time.monotonic()
         self._tokens = len(message.prompt) + len(message.committed)
         self._queued = False
-        self._won = False
+        self._committed = False
         self._timer: asyncio.TimerHandle | None = None
-        self._sides: list[_Attempt] = []
-        self._first = self._add(link)
-        if wait := hedges.on_open(self._tokens):
+        self._attempts: list[_Attempt] = []
+        self._current = self._open(link)
+        if wait := policy.on_open(self._tokens):
             self._timer = asyncio.get_running_loop().call_later(wait, self._hedge)
 
     @property
     def link(self) -> VerifierLink:
-        """Where it is, or was last."""
-        return self._first.link
+        """The verifier that drafts go to; after the end, the last one."""
+        return self._current.link
 
     def draft(self, draft: Draft) -> bool:
-        """Whether it is on its way."""
-        return self._first.lease.draft(draft)
+        """Returns whether the draft is sent; False if the verifier does without it."""
+        return self._current.session.draft(draft)
 
     def set_agent(self, agent: str) -> None:
         """Name the agent that drafts from now on, "" for none."""
         self._agent = agent
-        for side in self._sides:
-            side.lease.set_agent(agent)
-
-    def close(self) -> None:
-        self._stop_waiting()
-        for side in self._sides:
-            side.lease.close()
-        self._sides.clear()
+        for attempt in self._attempts:
+            attempt.session.set_agent(agent)
 
     def report_failure(self) -> None:
-        """It is given up for what it did, or did not do."""
-        for side in self._sides:
-            side.link.health.record_failure()
+        """Count every verifier that the session is open at as failed."""
+        for attempt in self._attempts:
+            attempt.link.health.record_failure()
 
-    def on_commit(self, side: _Attempt, commit: Commit) -> None:
-        if side not in self._sides:
+    def close(self) -> None:
+        self._cancel_timer()
+        for attempt in self._attempts:
+            attempt.session.close()
+        self._attempts.clear()
+
+    def on_commit(self, attempt: _Attempt, commit: Commit) -> None:
+        if attempt not in self._attempts:
             return
-        if not self._won:
-            self._won = True
-            self._stop_waiting()
-            self._hedges.on_first_commit(time.monotonic() - self._at, self._tokens)
-            for other in self._sides:
-                if other is not side:
-                    other.lease.close()
-            self._sides = [side]
-            if side is not self._first:
-                self._first = side
+        if not self._committed:
+            self._committed = True
+            self._cancel_timer()
+            self._policy.on_first_commit(time.monotonic() - self._opened_at, self._tokens)
+            for other in self._attempts:
+                if other is not attempt:
+                    other.session.close()
+            self._attempts = [attempt]
+            if attempt is not self._current:
+                self._current = attempt
                 self._listener.on_verifier_changed()
         self._listener.on_commit(commit)
 
@@ -133,39 +140,39 @@ class HedgedSession:
             self._queued = True
             self._listener.on_queued(ahead)
 
-    def on_closed(self, side: _Attempt, code: str, reason: str, retry_after: float) -> None:
-        if side not in self._sides:
+    def on_closed(self, attempt: _Attempt, code: str, reason: str, retry_after: float) -> None:
+        if attempt not in self._attempts:
             return
-        self._sides.remove(side)
-        if not self._sides:
-            self._stop_waiting()
-            self._first = side
+        self._attempts.remove(attempt)
+        if not self._attempts:
+            self._cancel_timer()
+            self._current = attempt
             self._listener.on_verifier_closed(code, reason, retry_after)
-        elif side is self._first:
-            self._first = self._sides[0]
+        elif attempt is self._current:
+            self._current = self._attempts[0]
             self._listener.on_verifier_changed()
 
-    def _add(self, link: VerifierLink) -> _Attempt:
-        side = _Attempt(self, link)
-        self._sides.append(side)
-        side.lease = link.open(side, replace(self._message, agent=self._agent))
-        return side
+    def _open(self, link: VerifierLink) -> _Attempt:
+        attempt = _Attempt(self, link)
+        self._attempts.append(attempt)
+        attempt.session = link.open(attempt, replace(self._message, agent=self._agent))
+        return attempt
 
     def _hedge(self) -> None:
-        link = self._second(self._first.link)
-        if link and self._hedges.try_acquire():
-            self._count()
-            self._add(link)
+        link = self._choose_second(self._current.link)
+        if link and self._policy.try_acquire():
+            self._on_hedge()
+            self._open(link)
 
-    def _stop_waiting(self) -> None:
+    def _cancel_timer(self) -> None:
         if self._timer:
             self._timer.cancel()
 
 
 class _Attempt:
-    """One of the verifiers: its messages, and from whom they are."""
+    """The session at one of the two verifiers; passes its messages on with their origin."""
 
-    lease: VerifierSession
+    session: VerifierSession
 
     def __init__(self, hedged: HedgedSession, link: VerifierLink) -> None:
         self.link = link

@@ -1,24 +1,23 @@
-"""One connection to a verifier: dialling and greeting it, and the sessions that are open there.
+"""One connection to a verifier: connecting, greeting, and the sessions that are open on it.
 
-It relays; which verifier a session opens at is the pool's choice, and what a lost one means is the session's affair.
+Which verifier a session opens at is decided by pool.py; what a lost verifier means for a session, by the session.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from typing import Any, Protocol
+from typing import Protocol
 
 from msgspec.structs import replace
-from websockets.asyncio.client import ClientConnection, connect
 
-from edgedraft.links.outbox import Outbox, SessionTable
-from edgedraft.links.race import race
+from edgedraft.links.link import Frame, Link
+from edgedraft.links.outbox import Outbox
+from edgedraft.links.session_table import SessionTable
+from edgedraft.links.settings import GATEWAY_TO_VERIFIER
+from edgedraft.links.websockets_transport import dial
 from edgedraft.wire import (
     BAD_FRAME,
     CLOSE_FAILED,
     CLOSE_LEAVING,
-    MAX_FRAME,
     PROTOCOL,
     VERSION,
     AgentChanged,
@@ -32,87 +31,69 @@ from edgedraft.wire import (
     VerifierWelcome,
     WireError,
     decode_from_verifier,
-    encode_frame,
 )
 from gateway.model.served_model import ServedModel
+from gateway.verifiers.discovery import VerifierAddress
 from gateway.verifiers.health import VerifierHealth
 
-log = logging.getLogger(__name__)
-
 ENGINE_PATH = "/v1/engine"
-DIAL_SECONDS = 10.0
-PING_SECONDS = 10.0
 
 
 class VerifierListener(Protocol):
-    """A session, as a link to a verifier sees it. Called from the event loop; must not block."""
+    """Receives what a verifier sends for one session. Called from the event loop; must not block."""
 
     def on_commit(self, commit: Commit) -> None: ...
 
     def on_queued(self, ahead: int) -> None:
-        """The session waits there for room, with `ahead` others before it."""
+        """The session waits at the verifier, with `ahead` others before it. At most once, before the first commit."""
         ...
 
     def on_verifier_closed(self, code: str, reason: str, retry_after: float = 0.0) -> None:
-        """The session is over at this verifier: refused, failed, or lost with the link. `code` is a wire.CLOSE_*.
+        """The session has ended at this verifier: refused, failed, or lost with the link. `code` is a wire.CLOSE_*.
 
-        An overloaded one tells when to try it again, in seconds.
+        `retry_after` is when to try an overloaded verifier again, in seconds.
         """
         ...
 
 
-async def dial(url: str, token: str, name: str, host: str = "") -> tuple[ClientConnection, VerifierWelcome]:
-    """Connect and greet; at the address `host`, if there is one, and to whom the URL names.
+async def connect(address: VerifierAddress, token: str, name: str) -> tuple[Link, VerifierWelcome]:
+    """Connect to a verifier and exchange greetings.
 
-    Raises WireError for a peer that is no verifier of our protocol, OSError, TimeoutError or a websockets exception.
+    Raises WireError for a peer that is not a verifier of this protocol, OSError, TimeoutError, TransportClosed or a
+    websockets exception.
     """
-    at: dict[str, Any] = {"host": host} if host else {}
-    connection = await connect(
-        url.rstrip("/") + ENGINE_PATH,
-        additional_headers={"Authorization": f"Bearer {token}"} if token else None,
-        open_timeout=DIAL_SECONDS,
-        close_timeout=1,
-        ping_interval=PING_SECONDS,
-        ping_timeout=PING_SECONDS,
-        max_size=MAX_FRAME,
-        compression=None,
-        proxy=None,
-        **at,
-    )
+    headers = {"Authorization": f"Bearer {token}"} if token else None
+    url = address.url.rstrip("/") + ENGINE_PATH
+    link = Link(await dial(url, GATEWAY_TO_VERIFIER, headers, address.host), GATEWAY_TO_VERIFIER)
     try:
-        await connection.send(encode_frame([Hello(PROTOCOL, name)]))
-        async with asyncio.timeout(DIAL_SECONDS):
-            messages = decode_from_verifier(await connection.recv())
-        match messages:
+        match decode_from_verifier(await link.greet(Hello(PROTOCOL, name))):
             case [VerifierWelcome(protocol=protocol) as welcome]:
                 if protocol != PROTOCOL:
                     raise WireError(VERSION, f"it speaks protocol {protocol}, not {PROTOCOL}")
-                return connection, welcome
+                return link, welcome
         raise WireError(BAD_FRAME, "its first frame is no welcome")
     except BaseException:
-        await connection.close()
+        await link.close()
         raise
 
 
 class VerifierLink:
-    """A greeted verifier, until `run` ends."""
+    """A connected verifier, until `run` ends."""
 
-    def __init__(
-        self, url: str, connection: ClientConnection, model: ServedModel, max_sessions: int, health: VerifierHealth
-    ) -> None:
+    def __init__(self, url: str, link: Link, model: ServedModel, max_sessions: int, health: VerifierHealth) -> None:
         self.url = url
         self.health = health
-        self.draining = False  # it begins nothing new: it said so, or the link is ending
+        self.draining = False  # opens no new sessions: the verifier said so, or the link is ending
         self.model = model
         self.max_sessions = max_sessions
-        self._connection = connection
-        self._sessions: SessionTable[VerifierListener] = SessionTable()
-        self._outbox = Outbox()
+        self._link = link
+        self._sessions: SessionTable[VerifierSession] = SessionTable()
+        self._outbox = Outbox(GATEWAY_TO_VERIFIER)
         self._queued: set[int] = set()
 
     @property
     def running(self) -> int:
-        """Sessions of this gateway that are open there."""
+        """Sessions of this gateway that are open at this verifier."""
         return len(self._sessions)
 
     @property
@@ -121,71 +102,43 @@ class VerifierLink:
 
     @property
     def waiting(self) -> int:
-        """Those of them that wait there for room, as far as it said."""
+        """Open sessions that the verifier reported as queued."""
         return len(self._queued)
 
     @property
     def preferred(self) -> bool:
-        """Whether it is to be given a new session, if there is a choice."""
+        """Whether new sessions should open here if there is a choice: not ejected, and idle while on probation."""
         return not self.health.ejected and not (self.health.on_probation and self.running)
 
     def open(self, listener: VerifierListener, message: Open) -> VerifierSession:
-        number = self._sessions.add(listener)
-        self._outbox.put(replace(message, session=number))
-        return VerifierSession(self, number)
+        """Open a session; `message.session` is replaced by its number on this link."""
+        session = VerifierSession(self, listener)
+        session.number = self._sessions.add(session)
+        self._outbox.put(replace(message, session=session.number))
+        return session
 
     async def run(self) -> None:
-        """Relay until the connection ends.
+        """Relay until the connection ends; sessions still open are then closed with CLOSE_FAILED.
 
-        Raises WireError, TooSlow or a websockets exception; whoever is still open is then told.
+        Raises WireError or TransportClosed.
         """
         try:
-            await race(self._read(), self._outbox.write(self._connection.send), self._outbox.overflow())
+            await self._link.run(self._outbox, self._take_frame)
         finally:
             self.draining = True
-            for listener in self._sessions.clear():
-                listener.on_verifier_closed(CLOSE_FAILED, "the link to the verifier was lost")
-            await self._connection.close()
+            for session in self._sessions.clear():
+                session.listener.on_verifier_closed(CLOSE_FAILED, "the link to the verifier was lost")
+            await self._link.close()
 
-    async def _read(self) -> None:
-        while True:
-            for message in decode_from_verifier(await self._connection.recv()):
-                self._deliver(message)
-
-    def _deliver(self, message: FromVerifier) -> None:
-        if isinstance(message, VerifierWelcome):
-            raise WireError(BAD_FRAME, "a second welcome")
-        try:
-            listener = self._sessions.find(message.session)
-        except KeyError:
-            raise WireError(BAD_FRAME, f"session {message.session} was never opened") from None
-        if listener is None:
-            return
-        if isinstance(message, Queued):
-            self._queued.add(message.session)
-            listener.on_queued(message.ahead)
-            return
-        self._queued.discard(message.session)
-        if isinstance(message, Commit):
-            if message.finish:
-                self._sessions.remove(message.session)
-            listener.on_commit(message)
-        else:
-            self._sessions.remove(message.session)
-            self.draining = self.draining or message.code == CLOSE_LEAVING
-            if message.code == CLOSE_FAILED:
-                self.health.record_failure()
-            listener.on_verifier_closed(message.code, message.reason, message.retry_after)
-
-    def relay(self, draft: Draft) -> bool:
-        """A verifier that falls behind does without drafts, which cost no text; False then."""
-        if self._outbox.crowded:
+    def send_draft(self, draft: Draft) -> bool:
+        """False if the draft was dropped: a verifier that reads slowly gets none, which costs no text."""
+        if self._outbox.congested:
             return False
         self._outbox.put(draft)
         return True
 
-    def tell(self, edge: AgentChanged) -> None:
-        self._outbox.put(edge)
+    def set_agent(self, number: int, agent: str) -> None:
+        self._outbox.put(AgentChanged(number, agent))
 
     def end(self, number: int) -> None:
         """Cancel a session, unless it has ended already."""
@@ -193,21 +146,60 @@ class VerifierLink:
             self._queued.discard(number)
             self._outbox.put(Close(number))
 
+    async def _take_frame(self, frame: Frame) -> None:
+        for message in decode_from_verifier(frame):
+            self._deliver(message)
+
+    def _deliver(self, message: FromVerifier) -> None:
+        """Raises WireError for what no correct verifier sends."""
+        if isinstance(message, VerifierWelcome):
+            raise WireError(BAD_FRAME, "a second welcome")
+        try:
+            session = self._sessions.find(message.session)
+        except KeyError:
+            raise WireError(BAD_FRAME, f"session {message.session} was never opened") from None
+        if session is None:
+            return
+        if isinstance(message, Queued):
+            if not session.begun:
+                session.begun = True
+                self._queued.add(message.session)
+                session.listener.on_queued(message.ahead)
+            return
+        self._queued.discard(message.session)
+        if isinstance(message, Commit):
+            session.begun = True
+            if message.finish:
+                self._sessions.remove(message.session)
+            session.listener.on_commit(message)
+        else:
+            self._sessions.remove(message.session)
+            self.draining = self.draining or message.code == CLOSE_LEAVING
+            if message.code == CLOSE_FAILED:
+                self.health.record_failure()
+            session.listener.on_verifier_closed(message.code, message.reason, message.retry_after)
+
 
 class VerifierSession:
-    """One session's place at a verifier."""
+    """One session that is open at one verifier."""
 
-    def __init__(self, link: VerifierLink, number: int) -> None:
+    def __init__(self, link: VerifierLink, listener: VerifierListener) -> None:
         self.link = link
-        self._number = number
+        self.listener = listener
+        self.number = 0
+        self.begun = False  # it was queued or has commits: being queued is reported once and first
 
     def draft(self, draft: Draft) -> bool:
-        """Whether it is on its way."""
-        return self.link.relay(replace(draft, session=self._number))
+        """Returns whether the draft is sent; False if the verifier does without it."""
+        return self.link.send_draft(replace(draft, session=self.number))
 
     def set_agent(self, agent: str) -> None:
         """Name the agent that drafts from now on, "" for none."""
-        self.link.tell(AgentChanged(self._number, agent))
+        self.link.set_agent(self.number, agent)
+
+    def report_failure(self) -> None:
+        """Count a silent or wrong verifier as failed."""
+        self.link.health.record_failure()
 
     def close(self) -> None:
-        self.link.end(self._number)
+        self.link.end(self.number)

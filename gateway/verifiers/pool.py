@@ -1,6 +1,6 @@
-"""The verifiers that this gateway was told of, by address or by name: kept connected, and chosen among for sessions.
+"""The verifiers of this gateway, configured by URL or by DNS name: connected to, and selected from for sessions.
 
-What makes one a better choice is verifier_choice.py's, asking a second one hedge.py's.
+What makes a verifier the better choice is in selection.py; opening a session at a second one, in hedging.py.
 """
 
 from __future__ import annotations
@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from tenacity import AsyncRetrying, RetryCallState, wait_random_exponential
-from websockets.exceptions import ConnectionClosed, WebSocketException
+from websockets.exceptions import WebSocketException
 
-from edgedraft.links.outbox import TooSlow
+from edgedraft.links.transport import TransportClosed
 from edgedraft.observability.logs import event
 from edgedraft.wire import ModelCard, Open, WireError
 from gateway.model.served_model import ModelCatalog, ServedModel, UnusableCard
@@ -23,14 +24,15 @@ from gateway.verifiers.affinity import PrefixAffinity
 from gateway.verifiers.discovery import VerifierAddress, is_dns_url, resolve
 from gateway.verifiers.health import VerifierHealth
 from gateway.verifiers.hedging import HedgedListener, HedgedSession, HedgePolicy
-from gateway.verifiers.link import VerifierLink, dial
+from gateway.verifiers.link import VerifierLink, VerifierSession, connect
 from gateway.verifiers.selection import select_verifier
 
 log = logging.getLogger(__name__)
 
-LEAVING_SECONDS = 0.5  # between two looks at whether one that is to go has still sessions
+IDLE_POLL_SECONDS = 0.5  # between two checks whether a verifier that is being removed still has sessions
+RECONNECT_SECONDS = 0.05  # between a lost connection and the next attempt
 _BACKOFF = wait_random_exponential(multiplier=0.2, max=5)
-_NOT_REACHED = (OSError, TimeoutError, WebSocketException, WireError, UnusableCard)
+_CONNECT_ERRORS = (OSError, TimeoutError, WebSocketException, TransportClosed, WireError, UnusableCard)
 
 
 class NoVerifier(Exception):
@@ -38,24 +40,24 @@ class NoVerifier(Exception):
 
 
 class NoCapacity(Exception):
-    """All verifiers of this model that are connected are full."""
+    """All connected verifiers of this model are full."""
 
 
 @dataclass(eq=False)
 class _Member:
-    """One verifier; `leaving` when it is to get no new session and to be let go once it has none."""
+    """One verifier of the pool; `removing` while it gets no new sessions and is removed once it has none."""
 
-    place: VerifierAddress
+    address: VerifierAddress
     health: VerifierHealth = field(default_factory=VerifierHealth)
     link: VerifierLink | None = None
-    leaving: bool = False
+    removing: bool = False
     task: asyncio.Task[None] | None = None
 
 
 class VerifierPool:
-    """One link an address, dialled again for ever while lost. Use between start() and stop().
+    """One link per address, reconnected for as long as the pool runs. Use between start() and stop().
 
-    Names are looked up again every `dns_seconds`; `hedge_after` is hedge.Hedges'.
+    DNS names are resolved again every `dns_seconds`; `hedge_after` is HedgePolicy's `after`.
     """
 
     def __init__(
@@ -73,49 +75,50 @@ class VerifierPool:
         self._name = name
         self._metrics = metrics
         self._dns_seconds = dns_seconds
-        self._hedges = HedgePolicy(hedge_after)
+        self._hedge_policy = HedgePolicy(hedge_after)
         self._affinity = PrefixAffinity()
         self._members: dict[VerifierAddress, _Member] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._joined = asyncio.Event()
-        self._one_card = asyncio.Lock()
+        self._card_lock = asyncio.Lock()
 
     @property
     def ready(self) -> bool:
+        """Whether some verifier can be given sessions."""
         return bool(self._available_links())
 
     @property
     def links(self) -> list[VerifierLink]:
-        """Those that are connected."""
+        """All connected verifiers."""
         return [member.link for member in self._members.values() if member.link]
 
     def start(self) -> None:
         for url in self._urls:
             if is_dns_url(url):
-                self._run(self._watch(url), f"name {url}")
+                self._run(self._follow_dns(url), f"name {url}")
             else:
-                self.join(VerifierAddress(url))
+                self.add(VerifierAddress(url))
 
     async def stop(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def join(self, place: VerifierAddress) -> None:
-        """Use the verifier at this place, from when it is reached; does nothing for one that is used already."""
-        member = self._members.get(place)
+    def add(self, address: VerifierAddress) -> None:
+        """Connect to the verifier at this address and use it; keeps one that is in the pool already."""
+        member = self._members.get(address)
         if member is None:
-            member = self._members[place] = _Member(place)
-            member.task = self._run(self._keep(member), f"verifier {place}")
-        member.leaving = False
+            member = self._members[address] = _Member(address)
+            member.task = self._run(self._keep_connected(member), f"verifier {address}")
+        member.removing = False
 
-    def retire(self, place: VerifierAddress) -> None:
-        """Open no more sessions there, and let it go once it has none."""
-        member = self._members.get(place)
-        if member and not member.leaving:
-            member.leaving = True
-            event(log, "verifier leaves", url=place, running=member.link.running if member.link else 0)
-            self._run(self._let_go(member), f"verifier {place} leaves")
+    def remove(self, address: VerifierAddress) -> None:
+        """Open no more sessions there, and disconnect once the open ones have ended."""
+        member = self._members.get(address)
+        if member and not member.removing:
+            member.removing = True
+            event(log, "verifier leaves", url=address, running=member.link.running if member.link else 0)
+            self._run(self._remove_when_idle(member), f"verifier {address} leaves")
 
     def open(
         self,
@@ -124,10 +127,10 @@ class VerifierPool:
         message: Open,
         avoid: VerifierLink | None,
         full: Collection[VerifierLink] = (),
-    ) -> HedgedSession:
-        """Open a session where it fits best; at `avoid` only if nobody else has room, never at those `full`.
+    ) -> VerifierSession | HedgedSession:
+        """Open a session at the best verifier; at `avoid` only if no other has capacity, never at one in `full`.
 
-        Raises NoVerifier or NoRoom.
+        Raises NoVerifier or NoCapacity.
         """
         links = self._links_serving(model)
         if not links:
@@ -138,75 +141,73 @@ class VerifierPool:
         blocks = self._affinity.hash_blocks(message.salt, message.prompt)
         link = select_verifier(free, avoid, blocks, self._affinity.longest_match(blocks))
         self._affinity.record(blocks, link.url)
+        if not self._hedge_policy.enabled:
+            return link.open(listener, message)
 
-        def second(first: VerifierLink) -> VerifierLink | None:
-            fit = [
-                link for link in self._links_serving(model) if link.has_capacity and link.preferred and not link.waiting
+        def choose_second(first: VerifierLink) -> VerifierLink | None:
+            others = [
+                other
+                for other in self._links_serving(model)
+                if other is not first and other.has_capacity and other.preferred and not other.waiting
             ]
-            others = [link for link in fit if link is not first]
             return select_verifier(others, avoid, blocks, ("", 0)) if others else None
 
-        return HedgedSession(listener, link, message, self._hedges, second, self._metrics.hedged.inc)
+        return HedgedSession(listener, link, message, self._hedge_policy, choose_second, self._metrics.hedged.inc)
 
     async def wait_for_model(self, seconds: float) -> None:
-        """Wait until some verifier has been heard of, for `seconds` at most."""
-        try:
+        """Wait until some verifier has reported its model, for `seconds` at most."""
+        with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                # Looked at here, not by the caller: a verifier may join while this is being scheduled.
+                # Checked here and not by the caller: a verifier may join before this runs.
                 while not len(self.catalog):
                     await self._joined.wait()
-        except TimeoutError:
-            pass
 
     async def wait_for_join(self, seconds: float) -> None:
-        """Wait for `seconds`, or for a verifier to join if that is sooner."""
-        try:
+        """Wait until a verifier joins, for `seconds` at most."""
+        with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._joined.wait()
-        except TimeoutError:
-            pass
 
     def _links_serving(self, model: ServedModel) -> list[VerifierLink]:
-        """Those that may be given sessions of it."""
         return [link for link in self._available_links() if link.model is model]
 
     def _available_links(self) -> list[VerifierLink]:
         members = self._members.values()
-        return [member.link for member in members if member.link and not member.leaving and not member.link.draining]
+        return [member.link for member in members if member.link and not member.removing and not member.link.draining]
 
-    async def _watch(self, url: str) -> None:
-        """Keep to what a name stands for."""
-        before: frozenset[VerifierAddress] = frozenset()
+    async def _follow_dns(self, url: str) -> None:
+        """Add and remove verifiers as the name's addresses change."""
+        known: frozenset[VerifierAddress] = frozenset()
         while True:
-            places = await resolve(url)
-            if places is not None:
-                for place in places:
-                    self.join(place)
-                for place in before - places:
-                    self.retire(place)
-                before = places
+            addresses = await resolve(url)
+            if addresses is not None:
+                for address in addresses:
+                    self.add(address)
+                for address in known - addresses:
+                    self.remove(address)
+                known = addresses
             await asyncio.sleep(self._dns_seconds)
 
-    async def _let_go(self, member: _Member) -> None:
-        while member.leaving:
+    async def _remove_when_idle(self, member: _Member) -> None:
+        while member.removing:
             if member.link is None or not member.link.running:
-                del self._members[member.place]
+                del self._members[member.address]
                 if member.task:
                     member.task.cancel()
-                event(log, "verifier left", url=member.place)
+                event(log, "verifier left", url=member.address)
                 return
-            await asyncio.sleep(LEAVING_SECONDS)
+            await asyncio.sleep(IDLE_POLL_SECONDS)
 
-    async def _keep(self, member: _Member) -> None:
-        url = member.place
+    async def _keep_connected(self, member: _Member) -> None:
+        url = member.address
         while True:
             link = await self._connect(member)
             member.link = link
-            self._announce()
+            self._on_joined()
             event(log, "verifier joined", url=url, model=link.model.name)
             try:
                 await link.run()
-            except (ConnectionClosed, WireError, TooSlow) as error:
+            except (TransportClosed, WireError) as error:
                 member.health.record_failure()
                 event(log, "verifier lost", level=logging.WARNING, url=url, reason=str(error))
             except Exception:
@@ -215,33 +216,37 @@ class VerifierPool:
             finally:
                 member.link = None
                 self._metrics.verifiers.set(len(self.links))
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _connect(self, member: _Member) -> VerifierLink:
-        said = ""
-        place = member.place
+        """Connect, retrying until it works."""
+        last_error = ""
+        address = member.address
 
         def log_once(state: RetryCallState) -> None:
-            nonlocal said
+            nonlocal last_error
             error = str(state.outcome.exception() if state.outcome else "")
-            if error != said:
-                event(log, "verifier not used", level=logging.WARNING, url=place, reason=error)
-                said = error
+            if error != last_error:
+                event(log, "verifier not used", level=logging.WARNING, url=address, reason=error)
+                last_error = error
 
-        async for attempt in AsyncRetrying(wait=_BACKOFF, retry=_not_reached, before_sleep=log_once):
+        async for attempt in AsyncRetrying(wait=_BACKOFF, retry=_is_connect_error, before_sleep=log_once):
             with attempt:
-                connection, welcome = await dial(place.url, self._token, self._name, place.host)
+                link, welcome = await connect(address, self._token, self._name)
                 try:
-                    async with self._one_card:
-                        model = await self._model(welcome.card)
+                    async with self._card_lock:
+                        model = await self._model_of(welcome.card)
                 except BaseException:
-                    await connection.close()
+                    await link.close()
                     raise
-                return VerifierLink(str(place), connection, model, welcome.max_sessions, member.health)
+                return VerifierLink(str(address), link, model, welcome.max_sessions, member.health)
         raise AssertionError("retrying never gives up")
 
-    async def _model(self, card: ModelCard) -> ServedModel:
-        """What the card describes; a name that nobody serves any more is free for another model."""
+    async def _model_of(self, card: ModelCard) -> ServedModel:
+        """The model that a card describes. Raises UnusableCard if its name is in use for another model.
+
+        A name that no connected verifier serves any more may be used for another model.
+        """
         known = self.catalog.get(card.name)
         if known and known.fingerprint == card.fingerprint:
             return known
@@ -254,7 +259,7 @@ class VerifierPool:
         self.catalog.add(model)
         return model
 
-    def _announce(self) -> None:
+    def _on_joined(self) -> None:
         self._metrics.verifiers.set(len(self.links))
         self._joined.set()
         self._joined = asyncio.Event()
@@ -266,5 +271,5 @@ class VerifierPool:
         return task
 
 
-def _not_reached(state: RetryCallState) -> bool:
-    return state.outcome is not None and isinstance(state.outcome.exception(), _NOT_REACHED)
+def _is_connect_error(state: RetryCallState) -> bool:
+    return state.outcome is not None and isinstance(state.outcome.exception(), _CONNECT_ERRORS)

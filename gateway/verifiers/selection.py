@@ -1,4 +1,4 @@
-"""Which of several verifiers a session opens at: fit ones, where the prompt's beginning is, or where least runs."""
+"""Load balancing: the verifier that a session opens at, by health, prefix affinity and load."""
 
 from __future__ import annotations
 
@@ -8,33 +8,28 @@ from collections.abc import Sequence
 from gateway.verifiers.affinity import BLOCK_SIZE
 from gateway.verifiers.link import VerifierLink
 
-TOKENS_PER_EXTRA_SESSION = (
-    512  # of a prompt that need not be computed, and a verifier may have one session more than another
-)
+TOKENS_PER_EXTRA_SESSION = 512  # cached prompt tokens that outweigh one more running session
 
 
 def select_verifier(
-    links: Sequence[VerifierLink], avoid: VerifierLink | None, blocks: Sequence[int], known: tuple[str, int]
+    links: Sequence[VerifierLink], avoid: VerifierLink | None, blocks: Sequence[int], match: tuple[str, int]
 ) -> VerifierLink:
-    """Of these, which have room; unfit ones, and the one to `avoid`, only where there is no other.
+    """The best of `links`, which have capacity; `avoid` and those not preferred only if there is no other.
 
-    `known` says where how many of the prompt's blocks have been computed.
+    `blocks` are the prompt's block hashes, `match` is PrefixAffinity.longest_match of them.
     """
     usable = [link for link in links if link.preferred] or links
     usable = [link for link in usable if link is not avoid] or usable
 
     def load(link: VerifierLink) -> tuple[bool, float, int]:
-        # Where nothing else tells them apart, gateways agree on one for the same beginning.
-        agreed = zlib.crc32(f"{blocks[0]} {link.url}".encode()) if blocks else 0
-        return link.waiting > 0, link.running / link.max_sessions, agreed
+        # Among equals, the hash makes all gateways choose the same verifier for the same prefix.
+        tie_break = zlib.crc32(f"{blocks[0]} {link.url}".encode()) if blocks else 0
+        return link.waiting > 0, link.running / link.max_sessions, tie_break
 
-    least = min(usable, key=load)
-    place, count = known
-    matching = next((link for link in usable if link.url == place), None)
-    if (
-        matching
-        and not matching.waiting
-        and matching.running <= least.running + count * BLOCK_SIZE / TOKENS_PER_EXTRA_SESSION
-    ):
+    least_loaded = min(usable, key=load)
+    url, count = match
+    matching = next((link for link in usable if link.url == url), None)
+    extra_sessions = count * BLOCK_SIZE / TOKENS_PER_EXTRA_SESSION
+    if matching and not matching.waiting and matching.running <= least_loaded.running + extra_sessions:
         return matching
-    return least
+    return least_loaded

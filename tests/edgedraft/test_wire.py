@@ -27,7 +27,7 @@ from edgedraft.wire import (
     VerifierWelcome,
     WireError,
 )
-from gateway.replicas.messages import RequestSlot, SlotGranted, SlotQueued, SlotUsage, to_host, to_requester
+from gateway.replicas.messages import RequestSlot, SlotGranted, SlotQueued, SlotUsage, decode_to_host, decode_to_requester
 
 CARD = ModelCard(
     name="target",
@@ -72,18 +72,18 @@ MESSAGES: list[tuple[FrameDecoder[Any], Struct]] = [
     (wire.decode_to_verifier, DRAFT),
     (wire.decode_to_verifier, AgentChanged(session=1, agent="desk")),
     (wire.decode_to_verifier, Close(session=1)),
-    (to_host, RequestSlot(1, "default", "ann", "f" * 64, 49152)),
-    (to_requester, SlotGranted(1, "ab12", 2)),
-    (to_requester, SlotQueued(1)),
-    (to_requester, SlotUsage(1, 0.5, 3)),
+    (decode_to_host, RequestSlot(1, "default", "ann", "f" * 64, 49152)),
+    (decode_to_requester, SlotGranted(1, "ab12", 2)),
+    (decode_to_requester, SlotQueued(1)),
+    (decode_to_requester, SlotUsage(1, 0.5, 3)),
 ]
 EVERY = [
     wire.decode_from_agent,
     wire.decode_to_agent,
     wire.decode_from_verifier,
     wire.decode_to_verifier,
-    to_host,
-    to_requester,
+    decode_to_host,
+    decode_to_requester,
 ]
 
 

@@ -17,7 +17,6 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 from msgspec.structs import replace
-from websockets.asyncio.client import ClientConnection
 
 from edge_agent.drafters.interface import CombinedDrafter
 from edge_agent.drafters.prediction import PredictionDrafter
@@ -25,7 +24,9 @@ from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
 from edge_agent.drafting.loop import DraftingLimits, DraftingLoop
 from edge_agent.drafting.stats import StatsCollector
 from edgedraft import wire
-from edgedraft.links.outbox import TooSlow
+from edgedraft.links.link import Link
+from edgedraft.links.settings import GATEWAY_TO_VERIFIER
+from edgedraft.links.transport import TransportClosed
 from edgedraft.serving.server import server_config
 from edgedraft.wire import Draft, Hello, Open, Sampling, WireError
 from gateway.agents.registry import AgentRegistry
@@ -129,7 +130,7 @@ async def verifiers_link(tally: Account, count: int, dice: Random, folder: Path)
     agents = AgentRegistry(4, metrics)
     while tally.frames < count:
         connection = _Hostile(supply, dice, tally, count)
-        link = VerifierLink("ws://hostile", cast(ClientConnection, connection), model, 64, VerifierHealth())
+        link = VerifierLink("ws://hostile", Link(connection, GATEWAY_TO_VERIFIER), model, 64, VerifierHealth())
         pool = _OnlyLink(link, metrics)
         running = asyncio.create_task(link.run())
         ends: list[BaseException | None] = []
@@ -146,7 +147,7 @@ async def verifiers_link(tally: Account, count: int, dice: Random, folder: Path)
             if isinstance(end, WireError):
                 tally.refused += 1
             elif isinstance(end, BaseException) and not isinstance(
-                end, (RequestRejected, Unavailable, TooSlow, _HungUp, asyncio.CancelledError)
+                end, (RequestRejected, Unavailable, TransportClosed, asyncio.CancelledError)
             ):
                 tally.escape(end)
         tally.links += 1
@@ -172,23 +173,19 @@ class _OnlyLink(VerifierPool):
         return [] if self._link.draining else [self._link]
 
 
-class _HungUp(Exception):
-    """The fuzzed verifier has closed its link."""
-
-
 class _Hostile:
-    """A websockets connection whose peer is the fuzz."""
+    """A transport.Transport whose peer is the fuzz."""
 
     def __init__(self, supply: Frames, dice: Random, tally: Account, count: int) -> None:
         self._supply, self._dice, self._tally, self._count = supply, dice, tally, count
         self._left = 10 * LONGEST_LINK
         self._last = 0  # session that was opened
 
-    async def recv(self) -> bytes:
+    async def receive(self) -> bytes | str:
         self._left -= 1
         await asyncio.sleep(0)
         if self._left < 0:
-            raise _HungUp
+            raise TransportClosed(1000)
         self._tally.frames += 1
         self._tally.taken += 1
         if self._dice.random() < 0.9:
@@ -201,7 +198,7 @@ class _Hostile:
         opened = [message.session for message in wire.decode_to_verifier(frame) if isinstance(message, Open)]
         self._last = max([self._last, *opened])
 
-    async def close(self) -> None:
+    async def close(self, code: int = 1000, reason: str = "") -> None:
         pass
 
 

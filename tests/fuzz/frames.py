@@ -29,7 +29,7 @@ from edgedraft.wire import (
     TokenLogprobs,
     VerifierWelcome,
 )
-from gateway.replicas.messages import RequestSlot, SlotGranted, SlotQueued, SlotUsage, to_host, to_requester
+from gateway.replicas.messages import RequestSlot, SlotGranted, SlotQueued, SlotUsage, decode_to_host, decode_to_requester
 
 Make = Callable[[Random, int], Struct]
 
@@ -38,8 +38,8 @@ WAYS: dict[str, FrameDecoder[Any]] = {
     "gateway to agent": wire.decode_to_agent,
     "gateway to verifier": wire.decode_to_verifier,
     "verifier to gateway": wire.decode_from_verifier,
-    "replica to lender": to_host,
-    "replica to borrower": to_requester,
+    "replica to lender": decode_to_host,
+    "replica to borrower": decode_to_requester,
 }
 LONGEST = 4096  # bytes of a frame that is made here
 LIES = (b"\xdd\xff\xff\xff\xff", b"\xc6\x7f\xff\xff\xff", b"\xdf\0\0\1\0", b"\x91" * 5)  # of lengths and depths

@@ -3,34 +3,46 @@
 from __future__ import annotations
 
 import asyncio
-from typing import cast
+from dataclasses import replace
 
 import pytest
-from fastapi import WebSocket
 
+from edgedraft.links.link import Frame, Link
+from edgedraft.links.outbox import Outbox
+from edgedraft.links.settings import VERIFIER_ENDPOINT
 from edgedraft.wire import TIMEOUT, Queued, WireError
-from verifier.server import OUTBOX, _Link
 
 
 class Unread:
-    """A socket whose peer does not read."""
+    """A transport whose peer neither reads nor sends."""
 
-    async def send_bytes(self, data: bytes) -> None:
+    async def send(self, frame: bytes) -> None:
         await asyncio.Event().wait()
 
+    async def receive(self) -> bytes | str:
+        await asyncio.Event().wait()
+        raise AssertionError
 
-async def test_a_frame_has_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("verifier.server.SEND_SECONDS", 0.1)
-    link = _Link(cast(WebSocket, Unread()))
-    link.send([Queued(1, 0)])
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        pass
+
+
+async def ignore(frame: Frame) -> None:
+    pass
+
+
+async def test_a_frame_has_its_time() -> None:
+    outbox = Outbox(VERIFIER_ENDPOINT)
+    outbox.put(Queued(1, 0))
     with pytest.raises(WireError) as slow:
-        await asyncio.wait_for(link.write(), 2)
+        await asyncio.wait_for(Link(Unread(), replace(VERIFIER_ENDPOINT, send_timeout=0.1)).run(outbox, ignore), 2)
     assert slow.value.code == TIMEOUT
 
 
 async def test_what_waits_is_bounded() -> None:
-    link = _Link(cast(WebSocket, Unread()))
-    link.send([Queued(1, 0)] * (OUTBOX + 1))
+    outbox = Outbox(VERIFIER_ENDPOINT)
+    for _ in range(VERIFIER_ENDPOINT.max_queued + 1):
+        outbox.put(Queued(1, 0))
     with pytest.raises(WireError) as slow:
-        await asyncio.wait_for(link.write(), 2)
+        await asyncio.wait_for(Link(Unread(), VERIFIER_ENDPOINT).run(outbox, ignore), 2)
     assert slow.value.code == TIMEOUT

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def lookup(vocab_size: int) -> PromptLookupDrafter:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attachment, "FIRST_WAIT", 0.05)
+    monkeypatch.setattr(attachment, "FIRST_BACKOFF", 0.05)
 
 
 async def drafts(gateway: ScriptedGateway) -> bool:
@@ -79,7 +80,7 @@ async def test_it_comes_back_when_the_gateway_drops_it_and_drafts_again() -> Non
 async def test_a_gateway_that_goes_in_good_order_is_left_at_once_and_is_no_loss(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(attachment, "FIRST_WAIT", 60.0)
+    monkeypatch.setattr(attachment, "FIRST_BACKOFF", 60.0)
     monkeypatch.setattr(attachment, "MOVED_TOO_SOON", 0.0)
     async with ScriptedGateway(VOCAB) as gateway, attached(gateway, lookup) as agent:
         for times in (1, 2, 3):
@@ -120,8 +121,8 @@ async def test_waits_between_tries_grow(monkeypatch: pytest.MonkeyPatch) -> None
     waits: list[float] = []
     monkeypatch.setattr("tenacity.wait.random.uniform", lambda low, high: waits.append(high) or 0.0)
     async with ScriptedGateway(VOCAB, status=503) as gateway:
-        monkeypatch.setattr(attachment, "FIRST_WAIT", 0.5)
-        monkeypatch.setattr(attachment, "LASTING", -1.0)
+        monkeypatch.setattr(attachment, "FIRST_BACKOFF", 0.5)
+        monkeypatch.setattr(attachment, "STABLE_SECONDS", -1.0)
         agent = Attached(gateway, lookup)
         await until(lambda: len(waits) >= 9)
         agent.task.cancel()
@@ -162,7 +163,7 @@ async def test_a_wrong_welcome_costs_the_link(welcome: list[AgentWelcome | Open]
 
 
 async def test_silence_instead_of_a_welcome_costs_the_link(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link, "WELCOME_SECONDS", 0.05)
+    monkeypatch.setattr(link, "SETTINGS", replace(link.SETTINGS, greeting_timeout=0.05))
 
     async def mute(gateway: ScriptedGateway, connection: ServerConnection) -> None:
         await connection.wait_closed()

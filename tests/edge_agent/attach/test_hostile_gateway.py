@@ -29,7 +29,7 @@ VOCAB = 97
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attachment, "FIRST_WAIT", 0.05)
+    monkeypatch.setattr(attachment, "FIRST_BACKOFF", 0.05)
 
 
 def welcome(**change: object) -> AgentWelcome:

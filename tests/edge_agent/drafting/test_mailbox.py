@@ -7,11 +7,11 @@ import threading
 from typing import cast
 
 import pytest
-from websockets.asyncio.client import ClientConnection
 
-from edge_agent.attach import connection as link
+from edge_agent.attach import connection
 from edge_agent.drafting.mailbox import INBOX_MESSAGES, OUTBOX_DRAFTS, Mailbox, MailboxClosed
 from edgedraft import wire
+from edgedraft.links.link import Link
 from edgedraft.wire import MAX_AGENT_FRAME, MAX_DRAFT_NODES, Close, Draft
 
 
@@ -40,14 +40,25 @@ async def test_all_that_waits_goes_as_one_frame_up_to_a_bound() -> None:
 
 
 async def test_drafts_that_follow_soon_after_a_frame_share_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link, "TOGETHER_SECONDS", 0.3)
+    monkeypatch.setattr(connection, "COALESCE_SECONDS", 0.3)
     mailbox, frames = Mailbox(), list[list[int]]()
 
-    class Wire:
+    class Recorder:
         async def send(self, frame: bytes) -> None:
             frames.append([cast(Draft, message).session for message in wire.decode_from_agent(frame)])
 
-    sending = asyncio.create_task(link._send(cast(ClientConnection, Wire()), mailbox))
+        async def receive(self) -> bytes | str:
+            raise NotImplementedError
+
+        async def close(self, code: int = 1000, reason: str = "") -> None:
+            raise NotImplementedError
+
+    async def send() -> None:
+        source = connection.CoalescedDrafts(mailbox)
+        while True:
+            await Link(Recorder(), connection.SETTINGS).send(await source.next_batch())
+
+    sending = asyncio.create_task(send())
     try:
         for number in (1, 2, 3):
             mailbox.post([draft(number)])

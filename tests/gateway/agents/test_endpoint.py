@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -12,6 +13,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from edgedraft import wire
+from edgedraft.links.settings import AGENT_ENDPOINT
 from edgedraft.wire import Draft, Hello, Open
 from tests.gateway.api.test_chat import user, whole
 from tests.gateway.conftest import KEY, Gateway, running_gateway
@@ -80,14 +82,14 @@ async def test_a_bad_greeting_is_closed_with_a_reason(gateway: Gateway, frame: b
 
 
 async def test_an_agent_that_does_not_greet_is_closed(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.agents.endpoint.HELLO_SECONDS", 0.1)
+    monkeypatch.setattr("gateway.agents.endpoint.SETTINGS", replace(AGENT_ENDPOINT, greeting_timeout=0.1))
     agent = gateway.agent()
     await agent.dial()
     assert (await agent.closing())[0] == wire.TIMEOUT
 
 
 async def test_without_a_verifier_it_is_told_to_come_again(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.agents.endpoint.VERIFIER_SECONDS", 0.1)
+    monkeypatch.setattr("gateway.agents.endpoint.FIRST_VERIFIER_SECONDS", 0.1)
     async with running_gateway(tmp_path, verifier=["ws://127.0.0.1:9"]) as gateway:
         agent = await gateway.agent().__aenter__()
         assert (await agent.closing())[0] == 1013

@@ -40,7 +40,7 @@ class Name:
 def name(monkeypatch: pytest.MonkeyPatch) -> Name:
     name = Name()
     monkeypatch.setattr("gateway.verifiers.discovery.lookup", name)
-    monkeypatch.setattr("gateway.verifiers.pool.LEAVING_SECONDS", 0.02)
+    monkeypatch.setattr("gateway.verifiers.pool.IDLE_POLL_SECONDS", 0.02)
     return name
 
 

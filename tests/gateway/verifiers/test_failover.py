@@ -159,7 +159,7 @@ async def test_a_verifier_that_does_not_fit_is_not_used(tmp_path, verifier: Scri
     ):
         pool = gateway.services.verifiers
         for other in (newer, different, closed):
-            pool.join(VerifierAddress(other.url))
+            pool.add(VerifierAddress(other.url))
         await asyncio.sleep(0.3)
         assert gateway.services.metrics.verifiers._value.get() == 1
         await whole(gateway, **BABBLE, n=4)
@@ -201,7 +201,7 @@ async def test_a_card_that_unpacks_to_too_much_is_not_used(
     monkeypatch.setattr("gateway.model.served_model.MAX_TOKENIZER", 1000)
     async with ScriptedVerifier(card=toy_model.card(name="bomb")) as bomb:
         pool = gateway.services.verifiers
-        pool.join(VerifierAddress(bomb.url))
+        pool.add(VerifierAddress(bomb.url))
         await asyncio.sleep(0.2)
         assert pool.catalog.get("bomb") is None
         assert await whole(gateway, **BABBLE)

@@ -73,7 +73,7 @@ async def test_another_tenants_beginning_is_not_followed(tmp_path: Path) -> None
     assert affinity.longest_match(affinity.hash_blocks("acme", [*prompt[: 2 * BLOCK_SIZE], *prompt])) == ("one", 2)
     assert affinity.longest_match(affinity.hash_blocks("other", prompt)) == ("", 0)
     assert affinity.longest_match(affinity.hash_blocks("acme", prompt[1:])) == ("", 0)
-    small = PrefixAffinity(remembered=3)
+    small = PrefixAffinity(capacity=3)
     small.record(small.hash_blocks("", prompt), "one")
     assert small.longest_match(small.hash_blocks("", prompt)) == ("one", 3), "the start is what others may share"
 
