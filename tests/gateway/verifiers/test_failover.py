@@ -198,7 +198,7 @@ async def test_a_request_before_the_first_verifier_is_served_by_it(tmp_path) -> 
 async def test_a_card_that_unpacks_to_too_much_is_not_used(
     gateway: Gateway, tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.model.served_model.MAX_TOKENIZER", 1000)
+    monkeypatch.setattr("gateway.model.served_model.MAX_TOKENIZER_BYTES", 1000)
     async with ScriptedVerifier(card=toy_model.card(name="bomb")) as bomb:
         pool = gateway.services.verifiers
         pool.add(VerifierAddress(bomb.url))
