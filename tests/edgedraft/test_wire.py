@@ -27,7 +27,14 @@ from edgedraft.wire import (
     VerifierWelcome,
     WireError,
 )
-from gateway.replicas.messages import RequestSlot, SlotGranted, SlotQueued, SlotUsage, decode_to_host, decode_to_requester
+from gateway.replicas.messages import (
+    RequestSlot,
+    SlotGranted,
+    SlotQueued,
+    SlotUsage,
+    decode_to_host,
+    decode_to_requester,
+)
 
 CARD = ModelCard(
     name="target",

@@ -29,7 +29,14 @@ from edgedraft.wire import (
     TokenLogprobs,
     VerifierWelcome,
 )
-from gateway.replicas.messages import RequestSlot, SlotGranted, SlotQueued, SlotUsage, decode_to_host, decode_to_requester
+from gateway.replicas.messages import (
+    RequestSlot,
+    SlotGranted,
+    SlotQueued,
+    SlotUsage,
+    decode_to_host,
+    decode_to_requester,
+)
 
 Make = Callable[[Random, int], Struct]
 

@@ -24,7 +24,7 @@ from edgedraft.links.starlette_transport import StarletteTransport
 from edgedraft.links.transport import TransportClosed
 from edgedraft.links.websockets_transport import WebSocketsTransport, connection_options, dial
 from edgedraft.serving.server import server_config
-from edgedraft.wire import PROTOCOL, Close, Hello, WireError, encode_frame, decode_from_verifier, decode_to_verifier
+from edgedraft.wire import PROTOCOL, Close, Hello, WireError, decode_from_verifier, decode_to_verifier, encode_frame
 from tests.support.waiting import until
 
 SETTINGS = LinkSettings(1 << 20, close_timeout=0.5, greeting_timeout=2.0, ping_interval=5.0)

@@ -18,7 +18,7 @@ from edgedraft.wire import (
     Open,
     Sampling,
     WireError,
-    encode,
+    encode_frame,
 )
 from gateway.agents.link import AgentLink
 
@@ -81,11 +81,11 @@ async def test_a_slot_that_the_agent_was_never_sent_is_closed_without_a_message(
 async def test_drafts_reach_their_session(link: AgentLink) -> None:
     listener = Listener()
     slot = link.open(listener, OPEN)
-    await link.take_frame(encode([DRAFT]))
+    await link.take_frame(encode_frame([DRAFT]))
     assert listener.drafts == [DRAFT]
     assert (link.stats.sessions, link.stats.drafted) == (1, 1)
     slot.close()
-    await link.take_frame(encode([DRAFT]))
+    await link.take_frame(encode_frame([DRAFT]))
     assert listener.drafts == [DRAFT], "a late draft is ignored"
 
 
@@ -102,7 +102,7 @@ async def test_what_no_correct_agent_sends(link: AgentLink, message: Struct, cod
     link.open(Listener(), OPEN)
     link.reserve(Listener())
     with pytest.raises(WireError) as wrong:
-        await link.take_frame(encode([message]))
+        await link.take_frame(encode_frame([message]))
     assert wrong.value.code == code
 
 

@@ -103,8 +103,8 @@ async def test_a_slot_is_granted_by_owner_only(host: Gateway) -> None:
     async with host.agent(ann) as hers:
         await connection.send(encode_frame([REQUEST]))
         assert await received(connection, 1) == [SlotQueued(1)]
-        for n, request in enumerate((RequestSlot(0, "acme", "ann", "", 9), RequestSlot(0, "default", "", "", 9)), 2):
-            await connection.send(encode_frame([RequestSlot(n, request.tenant, request.owner, FINGERPRINT, VOCAB_SIZE)]))
+        for n, (tenant, owner) in enumerate((("acme", "ann"), ("default", "")), 2):
+            await connection.send(encode_frame([RequestSlot(n, tenant, owner, FINGERPRINT, VOCAB_SIZE)]))
             assert await received(connection, 1) == [SlotQueued(n)]
         await connection.send(encode_frame([RequestSlot(4, "default", "ann", FINGERPRINT, VOCAB_SIZE)]))
         [granted] = await received(connection, 1)

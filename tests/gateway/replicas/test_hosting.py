@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from edgedraft.links.outbox import Outbox
 from edgedraft.links.settings import REPLICA
-from edgedraft.wire import FORBIDDEN, VIOLATION, Close, Commit, Draft, Open, Sampling, WireError, encode
+from edgedraft.wire import FORBIDDEN, VIOLATION, Close, Commit, Draft, Open, Sampling, WireError, encode_frame
 from gateway.agents.link import AgentLink
 from gateway.agents.registry import AgentRegistry
 from gateway.observability.metrics import Metrics
@@ -60,7 +60,7 @@ async def test_a_session_is_relayed_in_both_directions(around: Around) -> None:
     around.registry.attach(around.agent)
     around.sessions.deliver([REQUEST, OPEN])
     await around.sent()
-    await around.agent.take_frame(encode([DRAFT]))
+    await around.agent.take_frame(encode_frame([DRAFT]))
     drafted, usage = await around.sent()
     assert drafted == DRAFT
     assert isinstance(usage, SlotUsage)
@@ -78,7 +78,7 @@ async def test_a_draft_is_checked_against_the_sessions_tree(around: Around) -> N
     around.sessions.deliver([REQUEST, OPEN])
     for wrong in (replace(DRAFT, tokens=[100]), replace(DRAFT, parents=[7])):
         with pytest.raises(WireError) as violation:
-            await around.agent.take_frame(encode([wrong]))
+            await around.agent.take_frame(encode_frame([wrong]))
         assert violation.value.code == VIOLATION
 
 

@@ -17,7 +17,7 @@ from edgedraft.links.settings import REPLICA
 from edgedraft.links.transport import TransportClosed
 from edgedraft.links.websockets_transport import connection_options, dial
 from edgedraft.tree import DraftViolation
-from edgedraft.wire import Close, Commit, Draft, Open, Sampling, WireError, encode
+from edgedraft.wire import Close, Commit, Draft, Open, Sampling, WireError, encode_frame
 from gateway.replicas.link import RemoteSlot, ReplicaLink
 from gateway.replicas.messages import RequestSlot, SlotGranted, SlotQueued, SlotUsage, decode_to_host
 from tests.support.waiting import until
@@ -41,7 +41,7 @@ class Host:
 
     async def send(self, *messages: Struct) -> None:
         assert self.connection
-        await self.connection.send(encode(messages))
+        await self.connection.send(encode_frame(messages))
 
 
 class Events:
