@@ -14,10 +14,11 @@ import pytest
 from openai import OpenAI
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from edgedraft.local.processes import Supervisor
 from tests.e2e.conftest import KEY, Service
+from tests.support.tiny_llama import tiny_llama
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
@@ -65,10 +66,9 @@ def test_a_gateway_started_before_its_verifier_serves_once_that_is_there(tmp_pat
 
 
 def test_an_agent_with_another_tokenizer_is_refused_and_says_so(service: Service, tmp_path: Path) -> None:
-    config = LlamaConfig(
+    tiny_llama(
         vocab_size=16, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
-    )
-    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    ).save_pretrained(tmp_path)
     words = Tokenizer(WordLevel({f"word{i}": i for i in range(16)}, unk_token="word0"))
     PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(tmp_path)
     ended = subprocess.run(

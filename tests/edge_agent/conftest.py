@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from tests.edge_agent.tiny import VOCAB, tiny_llama
+from tests.support.tiny_llama import VOCAB, tiny_llama
 
 
 @pytest.fixture(scope="session")

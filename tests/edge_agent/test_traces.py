@@ -11,8 +11,9 @@ from edge_agent.drafting.stats import StatsCollector
 from edge_agent.traces import DraftSpans
 from edgedraft.wire import Close, Commit, Open
 from tests.edge_agent.scripted_gateway import until
-from tests.edge_agent.tiny import GREEDY, VOCAB
+from tests.edge_agent.tiny_drafter import GREEDY
 from tests.support.in_memory_tracing import PARENT, TRACE, TRACEPARENT, InMemoryTracing, attributes, ids
+from tests.support.tiny_llama import VOCAB
 
 PROMPT = [81, 82, 83, 84, 81, 82]
 

@@ -17,7 +17,7 @@ from loadtest import engine, verify
 from loadtest.engine_peers.process import RUNNERS, Job, Peer, PeerError, System
 from loadtest.engine_peers.runner import Setup
 from loadtest.engine_peers.write_gguf import write_gguf
-from tests.verifier.conftest import TINY_VOCAB, tiny_llama
+from tests.support.tiny_llama import VOCAB, tiny_llama
 from verifier.engine.transformers_engine import TransformersEngine
 
 SETUP = Setup(model="none", dtype="float32", threads=1, sessions=2, context=128, step_tokens=64)
@@ -133,8 +133,8 @@ def test_a_gguf_file_holds_the_same_numbers(tmp_path: Path, dtype: str) -> None:
     model = tiny_llama()
     model.save_pretrained(tmp_path)
     merges = [["a", "b"]]
-    vocab = {chr(97 + i) if i < 26 else f"t{i}": i for i in range(TINY_VOCAB - 2)} | {"ab": TINY_VOCAB - 2}
-    end = {"id": TINY_VOCAB - 1, "content": "<end>", "special": True}
+    vocab = {chr(97 + i) if i < 26 else f"t{i}": i for i in range(VOCAB - 2)} | {"ab": VOCAB - 2}
+    end = {"id": VOCAB - 1, "content": "<end>", "special": True}
     tokenizer = {"added_tokens": [end], "model": {"vocab": vocab, "merges": merges}}
     (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
     write_gguf(tmp_path, tmp_path / "model.gguf", dtype)
@@ -146,8 +146,8 @@ def test_a_gguf_file_holds_the_same_numbers(tmp_path: Path, dtype: str) -> None:
 def test_steps_of_every_size_are_measured_from_the_same_state(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"SESSIONS": (1, 3), "ROWS": (1, 4), "CONTEXT": 32, "REPEATS": 2}.items():
         monkeypatch.setattr(verify, name, value)
-    bench_engine = TransformersEngine(PackedModel(tiny_llama(), 512), TINY_VOCAB, 512, 3)
-    contexts = [[(start * 7 + i) % TINY_VOCAB for i in range(33)] for start in range(3)]
+    bench_engine = TransformersEngine(PackedModel(tiny_llama(), 512), VOCAB, 512, 3)
+    contexts = [[(start * 7 + i) % VOCAB for i in range(33)] for start in range(3)]
     cells = verify.measure(bench_engine, contexts)
     assert set(cells) == {(1, 1), (1, 4), (3, 1), (3, 4)}
     assert all(len(cell.wall) == len(cell.cpu) == 2 for cell in cells.values())

@@ -15,7 +15,7 @@ from edgedraft import wire
 from edgedraft.local.demo_model import ensure_demo_model
 from edgedraft.local.processes import ManagedProcess
 from edgedraft.wire import Close, Commit, Hello, Open, Sampling, encode_frame
-from tests.verifier.conftest import tiny_llama
+from tests.support.tiny_llama import tiny_llama
 
 GREEDY = Sampling(temperature=0)
 TOKENS = 1500  # so many that the session is still open when the last message arrives

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from edge_agent.distill import main
 from edge_agent.distill.evaluate import chain_yield
@@ -20,6 +20,7 @@ from edge_agent.drafters import draft_model
 from edge_agent.settings import DistillSettings
 from edgedraft.local.demo_model import DEMO_MODEL, ensure_demo_model
 from edgedraft.tokenizer import fingerprint
+from tests.support.tiny_llama import tiny_llama
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
@@ -41,21 +42,19 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     tokenizer.chat_template = CHATML
     tokenizer.save_pretrained(folder)
-    torch.manual_seed(1)
-    config = LlamaConfig(
+    tiny_llama(
+        1,
         vocab_size=len(vocab),
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=3,
         num_attention_heads=4,
-        num_key_value_heads=2,
         max_position_embeddings=1024,
         tie_word_embeddings=True,
         bos_token_id=0,
         eos_token_id=1,
         initializer_range=0.3,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    ).save_pretrained(folder)
     return folder
 
 

@@ -16,7 +16,8 @@ from edge_agent.drafters.draft_model import FORMAT, HEAD_IDS, SPEC_FILE, WEIGHTS
 from edge_agent.drafters.loading import DrafterUnavailable, load_drafters
 from edge_agent.settings import AgentSettings
 from edgedraft.tokenizer import fingerprint
-from tests.edge_agent.tiny import VOCAB, greedy_text, point, tiny_llama
+from tests.edge_agent.tiny_drafter import point
+from tests.support.tiny_llama import VOCAB, greedy_text, tiny_llama
 
 PROMPT = [5, 17, 80, 3, 44, 21, 9]
 

@@ -16,18 +16,8 @@ from edgedraft.runtime.packed_model import PackedModel
 from edgedraft.sampling.sampler import propose_tokens, sample_next
 from edgedraft.sampling.token_counts import TokenCounts
 from edgedraft.wire import Sampling
-from tests.edge_agent.tiny import (
-    GREEDY,
-    VOCAB,
-    WARM,
-    complete,
-    greedy_text,
-    plain_tiny,
-    point,
-    sampled_text,
-    tiny_drafter,
-    tiny_llama,
-)
+from tests.edge_agent.tiny_drafter import GREEDY, WARM, complete, point, tiny_drafter
+from tests.support.tiny_llama import VOCAB, greedy_text, plain_tiny_llama, sampled_text, tiny_llama
 
 PROMPT = [5, 17, 80, 3, 44, 21, 9]
 
@@ -36,7 +26,7 @@ PROMPT = [5, 17, 80, 3, 44, 21, 9]
 def fresh(text: Sequence[int], sampling: Sampling = GREEDY, index: int = 0) -> tuple[list[int], list[float]]:
     """The best guesses after `text` by one plain forward."""
     tokens, probabilities = propose_tokens(
-        plain_tiny()(torch.tensor([text])).logits[0, -1:], sampling, [index], model_drafter.MAX_CANDIDATES
+        plain_tiny_llama()(torch.tensor([text])).logits[0, -1:], sampling, [index], model_drafter.MAX_CANDIDATES
     )
     return tokens[0].tolist(), probabilities[0].tolist()
 
@@ -218,7 +208,7 @@ def test_a_cut_head_guesses_the_tokens_that_its_columns_stand_for() -> None:
         for sampling in (GREEDY, WARM):
             text = [(i * k + 3) % VOCAB for k in range(12)]
             with torch.inference_mode():
-                logits = plain_tiny()(torch.tensor([text])).logits[0, -1:]
+                logits = plain_tiny_llama()(torch.tensor([text])).logits[0, -1:]
             tokens, probabilities = propose_tokens(logits[:, ids], sampling, [4], 1, column_ids=ids, vocab_size=VOCAB)
             guesses = complete(drafter, point(text[:8], text[8:], sampling=sampling))
             assert guesses.tokens[0] == int(tokens)
@@ -261,12 +251,12 @@ def test_with_the_targets_penalties_it_guesses_what_the_target_will_choose(tempe
         settled = index // 5 * 5  # five tokens of path, then they are committed
         context = [*prompt, *output]
         [guesses] = drafter.propose([DraftRequest(1, context, len(prompt) + settled, index, sampling)])
-        logits = plain_tiny()(torch.tensor([context])).logits[0, -1:]
+        logits = plain_tiny_llama()(torch.tensor([context])).logits[0, -1:]
         assert guesses.tokens[0] == sample_next(logits, sampling, index, TokenCounts(sampling, prompt, output))
         if index % 7 == 3:
             drafter.propose([DraftRequest(1, [*context, 11, 12], len(prompt) + settled, index + 2, sampling)])
         output.append(guesses.tokens[0] if index % 6 else (guesses.tokens[0] + 1) % VOCAB)
     drafter.open(1)
     [guesses] = drafter.propose([DraftRequest(1, prompt, len(prompt), 0, sampling)])
-    logits = plain_tiny()(torch.tensor([prompt])).logits[0, -1:]
+    logits = plain_tiny_llama()(torch.tensor([prompt])).logits[0, -1:]
     assert guesses.tokens[0] == sample_next(logits, sampling, 0, TokenCounts(sampling, prompt))

@@ -14,7 +14,7 @@ from edge_agent.drafters.loading import DrafterUnavailable, load_drafters
 from edge_agent.drafters.past_outputs import END, PastOutputsDrafter, PastOutputStore
 from edge_agent.settings import AgentSettings
 from edgedraft.proposers.prompt_lookup import MAX_CHAIN, MatchRates
-from tests.edge_agent.tiny import point
+from tests.edge_agent.tiny_drafter import point
 
 SAID = [11, 12, 13, 14, 15, 16, 17, 18, 19, 20]
 

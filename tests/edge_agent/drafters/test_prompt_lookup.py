@@ -8,7 +8,7 @@ from edge_agent.drafters.interface import NO_PROPOSAL, DraftRequest, Proposal
 from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
 from edgedraft.proposers.prompt_lookup import MAX_CHAIN, NGRAM_SIZES, TABLE_SIZE
 from edgedraft.wire import Sampling
-from tests.edge_agent.tiny import point
+from tests.edge_agent.tiny_drafter import point
 
 LINE = [11, 12, 13, 14, 15, 16, 17, 18, 19]
 

@@ -14,7 +14,8 @@ from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
 from edge_agent.drafting.stats import DraftStats
 from edgedraft.wire import Close, Commit, Sampling
 from tests.edge_agent.scripted_gateway import ScriptedGateway, Seat, attached, until
-from tests.edge_agent.tiny import GREEDY, VOCAB, WARM, greedy_text, sampled_text, tiny_drafter
+from tests.edge_agent.tiny_drafter import GREEDY, WARM, tiny_drafter
+from tests.support.tiny_llama import VOCAB, greedy_text, sampled_text
 
 PROMPT = [5, 17, 80, 3, 44, 21, 9]
 PROMPTS = [[first, *PROMPT] for first in (1, 2, 3)]

@@ -27,16 +27,13 @@ assert torch.get_num_threads() == 3
 
 MANY_SHAPES = """
 import psutil
-from transformers import LlamaConfig, LlamaForCausalLM
 from edgedraft.runtime import packed_linear
 from edgedraft.runtime.packed_model import PackedModel, SequenceRows
+from tests.support.tiny_llama import tiny_llama
 
 packed_linear._is_packing_faster = lambda weights: True  # where nothing is packed, nothing is cached
-config = LlamaConfig(
-    vocab_size=256, hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=4,
-    num_key_value_heads=2, attn_implementation="sdpa",
-)
-model = PackedModel(LlamaForCausalLM(config), 512)
+shape = dict(vocab_size=256, hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=4)
+model = PackedModel(tiny_llama(**shape, attn_implementation="sdpa"), 512)
 sequence = model.new_block_table()
 
 def grown(shapes):

@@ -9,8 +9,6 @@ from hypothesis import strategies as st
 from transformers import (
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
     MambaConfig,
     MambaForCausalLM,
     MistralConfig,
@@ -23,6 +21,7 @@ from transformers import (
 from edgedraft.runtime import attention_groups
 from edgedraft.runtime.block_manager import BLOCK_SIZE, BlockManager, BlockTable, OutOfBlocks
 from edgedraft.runtime.packed_model import PackedModel, SequenceRows, UnsupportedModel
+from tests.support.tiny_llama import tiny_llama
 
 SHAPE = {
     "vocab_size": 61,
@@ -38,7 +37,7 @@ def make(kind: str) -> PreTrainedModel:
     torch.manual_seed(1)
     match kind:
         case "llama":
-            return LlamaForCausalLM(LlamaConfig(**SHAPE, num_key_value_heads=2))
+            return tiny_llama(1, **SHAPE)
         case "qwen3":
             return Qwen3ForCausalLM(Qwen3Config(**SHAPE, num_key_value_heads=1, head_dim=12))
         case "gpt-neox":

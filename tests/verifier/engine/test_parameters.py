@@ -23,7 +23,7 @@ from edgedraft.runtime.packed_model import PackedModel
 from edgedraft.tree import DraftSlice
 from edgedraft.wire import ModelCard, Sampling
 from tests.edgedraft.definition import reference_sample
-from tests.verifier.conftest import tiny_llama
+from tests.support.tiny_llama import tiny_llama
 from tests.verifier.engine.test_transformers_engine import run, tree_for
 from verifier.engine import grammar as grammar_module
 from verifier.engine.grammar import GrammarCache

@@ -20,7 +20,7 @@ from edgedraft.runtime.packed_model import PackedModel
 from edgedraft.tree import DraftSlice
 from loadtest.workloads import mixed
 from tests.conftest import THOROUGH
-from tests.verifier.conftest import TINY_VOCAB
+from tests.support.tiny_llama import VOCAB
 from tests.verifier.engine.test_transformers_engine import GREEDY, SAMPLED, engine_over, reference, request, tree_for
 from verifier.engine.interface import Overloaded, ScheduledSession
 from verifier.engine.transformers_engine import TransformersEngine
@@ -66,7 +66,7 @@ def test_an_hour_of_traffic_leaks_no_block_and_changes_no_token(tiny: Callable[[
     dice = random.Random(8)
     model = tiny(1024)
     engine = engine_over(model, max_sessions=12)
-    prompts = [random.Random(i % 5).choices(range(TINY_VOCAB), k=20 + 9 * i) for i in range(10)]
+    prompts = [random.Random(i % 5).choices(range(VOCAB), k=20 + 9 * i) for i in range(10)]
     texts = [
         (prompt, sampling, reference(prompt, sampling, TOKENS)) for prompt in prompts for sampling in (GREEDY, SAMPLED)
     ]

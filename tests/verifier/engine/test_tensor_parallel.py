@@ -15,14 +15,14 @@ from pathlib import Path
 
 import psutil
 import pytest
-import torch
-from transformers import GPT2Config, LlamaConfig, LlamaForCausalLM, Phi3Config
+from transformers import GPT2Config, LlamaConfig, Phi3Config
 from websockets.sync.client import ClientConnection, connect
 
 from edgedraft import wire
 from edgedraft.local.demo_model import ensure_demo_model
 from edgedraft.local.processes import ManagedProcess
 from edgedraft.wire import Close, Commit, Draft, Hello, Open, Sampling, encode_frame
+from tests.support.tiny_llama import tiny_llama
 from verifier.engine.tensor_parallel import check_shardable
 
 VOCAB = 49155  # does not divide by two
@@ -46,18 +46,13 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
 def flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Of a verifier over a random Llama whose heads divide by two, with the demo model's tokenizer."""
     folder = tmp_path_factory.mktemp("even-llama")
-    torch.manual_seed(0)
-    config = LlamaConfig(
+    tiny_llama(
         vocab_size=VOCAB,
         hidden_size=64,
         intermediate_size=112,
-        num_hidden_layers=2,
         num_attention_heads=4,
-        num_key_value_heads=2,
         max_position_embeddings=KV_TOKENS,
-        initializer_range=0.4,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    ).save_pretrained(folder)
     for file in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(ensure_demo_model() / file, folder)
     limits = ("--kv-tokens", str(KV_TOKENS), "--step-tokens", "1600", "--dtype", "float32")

@@ -9,10 +9,9 @@ import pytest
 import torch
 
 from edgedraft.runtime.packed_model import PackedModel, SequenceRows
-from edgedraft.sampling.sampler import sample_rows
 from edgedraft.tree import DraftSlice, DraftTree
 from edgedraft.wire import Sampling
-from tests.verifier.conftest import TINY_VOCAB, tiny_llama
+from tests.support.tiny_llama import VOCAB, sampled_text
 from verifier.engine.interface import Overloaded, Request, RequestRejected, ScheduledSession, StepResult
 from verifier.engine.transformers_engine import TransformersEngine
 
@@ -30,16 +29,11 @@ def request(key: int, prompt: Sequence[int], sampling: Sampling = GREEDY, tokens
 
 
 def prompt_of(seed: int, length: int = 20) -> list[int]:
-    return random.Random(seed).choices(range(TINY_VOCAB), k=length)
+    return random.Random(seed).choices(range(VOCAB), k=length)
 
 
-@torch.inference_mode()
 def reference(prompt: Sequence[int], sampling: Sampling, tokens: int) -> list[int]:
-    """The text by definition: the plain model over the whole text again for every token."""
-    model, text = tiny_llama(), list(prompt)
-    for index in range(tokens):
-        text += sample_rows(model(torch.tensor([text])).logits[0, -1:], sampling, [index])
-    return text[len(prompt) :]
+    return sampled_text(prompt, tokens, sampling)
 
 
 def run(
@@ -68,7 +62,7 @@ def tree_for(right: Sequence[int], dice: random.Random) -> DraftSlice:
     parent, depth = 0, dice.randint(0, 6)
     for i in range(depth + 2):
         truth = right[i] if i < len(right) else 0
-        wrong = (truth + dice.randint(1, TINY_VOCAB - 1)) % TINY_VOCAB
+        wrong = (truth + dice.randint(1, VOCAB - 1)) % VOCAB
         children = [wrong, truth] if i < depth else [wrong]
         first = tree.next_id
         tree.add(1, 0, first, children, [parent] * len(children), [dice.randint(0, 5) for _ in children])
@@ -187,7 +181,7 @@ def test_a_cancelled_session_gives_its_blocks_back_at_once(tiny: Callable[[int],
     [
         ([1] * 500, 40, "exceed"),
         ([], 4, "needs a prompt"),
-        ([TINY_VOCAB], 4, "outside the vocabulary"),
+        ([VOCAB], 4, "outside the vocabulary"),
         ([-1], 4, "outside the vocabulary"),
     ],
 )

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from edgedraft.local.demo_model import ensure_demo_model
 from edgedraft.runtime.packed_model import PackedModel
 from edgedraft.wire import Sampling
+from tests.support.tiny_llama import tiny_llama
 from tests.verifier.engine.on_vllm.conftest import finish, request
 from tests.verifier.engine.on_vllm.test_vllm_engine import prompt_of
 from verifier.engine.transformers_engine import TransformersEngine
@@ -36,20 +37,16 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for file in ensure_demo_model().iterdir():
         if file.name.startswith("tokenizer") or file.name.endswith(".jinja"):
             shutil.copy(file, folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
+    tiny_llama(
         vocab_size=VOCAB,
         hidden_size=128,
         intermediate_size=256,
-        num_hidden_layers=2,
         num_attention_heads=4,
-        num_key_value_heads=2,
         max_position_embeddings=512,
         initializer_range=0.3,
         bos_token_id=1,
         eos_token_id=2,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    ).save_pretrained(folder)
     return folder
 
 

@@ -1,0 +1,37 @@
+"""A drafter over a tiny random Llama, and the requests that tests send it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from edge_agent.drafters.interface import DraftRequest, Proposal
+from edge_agent.drafters.model import ModelDrafter
+from edgedraft.runtime.packed_model import PackedModel
+from edgedraft.wire import Sampling
+from tests.support.tiny_llama import VOCAB, tiny_llama
+
+GREEDY = Sampling(temperature=0.0)
+WARM = Sampling(temperature=0.8, top_p=0.95, seed=7)
+
+
+def tiny_drafter(seed: int = 0, kv_tokens: int = 2048, vocab_size: int = VOCAB, **options: Any) -> ModelDrafter:
+    model = PackedModel(tiny_llama(seed, vocab_size=options.pop("own_vocab", VOCAB)), kv_tokens)
+    return ModelDrafter(model, options.pop("context_length", 512), vocab_size, **options)
+
+
+def point(
+    prompt: Sequence[int], output: Sequence[int] = (), session: int = 1, sampling: Sampling = GREEDY
+) -> DraftRequest:
+    """A point at the end of prompt and output, all of it settled."""
+    context = [*prompt, *output]
+    return DraftRequest(session, context, len(context), len(output), sampling)
+
+
+def complete(drafter: ModelDrafter, asked: DraftRequest) -> Proposal:
+    """Ask until the context has been run."""
+    for _ in range(100):
+        [guesses] = drafter.propose([asked])
+        if guesses.complete:
+            return guesses
+    raise AssertionError("never complete")
