@@ -1,4 +1,4 @@
-"""The target's choice by definition, one row at a time and by ranks: slow, plain, and sharing no code but the noise."""
+"""Sampling by its definition, row by row and by ranks: slow, and sharing only the noise with the sampler."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def reference_sample(
     output: Sequence[int] = (),
     allowed: np.ndarray | None = None,
 ) -> int:
-    """The token of output index `index` from float32 logits [vocab] behind prompt and output."""
+    """The token at output index `index`, from float32 logits [vocab] that follow prompt and output."""
     z = logits.astype(np.float32)
     for token, bias in sampling.logit_bias.items():
         z[token] += np.float32(bias)

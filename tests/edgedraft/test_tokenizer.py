@@ -1,4 +1,4 @@
-"""Fingerprints: alike exactly when every id stands for the same token, whatever the file looks like."""
+"""Fingerprints are equal exactly when every id stands for the same token, whatever the file's format."""
 
 from __future__ import annotations
 

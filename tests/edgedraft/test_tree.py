@@ -1,4 +1,4 @@
-"""The draft tree by hand: each rule of tree.py in the smallest case that shows it."""
+"""The draft tree: one minimal example per rule of tree.py."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgedraft.tree import EMPTY_DRAFT, MAX_EPOCH_STEP, DraftSlice, DraftTree, D
 
 
 def grown(*nodes: tuple[int, int, int], committed: tuple[int, ...] = (), max_nodes: int = 64) -> DraftTree:
-    """A tree with epoch 1 planted at the end of `committed` and nodes 1, 2, ... of (token, parent, cost)."""
+    """A tree with epoch 1 starting at the end of `committed` and nodes 1, 2, ... of (token, parent, cost)."""
     tree = DraftTree(max_nodes, committed)
     add(tree, *nodes, at=len(committed))
     return tree
@@ -30,7 +30,7 @@ def ids(tree: DraftTree) -> list[int]:
 # Committing
 
 
-def test_a_commit_walks_the_cursor_and_drops_what_contradicts() -> None:
+def test_a_commit_advances_the_cursor_and_drops_what_contradicts() -> None:
     # Two branches below the root: nodes 1, 3, 4 and nodes 2, 5.
     tree = grown((10, 0, 1), (11, 0, 2), (12, 1, 3), (13, 3, 4), (12, 2, 5))
     assert len(tree) == 5
@@ -111,7 +111,7 @@ def test_a_new_epoch_replaces_the_tree() -> None:
     assert (tree.epoch, tree.at, tree.cursor, ids(tree)) == (2, 1, 0, [0, 1])
 
 
-def test_a_new_epoch_planted_behind_the_text_catches_up() -> None:
+def test_a_new_epoch_that_starts_before_the_end_of_the_text_catches_up() -> None:
     tree = DraftTree(64, [10, 11, 12])
     assert add(tree, (11, 0, 1), (12, 1, 1), (13, 2, 1), epoch=5, at=1) == 3
     assert (tree.surplus, tree.cursor, tree.select(8).tokens) == (0, 2, (13,))
@@ -125,15 +125,15 @@ def test_drafts_of_an_earlier_epoch_are_dropped_whatever_they_hold() -> None:
     assert len(tree) == 1
 
 
-def test_planting_begins_above_the_epoch_at_the_end_of_the_text() -> None:
+def test_start_epoch_counts_up_and_starts_at_the_end_of_the_text() -> None:
     tree = grown((10, 0, 1), committed=(1, 2))
     tree.commit(2, [3])
     tree.start_epoch()
     assert (tree.epoch, tree.at, tree.next_id, tree.surplus, len(tree)) == (2, 3, 1, 0, 0)
 
 
-def test_the_inherited_epoch_is_planted_where_its_first_draft_says() -> None:
-    """A verifier that took over was told the epoch, not where it was planted."""
+def test_the_inherited_epoch_starts_where_its_first_draft_says() -> None:
+    """A verifier that takes over knows the last epoch, but not where it started."""
     tree = DraftTree(64, [10, 11], epoch=7)
     assert add(tree, (10, 0, 1), (11, 1, 1), (12, 2, 1), epoch=7, at=0) == 3
     assert tree.select(8).tokens == (12,)
@@ -145,7 +145,7 @@ def test_the_inherited_epoch_is_planted_where_its_first_draft_says() -> None:
     assert len(without_beginning) == 0
 
 
-# What is dropped in silence
+# Dropped silently
 
 
 def test_nodes_of_a_lost_parent_are_dropped() -> None:
@@ -161,7 +161,7 @@ def test_a_second_child_of_one_token_is_dropped() -> None:
     assert tree.next_id == 4
 
 
-# What is a violation
+# Violations
 
 VIOLATIONS: dict[str, tuple[dict[str, Any], str]] = {
     "columns": ({"parents": [0]}, "a draft's columns differ in length"),
@@ -179,16 +179,16 @@ VIOLATIONS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", VIOLATIONS)
-def test_a_violation_names_its_rule_and_takes_nothing(name: str) -> None:
+def test_a_violation_states_its_rule_and_adds_nothing(name: str) -> None:
     changes, message = VIOLATIONS[name]
-    honest: dict[str, Any] = {"epoch": 1, "at": 2, "first": 2, "tokens": [11, 12], "parents": [1, 2]}
-    honest["confidence"] = b"ab"
+    correct: dict[str, Any] = {"epoch": 1, "at": 2, "first": 2, "tokens": [11, 12], "parents": [1, 2]}
+    correct["confidence"] = b"ab"
     tree = grown((10, 0, 1), committed=(7, 8))
     with pytest.raises(DraftViolation) as raised:
-        tree.add(**(honest | changes))
+        tree.add(**(correct | changes))
     assert str(raised.value) == message
     assert (tree.epoch, tree.at, tree.next_id, ids(tree)) == (1, 2, 2, [0, 1])
-    assert tree.add(**honest) == 2
+    assert tree.add(**correct) == 2
 
 
 def test_one_node_too_many_is_a_violation() -> None:
@@ -200,15 +200,15 @@ def test_one_node_too_many_is_a_violation() -> None:
     assert len(tree) == 0
 
 
-def test_epochs_may_pass_unseen() -> None:
+def test_epochs_may_be_skipped() -> None:
     tree = DraftTree(64)
     assert add(tree, (10, 0, 1), epoch=MAX_EPOCH_STEP) == 1
 
 
-# Choosing what to verify
+# Selecting what to verify
 
 
-def test_best_tells_tokens_parents_costs_and_depths_below_the_cursor() -> None:
+def test_select_returns_tokens_parents_costs_and_depths_below_the_cursor() -> None:
     tree = grown((10, 0, 3), (11, 1, 5), (12, 1, 2), (13, 3, 7))
     assert tree.select(8) == DraftSlice((10, 11, 12, 13), (-1, 0, 0, 2), (3, 8, 5, 12), (1, 2, 2, 3))
     tree.commit(0, [10])
@@ -218,18 +218,18 @@ def test_best_tells_tokens_parents_costs_and_depths_below_the_cursor() -> None:
 
 
 @pytest.mark.parametrize("budget", [0, -1])
-def test_best_without_budget_is_empty(budget: int) -> None:
+def test_select_without_budget_is_empty(budget: int) -> None:
     assert grown((10, 0, 1)).select(budget) is EMPTY_DRAFT
 
 
-def test_best_is_empty_while_the_text_runs_ahead() -> None:
+def test_select_is_empty_while_the_text_runs_ahead() -> None:
     tree = grown((10, 0, 1), (11, 1, 1))
     tree.commit(0, [10, 99])
     assert tree.select(8) is EMPTY_DRAFT
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_best_is_connected_and_the_most_confident_choice(seed: int) -> None:
+def test_select_is_connected_and_the_most_confident_choice(seed: int) -> None:
     rng = random.Random(seed)
     tree = DraftTree(64)
     for i in range(1, 10):
@@ -258,14 +258,14 @@ def test_best_is_connected_and_the_most_confident_choice(seed: int) -> None:
         assert len(chosen) == min(budget, len(nodes))
 
 
-def test_of_equals_the_older_node_is_chosen() -> None:
+def test_of_equal_nodes_the_older_is_selected() -> None:
     assert grown((10, 0, 4), (11, 0, 4), (12, 1, 0)).select(2).tokens == (10, 11)
 
 
-# Looking at the tree
+# Inspecting the tree
 
 
-def test_the_likeliest_path_promises_the_most_tokens() -> None:
+def test_the_most_likely_path_has_the_most_expected_tokens() -> None:
     # A sure node without children against one that is less sure and has a sure chain below.
     tree = grown((10, 0, 8), (11, 0, 12), (12, 2, 1), (13, 2, 60), (14, 3, 1))
     path = tree.select(8).most_likely_path()

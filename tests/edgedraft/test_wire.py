@@ -1,4 +1,4 @@
-"""Frames: what is written comes back, and of what is not ours only WireError comes out."""
+"""Wire format: messages survive encoding, bounds are checked, and invalid frames raise WireError and nothing else."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from msgspec import Struct
 
 from edgedraft import wire
@@ -50,7 +48,7 @@ CARD = ModelCard(
 SAMPLING = Sampling(temperature=0.7, top_k=50, top_p=0.9, min_p=0.05, seed=2**63 - 1)
 DRAFT = Draft(session=3, epoch=2, at=17, first=5, tokens=[7, 8, 9], parents=[0, 5, 5], confidence=b"\x00\x10\xff")
 MESSAGES: list[tuple[FrameDecoder[Any], Struct]] = [
-    (wire.decode_from_agent, Hello(protocol=1, name="desk", fingerprint="f" * 64, drafter="small", max_sessions=8)),
+    (wire.decode_from_agent, Hello(protocol=1, name="laptop", fingerprint="f" * 64, drafter="small", max_sessions=8)),
     (wire.decode_from_agent, DRAFT),
     (wire.decode_to_agent, AgentWelcome(protocol=1, agent="a1", model="target", vocab_size=49152, max_sessions=8)),
     (
@@ -64,7 +62,7 @@ MESSAGES: list[tuple[FrameDecoder[Any], Struct]] = [
             window=wire.MAX_WINDOW,
             epoch=7,
             eos=(0, 2),
-            agent="desk",
+            agent="laptop",
         ),
     ),
     (wire.decode_to_agent, Open(session=1, prompt=[], sampling=Sampling(), max_tokens=1)),
@@ -77,7 +75,7 @@ MESSAGES: list[tuple[FrameDecoder[Any], Struct]] = [
     (wire.decode_to_verifier, Hello(protocol=1)),
     (wire.decode_to_verifier, Open(session=1, prompt=[0, 2**31 - 1], sampling=SAMPLING, max_tokens=1)),
     (wire.decode_to_verifier, DRAFT),
-    (wire.decode_to_verifier, AgentChanged(session=1, agent="desk")),
+    (wire.decode_to_verifier, AgentChanged(session=1, agent="laptop")),
     (wire.decode_to_verifier, Close(session=1)),
     (decode_to_host, RequestSlot(1, "default", "ann", "f" * 64, 49152)),
     (decode_to_requester, SlotGranted(1, "ab12", 2)),
@@ -99,7 +97,7 @@ def raw(*messages: object) -> bytes:
 
 
 def fields(message: Struct) -> list[Any]:
-    """The message as the array that travels."""
+    """The message as the array that is sent."""
     return msgspec.msgpack.decode(wire.encode_frame([message]))[0]
 
 
@@ -113,19 +111,19 @@ def refused(decoder: FrameDecoder[Any], frame: bytes | str) -> WireError:
 
 
 @pytest.mark.parametrize(("decoder", "message"), MESSAGES)
-def test_a_message_comes_back_as_it_went(decoder: FrameDecoder[Any], message: Struct) -> None:
+def test_a_message_is_decoded_as_it_was_encoded(decoder: FrameDecoder[Any], message: Struct) -> None:
     assert decoder(wire.encode_frame([message])) == [message]
 
 
-def test_every_message_of_every_way_is_tried() -> None:
-    ways = {
+def test_every_message_of_every_direction_is_tested() -> None:
+    directions = {
         wire.decode_from_agent: wire.FromAgent,
         wire.decode_to_agent: wire.ToAgent,
         wire.decode_from_verifier: wire.FromVerifier,
         wire.decode_to_verifier: wire.ToVerifier,
     }
-    for way, union in ways.items():
-        assert {type(message) for decoder, message in MESSAGES if decoder is way} == set(union.__args__)
+    for direction, union in directions.items():
+        assert {type(message) for decoder, message in MESSAGES if decoder is direction} == set(union.__args__)
 
 
 def test_a_frame_keeps_its_order() -> None:
@@ -138,7 +136,7 @@ def test_a_frame_keeps_its_order() -> None:
 
 
 def test_a_draft_of_32_nodes_fits_in_250_bytes() -> None:
-    """Ten thousand tokens into a session, two hundred into an epoch, with a vocabulary as the demo models have."""
+    """Ten thousand tokens into a session, two hundred into an epoch, with the vocabulary of the demo models."""
     draft = Draft(1000, 300, 10_000, 200, [49_151] * 32, list(range(199, 231)), bytes([200] * 32))
     assert len(wire.encode_frame([draft])) <= 250
 
@@ -153,12 +151,12 @@ def test_a_draft_of_one_node_and_a_commit_are_a_few_bytes() -> None:
     assert len(wire.encode_frame([Commit(1000, 10_000, [49_151] * 4, 32, 8, 4, 3, 0.01)])) <= 48
 
 
-def test_the_largest_honest_agent_frame_is_far_from_the_limit() -> None:
+def test_the_largest_correct_agent_frame_is_far_below_the_limit() -> None:
     draft = Draft(2**53, 2**53, 2**31 - 1, 2**53, [2**31 - 1] * 64, [2**53] * 64, bytes(64))
     assert len(wire.encode_frame([draft] * 256)) < wire.MAX_AGENT_FRAME
 
 
-# What may come later
+# Later protocol versions
 
 
 @pytest.mark.parametrize(("decoder", "message"), MESSAGES)
@@ -180,18 +178,18 @@ def test_fields_with_a_default_may_be_missing() -> None:
     assert wire.decode_from_verifier(raw(["commit", 1, 0, [5]])) == [Commit(1, 0, [5])]
 
 
-# The greeting
+# The handshake
 
 
-def test_greet_gives_the_hello() -> None:
-    hello = Hello(protocol=wire.PROTOCOL, name="desk")
+def test_expect_hello_returns_the_hello() -> None:
+    hello = Hello(protocol=wire.PROTOCOL, name="laptop")
     assert wire.expect_hello([hello]) is hello
 
 
 @pytest.mark.parametrize("protocol", [0, wire.PROTOCOL + 1, -1, 2**40])
-def test_an_unknown_protocol_is_told_so(protocol: int) -> None:
+def test_an_unknown_protocol_is_named_in_the_error(protocol: int) -> None:
     with pytest.raises(WireError) as raised:
-        wire.expect_hello(wire.decode_from_agent(raw(["hello", protocol, "desk"])))
+        wire.expect_hello(wire.decode_from_agent(raw(["hello", protocol, "laptop"])))
     assert raised.value.code == wire.VERSION
     assert str(protocol) in raised.value.reason
     assert str(wire.PROTOCOL) in raised.value.reason
@@ -206,7 +204,7 @@ def test_anything_but_one_hello_first_is_a_bad_frame(messages: list[Any]) -> Non
     assert raised.value.code == wire.BAD_FRAME
 
 
-# What is refused
+# Invalid frames
 
 BAD = {
     "nothing": b"",
@@ -217,7 +215,7 @@ BAD = {
     "a map for a message": raw({"type": "hello", "protocol": 1}),
     "no tag": raw([]),
     "unknown tag": raw(["nonsense", 1]),
-    "another way's message": raw(["close", 1]),
+    "another direction's message": raw(["close", 1]),
     "too few fields": raw(["hello"]),
     "cut short": wire.encode_frame([DRAFT])[:-1],
     "trailing garbage": wire.encode_frame([DRAFT]) + b"\x00",
@@ -235,7 +233,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_is_no_frame_of_ours_is_a_bad_frame(name: str) -> None:
+def test_an_invalid_frame_is_a_bad_frame(name: str) -> None:
     error = refused(wire.decode_from_agent, BAD[name])
     assert error.code == wire.BAD_FRAME
     assert error.reason
@@ -326,7 +324,7 @@ def test_as_many_messages_as_a_frame_holds() -> None:
     assert refused(wire.decode_to_verifier, wire.encode_frame([*many, many[0]])).code == wire.BAD_FRAME
 
 
-def test_a_frame_too_large_is_told_so_without_being_read() -> None:
+def test_a_frame_too_large_is_rejected_without_being_decoded() -> None:
     error = refused(wire.decode_from_agent, bytes(wire.MAX_AGENT_FRAME + 1))
     assert error.code == wire.TOO_LARGE
     assert str(wire.MAX_AGENT_FRAME) in error.reason
@@ -341,71 +339,6 @@ def test_a_reason_fits_in_a_close_frame() -> None:
         assert len(error.reason.encode()) <= 123
         assert reason.startswith(error.reason)
         assert error.reason
-
-
-# Fuzz
-
-NUMBERS = st.integers(-(2**63), 2**64 - 1) | st.sampled_from([0, 1, 2**31 - 1, 2**31, 2**53, 2**53 + 1])
-TREES = st.recursive(
-    st.none() | st.booleans() | NUMBERS | st.floats() | st.text(max_size=8) | st.binary(max_size=8),
-    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=12,
-)
-
-
-def harmless(frame: bytes) -> None:
-    """Read or refused, and what was read comes back."""
-    for decoder in EVERY:
-        try:
-            messages = decoder(frame)
-        except WireError:
-            continue
-        assert has_nan(messages) or decoder(wire.encode_frame(messages)) == messages
-
-
-def has_nan(messages: list[Any]) -> bool:
-    return any(isinstance(message, Commit) and math.isnan(message.seconds) for message in messages)
-
-
-@settings(deadline=None, max_examples=200)
-@given(st.binary(max_size=300))
-def test_any_bytes(frame: bytes) -> None:
-    harmless(frame)
-
-
-@settings(deadline=None, max_examples=200)
-@given(st.lists(TREES, max_size=4))
-def test_any_messagepack(document: list[Any]) -> None:
-    harmless(msgspec.msgpack.encode(document))
-
-
-@settings(deadline=None, max_examples=300)
-@given(st.sampled_from([message for _, message in MESSAGES]), st.data())
-def test_messages_with_any_field_replaced(message: Struct, data: st.DataObject) -> None:
-    array = fields(message)
-    for _ in range(data.draw(st.integers(1, 3))):
-        array[data.draw(st.integers(0, len(array) - 1))] = data.draw(TREES)
-    harmless(raw(array))
-
-
-@settings(deadline=None, max_examples=300)
-@given(
-    st.lists(st.sampled_from([message for _, message in MESSAGES]), min_size=1, max_size=3),
-    st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255), st.sampled_from("sidc")), min_size=1, max_size=4),
-)
-def test_valid_frames_with_bytes_changed(messages: list[Struct], changes: list[tuple[int, int, str]]) -> None:
-    frame = bytearray(wire.encode_frame(messages))
-    for place, value, how in changes:
-        at = place % (len(frame) or 1)
-        if how == "i":
-            frame.insert(at, value)
-        elif how == "c":
-            del frame[at:]
-        elif how == "d":
-            del frame[at : at + 1]
-        elif frame:
-            frame[at] = value
-    harmless(bytes(frame))
 
 
 # Confidence

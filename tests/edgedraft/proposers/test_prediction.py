@@ -1,4 +1,4 @@
-"""A prediction followed through an output that agrees, edits, skips, inserts, and goes its own way."""
+"""A prediction cursor follows outputs that agree, edit, skip, insert, or differ completely."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ TEXT = random.Random(1).sample(range(1000), 200)
 
 
 def steps_of(prediction: list[int], output: list[int]) -> int:
-    """How many verifies an output takes when each checks the whole continuation."""
+    """How many verify steps an output takes when each verifies the complete proposal."""
     cursor, at, steps = PredictionCursor.from_prediction(prediction), 0, 0
     while at < len(output):
-        guess, chances = cursor.propose()
-        assert len(guess) == len(chances)
+        proposal, probabilities = cursor.propose()
+        assert len(proposal) == len(probabilities)
         right = 0
-        while right < len(guess) and at + right < len(output) and guess[right] == output[at + right]:
+        while right < len(proposal) and at + right < len(output) and proposal[right] == output[at + right]:
             right += 1
         made = output[at : at + right + 1]
         cursor.advance(made)
@@ -27,12 +27,12 @@ def steps_of(prediction: list[int], output: list[int]) -> int:
     return steps
 
 
-def test_an_output_as_predicted_is_guessed_whole() -> None:
+def test_an_output_as_predicted_is_proposed_completely() -> None:
     cursor = PredictionCursor.from_prediction(TEXT)
-    tokens, chances = cursor.propose(10)
+    tokens, probabilities = cursor.propose(10)
     assert tokens == TEXT[: len(tokens)]
     assert len(tokens) == 10
-    assert all(0 < chance < 1 for chance in chances)
+    assert all(0 < p < 1 for p in probabilities)
     assert steps_of(TEXT, TEXT) < 15
     assert count_accepted(TEXT, TEXT) == (200, 0)
 
@@ -57,33 +57,33 @@ def test_edits_cost_a_few_tokens_and_are_counted(output: list[int], accepted: in
         assert steps_of(TEXT, output) < 35
 
 
-def test_where_the_cursor_stands_does_not_depend_on_how_the_output_came() -> None:
+def test_the_position_does_not_depend_on_how_the_output_is_split() -> None:
     dice = random.Random(2)
     for _ in range(30):
         prediction = dice.choices(range(12), k=60)
         output = [token for token in prediction if dice.random() < 0.8]
         for _ in range(5):
             output.insert(dice.randrange(len(output)), dice.randrange(12))
-        whole, pieces = PredictionCursor.from_prediction(prediction), PredictionCursor.from_prediction(prediction)
-        whole.advance(output)
+        at_once, pieces = PredictionCursor.from_prediction(prediction), PredictionCursor.from_prediction(prediction)
+        at_once.advance(output)
         at = 0
         while at < len(output):
             size = dice.randint(1, 7)
             pieces.advanced_copy(dice.choices(range(12), k=5))
             pieces.advance(output[at : at + size])
             at += size
-        assert pieces.propose() == whole.propose()
-        assert pieces.num_accepted == whole.num_accepted
-        assert 0 <= whole.num_accepted <= min(len(prediction), len(output))
+        assert pieces.propose() == at_once.propose()
+        assert pieces.num_accepted == at_once.num_accepted
+        assert 0 <= at_once.num_accepted <= min(len(prediction), len(output))
 
 
-def test_a_chance_likeness_far_ahead_does_not_lose_what_comes_before() -> None:
+def test_a_coincidental_match_far_ahead_does_not_skip_what_comes_before() -> None:
     prediction = [*TEXT[:100], 5000, 5001, 5002]
     output = [*TEXT[:20], 5000, 5001, 7, *TEXT[20:100]]
     assert count_accepted(prediction, output)[0] >= 100
 
 
-def test_a_path_ahead_leaves_the_cursor_where_it_is() -> None:
+def test_an_advanced_copy_leaves_the_cursor_unchanged() -> None:
     cursor = PredictionCursor.from_prediction(TEXT)
     cursor.advance(TEXT[:5])
     ahead = cursor.advanced_copy(TEXT[5:9])

@@ -1,4 +1,4 @@
-"""The KV cache's books: published text is found under its salt alone; no block is lost, or written while shared."""
+"""KV cache blocks: cached text is found only under its salt, and no block is lost or written while shared."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def filled(kv: BlockManager, text: list[int], salt: str = "") -> BlockTable:
     return sequence
 
 
-def test_a_text_is_found_by_its_full_blocks_short_of_its_last_token() -> None:
+def test_match_prefix_finds_full_blocks_short_of_the_last_token() -> None:
     kv, text = cache(16), list(range(3 * BLOCK_SIZE))
     first = filled(kv, text)
-    for length, adopted in ((3 * BLOCK_SIZE, 2), (3 * BLOCK_SIZE + 1, 3), (BLOCK_SIZE, 0), (BLOCK_SIZE + 1, 1)):
+    for length, matched in ((3 * BLOCK_SIZE, 2), (3 * BLOCK_SIZE + 1, 3), (BLOCK_SIZE, 0), (BLOCK_SIZE + 1, 1)):
         second = BlockTable(kv)
         second.match_prefix([*text, 7][:length])
-        assert second.length == adopted * BLOCK_SIZE
+        assert second.length == matched * BLOCK_SIZE
         assert second.slot_mapping(0, second.length) == first.slot_mapping(0, second.length)
         second.truncate(0)
 
 
-def test_another_salt_or_another_beginning_finds_nothing() -> None:
+def test_another_salt_or_another_beginning_does_not_match() -> None:
     kv, text = cache(16), list(range(3 * BLOCK_SIZE))
     filled(kv, text, salt="one tenant")
     for sequence, wanted in (
@@ -47,13 +47,13 @@ def test_another_salt_or_another_beginning_finds_nothing() -> None:
         assert sequence.length == 0
 
 
-def test_what_nobody_holds_is_kept_until_its_room_is_needed_the_oldest_tail_first() -> None:
+def test_eviction_is_lru_and_takes_a_texts_last_block_first() -> None:
     kv = cache(4)
     old, new = list(range(2 * BLOCK_SIZE)), list(range(100, 100 + 2 * BLOCK_SIZE))
     filled(kv, old).truncate(0)
     filled(kv, new).truncate(0)
     assert kv.num_free_tokens == kv.num_tokens
-    BlockTable(kv).reserve_slots(BLOCK_SIZE)  # takes the tail of the older text
+    BlockTable(kv).reserve_slots(BLOCK_SIZE)  # evicts the last block of the older text
     for text, left in ((old, 1), (new, 2)):
         probe = BlockTable(kv)
         probe.match_prefix([*text, 0])
@@ -61,7 +61,7 @@ def test_what_nobody_holds_is_kept_until_its_room_is_needed_the_oldest_tail_firs
         probe.truncate(0)
 
 
-def test_shared_blocks_are_held_until_the_last_holder_lets_go() -> None:
+def test_shared_blocks_are_freed_with_their_last_reference() -> None:
     kv, text = cache(4), list(range(2 * BLOCK_SIZE + 1))
     first = filled(kv, text)
     second = BlockTable(kv)
@@ -74,7 +74,7 @@ def test_shared_blocks_are_held_until_the_last_holder_lets_go() -> None:
     assert kv.num_free_tokens == kv.num_tokens
 
 
-def test_published_text_is_final() -> None:
+def test_cached_blocks_cannot_be_truncated() -> None:
     sequence = filled(cache(4), list(range(2 * BLOCK_SIZE + 3)))
     sequence.truncate(2 * BLOCK_SIZE)
     with pytest.raises(ValueError, match="final"):
@@ -98,7 +98,7 @@ def test_random_traffic_never_shares_a_slot_between_different_texts() -> None:
         sequence.match_prefix(text)
         found, rows = sequence.length, len(text) - sequence.length
         for place, slot in enumerate(sequence.slot_mapping(0, found)):
-            assert held[slot] == tuple(text[: place + 1]), "adopted what another text wrote"
+            assert held[slot] == tuple(text[: place + 1]), "matched a block of another text"
         try:
             sequence.reserve_slots(rows)
         except OutOfBlocks:
@@ -107,7 +107,7 @@ def test_random_traffic_never_shares_a_slot_between_different_texts() -> None:
         sequence.keep_accepted(range(rows))
         busy = {slot for other_text, other in live for slot in other.slot_mapping(0, len(other_text))}
         for place, slot in enumerate(sequence.slot_mapping(found, len(text)), found):
-            assert slot not in busy, "wrote where another reads"
+            assert slot not in busy, "wrote to a shared block"
             held[slot] = tuple(text[: place + 1])
         sequence.cache_blocks(text)
         live.append((text, sequence))

@@ -1,4 +1,4 @@
-"""A packed layer's product is the plain one's, whatever the shape of its input."""
+"""A packed layer's output equals the plain layer's, for any shape of its input."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_rounded_draft_stays_close_and_a_wide_step_is_not_rounded() -> None:
         assert (made - expected).norm() < most * expected.norm()
 
 
-def test_a_shared_embedding_is_left_alone_and_the_packed_weight_is_held_once() -> None:
+def test_a_tied_embedding_is_unchanged_and_the_packed_weight_is_stored_once() -> None:
     class Tied(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -71,7 +71,7 @@ def test_a_shared_embedding_is_left_alone_and_the_packed_weight_is_held_once() -
 
 
 @pytest.mark.parametrize("bias", [False, True])
-def test_siblings_are_one_product_whatever_the_order_of_calls(bias: bool) -> None:
+def test_fused_layers_are_correct_in_any_order_of_calls(bias: bool) -> None:
     torch.manual_seed(0)
 
     class Gated(nn.Module):
@@ -90,7 +90,7 @@ def test_siblings_are_one_product_whatever_the_order_of_calls(bias: bool) -> Non
                 torch.testing.assert_close(getattr(packed, name)(input), getattr(plain, name)(input))
 
 
-def test_what_cannot_be_packed_is_left_as_it_is() -> None:
+def test_layers_that_cannot_be_packed_are_unchanged() -> None:
     halves = model(torch.float64)
     assert pack_linears(halves) == 0
     assert type(halves[0]) is nn.Linear

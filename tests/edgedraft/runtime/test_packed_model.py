@@ -1,4 +1,4 @@
-"""Packed forwards say what the plain model says, row for row, and the cache loses no block."""
+"""Packed forwards give the plain model's logits, row for row, and the KV cache loses no block."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def close(a: torch.Tensor, b: torch.Tensor) -> None:
     torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("padding", [0.0, 99.0], ids=["alone", "together"])
+@pytest.mark.parametrize("padding", [0.0, 99.0], ids=["single", "padded"])
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "gpt-neox", "mistral"])
-def test_chunks_trees_and_neighbours_leave_every_row_as_the_plain_model_has_it(
+def test_logits_equal_the_plain_models_with_chunks_trees_and_other_sequences(
     kind: str, padding: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attention_groups, "MAX_PADDING_ON_CPU", padding)
@@ -86,7 +86,7 @@ def test_chunks_trees_and_neighbours_leave_every_row_as_the_plain_model_has_it(
     close(rows, truth[16:])
 
 
-def test_rolling_back_forgets_exactly_the_tail() -> None:
+def test_truncating_drops_exactly_the_last_tokens() -> None:
     model = PackedModel(make("llama"), 256)
     text = [(7 * i + 2) % 61 for i in range(20)]
     sequence = model.new_block_table()
@@ -96,14 +96,14 @@ def test_rolling_back_forgets_exactly_the_tail() -> None:
     close(model.forward([SequenceRows(sequence, text[12:], logit_rows=range(8))]), plain("llama", text)[12:])
 
 
-def test_a_model_with_another_kind_of_state_is_refused() -> None:
+def test_a_model_with_other_state_than_keys_and_values_is_unsupported() -> None:
     torch.manual_seed(1)
     config = MambaConfig(vocab_size=61, hidden_size=32, num_hidden_layers=2, state_size=4)
     with pytest.raises(UnsupportedModel, match="Mamba"):
         PackedModel(MambaForCausalLM(config), 64)
 
 
-def test_without_room_nothing_is_computed_and_nothing_taken() -> None:
+def test_a_forward_without_free_blocks_allocates_nothing() -> None:
     model = PackedModel(make("llama"), 2 * BLOCK_SIZE)
     sequence = model.new_block_table()
     with pytest.raises(OutOfBlocks):
@@ -113,7 +113,7 @@ def test_without_room_nothing_is_computed_and_nothing_taken() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 40), st.integers(0, 40)), max_size=60))
 @settings(deadline=None, max_examples=100)
-def test_no_block_is_lost_or_held_twice(moves: list[tuple[int, int, int]]) -> None:
+def test_no_block_is_lost_or_allocated_twice(moves: list[tuple[int, int, int]]) -> None:
     kv = BlockManager(8 * BLOCK_SIZE, torch.float32, torch.device("cpu"))
     sequences = [BlockTable(kv) for _ in range(4)]
     for which, rows, keep in moves:

@@ -131,7 +131,7 @@ def test_a_draw_depends_on_seed_index_and_token_alone() -> None:
     assert len({row.tobytes() for row in whole}) == 3
 
 
-def test_single_tokens_have_the_noise_of_the_whole_row() -> None:
+def test_single_tokens_have_the_noise_of_the_complete_row() -> None:
     tokens = np.array([0, 1, 6, 7, 16384, 40001, 49151])
     whole = gumbel_rows([12], [3], 49152)[0]
     np.testing.assert_array_equal(gumbel_at(12, 3, tokens), whole[tokens])

@@ -1,4 +1,4 @@
-"""Invariant 1's choice: filters against a plain reference, determinism, the right distribution, and coupling."""
+"""Sampling (invariant 1): equal to a plain reference, deterministic, correctly distributed, and coupled with drafts."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from tests.edgedraft.definition import reference_sample
     ],
     ids=str,
 )
-def test_choices_are_those_of_the_definition(sampling: Sampling) -> None:
+def test_sampled_tokens_equal_the_reference(sampling: Sampling) -> None:
     logits = torch.randn((50, 300), generator=torch.Generator().manual_seed(0)) * 3
     expected = [reference_sample(row.numpy(), sampling, index) for index, row in enumerate(logits)]
     assert sample_rows(logits, sampling, range(50)) == expected
 
 
-def test_a_flat_distribution_is_cut_where_the_definition_cuts_it() -> None:
+def test_top_p_equals_the_reference_on_a_flat_distribution() -> None:
     logits = torch.randn((8, 3000), generator=torch.Generator().manual_seed(2)) / 2
     sampling = Sampling(temperature=1.0, top_p=0.9, seed=6)
     assert (apply_filters(logits, sampling) > -torch.inf).sum(dim=-1).min() > TOP_P_CANDIDATES
@@ -39,7 +39,7 @@ def test_a_flat_distribution_is_cut_where_the_definition_cuts_it() -> None:
     assert sample_rows(logits, sampling, range(8)) == expected
 
 
-def test_a_choice_depends_on_its_own_row_and_index_alone() -> None:
+def test_a_token_depends_only_on_its_row_and_index() -> None:
     logits = torch.randn((9, 200), generator=torch.Generator().manual_seed(1))
     sampling = Sampling(temperature=1.0, seed=5)
     together = sample_rows(logits, sampling, [4, 4, 7, 0, 1, 7, 2, 9, 3])
@@ -54,16 +54,16 @@ def test_ties_at_a_threshold_are_kept_together() -> None:
     assert torch.isfinite(z).tolist() == [[True, True, True, False]]
 
 
-def test_choices_follow_the_softmax() -> None:
+def test_sampled_tokens_follow_the_softmax() -> None:
     logits = torch.tensor([0.5, -0.3, 1.2, 0.0, -2.0])
     sampling, draws = Sampling(temperature=0.8, seed=3), 20000
-    chosen = sample_rows(logits.expand(draws, -1), sampling, range(draws))
+    sampled = sample_rows(logits.expand(draws, -1), sampling, range(draws))
     expected = (logits / 0.8).softmax(-1).double().numpy()
-    assert chisquare(np.bincount(chosen, minlength=5), expected / expected.sum() * draws).pvalue > 1e-3
+    assert chisquare(np.bincount(sampled, minlength=5), expected / expected.sum() * draws).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
-def test_a_draft_with_the_targets_logits_guesses_every_choice(temperature: float) -> None:
+def test_a_draft_with_the_targets_logits_proposes_every_sampled_token(temperature: float) -> None:
     logits = torch.randn((200, 400), generator=torch.Generator().manual_seed(2)) * 2
     sampling = Sampling(temperature=temperature, top_p=0.95, seed=9)
     tokens, probabilities = propose_tokens(logits, sampling, range(200), width=3)
@@ -77,9 +77,9 @@ def test_coupling_makes_a_similar_draft_agree_more_often() -> None:
     target = torch.randn((600, 50), generator=generator)
     draft = target + 0.5 * torch.randn((600, 50), generator=generator)
     sampling = Sampling(temperature=1.0, seed=6)
-    chosen = torch.tensor(sample_rows(target, sampling, range(600)))
+    sampled = torch.tensor(sample_rows(target, sampling, range(600)))
     agree = {
-        coupled: (propose_tokens(draft, sampling, range(600), 1, coupled=coupled)[0][:, 0] == chosen)
+        coupled: (propose_tokens(draft, sampling, range(600), 1, coupled=coupled)[0][:, 0] == sampled)
         .float()
         .mean()
         .item()
@@ -88,7 +88,7 @@ def test_coupling_makes_a_similar_draft_agree_more_often() -> None:
     assert agree[True] > 2 * agree[False]
 
 
-def test_a_cut_head_maps_its_columns_to_the_targets_tokens() -> None:
+def test_a_reduced_head_maps_its_columns_to_the_targets_tokens() -> None:
     logits = torch.randn((20, 100), generator=torch.Generator().manual_seed(5)) * 8
     ids = torch.arange(0, 100, 2)
     sampling = Sampling(temperature=0.5, seed=1)
@@ -113,21 +113,21 @@ PENALISED = {
 
 @pytest.mark.parametrize("name", PENALISED)
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.08], ids=["free", "many", "few"])
-def test_penalised_choices_are_those_of_the_definition(name: str, share: float) -> None:
+def test_penalised_tokens_equal_the_reference(name: str, share: float) -> None:
     sampling, dice = PENALISED[name], np.random.default_rng(6)
     logits = torch.randn((40, 60), generator=torch.Generator().manual_seed(7)) * 3
     prompt, output = dice.integers(0, 60, 25).tolist(), dice.integers(0, 60, 40).tolist()
     mask = dice.random((40, 60)) < share
-    mask[:, 17] = True  # one at least
-    history = TokenCounts(sampling, prompt)
+    mask[:, 17] = True  # at least one
+    counts = TokenCounts(sampling, prompt)
     for index in range(40):
         row, allowed = logits[index : index + 1], torch.from_numpy(mask[index])
-        chosen = sample_next(row, sampling, index, history, allowed if share < 1 else None)
-        assert chosen == reference_sample(row[0].numpy(), sampling, index, prompt, output[:index], mask[index])
-        history.extend(output[index : index + 1])
+        sampled = sample_next(row, sampling, index, counts, allowed if share < 1 else None)
+        assert sampled == reference_sample(row[0].numpy(), sampling, index, prompt, output[:index], mask[index])
+        counts.extend(output[index : index + 1])
 
 
-def test_bias_alone_needs_no_history() -> None:
+def test_bias_needs_no_token_counts() -> None:
     logits = torch.randn((30, 60), generator=torch.Generator().manual_seed(8))
     for name in ("bias", "greedy bias"):
         expected = [reference_sample(row.numpy(), PENALISED[name], index) for index, row in enumerate(logits)]
@@ -135,15 +135,15 @@ def test_bias_alone_needs_no_history() -> None:
 
 
 @pytest.mark.parametrize("name", PENALISED)
-def test_a_draft_with_the_targets_logits_guesses_penalised_choices(name: str) -> None:
+def test_a_draft_with_the_targets_logits_proposes_penalised_tokens(name: str) -> None:
     sampling = PENALISED[name]
     logits = torch.randn((30, 60), generator=torch.Generator().manual_seed(11)) * 2
-    history = TokenCounts(sampling, [1, 2, 3], [3, 4, 4, 50])
+    counts = TokenCounts(sampling, [1, 2, 3], [3, 4, 4, 50])
     ids = torch.arange(0, 60, 2)
     odd = torch.arange(60) % 2 == 1
     for index in range(30):
         row = logits[index : index + 1]
-        whole, _ = propose_tokens(row, sampling, [index], 1, token_counts=history)
-        assert whole.tolist() == [[sample_next(row, sampling, index, history)]]
-        cut, _ = propose_tokens(row[:, ids], sampling, [index], 1, column_ids=ids, vocab_size=60, token_counts=history)
-        assert cut.tolist() == [[sample_next(row.masked_fill(odd, -torch.inf), sampling, index, history)]]
+        full, _ = propose_tokens(row, sampling, [index], 1, token_counts=counts)
+        assert full.tolist() == [[sample_next(row, sampling, index, counts)]]
+        cut, _ = propose_tokens(row[:, ids], sampling, [index], 1, column_ids=ids, vocab_size=60, token_counts=counts)
+        assert cut.tolist() == [[sample_next(row.masked_fill(odd, -torch.inf), sampling, index, counts)]]
