@@ -1,1 +1,1 @@
-"""The link to the gateway: dialling, reconnecting, and who is told of it."""
+"""The link to the gateway: connecting, reconnecting, and observers of it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -207,7 +208,7 @@ async def test_other_closes_are_tried_again(close_code: int) -> None:
         await asyncio.wait([agent.task])
 
 
-async def test_it_goes_within_a_second_though_a_step_takes_long() -> None:
+async def test_it_ends_soon_though_a_step_takes_long() -> None:
     class Slow(CombinedDrafter):
         def __init__(self, vocab_size: int) -> None:
             super().__init__([])
@@ -216,17 +217,19 @@ async def test_it_goes_within_a_second_though_a_step_takes_long() -> None:
 
         def propose(self, requests: Sequence[DraftRequest]) -> list[Proposal]:
             self.busy = True
-            time.sleep(1.5)
+            release.wait(10)
             return [INCOMPLETE for _ in requests]
 
     slow: list[Slow] = []
+    release = threading.Event()
     async with ScriptedGateway(VOCAB) as gateway, attached(gateway, Slow) as agent:
         await gateway.open([1], [2])
         await until(lambda: bool(slow) and slow[0].busy)
         began = time.monotonic()
         agent.task.cancel()
         await asyncio.wait([agent.task])
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < SOON, "the step would have taken 10 seconds"
+        release.set()
     assert gateway.closes == [(1000, "detached")]
 
 
@@ -291,7 +294,7 @@ async def test_the_command_attaches_and_a_signal_detaches_it_in_good_order(
         began = time.monotonic()
         process.send_signal(number)
         _, said = await asyncio.wait_for(process.communicate(), SOON)
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < SOON
         assert process.returncode == 0
         assert b"Traceback" not in said
         await until(lambda: bool(gateway.closes))

@@ -110,7 +110,8 @@ async def test_one_that_comes_back_before_it_was_let_go_stays(
         await until(lambda: gateway.services.verifiers.ready)
         one.step = 0.0
         await task
-        await asyncio.sleep(0.1)
+        asked = name.asked
+        await until(lambda: name.asked > asked + 1)
         assert len(one.connections) == 1
         assert await whole(gateway, **BABBLE)
 

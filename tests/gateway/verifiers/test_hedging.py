@@ -64,7 +64,7 @@ async def test_a_hedge_that_is_refused_or_lost_changes_nothing(tmp_path: Path) -
     async with serving(tmp_path, slow, ScriptedVerifier(refuse="overloaded"), hedge_after=0.05) as (gateway, verifiers):
         task = asyncio.create_task(whole(gateway, **BABBLE))
         await until(lambda: verifiers[1].opened)
-        await asyncio.sleep(0.05)
+        await until(lambda: sum(link.running for link in gateway.services.verifiers.links) == 1)
         slow.step = 0
         assert (await task)["choices"][0]["message"]["content"] == ALONE
         assert opened(verifiers) == [1, 1]

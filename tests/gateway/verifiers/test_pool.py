@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway.verifiers.health import EJECTION_FAILURES
+from gateway.verifiers.health import BASE_EJECTION_SECONDS, EJECTION_FAILURES
 from tests.gateway.api.test_chat import chunks, user, whole
 from tests.gateway.conftest import Gateway, running_gateway
 from tests.gateway.verifiers.test_failover import ALONE, BABBLE, streamed
@@ -83,25 +83,25 @@ async def test_one_with_a_queue_gets_no_more(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("trouble", ["fail_always", "garble_always"])
-async def test_one_that_fails_session_after_session_is_left_alone(
-    tmp_path: Path, trouble: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("gateway.verifiers.health.BASE_EJECTION_SECONDS", 0.6)
+async def test_one_that_fails_session_after_session_is_left_alone(tmp_path: Path, trouble: str) -> None:
     bad = ScriptedVerifier()
     setattr(bad, trouble, True)
     few = BABBLE | {"max_tokens": 3}
+    now = 0.0
     async with serving(tmp_path, bad, ScriptedVerifier()) as (gateway, verifiers):
+        for link in gateway.services.verifiers.links:
+            link.health._clock = lambda: now
         for _ in range(6):
             await whole(gateway, **few)
         assert opened(verifiers) == [EJECTION_FAILURES, 6]
-        await asyncio.sleep(0.6)
+        now += BASE_EJECTION_SECONDS
         await whole(gateway, **few, n=6)
         assert len(bad.opened) == EJECTION_FAILURES + 1, "one tries it again"
-        await asyncio.sleep(0.6)
+        now += BASE_EJECTION_SECONDS
         await whole(gateway, **few)
         assert len(bad.opened) == EJECTION_FAILURES + 1, "for longer the second time"
         setattr(bad, trouble, False)
-        await asyncio.sleep(0.6)
+        now += BASE_EJECTION_SECONDS
         await whole(gateway, **few)
         await whole(gateway, **few, n=6)
         assert len(bad.opened) == EJECTION_FAILURES + 2 + 3
