@@ -1,1 +1,1 @@
-"""The desktop side: drafts with a small model for the chats of whoever runs it."""
+"""The edge agent: a desktop program that drafts tokens with a small model for its owner's own sessions."""

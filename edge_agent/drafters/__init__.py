@@ -1,1 +1,1 @@
-"""Drafters: what guesses the next tokens, and loading them."""
+"""Drafters: everything that proposes next tokens, and how it is loaded."""

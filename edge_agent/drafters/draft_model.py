@@ -1,11 +1,12 @@
 """Draft models on disk: the format of distilled drafts, and loading one as an ordinary transformers model.
 
-A distilled draft ("child") is a folder with draft.json and draft.safetensors. It holds a few transformer layers and
-an output head cut to the most frequent tokens; the embeddings are the target's own and are read from there. Loaded,
-it is a model of the target's class, so that whatever works on the target (attention implementations, caches) works
-on it; only the width of its logits differs. Any other folder or hub name is loaded as a plain transformers model.
+A distilled draft (the "student" of a distillation) is a folder with draft.json and draft.safetensors. It holds a few
+transformer layers and an output head cut to the most frequent tokens; its embeddings are the target's and are read
+from there. It loads as a model of the target's class, so that attention implementations and caches that work for the
+target work for it; only the width of its logits differs. Any other folder or hub name is loaded as a plain
+transformers model.
 
-This file does not make drafts (distill/ does) and does not draft.
+This module neither makes drafts (distill/ does) nor drafts.
 """
 
 from __future__ import annotations
@@ -31,8 +32,11 @@ SHIPPED = Path(__file__).parents[1] / "drafts"
 
 
 class DraftSpec(msgspec.Struct, frozen=True):
-    """draft.json. `head` names the tensor with the target's token id of every row of the head; `tokenizer` is the
-    target's fingerprint (edgedraft/tokenizer.py)."""
+    """The contents of draft.json.
+
+    `head` names the tensor with the target's token id of every row of the head; `tokenizer` is the fingerprint of the
+    target's tokenizer (edgedraft/tokenizer.py).
+    """
 
     target: str
     layers: tuple[int, ...]
@@ -44,13 +48,13 @@ class DraftSpec(msgspec.Struct, frozen=True):
 
 
 def shipped_draft(target_name: str) -> Path | None:
-    """The draft that comes with this package for a target known by name, if there is one."""
+    """The folder of the draft that this package ships for a target, or None."""
     path = SHIPPED / target_name
     return path if target_name and (path / SPEC_FILE).is_file() else None
 
 
 def read_spec(path: Path) -> DraftSpec:
-    """The draft.json of a distilled draft's folder."""
+    """Read a distilled draft's draft.json. Raises ValueError when its format is not FORMAT."""
     spec = msgspec.json.decode((path / SPEC_FILE).read_bytes(), type=DraftSpec)
     if spec.format != FORMAT:
         raise ValueError(f"{path}: format {spec.format!r} is not {FORMAT!r}, which is what this version reads")
@@ -63,10 +67,11 @@ def load_draft(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
 ) -> tuple[PreTrainedModel, torch.Tensor | None]:
-    """A draft by folder or name, in eval mode, and the target's token id of each of its logits' columns.
+    """Load a draft by folder or hub name; returns the model in eval mode and head_ids [columns].
 
-    The ids are None for a plain transformers model: there a column's number is the token id. `target_path` (a folder
-    or hub name) is needed for distilled drafts only, which take their embeddings from it. `dtype` defaults to float32.
+    head_ids are the target's token ids of the logit columns, in int64; None for a plain transformers model, whose
+    columns are token ids. `target_path` (a folder or hub name) is needed for distilled drafts only, which take their
+    embeddings from it. `dtype` defaults to float32. Raises ValueError when the draft does not fit its target.
     """
     import torch
 
@@ -113,22 +118,25 @@ def _load_student(
 
 
 def student_config(config: PreTrainedConfig, layers: Sequence[int]) -> PreTrainedConfig:
-    """The target's configuration, cut to the chosen layers."""
-    child = type(config).from_dict(config.to_dict())
+    """The target's configuration, cut to the chosen layers. Raises ValueError when the target lacks one of them."""
+    student = type(config).from_dict(config.to_dict())
     if not layers or max(layers) >= config.num_hidden_layers:
         raise ValueError(f"layers {list(layers)} are not layers of a model that has {config.num_hidden_layers}")
-    # Per-layer facts (attention kinds, say) must follow their layers.
+    # Per-layer lists, such as layer_types, follow their layers.
     for name, value in config.to_dict().items():
         if isinstance(value, list) and len(value) == config.num_hidden_layers and name.endswith("_types"):
-            setattr(child, name, [value[i] for i in layers])
-    child.num_hidden_layers = len(layers)
-    # The head is cut and trained; it is no longer the embeddings.
-    child.tie_word_embeddings = False
-    return child
+            setattr(student, name, [value[i] for i in layers])
+    student.num_hidden_layers = len(layers)
+    # The head is cut and trained, so it is no longer tied to the embeddings.
+    student.tie_word_embeddings = False
+    return student
 
 
 def empty_student(config: PreTrainedConfig, head_size: int, dtype: torch.dtype) -> PreTrainedModel:
-    """A model of the target's class with a head of `head_size` rows; its weights are not initialised."""
+    """A model of the target's class with a head of `head_size` rows; its weights are not initialised.
+
+    Raises ValueError when the class has no plain linear head.
+    """
     from torch import nn
     from transformers import AutoModelForCausalLM
     from transformers.initialization import no_init_weights
@@ -143,7 +151,7 @@ def empty_student(config: PreTrainedConfig, head_size: int, dtype: torch.dtype) 
 
 
 def move_to(model: PreTrainedModel, device: torch.device | str) -> PreTrainedModel:
-    """The model, moved. (transformers wraps `to` in a way that hides its signature from type checkers.)"""
+    """Move the model to a device. (transformers' own `to` has no signature that a type checker sees.)"""
     from torch import nn
 
     nn.Module.to(model, device)
@@ -151,13 +159,13 @@ def move_to(model: PreTrainedModel, device: torch.device | str) -> PreTrainedMod
 
 
 def embedding_name(model: PreTrainedModel) -> str:
-    """The name of the input embeddings' weight in the model's state."""
+    """The name of the input embeddings' weight in the model's state dict."""
     weight = model.get_input_embeddings().weight
     return next(name for name, parameter in model.named_parameters() if parameter is weight)
 
 
 def read_tensor(model: str, name: str) -> torch.Tensor:
-    """One tensor of a saved model (folder or hub name), without reading the others."""
+    """Read one tensor of a saved model (folder or hub name). Raises FileNotFoundError when its file is missing."""
     from safetensors import safe_open
     from transformers.utils.hub import cached_file
 
@@ -173,7 +181,7 @@ def read_tensor(model: str, name: str) -> torch.Tensor:
 
 
 def quantise(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """A matrix as int8 rows and one float16 scale a row, symmetric."""
+    """Quantise a matrix [rows, columns] symmetrically: int8 values and one float16 scale per row."""
     import torch
 
     rows = matrix.detach().float()
@@ -184,5 +192,5 @@ def quantise(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def dequantise(values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """The float32 matrix that `quantise` stored."""
+    """The float32 matrix of what `quantise` returned."""
     return values.float() * scale.float()[:, None]

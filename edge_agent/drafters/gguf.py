@@ -1,12 +1,11 @@
 """A GGUF file as a drafter, run by llama.cpp through xllamacpp: for desktops without PyTorch.
 
-llama.cpp's server lives inside this process and is asked through its own call, never over a network; the HTTP port that
-it opens on the loopback address is locked with a random key. Each session has one of its slots, whose keys and values
-up to the first difference are kept from one question to the next. A question is one token: the answer to it are the
-most probable next ones, to which the noise of the target's choice is added here (edgedraft/sampling/sampler.py tells
-why).
+llama.cpp's server runs inside this process and is called directly, not over a network; the HTTP port that it opens on
+the loopback address requires a random key. Each session has one server slot, whose KV cache keeps the common prefix of
+consecutive requests. A request decodes one token and reads the most likely next tokens, to which the target's sampling
+noise is added here (see edgedraft/sampling/sampler.py for why).
 
-Like the draft model's (model_drafter.py), it leaves to others at which point to draft and what is worth sending.
+This module does not decide where in a tree to draft or what is sent (drafting/draft_session.py).
 """
 
 from __future__ import annotations
@@ -29,17 +28,17 @@ from edgedraft.sampling.token_counts import TokenCounts, has_penalties
 from edgedraft.tokenizer import fingerprint_vocabulary
 from edgedraft.wire import Sampling
 
-MAX_CANDIDATES = 6  # guesses a point
-MIN_SIBLING_PROBABILITY = 0.03  # guesses but the first are left out below this probability
-GREEDY_TOP_TOKENS, SAMPLED_TOP_TOKENS = 8, 64  # tokens that llama.cpp is asked for
-PREFILL_CHUNK = 256  # rows of a prompt in one call: other sessions wait for it
-KV_NUMBER_BYTES = 2  # llama.cpp keeps float16
-UNUSED_TOKEN_TYPE = 5  # llama.cpp's token type of places that fill a vocabulary up
+MAX_CANDIDATES = 6  # per request
+MIN_SIBLING_PROBABILITY = 0.03  # all candidates but the first are dropped below it
+GREEDY_TOP_TOKENS, SAMPLED_TOP_TOKENS = 8, 64  # most likely tokens read from llama.cpp
+PREFILL_CHUNK = 256  # prompt tokens per call; other sessions wait for it
+KV_NUMBER_BYTES = 2  # llama.cpp's KV cache is float16
+UNUSED_TOKEN_TYPE = 5  # llama.cpp's token type of padding entries of a vocabulary
 
 
 @dataclass(frozen=True, slots=True)
 class GgufMetadata:
-    """What a GGUF file says of itself: its tokenizer's fingerprint, its bytes, and the KV cache's bytes a token."""
+    """From a GGUF file's header: the fingerprint of its tokenizer, the file size, and the KV cache bytes per token."""
 
     fingerprint: str
     weight_bytes: int
@@ -47,7 +46,7 @@ class GgufMetadata:
 
 
 def read_gguf_metadata(path: Path) -> GgufMetadata:
-    """Raises ValueError when the file is no GGUF file of a causal LM, or has no tokenizer."""
+    """Read a GGUF file's header. Raises ValueError when it is not a causal LM in GGUF or has no tokenizer."""
     from gguf import GGUFReader
 
     fields = GGUFReader(path).fields
@@ -72,10 +71,10 @@ def read_gguf_metadata(path: Path) -> GgufMetadata:
 
 
 class LlamaCpp:
-    """A loaded GGUF model with `slots` places for sessions, which share `kv_tokens` evenly."""
+    """A loaded GGUF model with `slots` server slots, which share `kv_tokens` evenly."""
 
     def __init__(self, path: Path, slots: int, kv_tokens: int, threads: int, on_cpu: bool) -> None:
-        """`threads` 0 leaves them to llama.cpp less one. Raises ValueError when the model cannot be loaded."""
+        """`threads` 0 takes all CPUs but one. Raises ValueError when the model cannot be loaded."""
         xllamacpp: Any = import_module("xllamacpp")  # compiled, and without types
         params = xllamacpp.CommonParams()
         params.model.path = str(path)
@@ -83,7 +82,7 @@ class LlamaCpp:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads or max(1, (os.cpu_count() or 2) - 1)
         if on_cpu:
             params.n_gpu_layers = 0
-        # Copies of idle slots and checkpoints would cost more than they save: a slot is never taken from its session.
+        # Copies of idle slots and checkpoints would cost more than they save: a session keeps its slot to its end.
         params.cache_ram_mib, params.cache_idle_slots, params.n_ctx_checkpoints = 0, False, 0
         params.api_keys, params.ui, params.n_threads_http, params.verbosity = [secrets.token_hex(16)], False, 1, -1
         try:
@@ -93,9 +92,9 @@ class LlamaCpp:
         self.slots, self.max_context = slots, kv_tokens // slots
 
     def top_tokens(self, slot: int, tokens: Sequence[int], count: int) -> list[tuple[int, float]] | None:
-        """The most probable tokens behind `tokens` with their log-probabilities, best first; None when it fails.
+        """The `count` most likely tokens after `tokens` with their log-probabilities, best first; None on failure.
 
-        With no `candidates` the tokens are only taken in.
+        With `count` 0 the tokens are only prefilled.
         """
         answer: Any = self._server.handle_completions(
             {
@@ -116,15 +115,15 @@ class LlamaCpp:
 
 
 class GgufDrafter:
-    """Drafts with a LlamaCpp, whose slots it has for itself."""
+    """Drafts with a LlamaCpp. Nothing else may use its slots."""
 
     def __init__(self, model: LlamaCpp, vocab_size: int) -> None:
-        """`vocab_size` is the target's: tokens beyond it are no guesses. A session without a slot gets none."""
+        """Tokens at or above the target's `vocab_size` are not proposed. A session without a slot gets NO_PROPOSAL."""
         self._model = model
         self._vocab_size = vocab_size
         self._free = list(range(model.slots))
         self._slots: dict[int, int] = {}
-        self._num_cached: dict[int, int] = {}  # how much of a session's context its slot has taken in, at least
+        self._num_cached: dict[int, int] = {}  # tokens of the session's context that its slot holds, at least
         self._token_counts = SessionTokenCounts()
         self._pool = ThreadPoolExecutor(model.slots, thread_name_prefix="gguf")
 
@@ -140,49 +139,51 @@ class GgufDrafter:
             del self._num_cached[session]
 
     def propose(self, requests: Sequence[DraftRequest]) -> list[Proposal]:
-        """NOTHING for what it cannot draft, NOT_YET while a long context is taken in."""
+        """Return NO_PROPOSAL for a request that cannot be drafted, INCOMPLETE until a long context is prefilled."""
         return list(self._pool.map(self._propose, requests))
 
-    def _propose(self, point: DraftRequest) -> Proposal:
-        slot = self._slots.get(point.session)
-        # llama.cpp needs a place for the token that it makes itself.
-        if slot is None or not 0 < len(point.context) < self._model.max_context:
+    def _propose(self, request: DraftRequest) -> Proposal:
+        slot = self._slots.get(request.session)
+        # llama.cpp needs one position for the token that it decodes itself.
+        if slot is None or not 0 < len(request.context) < self._model.max_context:
             return NO_PROPOSAL
-        run = min(self._num_cached[point.session], len(point.context) - 1)
-        if len(point.context) - run > PREFILL_CHUNK:
-            taken = self._model.top_tokens(slot, point.context[: run + PREFILL_CHUNK], 0)
-            self._num_cached[point.session] = run + PREFILL_CHUNK
+        run = min(self._num_cached[request.session], len(request.context) - 1)
+        if len(request.context) - run > PREFILL_CHUNK:
+            taken = self._model.top_tokens(slot, request.context[: run + PREFILL_CHUNK], 0)
+            self._num_cached[request.session] = run + PREFILL_CHUNK
             return NO_PROPOSAL if taken is None else INCOMPLETE
-        favourites = (
-            point.sampling.temperature == 0 and not has_penalties(point.sampling) and not point.sampling.logit_bias
+        raw_greedy = (
+            request.sampling.temperature == 0
+            and not has_penalties(request.sampling)
+            and not request.sampling.logit_bias
         )
-        candidates = GREEDY_TOP_TOKENS if favourites else SAMPLED_TOP_TOKENS
-        top = self._model.top_tokens(slot, point.context, candidates)
+        count = GREEDY_TOP_TOKENS if raw_greedy else SAMPLED_TOP_TOKENS
+        top = self._model.top_tokens(slot, request.context, count)
         if top is None:
             return NO_PROPOSAL
-        # What follows the settled text may yet be thrown away, and what stands there instead be longer.
-        self._num_cached[point.session] = point.num_committed
-        with self._token_counts.counts_at(point) as history:
+        # The drafted path after the committed text may be dropped, and what replaces it may be longer.
+        self._num_cached[request.session] = request.num_committed
+        with self._token_counts.counts_at(request) as counts:
             known = [pair for pair in top if pair[0] < self._vocab_size]
-            return propose_from_top_tokens(known, point.sampling, point.output_index, history)
+            return propose_from_top_tokens(known, request.sampling, request.output_index, counts)
 
 
 def propose_from_top_tokens(
-    top: Sequence[tuple[int, float]], sampling: Sampling, index: int, history: TokenCounts | None = None
+    top: Sequence[tuple[int, float]], sampling: Sampling, index: int, token_counts: TokenCounts | None = None
 ) -> Proposal:
-    """The best guesses of the target's choice from a draft's most probable tokens, best first.
+    """Propose tokens from a draft model's most likely tokens and their log-probabilities, best first.
 
-    As edgedraft.sampling.guess does it from all logits; what is not among `top` is taken to be impossible. The
-    repetition penalty is left out: it depends on where the logits' zero is, and that is not known here.
+    Does what edgedraft.sampling.sampler.propose does with full logits; tokens outside `top` count as impossible. The
+    repetition penalty is left out: it needs raw logits, and only log-probabilities are known here.
     """
     if not top:
         return NO_PROPOSAL
     tokens = np.array([token for token, _ in top], dtype=np.int64)
     logps = np.array([logp for _, logp in top])
     probabilities = np.exp(logps)
-    if sampling.logit_bias or history is not None:
+    if sampling.logit_bias or token_counts is not None:
         logps = logps + [sampling.logit_bias.get(token, 0.0) for token, _ in top]
-        counts = np.zeros(len(top)) if history is None else history.counts(token for token, _ in top)
+        counts = np.zeros(len(top)) if token_counts is None else token_counts.counts(token for token, _ in top)
         logps = logps - sampling.frequency_penalty * counts - sampling.presence_penalty * (counts > 0)
         order = np.argsort(-logps, kind="stable")
         tokens, logps = tokens[order], logps[order]
@@ -200,7 +201,7 @@ def propose_from_top_tokens(
 
 
 def _apply_filters(z: np.ndarray, sampling: Sampling) -> np.ndarray:
-    """Scores, best first, with -inf where top_k, top_p or min_p cut."""
+    """Scores in descending order, with -inf where top_k, top_p or min_p exclude a token."""
     keep = np.ones(len(z), dtype=bool)
     if sampling.top_k:
         keep[sampling.top_k :] = False

@@ -1,7 +1,7 @@
-"""What a drafter is: asked at points of several sessions' texts at once, it answers each with a small tree of guesses.
+"""The drafter interface: a batch of draft requests in, one small tree of proposed tokens per request out.
 
-Drafters know token ids and sampling parameters, nothing of draft trees, epochs or links. This file holds the
-vocabulary and the combination of several drafters into one; the drafters are model_drafter.py and lookup_drafter.py.
+Drafters see token ids and sampling parameters. They know nothing of draft trees, epochs or links. This module also
+combines several drafters into one; the drafters themselves are the other modules of this package.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from edgedraft.wire import Sampling
 
 @dataclass(frozen=True, slots=True)
 class DraftRequest:
-    """A place in a session's text whose continuation is to be guessed.
+    """A position in a session's text whose next tokens are wanted.
 
-    `context` is everything before it: prompt, committed tokens and the drafted path; the first `settled` of it are
-    prompt and committed. `index` is the output index of the token that comes next, `prediction` what the client expects
-    of the output.
+    `context` holds all tokens before it: the prompt, the committed output and the drafted path. The first
+    `num_committed` of them are prompt and committed output. `output_index` is the output index of the next token,
+    `prediction` the client's predicted output (OpenAI's `prediction` parameter) as token ids.
     """
 
     session: int
@@ -33,10 +33,11 @@ class DraftRequest:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A tree below a point, as columns; parents come before their children.
+    """Candidate tokens after a draft request, as a tree in columns of equal length; parents precede their children.
 
-    parents[i] indexes these columns, -1 for the point itself. probabilities[i] is the chance that the target chooses
-    tokens[i] once it has chosen the parent. `complete` is False when asking again at the same point would bring more.
+    parents[i] is an index into these columns, or -1 for the requested position itself. probabilities[i] estimates how
+    likely the target is to choose tokens[i], given that it chose the parent. `complete` is False when the same request
+    would return more later, such as after the rest of a long context has been prefilled.
     """
 
     tokens: tuple[int, ...] = ()
@@ -50,23 +51,23 @@ INCOMPLETE = Proposal(complete=False)
 
 
 class Drafter(Protocol):
-    """Used from one thread. Sessions are named by numbers that the caller chooses."""
+    """Proposes tokens for several sessions. Used from one thread; the caller chooses the session numbers."""
 
     def open(self, session: int) -> None:
-        """A session begins, or begins again with another text."""
+        """Start a session, or restart it with another text."""
         ...
 
     def propose(self, requests: Sequence[DraftRequest]) -> list[Proposal]:
-        """One answer a point, in order; at most one point a session."""
+        """Return one proposal per request, in order. At most one request per session."""
         ...
 
     def close(self, session: int, output: Sequence[int] = ()) -> None:
-        """Free what the session holds; one that is not open is no error. `output` is what was written in it."""
+        """Free the session's resources; a no-op when it is not open. `output` holds its committed output tokens."""
         ...
 
 
 class CombinedDrafter:
-    """Several drafters as one: all are asked, and their guesses merged."""
+    """Several drafters as one: each gets every request, and their proposals are merged."""
 
     def __init__(self, drafters: Sequence[Drafter]) -> None:
         self._drafters = tuple(drafters)
@@ -76,8 +77,8 @@ class CombinedDrafter:
             drafter.open(session)
 
     def propose(self, requests: Sequence[DraftRequest]) -> list[Proposal]:
-        answers = [drafter.propose(requests) for drafter in self._drafters]
-        return [merge(parts) for parts in zip(*answers, strict=True)]
+        proposals = [drafter.propose(requests) for drafter in self._drafters]
+        return [merge(parts) for parts in zip(*proposals, strict=True)]
 
     def close(self, session: int, output: Sequence[int] = ()) -> None:
         for drafter in self._drafters:
@@ -85,28 +86,29 @@ class CombinedDrafter:
 
 
 def merge(parts: Sequence[Proposal]) -> Proposal:
-    """One tree of all: the same token under the same parent is one guess, as probable as the surer drafter holds it.
+    """Merge proposals for one request into one tree.
 
-    Where drafters disagree and siblings together pass certainty, all of them are scaled down to it.
+    The same token under the same parent becomes one node with the highest of its probabilities. Where the
+    probabilities of siblings add up to more than 1, they are scaled down to 1.
     """
     tokens: list[int] = []
     parents: list[int] = []
     probabilities: list[float] = []
     children: defaultdict[int, dict[int, int]] = defaultdict(dict)
     for part in parts:
-        place = {-1: -1}
+        merged = {-1: -1}  # index in this part -> index in the merged tree
         columns = zip(part.tokens, part.parents, part.probabilities, strict=True)
         for i, (token, parent, probability) in enumerate(columns):
-            siblings = children[place[parent]]
+            siblings = children[merged[parent]]
             if token in siblings:
                 known = siblings[token]
                 probabilities[known] = max(probabilities[known], probability)
             else:
                 siblings[token] = known = len(tokens)
                 tokens.append(token)
-                parents.append(place[parent])
+                parents.append(merged[parent])
                 probabilities.append(probability)
-            place[i] = known
+            merged[i] = known
     for siblings in children.values():
         total = sum(probabilities[i] for i in siblings.values())
         if total > 1:

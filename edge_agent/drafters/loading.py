@@ -1,7 +1,7 @@
-"""From settings to loaded drafters: which draft model, its tokenizer's fingerprint, and what to call it all.
+"""Loads the drafters that the settings ask for: the draft model, its tokenizer's fingerprint, and a description.
 
-Done once a process. What a draft on disk looks like is draft_model.py's, drafting is the drafters'. Without a draft
-model, or with one in a GGUF file, neither torch nor transformers is imported.
+Done once per process. The format of a draft on disk is draft_model.py's. Without a draft model, or with one in a GGUF
+file, neither torch nor transformers is imported.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ MIN_KV_TOKENS = 256
 
 
 class DrafterUnavailable(Exception):
-    """There is nothing to draft with; the message says why."""
+    """No drafter could be loaded; the message says why."""
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A draft model ready to run. `new_drafter(vocab_size)` drafts with it for a target of that many tokens."""
+    """A loaded draft model. `new_drafter(vocab_size)` makes a drafter for a target with that vocabulary size."""
 
     new_drafter: Callable[[int], Drafter]
     fingerprint: str
@@ -43,7 +43,7 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class DrafterSet:
-    """Everything that this agent drafts with. `past_capacity` tokens of past outputs are kept in `past_folder`."""
+    """All drafters of this agent. Up to `past_capacity` tokens of past outputs are kept in `past_folder`; 0 is none."""
 
     model: LoadedModel | None
     prompt_lookup: bool
@@ -53,7 +53,7 @@ class DrafterSet:
 
     @property
     def fingerprint(self) -> str:
-        """The draft model's tokenizer's; empty for prompt lookup alone, which takes any."""
+        """The fingerprint of the draft model's tokenizer; empty without a model, which fits any tokenizer."""
         return self.model.fingerprint if self.model else ""
 
     @property
@@ -63,14 +63,14 @@ class DrafterSet:
         return ", ".join([*model, *lookup, *(["past outputs"] if self.past_capacity else [])])
 
     def new_drafter(self, vocab_size: int, tokenizer: str = "") -> Drafter:
-        """A fresh drafter for one attachment to a gateway whose target has that many tokens, and that tokenizer."""
+        """A new drafter for one attachment to a gateway whose target has this vocabulary size and tokenizer."""
         drafters: list[Drafter] = [PredictionDrafter(), *([PromptLookupDrafter()] if self.prompt_lookup else [])]
         if self.past_capacity:
             drafters.append(PastOutputsDrafter(*self._past_outputs(vocab_size, tokenizer)))
         return CombinedDrafter([*drafters, self.model.new_drafter(vocab_size)] if self.model else drafters)
 
     def _past_outputs(self, vocab_size: int, tokenizer: str) -> tuple[PastOutputStore, MatchRates]:
-        """Ids mean something under one tokenizer only: each has a file of its own, read once."""
+        """The store for one tokenizer: token ids are meaningless under another. Its file is read once."""
         if tokenizer not in self._past:
             known = re.fullmatch("[0-9a-f]{64}", tokenizer)
             file = self.past_folder / f"{tokenizer[:32]}.tokens" if known and self.past_folder else None
@@ -79,7 +79,7 @@ class DrafterSet:
 
 
 def load_drafters(settings: AgentSettings) -> DrafterSet:
-    """Raises DrafterUnavailable."""
+    """Load what the settings ask for. Raises DrafterUnavailable."""
     try:
         path = _draft_path(settings.draft_model)
         load_one = _load_gguf if path is not None and path.endswith(".gguf") else _load_model
@@ -97,7 +97,7 @@ def load_drafters(settings: AgentSettings) -> DrafterSet:
 
 
 def _draft_path(name: str) -> str | None:
-    """The draft's folder or hub name, None for no model."""
+    """The draft model's folder or hub name, or None for no model."""
     if name == "none":
         return None
     if name != "auto":
@@ -115,7 +115,7 @@ def _load_model(path: str, settings: AgentSettings) -> LoadedModel:
     from edgedraft.runtime.device import pick_device, pick_dtype
     from edgedraft.runtime.packed_model import PackedModel, UnsupportedModel
 
-    # One core stays free for the link and for the person in front of the machine.
+    # One core stays free for the link and for the user's other programs.
     torch.set_num_threads(settings.threads or max(1, torch.get_num_threads() - 1))
     device = pick_device(settings.device)
     dtype = pick_dtype(settings.dtype, device, exact=False)
@@ -139,21 +139,21 @@ def _load_model(path: str, settings: AgentSettings) -> LoadedModel:
 
 
 def fit_kv_tokens(settings: AgentSettings, weights: int, kv_bytes: int) -> int:
-    """How many tokens of KV cache there is room for beside so many bytes of weights, `kv_bytes` a token.
+    """The tokens of KV cache that fit in --max-memory beside `weights` bytes, at `kv_bytes` per token.
 
-    Raises ValueError when it is too few to draft with.
+    Raises ValueError when they are fewer than MIN_KV_TOKENS.
     """
     if not settings.max_memory:
         return settings.kv_tokens
-    room = int((settings.max_memory * 1e9 - weights) // kv_bytes)
-    if room < MIN_KV_TOKENS:
+    fitting = int((settings.max_memory * 1e9 - weights) // kv_bytes)
+    if fitting < MIN_KV_TOKENS:
         least = (weights + MIN_KV_TOKENS * kv_bytes) / 1e9
         raise ValueError(f"it needs {least:.2f} GB, and --max-memory allows {settings.max_memory:g}")
-    return min(settings.kv_tokens, room)
+    return min(settings.kv_tokens, fitting)
 
 
 def _kv_bytes(config: Any, number_bytes: int) -> int:
-    queries = getattr(config, "num_attention_heads", 1)  # a model without attention is refused later
+    queries = getattr(config, "num_attention_heads", 1)  # a model without attention is rejected later
     heads = getattr(config, "num_key_value_heads", None) or queries
     dim = getattr(config, "head_dim", None) or config.hidden_size // queries
     return 2 * config.num_hidden_layers * heads * dim * number_bytes
@@ -178,7 +178,7 @@ def _load_gguf(path: str, settings: AgentSettings) -> LoadedModel:
 
 
 def _target_of(path: str) -> str | None:
-    """The target whose embeddings and tokenizer a distilled draft shares, None for any other model."""
+    """The target whose embeddings and tokenizer a distilled draft shares; None for any other model."""
     if not (Path(path) / SPEC_FILE).is_file():
         return None
     return resolve_model(read_spec(Path(path)).target)

@@ -1,11 +1,11 @@
-"""The draft model as a drafter: one packed forward for the points of all sessions, keys and values kept between them.
+"""The draft model as a drafter: one packed forward for the requests of all sessions, with KV cache reuse between them.
 
-Of each session the cache holds the tokens of the last path that was run. The next point's context is compared with
-them, what differs is forgotten, and only the rest is run: one row while drafting goes down a path, a few after a miss.
-Long contexts come in chunks, sized so that a step stays short and no other session waits. When the cache is full, the
-sessions least recently drafted are pushed out and run anew when their turn comes.
+The KV cache holds the path that each session ran last. The next request reuses the common prefix: the cached rest is
+truncated and only new tokens are run, one row while drafting goes down a path and a few after a mismatch. Long contexts
+are prefilled in chunks whose size keeps a forward short, so that other sessions need not wait. When the KV cache is
+full, the least recently drafted sessions are evicted and recomputed at their next request.
 
-What it leaves to others: at which point to draft, and what is worth sending (session.py).
+This module does not decide where in a tree to draft or what is sent (drafting/draft_session.py).
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from edgedraft.runtime.block_manager import BLOCK_SIZE, BlockTable, OutOfBlocks
 from edgedraft.runtime.packed_model import PackedModel, SequenceRows
 from edgedraft.sampling.sampler import propose_tokens
 
-MAX_CANDIDATES = 6  # guesses a point
-MIN_SIBLING_PROBABILITY = 0.03  # guesses but the first are left out below this probability
-MIN_ROWS, MAX_ROWS = 16, 1024  # bounds of what one forward runs
-MAX_FORWARD_SECONDS = 0.06  # what a forward that is full may take
+MAX_CANDIDATES = 6  # per request
+MIN_SIBLING_PROBABILITY = 0.03  # all candidates but the first are dropped below it
+MIN_ROWS, MAX_ROWS = 16, 1024  # bounds of the row limit of one forward
+TARGET_FORWARD_SECONDS = 0.06  # of a forward at its row limit
 
 
 @dataclass(slots=True, eq=False)
 class _SessionCache:
-    """What the KV cache holds of one session: the keys and values of `tokens`."""
+    """One session's part of the KV cache: the keys and values of `tokens`."""
 
     blocks: BlockTable
     tokens: list[int] = field(default_factory=list)
-    last_step: int = 0  # the step that last ran it
+    last_step: int = 0  # the last forward that it was in
 
     def truncate(self, length: int) -> None:
         self.blocks.truncate(length)
@@ -43,7 +43,7 @@ class _SessionCache:
 
 @dataclass(frozen=True, slots=True)
 class _ScheduledRows:
-    """A point on its way through a forward: `rows` of its context from `start` on are run."""
+    """The rows of one request in a forward: context[start : start + num_rows]."""
 
     request_index: int
     cache: _SessionCache
@@ -53,7 +53,7 @@ class _ScheduledRows:
 
 
 class ModelDrafter:
-    """Drafts with a packed model, whose KV cache it has for itself until every session is closed."""
+    """Drafts with a packed model. Nothing else may use the model's KV cache until every session is closed."""
 
     def __init__(
         self,
@@ -63,10 +63,10 @@ class ModelDrafter:
         head_ids: torch.Tensor | None = None,
         coupled: bool = True,
     ) -> None:
-        """`vocab_size` is the target's, `head_ids` the token id of each of the draft's logits if its head is cut.
+        """`vocab_size` is the target's. `head_ids` [columns] maps logit columns to token ids if the head is cut.
 
-        `coupled` adds the noise of the target's choice (sampling.guess); without it, that is to see what it is worth.
-        Contexts longer than `context_length` or than the KV cache get no guesses, nor do tokens without an embedding.
+        `coupled` adds the target's sampling noise (edgedraft/sampling/sampler.py); False is for measuring its effect.
+        Contexts longer than `context_length` or than the KV cache, and tokens without an embedding, get NO_PROPOSAL.
         """
         self._model = model
         self._coupled = coupled
@@ -89,90 +89,93 @@ class ModelDrafter:
 
     def close(self, session: int, output: Sequence[int] = ()) -> None:
         self._token_counts.remove(session)
-        cached = self._sessions.pop(session, None)
-        if cached is not None:
-            cached.truncate(0)
+        cache = self._sessions.pop(session, None)
+        if cache is not None:
+            cache.truncate(0)
 
     @torch.inference_mode()
     def propose(self, requests: Sequence[DraftRequest]) -> list[Proposal]:
-        """NOTHING for what it cannot draft, NOT_YET while the context has not been run to its end."""
-        began = time.perf_counter()
-        proposals = [INCOMPLETE if self._can_draft(point) else NO_PROPOSAL for point in requests]
-        jobs = self._schedule(requests, proposals)
-        if not jobs:
+        """Return NO_PROPOSAL for a request that cannot be drafted, INCOMPLETE until its context is prefilled."""
+        start = time.perf_counter()
+        proposals = [INCOMPLETE if self._can_draft(request) else NO_PROPOSAL for request in requests]
+        scheduled = self._schedule(requests, proposals)
+        if not scheduled:
             return proposals
         logits = self._model.forward(
             [
                 SequenceRows(
-                    job.cache.blocks,
-                    requests[job.request_index].context[job.start : job.start + job.num_rows],
-                    logit_rows=[job.num_rows - 1] if job.completes else [],
+                    rows.cache.blocks,
+                    requests[rows.request_index].context[rows.start : rows.start + rows.num_rows],
+                    logit_rows=[rows.num_rows - 1] if rows.completes else [],
                 )
-                for job in jobs
+                for rows in scheduled
             ]
         )
-        for job in jobs:
-            job.cache.blocks.keep_accepted(range(job.num_rows))
-            job.cache.tokens += requests[job.request_index].context[job.start : job.start + job.num_rows]
-        for row, job in enumerate(job for job in jobs if job.completes):
-            proposals[job.request_index] = self._proposal(logits[row : row + 1], requests[job.request_index])
-        self._adapt_max_rows(sum(job.num_rows for job in jobs), time.perf_counter() - began)
+        for rows in scheduled:
+            rows.cache.blocks.keep_accepted(range(rows.num_rows))
+            rows.cache.tokens += requests[rows.request_index].context[rows.start : rows.start + rows.num_rows]
+        for row, rows in enumerate(rows for rows in scheduled if rows.completes):
+            proposals[rows.request_index] = self._proposal(logits[row : row + 1], requests[rows.request_index])
+        self._adapt_max_rows(sum(rows.num_rows for rows in scheduled), time.perf_counter() - start)
         return proposals
 
-    def _can_draft(self, point: DraftRequest) -> bool:
-        if not 0 < len(point.context) <= self._max_context:
+    def _can_draft(self, request: DraftRequest) -> bool:
+        if not 0 < len(request.context) <= self._max_context:
             return False
-        return self._vocab_size <= self._num_embeddings or max(point.context) < self._num_embeddings
+        return self._vocab_size <= self._num_embeddings or max(request.context) < self._num_embeddings
 
     def _schedule(self, requests: Sequence[DraftRequest], proposals: Sequence[Proposal]) -> list[_ScheduledRows]:
-        """Which rows of which session this forward runs: the shortest remainders first, then who waited longest."""
+        """Choose the rows of this forward: requests with the fewest rows first, then the least recently drafted."""
         self._step += 1
         remainders: list[tuple[int, int, int]] = []
-        for place, point in enumerate(requests):
-            if proposals[place] is INCOMPLETE:
-                cached = self._sessions[point.session]
-                # The last token is run in any case: its logits are what is asked for.
-                cached.truncate(min(common_prefix(cached.tokens, point.context), len(point.context) - 1))
-                remainders.append((len(point.context) - len(cached.tokens), cached.last_step, place))
-        jobs: list[_ScheduledRows] = []
+        for i, request in enumerate(requests):
+            if proposals[i] is INCOMPLETE:
+                cache = self._sessions[request.session]
+                # The last token is always run, for its logits.
+                cache.truncate(min(common_prefix(cache.tokens, request.context), len(request.context) - 1))
+                remainders.append((len(request.context) - len(cache.tokens), cache.last_step, i))
+        scheduled: list[_ScheduledRows] = []
         rows_left = self._max_rows
-        for rest, _, place in sorted(remainders):
-            cached, start = self._sessions[requests[place].session], len(requests[place].context) - rest
+        for rest, _, i in sorted(remainders):
+            cache, start = self._sessions[requests[i].session], len(requests[i].context) - rest
             rows = min(rest, rows_left)
-            if rows and self._make_room(cached, rows, rest, jobs):
-                jobs.append(_ScheduledRows(place, cached, start, rows, completes=rows == rest))
-                cached.last_step = self._step
+            if rows and self._reserve(cache, rows, rest, scheduled):
+                scheduled.append(_ScheduledRows(i, cache, start, rows, completes=rows == rest))
+                cache.last_step = self._step
                 rows_left -= rows
-        return jobs
+        return scheduled
 
-    def _make_room(self, cached: _SessionCache, rows: int, rest: int, jobs: Sequence[_ScheduledRows]) -> bool:
-        """Reserve `rows`, pushing out who was drafted longest ago; False if `rest` does not fit beside the `jobs`."""
-        held = sum(_num_blocks(job.start + job.num_rows) for job in jobs)
-        if held + _num_blocks(len(cached.tokens) + rest) > self._model.block_manager.num_blocks:
+    def _reserve(self, cache: _SessionCache, rows: int, rest: int, scheduled: Sequence[_ScheduledRows]) -> bool:
+        """Reserve slots for `rows`, evicting the least recently drafted sessions.
+
+        Returns False when all `rest` rows of the request do not fit beside those scheduled already.
+        """
+        held = sum(_num_blocks(other.start + other.num_rows) for other in scheduled)
+        if held + _num_blocks(len(cache.tokens) + rest) > self._model.block_manager.num_blocks:
             return False
-        stay = [cached, *(job.cache for job in jobs)]
+        in_use = [cache, *(other.cache for other in scheduled)]
         while True:
             try:
-                cached.blocks.reserve_slots(rows)
+                cache.blocks.reserve_slots(rows)
                 return True
             except OutOfBlocks:
-                others = [c for c in self._sessions.values() if c.blocks.holds_blocks and c not in stay]
-                min(others, key=lambda other: other.last_step).truncate(0)
+                evictable = [c for c in self._sessions.values() if c.blocks.holds_blocks and c not in in_use]
+                min(evictable, key=lambda other: other.last_step).truncate(0)
 
-    def _proposal(self, logits: torch.Tensor, point: DraftRequest) -> Proposal:
-        """The best guesses of logits [1, columns]."""
+    def _proposal(self, logits: torch.Tensor, request: DraftRequest) -> Proposal:
+        """The most likely candidates of logits [1, columns]."""
         if self._columns is not None:
             logits = logits[:, self._columns]
-        with self._token_counts.counts_at(point) as history:
+        with self._token_counts.counts_at(request) as counts:
             tokens, probabilities = propose_tokens(
                 logits,
-                point.sampling,
-                [point.output_index],
+                request.sampling,
+                [request.output_index],
                 MAX_CANDIDATES,
                 self._ids,
                 self._vocab_size,
                 self._coupled,
-                history,
+                counts,
             )
         best = [
             (token, probability)
@@ -182,12 +185,12 @@ class ModelDrafter:
         return Proposal(tuple(t for t, _ in best), (-1,) * len(best), tuple(p for _, p in best))
 
     def _adapt_max_rows(self, rows: int, seconds: float) -> None:
-        """Fit the rows of a full forward to STEP_SECONDS."""
+        """Fit the row limit of a forward to TARGET_FORWARD_SECONDS; a forward below the limit changes nothing."""
         if rows < self._max_rows:
             return
-        if seconds > 1.5 * MAX_FORWARD_SECONDS:
+        if seconds > 1.5 * TARGET_FORWARD_SECONDS:
             self._max_rows = max(MIN_ROWS, self._max_rows // 2)
-        elif seconds < 0.6 * MAX_FORWARD_SECONDS:
+        elif seconds < 0.6 * TARGET_FORWARD_SECONDS:
             self._max_rows = min(MAX_ROWS, self._max_rows * 2)
 
 
@@ -196,7 +199,7 @@ def _num_blocks(tokens: int) -> int:
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens two texts share from their beginning on; whole slices are compared, which is fast in C."""
+    """The number of leading tokens that `a` and `b` share, by binary search over slices, which compare fast in C."""
     low, high = 0, min(len(a), len(b))
     if a[:high] == b[:high]:
         return high

@@ -1,4 +1,4 @@
-"""Prompt lookup as a drafter: it copies from a session's own text (edgedraft/proposers/prompt_lookup.py)."""
+"""Prompt lookup as a drafter: copies from the session's own text (edgedraft/proposers/prompt_lookup.py)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from edgedraft.proposers.prompt_lookup import NgramIndex
 
 
 class PromptLookupDrafter:
-    """The drafter over the sessions' own texts."""
+    """One n-gram index per session."""
 
     def __init__(self) -> None:
         self._texts: dict[int, NgramIndex] = {}
@@ -18,13 +18,13 @@ class PromptLookupDrafter:
         self._texts[session] = NgramIndex()
 
     def propose(self, requests: Sequence[DraftRequest]) -> list[Proposal]:
-        return [self._proposal(point) for point in requests]
+        return [self._proposal(request) for request in requests]
 
     def close(self, session: int, output: Sequence[int] = ()) -> None:
         self._texts.pop(session, None)
 
-    def _proposal(self, point: DraftRequest) -> Proposal:
-        known = self._texts[point.session]
-        known.update(point.context, point.num_committed, prompt_length=len(point.context) - point.output_index)
-        tokens, probabilities = known.propose(point.context)
+    def _proposal(self, request: DraftRequest) -> Proposal:
+        known = self._texts[request.session]
+        known.update(request.context, request.num_committed, prompt_length=len(request.context) - request.output_index)
+        tokens, probabilities = known.propose(request.context)
         return Proposal(tuple(tokens), tuple(range(-1, len(tokens) - 1)), tuple(probabilities))

@@ -1,4 +1,4 @@
-"""For each session the history that penalties look at, brought up to the point at which a drafter is asked."""
+"""Per session, the token counts that penalties need, brought up to the position of a draft request."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from edgedraft.sampling.token_counts import TokenCounts, has_penalties
 @dataclass(slots=True)
 class _CommittedCounts:
     counts: TokenCounts
-    num_tokens: int  # tokens of the settled text
+    num_tokens: int  # of prompt and committed output, those that are counted already
 
 
 class SessionTokenCounts:
-    """Those of sessions without penalties are not kept."""
+    """Token counts by session; sessions without penalties take no memory."""
 
     def __init__(self) -> None:
         self._sessions: dict[int, _CommittedCounts] = {}
 
     @contextmanager
-    def counts_at(self, point: DraftRequest) -> Iterator[TokenCounts | None]:
-        """The history of a point's context, for as long as this lasts; None where it does not matter."""
-        if not has_penalties(point.sampling):
+    def counts_at(self, request: DraftRequest) -> Iterator[TokenCounts | None]:
+        """Context manager: the counts of a request's whole context, or None when its sampling has no penalties."""
+        if not has_penalties(request.sampling):
             yield None
             return
-        begins = len(point.context) - point.output_index
-        known = self._sessions.get(point.session)
+        output_start = len(request.context) - request.output_index
+        known = self._sessions.get(request.session)
         if known is None:
-            known = _CommittedCounts(TokenCounts(point.sampling, point.context[:begins]), begins)
-            self._sessions[point.session] = known
-        known.counts.extend(point.context[known.num_tokens : point.num_committed])
-        known.num_tokens = point.num_committed
-        with known.counts.with_path(point.context[point.num_committed :]) as history:
-            yield history
+            known = _CommittedCounts(TokenCounts(request.sampling, request.context[:output_start]), output_start)
+            self._sessions[request.session] = known
+        known.counts.extend(request.context[known.num_tokens : request.num_committed])
+        known.num_tokens = request.num_committed
+        with known.counts.with_path(request.context[request.num_committed :]) as counts:
+            yield counts
 
     def remove(self, session: int) -> None:
         self._sessions.pop(session, None)
