@@ -1,4 +1,4 @@
-"""`edgedraft attach`: load the drafters, attach to the gateway and draft until told to stop."""
+"""`edgedraft attach`: loads the drafters, attaches to the gateway and drafts until SIGINT or SIGTERM."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 def main(settings: AgentSettings) -> None:
-    """Until SIGINT or SIGTERM, then ends the process. Exits 1 with a line on stderr if this agent cannot attach."""
+    """Run until SIGINT or SIGTERM, then exit. Exits with 1 and a line on stderr when the agent cannot attach."""
     configure_logging(settings.log_level, settings.log_format)
     try:
         tracing = start_tracing(settings.otel, "edgedraft-agent")
@@ -51,7 +51,7 @@ def main(settings: AgentSettings) -> None:
         sys.exit(130)
     except (DrafterUnavailable, AttachRejected, TracingUnavailable) as error:
         sys.exit(f"edgedraft attach: {error}")
-    # Taking the interpreter down takes torch a second, and may abort under a step that is still running.
+    # A regular interpreter exit takes torch a second, and may abort while the drafting thread is in a forward.
     if tracing:
         tracing.close()
     sys.stdout.flush()
@@ -60,7 +60,7 @@ def main(settings: AgentSettings) -> None:
 
 
 def hello_of(settings: AgentSettings, drafters: DrafterSet) -> wire.Hello:
-    """How this agent greets a gateway."""
+    """The Hello that this agent sends to a gateway."""
     name, description = (settings.name or platform.node())[:256], drafters.description[:256]
     return wire.Hello(wire.PROTOCOL, name, drafters.fingerprint, description, settings.max_sessions)
 
@@ -73,7 +73,7 @@ async def _run_until_signal(
     observer: Observer,
     tracing: Tracing | None,
 ) -> None:
-    """Stay attached until a signal to end arrives, which ends it in good order. Raises Refused."""
+    """Stay attached until SIGINT or SIGTERM, then detach. Raises AttachRejected."""
     idle_policy = IdlePolicy(observer)
     agent = Agent(
         url,
@@ -104,7 +104,7 @@ async def _run_until_signal(
 
 
 def _is_unencrypted(url: str) -> bool:
-    """Whether this address sends the key over a network without TLS."""
+    """Whether this URL would send the key over a network without TLS."""
     parts = urlsplit(url)
     if parts.scheme == "wss" or parts.hostname == "localhost":
         return False

@@ -14,7 +14,7 @@ from edgedraft.settings import COMMA_SEPARATED, Settings, TracedSettings
 
 
 class DraftingSettings(Settings):
-    """What an agent drafts with, and how much of its machine it may take."""
+    """What an agent drafts with, and the resources that it may use."""
 
     draft_model: str = Field(
         "auto",
@@ -70,7 +70,7 @@ class AgentStatusSettings(Settings):
 
 
 class AgentForgetSettings(Settings):
-    """Delete the past outputs that agents of this user kept on this machine."""
+    """Delete the past outputs that this user's agents stored on this machine."""
 
     past_folder: Path = Field(
         DraftingSettings.model_fields["past_folder"].default, description="where past outputs are kept"

@@ -1,6 +1,6 @@
-"""The agent's spans: one a session that it drafts for, under the gateway's, with counts of its draft and nothing else.
+"""The agent's OpenTelemetry spans: one per drafted session, a child of the gateway's span, with draft counts only.
 
-Off unless this agent's owner configures OpenTelemetry on this machine. Used by the drafting thread alone.
+Off unless the agent's owner configures OpenTelemetry on this machine. Used by the drafting thread only.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 
 class DraftSpans:
-    """Spans by the gateway's session numbers, which no two sessions of one attachment share."""
+    """Open spans by session number, which is unique within one attachment."""
 
     def __init__(self, tracing: Tracing, drafter: str) -> None:
-        """`drafter` is how this agent describes what it drafts with."""
+        """`drafter` is the description of this agent's drafters, a span attribute."""
         self._tracing = tracing
         self._drafter = drafter
         self._spans: dict[int, Span] = {}
 
     def session_started(self, message: Open) -> None:
-        """A session is drafted for from now on; one that begins again from a new place is told as an event."""
+        """Start the session's span; for one that is open, record its restart as an event."""
         from opentelemetry.trace import SpanKind
 
         if span := self._spans.get(message.session):
@@ -43,7 +43,7 @@ class DraftSpans:
         )
 
     def session_ended(self, session: int, how: str, counts: DraftStats) -> None:
-        """`how` may say more behind a colon, which is for the log alone."""
+        """End the session's span. The part of `how` after a colon is for the log only."""
         if span := self._spans.pop(session, None):
             span.set_attributes(
                 {

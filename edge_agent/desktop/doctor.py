@@ -1,7 +1,7 @@
-"""`edgedraft doctor`: everything that an agent stands on, checked in turn, and what to do about what fails.
+"""`edgedraft doctor`: checks everything that an agent needs, and says what to do about each failure.
 
-Each check is the real thing: the draft model is loaded and drafts, the gateway is dialled and greeted. Nothing stays
-attached and nothing is kept.
+Checks use the real parts: the draft model is loaded and drafts, the gateway is connected to. Nothing stays attached and
+nothing is stored.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edge_agent.attach.connection import AttachRejected, LinkLost, agent_url, dial
-from edge_agent.desktop import idle_policy as manners
+from edge_agent.desktop import idle_policy
 from edge_agent.desktop.login import fill_from_login, login_file
 from edge_agent.desktop.service import ServiceError, service_manager_for
 from edge_agent.drafters.interface import Drafter, DraftRequest
@@ -30,7 +30,7 @@ from edgedraft.observability.logs import configure_logging
 from edgedraft.wire import AgentWelcome, Sampling
 
 LOW_MEMORY = 1.0  # GB left below which a desktop begins to swap
-SLOW_DRAFT = 0.04  # seconds a token: no faster than a large model's own steps
+SLOW_DRAFT = 0.04  # seconds per token, about a large model's own step
 LONG_RTT = 0.1  # seconds
 PINGS = 5
 DRAFTED_TOKENS = 24  # tokens, to measure speed
@@ -41,7 +41,7 @@ MARKS = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "failed": "[red]fails[
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What a check found; `advice` is for what is not ok."""
+    """The outcome of one check; `advice` is for what is not ok."""
 
     name: str
     status: Status
@@ -50,7 +50,7 @@ class CheckResult:
 
 
 def main(settings: DoctorSettings) -> None:
-    """Prints a line for each check as it is done; exits 1 when something fails."""
+    """Print a line per check as it completes. Exits with 1 when a check fails."""
     configure_logging("error")
     console = Console()
     failed = False
@@ -68,11 +68,11 @@ def main(settings: DoctorSettings) -> None:
 
 
 def run_checks(settings: DoctorSettings) -> Iterator[CheckResult]:
-    """All checks, in the order in which they depend on each other."""
+    """Run all checks, each after those that it depends on."""
     yield _check_memory()
     yield _check_device(settings)
     drafters: DrafterSet | None = None
-    began = time.perf_counter()
+    start = time.perf_counter()
     try:
         drafters = load_drafters(settings)
     except DrafterUnavailable as error:
@@ -80,7 +80,7 @@ def run_checks(settings: DoctorSettings) -> Iterator[CheckResult]:
             "draft model", "failed", str(error), "--draft-model none drafts without a model, for any gateway"
         )
     else:
-        yield CheckResult("draft model", "ok", f"{drafters.description}, loaded in {time.perf_counter() - began:.1f} s")
+        yield CheckResult("draft model", "ok", f"{drafters.description}, loaded in {time.perf_counter() - start:.1f} s")
     welcome: AgentWelcome | None = None
     try:
         complete = fill_from_login(settings)
@@ -134,7 +134,7 @@ def _check_device(settings: DoctorSettings) -> CheckResult:
 async def _check_gateway(
     url: str, key: str, settings: DoctorSettings, drafters: DrafterSet
 ) -> tuple[list[CheckResult], AgentWelcome | None]:
-    """What the gateway says to the key and to the tokenizer, and how far away it is."""
+    """Check key and tokenizer with the gateway, and measure the round-trip time."""
     try:
         link = await dial(agent_url(url), key)
     except AttachRejected as error:
@@ -145,45 +145,45 @@ async def _check_gateway(
     found = [CheckResult("gateway", "ok", f"{url} takes this key")]
     try:
         welcome, _ = await link.greet(hello_of(settings, drafters))
-        trips = [await link.ping() for _ in range(PINGS)]
+        rtts = [await link.ping() for _ in range(PINGS)]
     except (AttachRejected, LinkLost) as error:
         return [*found, CheckResult("tokenizer", "failed", str(error))], None
     finally:
         await link.close(1000, "examined")
     own = "of this draft model" if drafters.fingerprint else "whichever it is: no draft model"
     found.append(CheckResult("tokenizer", "ok", f"{welcome.model} has the tokenizer {own}"))
-    trip = statistics.median(trips)
-    far = trip > LONG_RTT
-    advice = "drafting hides a round trip, but each wrong guess costs one" if far else ""
-    found.append(CheckResult("round trip", "warn" if far else "ok", f"{1e3 * trip:.1f} ms", advice))
+    rtt = statistics.median(rtts)
+    far = rtt > LONG_RTT
+    advice = "drafting hides a round trip, but each mismatch costs one" if far else ""
+    found.append(CheckResult("round trip", "warn" if far else "ok", f"{1e3 * rtt:.1f} ms", advice))
     return found, welcome
 
 
 def _check_draft_speed(drafter: Drafter, with_model: bool) -> CheckResult:
-    """Draft a few tokens down one path, as for a session."""
+    """Measure the time per token by drafting a few tokens down one path."""
     if not with_model:
         return CheckResult("draft speed", "ok", "no draft model: looking things up takes microseconds")
-    text = list(range(3, 67))  # ids that every vocabulary has
+    text = list(range(3, 67))  # token ids that every vocabulary has
     drafter.open(1)
-    took: list[float] = []
-    while len(took) < DRAFTED_TOKENS:
-        began = time.perf_counter()
-        [guesses] = drafter.propose([DraftRequest(1, text, len(text), 0, Sampling(temperature=0.0))])
-        if not guesses.complete:
+    seconds: list[float] = []
+    while len(seconds) < DRAFTED_TOKENS:
+        start = time.perf_counter()
+        [proposal] = drafter.propose([DraftRequest(1, text, len(text), 0, Sampling(temperature=0.0))])
+        if not proposal.complete:
             continue
-        if not guesses.tokens:
-            return CheckResult("draft speed", "failed", "the draft model guesses nothing", "another --draft-model may")
-        took.append(time.perf_counter() - began)
-        text = [*text, guesses.tokens[0]]
+        if not proposal.tokens:
+            return CheckResult("draft speed", "failed", "the draft model proposes nothing", "another --draft-model may")
+        seconds.append(time.perf_counter() - start)
+        text = [*text, proposal.tokens[0]]
     drafter.close(1)
-    token = statistics.median(took)
+    token = statistics.median(seconds)
     slow = token > SLOW_DRAFT
     advice = "a smaller draft model, or another --device, drafts faster" if slow else ""
     return CheckResult("draft speed", "warn" if slow else "ok", f"{1e3 * token:.1f} ms a token", advice)
 
 
 def _check_desktop(settings: DoctorSettings) -> Iterator[CheckResult]:
-    why = manners.pause_reason() if settings.polite else ""
+    why = idle_policy.pause_reason() if settings.polite else ""
     if why:
         yield CheckResult("this desktop", "warn", f"drafting would pause now: {why}", "--no-polite drafts all the same")
     else:

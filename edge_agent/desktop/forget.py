@@ -6,7 +6,7 @@ from edge_agent.settings import AgentForgetSettings
 
 
 def main(settings: AgentForgetSettings) -> None:
-    """What an agent that is running holds in memory goes when it ends."""
+    """Delete the files of past outputs. A running agent keeps what it holds in memory until it ends."""
     files = [*settings.past_folder.glob("*.tokens"), *settings.past_folder.glob("*.partial")]
     size = sum(file.stat().st_size for file in files)
     for file in files:

@@ -1,8 +1,8 @@
-"""Being a good guest on somebody's desktop: lowest priority, and no drafting when the machine is wanted elsewhere.
+"""Keeps the desktop responsive: low process priority, and no drafting on battery or behind a full-screen program.
 
-What can be told differs: the battery wherever psutil sees one; a full-screen game, film or presentation on Windows, by
-the shell's notification state; a game on Linux, where it asks Feral's GameMode for room. On macOS and on other Linux
-desktops no portable sign of a full-screen program exists, and nothing is done. This file decides nothing about links.
+What can be detected depends on the platform: battery power wherever psutil reports it; a full-screen program, game or
+presentation on Windows (SHQueryUserNotificationState); a game on Linux that has activated Feral's GameMode. macOS and
+other Linux desktops have no portable sign of a full-screen program, and none is looked for. The link is not affected.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FULL_SCREEN = {2: "a full-screen program", 3: "a game", 4: "a presentation"}
 
 
 def lower_priority() -> None:
-    """Lower this process's priority; everything else on the machine goes first."""
+    """Lower this process's CPU priority, and on Linux its I/O priority."""
     with suppress(OSError, psutil.Error):
         process = psutil.Process()
         if sys.platform == "win32":
@@ -38,14 +38,14 @@ def lower_priority() -> None:
 
 
 def pause_reason() -> str:
-    """Why the agent should not draft now; empty when it may."""
+    """The reason not to draft now; empty when there is none."""
     if on_battery():
         return "on battery"
     return busy_screen_reason()
 
 
 def on_battery() -> bool:
-    """Whether this machine runs on its battery; False where there is none, or nobody knows."""
+    """Whether this machine runs on battery; False where there is none or it cannot be read."""
     with suppress(OSError, AttributeError, RuntimeError):
         battery = psutil.sensors_battery()
         return battery is not None and battery.power_plugged is False
@@ -53,34 +53,34 @@ def on_battery() -> bool:
 
 
 def busy_screen_reason() -> str:
-    """What has the screen, or the whole machine, for itself; empty if nothing, or if this platform does not tell."""
+    """The kind of program that fills the screen or has activated GameMode; empty if none is detected."""
     if sys.platform == "win32":
         state = ctypes.c_int()
         ctypes.windll.shell32.SHQueryUserNotificationState(ctypes.byref(state))
         return FULL_SCREEN.get(state.value, "")
     if sys.platform == "linux" and (gamemode := shutil.which("gamemoded")):
         with suppress(OSError, subprocess.SubprocessError):
-            told = subprocess.run([gamemode, "-s"], capture_output=True, text=True, timeout=2, check=False).stdout
-            return "a game" if "is active" in told else ""
+            status = subprocess.run([gamemode, "-s"], capture_output=True, text=True, timeout=2, check=False).stdout
+            return "a game" if "is active" in status else ""
     return ""
 
 
 class IdlePolicy:
-    """Asks now and then whether the machine is wanted elsewhere, and tells."""
+    """Checks every CHECK_SECONDS whether to pause drafting, and reports changes to the observer."""
 
     def __init__(self, observer: Observer) -> None:
         self._observer = observer
         self._reason = ""
 
     def may_draft(self) -> bool:
-        """May be asked from any thread."""
+        """Whether drafting is allowed now. Thread-safe."""
         return not self._reason
 
     async def watch(self) -> None:
-        """For ever."""
+        """Check until cancelled."""
         while True:
-            why = await asyncio.to_thread(pause_reason)
-            if why != self._reason:
-                self._reason = why
-                self._observer.paused(why)
+            reason = await asyncio.to_thread(pause_reason)
+            if reason != self._reason:
+                self._reason = reason
+                self._observer.paused(reason)
             await asyncio.sleep(CHECK_SECONDS)

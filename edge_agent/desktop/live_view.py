@@ -1,6 +1,6 @@
-"""The live view of `edgedraft attach` on a terminal: the link, the sessions, and what drafting has been worth.
+"""The live view of `edgedraft attach` on a terminal: the link, the sessions, and how many target steps drafting saved.
 
-It reads the stats and is told of the link; it changes nothing. Without a terminal observer.Lines takes its place.
+It displays draft statistics and link events and changes nothing. Without a terminal LineObserver takes its place.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from rich.text import Text
 from edge_agent.drafting.stats import DraftStats, StatsCollector
 from edgedraft.wire import AgentWelcome, Hello
 
-REFRESHES_PER_SECOND = 4  # a second
-RATE_SECONDS = 5.0  # over which a rate is taken
-BAR_SECONDS, BARS = 10.0, 30  # acceptance over time: one bar for so many seconds
+REFRESHES_PER_SECOND = 4
+RATE_SECONDS = 5.0  # the interval of the shown rates
+BAR_SECONDS, BARS = 10.0, 30  # acceptance over time: seconds per bar, bars
 BLOCKS = "▁▂▃▄▅▆▇█"
 LOG_LINES = 4  # log lines shown
 
 
 class StatsHistory:
-    """The stats's totals over the last minutes."""
+    """The total draft statistics over the last minutes."""
 
     def __init__(self) -> None:
         self._seen: deque[tuple[float, DraftStats]] = deque([(0.0, DraftStats())])
 
     def add(self, now: float, total: DraftStats) -> None:
-        """Seconds on any clock that starts near 0. Looks that follow each other at once count as one."""
+        """Record the totals at `now`, in seconds since the start; samples too close to the last one are skipped."""
         if now - self._seen[-1][0] >= 0.5 * RATE_SECONDS / REFRESHES_PER_SECOND:
             self._seen.append((now, total))
         while self._seen[0][0] < now - BAR_SECONDS * BARS - RATE_SECONDS:
             self._seen.popleft()
 
     def between(self, start: float, end: float) -> DraftStats:
-        """What was counted between two times."""
+        """The statistics between two times."""
         first = next((c for t, c in reversed(self._seen) if t <= start), self._seen[0][1])
         last = next((c for t, c in reversed(self._seen) if t <= end), self._seen[0][1])
         return DraftStats(
@@ -50,7 +50,7 @@ class StatsHistory:
         )
 
     def acceptance_per_bar(self, now: float) -> list[float | None]:
-        """Of each BAR_SECONDS the share of written tokens that were drafted right; None where nothing was written."""
+        """The share of committed tokens that were accepted drafts, per BAR_SECONDS; None where none was committed."""
         shares: list[float | None] = []
         for bar in range(min(BARS, int(now / BAR_SECONDS)), 0, -1):
             counts = self.between(now - bar * BAR_SECONDS, now - (bar - 1) * BAR_SECONDS)
@@ -59,7 +59,7 @@ class StatsHistory:
 
 
 class LiveView(logging.Handler):
-    """An observer.Observer, and the log handler while it is shown."""
+    """An Observer, and the only log handler while it is shown."""
 
     def __init__(self, url: str, hello: Hello, stats: StatsCollector, console: Console | None = None) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class LiveView(logging.Handler):
         self._link = Text("connecting", style="yellow")
         self._model = ""
         self._pause = ""
-        self._round_trip: float | None = None
+        self._rtt: float | None = None
         self._history = StatsHistory()
         self._lines: deque[str] = deque(maxlen=LOG_LINES)
         self._live = Live(
@@ -84,14 +84,14 @@ class LiveView(logging.Handler):
         self._model = welcome.model
 
     def round_trip(self, seconds: float) -> None:
-        self._round_trip = seconds
+        self._rtt = seconds
 
     def lost(self, why: str, again_in: float) -> None:
-        self._round_trip = None
+        self._rtt = None
         self._link = Text(f"no gateway: {why}; next try in {again_in:.0f} s", style="red")
 
     def moving(self, why: str) -> None:
-        self._round_trip = None
+        self._rtt = None
         self._link = Text(f"moving: {why}", style="yellow")
 
     def paused(self, why: str) -> None:
@@ -114,25 +114,25 @@ class LiveView(logging.Handler):
         logging.getLogger().handlers = self._replaced
 
     def render(self) -> RenderableType:
-        """What is shown now."""
+        """The view at this moment."""
         now = time.monotonic() - self._began
         snapshot = self._stats.snapshot()
         total = snapshot.total
         self._history.add(now, total)
-        lately = self._history.between(now - RATE_SECONDS, now)
+        recent = self._history.between(now - RATE_SECONDS, now)
         table = Table.grid(padding=(0, 2))
         table.add_column(style="dim", no_wrap=True)
         table.add_column(overflow="fold")
-        trip = "" if self._round_trip is None else f", round trip {1e3 * self._round_trip:.0f} ms"
-        table.add_row("gateway", Text.assemble(self._url, "\n", self._link, trip))
+        rtt = "" if self._rtt is None else f", round trip {1e3 * self._rtt:.0f} ms"
+        table.add_row("gateway", Text.assemble(self._url, "\n", self._link, rtt))
         if self._model:
-            table.add_row("drafting for", Text(self._model))  # a gateway wrote it: no markup
+            table.add_row("drafting for", Text(self._model))  # from the gateway: not to be parsed as markup
         table.add_row("with", self._hello.drafter)
         if self._pause:
             table.add_row("paused", Text(self._pause, style="yellow"))
         table.add_row("sessions", f"{len(snapshot.sessions)} of {self._hello.max_sessions}")
-        table.add_row("drafted", f"{total.drafted:,} tokens, {lately.drafted / RATE_SECONDS:.0f} a second")
-        table.add_row("written", f"{total.committed:,} tokens, {lately.committed / RATE_SECONDS:.0f} a second")
+        table.add_row("drafted", f"{total.drafted:,} tokens, {recent.drafted / RATE_SECONDS:.0f} per second")
+        table.add_row("written", f"{total.committed:,} tokens, {recent.committed / RATE_SECONDS:.0f} per second")
         table.add_row("accepted", _accepted(total))
         table.add_row("over time", Text(render_bars(self._history.acceptance_per_bar(now)), style="cyan"))
         table.add_row("saved", _saved(total))
@@ -143,7 +143,7 @@ class LiveView(logging.Handler):
 
 
 def render_bars(shares: Sequence[float | None]) -> str:
-    """Shares from 0 to 1 as a line of blocks; a dot where there is none."""
+    """Shares from 0 to 1 as a line of block characters; a dot for None."""
     return "".join("·" if share is None else BLOCKS[min(7, int(8 * share))] for share in shares)
 
 
@@ -154,7 +154,7 @@ def _accepted(total: DraftStats) -> str:
 
 
 def _saved(total: DraftStats) -> str:
-    """Each accepted token is one that the datacenter did not have to compute a step of its own for."""
+    """Each accepted token saves one step of the target."""
     if not total.committed:
         return "nothing yet"
     return (

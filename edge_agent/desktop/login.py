@@ -1,4 +1,4 @@
-"""`edgedraft login`: a gateway's URL and key in the user's configuration folder, readable by nobody else."""
+"""`edgedraft login`: stores a gateway's URL and key in the user's configuration folder, readable by its owner only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Login(msgspec.Struct, frozen=True):
 
 
 def main(settings: LoginSettings) -> None:
-    """Checks the key with the gateway before it is kept. Exits 1 when it is refused or nobody answers."""
+    """Check the key with the gateway, then store it. Exits with 1 when it is rejected or the gateway is unreachable."""
     key = settings.key
     if not key and sys.stdin.isatty():
         key = getpass.getpass("key: ").strip()
@@ -39,7 +39,7 @@ def login_file() -> Path:
 
 
 def save_login(login: Login) -> Path:
-    """Written at once or not at all, with mode 0600 from its first byte on."""
+    """Write the login file atomically, with mode 0600 from its first byte on; returns its path."""
     file = login_file()
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial")
@@ -51,7 +51,7 @@ def save_login(login: Login) -> Path:
 
 
 def load_login() -> Login | None:
-    """What was kept. Raises Refused when it cannot be read."""
+    """The stored login, or None. Raises AttachRejected when the file cannot be read."""
     try:
         return msgspec.json.decode(login_file().read_bytes(), type=Login)
     except FileNotFoundError:
@@ -61,9 +61,9 @@ def load_login() -> Login | None:
 
 
 def fill_from_login(settings: AgentSettings) -> AgentSettings:
-    """The settings with what they lack taken from the login; a key goes to no other gateway than its own.
+    """Fill in a missing URL or key from the stored login; a stored key is used for its own gateway only.
 
-    Raises Refused when there is nothing to take.
+    Raises AttachRejected when something is missing and no login has it.
     """
     if settings.url and settings.key:
         return settings

@@ -1,7 +1,7 @@
-"""`edgedraft agent install|uninstall|status`: the agent as a service of the user's own, by systemd or launchd.
+"""`edgedraft agent install|uninstall|status`: the agent as a user service of systemd or launchd.
 
-The service runs `edgedraft attach` with the flags given at installation; URL and key stay in the login's file, so that
-neither a unit file nor a process list shows them. Nothing here needs more rights than the user's.
+The service runs `edgedraft attach` with the flags given at installation. URL and key stay in the login file, so that
+neither a unit file nor a process list shows them. Nothing here needs more than the user's own rights.
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ COMMAND_SECONDS = 30.0
 
 
 class ServiceError(Exception):
-    """The service manager did not do it; the message says what to do."""
+    """The service manager failed or is missing; the message says what to do."""
 
 
 class ServiceManager(Protocol):
-    """A service manager, and where it wants its file."""
+    """A service manager; `file` is where it expects the service's definition."""
 
     file: Path
 
     def render(self, command: list[str]) -> bytes:
-        """The file that runs `command`."""
+        """The service definition that runs `command`."""
         ...
 
     def start(self) -> None:
-        """Start it now and at every login. Raises ServiceError."""
+        """Start the service now and at every login. Raises ServiceError."""
         ...
 
     def stop(self) -> None: ...
 
     def status(self) -> str:
-        """In a few words."""
+        """The service's state in a few words, for a person."""
         ...
 
 
 def main(settings: Settings) -> None:
-    """Exits 1 when it could not be done."""
+    """Run one of the three commands. Exits with 1 when it fails, or for a status that is not installed."""
     try:
         manager = service_manager_for(sys.platform)
         match settings:
@@ -68,7 +68,7 @@ def main(settings: Settings) -> None:
 
 
 def install(manager: ServiceManager, settings: AgentInstallSettings) -> str:
-    """Write the file and start the service. Raises ServiceError, and then nothing is installed."""
+    """Write the file and start the service. Raises ServiceError; nothing is then left installed."""
     if load_login() is None:
         raise ServiceError("it needs a gateway and a key first: edgedraft login URL")
     manager.file.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ def uninstall(manager: ServiceManager) -> str:
 
 
 def attach_command(settings: AgentInstallSettings) -> list[str]:
-    """What the service runs: `edgedraft attach` with every setting that was given."""
+    """The service's command line: `edgedraft attach` with every setting that was given explicitly."""
     words = [sys.executable, "-m", "edgedraft.cli", "attach", "--no-live"]
     for name in type(settings).model_fields:
         if name not in settings.model_fields_set:
@@ -102,7 +102,7 @@ def attach_command(settings: AgentInstallSettings) -> list[str]:
 
 
 def service_manager_for(platform: str) -> ServiceManager:
-    """Raises ServiceError where there is none that is known."""
+    """The service manager of a `sys.platform`. Raises ServiceError when there is none that is supported."""
     if platform == "darwin":
         return Launchd()
     if platform == "linux" and shutil.which("systemctl"):
@@ -111,7 +111,7 @@ def service_manager_for(platform: str) -> ServiceManager:
 
 
 class Systemd:
-    """A user unit."""
+    """Installs a systemd user unit."""
 
     def __init__(self) -> None:
         self.file = user_config_path("systemd") / "user" / UNIT
@@ -138,7 +138,7 @@ class Systemd:
 
 
 class Launchd:
-    """A launch agent."""
+    """Installs a launchd agent."""
 
     def __init__(self) -> None:
         self.file = Path.home() / "Library" / "LaunchAgents" / f"{LABEL}.plist"
@@ -169,9 +169,9 @@ class Launchd:
         _run(["launchctl", "bootout", f"{self._domain}/{LABEL}"])
 
     def status(self) -> str:
-        told = _run(["launchctl", "print", f"{self._domain}/{LABEL}"])
+        printed = _run(["launchctl", "print", f"{self._domain}/{LABEL}"])
         state = next(
-            (line.split("=")[1].strip() for line in told.stdout.splitlines() if "state =" in line), "not loaded"
+            (line.split("=")[1].strip() for line in printed.stdout.splitlines() if "state =" in line), "not loaded"
         )
         return f"{LABEL}: {state}; its log: {user_log_path('edgedraft') / 'agent.log'}"
 
@@ -201,7 +201,7 @@ WantedBy=default.target
 
 
 def _quote(word: str) -> str:
-    """A word of ExecStart, as systemd.service(5) quotes it: % and $ would be expanded there."""
+    """Quote a word for ExecStart as systemd.service(5) requires: % and $ would be expanded."""
     safe = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
     return f'"{safe}"' if safe != word or " " in word else word
 

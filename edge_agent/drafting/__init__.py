@@ -1,1 +1,1 @@
-"""The drafting loop, its sessions and its pace."""
+"""The drafting loop, its sessions, and the mailbox between it and the link."""

@@ -1,10 +1,11 @@
-"""The drafting loop: one thread that drafts for every session and never waits for an answer.
+"""The drafting loop: one thread that drafts for all sessions and never waits for a verifier.
 
-Each turn applies all messages that have arrived, asks every session for its best place to go on, expands all of these
-in one call of the drafter, and posts what is new. So a miss wastes one step at most. With nothing worth drafting the
-thread sleeps until a message comes. What breaks in one session ends the drafting of that session alone.
+Each iteration handles all messages that have arrived, takes one draft request from every session, passes them to the
+drafter in one batch, and posts the new draft nodes. A mismatch therefore wastes one iteration at most. With nothing
+worth drafting the thread sleeps until a message arrives. An error in one session ends only that session's drafting.
 
-The loop executes nothing it is sent and writes no text or token id anywhere; sessions live in memory until they end.
+The loop executes nothing that it receives, and logs no text or token ids. An ended session's output is passed to the
+drafter (see past_outputs.py); otherwise sessions live in memory until they end.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ UNACCEPTABLE = "a token outside the vocabulary, or too long a text"
 
 @dataclass(frozen=True, slots=True)
 class DraftingLimits:
-    """Token ids lie below `vocab_size`; more than `max_sessions` at once are not drafted."""
+    """Token ids must be below `vocab_size`; sessions beyond `max_sessions` at a time are not drafted for."""
 
     vocab_size: int
     max_sessions: int
 
 
 class DraftingLoop:
-    """Everything between a mailbox and a drafter, for as long as one attachment lasts."""
+    """Connects a mailbox and a drafter for one attachment."""
 
     def __init__(
         self,
@@ -47,9 +48,9 @@ class DraftingLoop:
         may_draft: Callable[[], bool] = lambda: True,
         spans: DraftSpans | None = None,
     ) -> None:
-        """While `may_draft` says no, sessions are followed and not drafted; it is asked at every message.
+        """While `may_draft()` is False, commits are applied and nothing is drafted; it is checked in every iteration.
 
-        `spans` is None where nothing is traced.
+        `spans` is None without tracing.
         """
         self._mailbox = mailbox
         self._may_draft = may_draft
@@ -62,7 +63,7 @@ class DraftingLoop:
         self._threshold = DraftThreshold()
 
     def run(self) -> None:
-        """Until the mailbox is closed. However it ends, the mailbox is closed and no session is left open."""
+        """Run until the mailbox is closed. On every exit path the mailbox is closed and all sessions are ended."""
         busy = False
         try:
             while True:
@@ -124,27 +125,27 @@ class DraftingLoop:
             self._end(message.session, f"finished ({message.finish})")
 
     def _acceptable(self, length: int, tokens: Sequence[int]) -> bool:
-        """Whether these tokens may follow a text of that length."""
+        """Whether the tokens are in the vocabulary and fit after a text of `length` tokens."""
         return length + len(tokens) <= MAX_AGENT_TEXT and max(tokens, default=0) < self._limits.vocab_size
 
     def _draft(self) -> bool:
-        """One step for all sessions; False when none of them had anything worth drafting."""
-        asked: list[tuple[DraftSession, int]] = []
-        points: list[DraftRequest] = []
+        """One forward of the drafter for all sessions; False when none of them had anything worth drafting."""
+        nodes: list[tuple[DraftSession, int]] = []
+        requests: list[DraftRequest] = []
         for session in self._sessions.values():
             session.min_path = self._threshold.min_path
             wanted = session.next_request()
             if wanted is not None:
-                asked.append((session, wanted[0]))
-                points.append(wanted[1])
-        if not points:
+                nodes.append((session, wanted[0]))
+                requests.append(wanted[1])
+        if not requests:
             return False
         drafts = []
-        began = time.perf_counter()
-        answers = self._propose(points)
-        self._threshold.record_forward(time.perf_counter() - began)
-        for (session, node), guesses in zip(asked, answers, strict=True):
-            draft = session.add_proposal(node, guesses) if guesses is not None else None
+        start = time.perf_counter()
+        proposals = self._propose(requests)
+        self._threshold.record_forward(time.perf_counter() - start)
+        for (session, node), proposal in zip(nodes, proposals, strict=True):
+            draft = session.add_proposal(node, proposal) if proposal is not None else None
             if draft is not None:
                 drafts.append(draft)
         self._post(drafts)
@@ -155,15 +156,15 @@ class DraftingLoop:
             self._stats.add(draft.session, DraftStats(drafted=len(draft.tokens)))
         self._mailbox.post(drafts)
 
-    def _propose(self, points: Sequence[DraftRequest]) -> list[Proposal | None]:
-        """The drafter's answers. When it breaks each point is tried alone, and who breaks it again is ended (None)."""
+    def _propose(self, requests: Sequence[DraftRequest]) -> list[Proposal | None]:
+        """The drafter's proposals. After an error each request is retried alone; sessions that fail again end (None)."""
         try:
-            return [*self._drafter.propose(points)]
+            return [*self._drafter.propose(requests)]
         except Exception:
-            if len(points) > 1:
-                return [answer for point in points for answer in self._propose([point])]
-            log.exception("session %d broke the drafter", points[0].session)
-            self._end(points[0].session, "ended")
+            if len(requests) > 1:
+                return [proposal for request in requests for proposal in self._propose([request])]
+            log.exception("session %d broke the drafter", requests[0].session)
+            self._end(requests[0].session, "ended")
             return [None]
 
     def _end(self, number: int, how: str) -> None:

@@ -1,8 +1,8 @@
-"""The hand-over between the link, which lives in the event loop, and the drafting thread: bounded both ways.
+"""Bounded queues in both directions between the link (in the event loop) and the drafting thread.
 
-Messages that arrive wait in `inbox` until the thread drains it; while it is full the link stops reading and TCP holds
-the gateway back. Drafts wait in `outbox` until the link sends all of them as one frame; while it is full the thread
-drafts nothing. Either side may close it, and the other one then learns of it.
+Received messages wait in the inbox until the thread drains it; while it is full the link stops reading, and TCP applies
+backpressure to the gateway. Drafts wait in the outbox until the link sends them all as one frame; while it is full the
+thread does not draft. Either side may close the mailbox; the other side then gets MailboxClosed.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from edgedraft.wire import Close, Commit, Draft, Open
 Incoming = Open | Commit | Close
 
 INBOX_MESSAGES = 1024  # messages
-INBOX_BYTES = 1 << 22  # of frames; a message takes up to ten times as much once it is read
-OUTBOX_DRAFTS = 128  # drafts; also one frame's worth, at most 128 kB of the 256 kB that a frame may have
+INBOX_BYTES = 1 << 22  # of frames; a decoded message takes up to ten times as much
+OUTBOX_DRAFTS = 128  # also the most in one frame: at most 128 kB of the 256 kB that a frame may have
 FULL_INBOX_POLL_SECONDS = 0.01  # seconds
 
 
 class MailboxClosed(Exception):
-    """The other side is gone."""
+    """The mailbox has been closed."""
 
 
 class Mailbox:
-    """To be made in the event loop that the link runs in."""
+    """Must be created in the event loop that the link runs in."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -39,7 +39,7 @@ class Mailbox:
         self._closed = False
 
     async def deliver(self, messages: Sequence[Incoming], size: int = 0) -> None:
-        """From the link: hand over messages that came in `size` bytes, waiting for room. Raises MailboxClosed."""
+        """For the link: queue the messages of a `size`-byte frame; waits while the inbox is full. Raises MailboxClosed."""
         while True:
             with self._changed:
                 if self._closed:
@@ -52,7 +52,7 @@ class Mailbox:
             await asyncio.sleep(FULL_INBOX_POLL_SECONDS)
 
     async def collect(self) -> list[Draft]:
-        """To the link: all drafts that wait, in order; waits for the first. Raises MailboxClosed."""
+        """For the link: take all queued drafts, in order; waits for the first. Raises MailboxClosed."""
         while True:
             await self._posted.wait()
             self._posted.clear()
@@ -67,9 +67,9 @@ class Mailbox:
                 return drafts
 
     def receive(self, wait: bool) -> list[Incoming]:
-        """To the drafting thread: all messages that wait, in order.
+        """For the drafting thread: take all queued messages, in order.
 
-        Waits for one with `wait`, or while the outbox is full. Raises MailboxClosed.
+        Blocks for the first one if `wait` is set, or while the outbox is full. Raises MailboxClosed.
         """
         with self._changed:
             while not self._closed and not self._inbox and (wait or len(self._outbox) >= OUTBOX_DRAFTS):
@@ -82,14 +82,14 @@ class Mailbox:
             return messages
 
     def post(self, drafts: Sequence[Draft]) -> None:
-        """From the drafting thread: drafts to be sent. They are dropped when the link is gone."""
+        """For the drafting thread: queue drafts to be sent. They are dropped when the mailbox is closed."""
         with self._changed:
             if drafts and not self._closed:
                 self._outbox.extend(drafts)
                 self._loop.call_soon_threadsafe(self._posted.set)
 
     def close(self) -> None:
-        """From either side, any number of times."""
+        """Close it, from either side; idempotent."""
         with self._changed:
             if not self._closed:
                 self._closed = True

@@ -1,6 +1,6 @@
-"""What an agent did: tokens drafted, accepted and committed, by session and in all.
+"""Draft statistics: tokens drafted, accepted and committed, per session and in total.
 
-The drafting thread counts, anyone may read a snapshot at any time. Figures only: no text, no ids.
+Written by the drafting thread; any thread may take a snapshot. Counts only, no text and no token ids.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class StatsSnapshot:
 
 
 class StatsCollector:
-    """Adds up."""
+    """Sums up DraftStats, thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -49,7 +49,7 @@ class StatsCollector:
             self._total += counts
 
     def end(self, session: int) -> DraftStats:
-        """Forget the session; returns what it came to."""
+        """Remove the session; returns its sums."""
         with self._lock:
             return self._sessions.pop(session, DraftStats())
 

@@ -23,7 +23,7 @@ from edge_agent.attach.attachment import stay_attached
 from edge_agent.attach.connection import AttachRejected
 from edge_agent.attach.observer import LineObserver
 from edge_agent.desktop import doctor, forget, login, service
-from edge_agent.desktop import idle_policy as manners
+from edge_agent.desktop import idle_policy
 from edge_agent.desktop.live_view import BAR_SECONDS, LiveView, StatsHistory, render_bars
 from edge_agent.desktop.login import Login, fill_from_login, load_login, save_login
 from edge_agent.drafters.past_outputs import PastOutputStore
@@ -221,7 +221,7 @@ def test_an_agent_steps_back_behind_everything_else() -> None:
         "p = psutil.Process(); print(p.nice(), int(p.ionice().ioclass) if hasattr(p, 'ionice') else 3)"
     )
     told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
-    assert int(told[0]) >= manners.NICENESS
+    assert int(told[0]) >= idle_policy.NICENESS
     assert told[1] == "3"
 
 
@@ -236,7 +236,7 @@ def test_an_agent_steps_back_behind_everything_else() -> None:
 )
 def test_it_pauses_on_battery(monkeypatch: pytest.MonkeyPatch, battery: object, pauses: bool) -> None:
     monkeypatch.setattr(psutil, "sensors_battery", lambda: battery, raising=False)
-    assert (manners.pause_reason() == "on battery") == pauses
+    assert (idle_policy.pause_reason() == "on battery") == pauses
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="GameMode is Linux's")
@@ -245,7 +245,7 @@ def test_it_pauses_while_gamemode_is_active(tmp_path: Path, monkeypatch: pytest.
     for state, why in (("inactive", ""), ("active", "a game")):
         (tmp_path / "gamemoded").write_text(f"#!/bin/sh\necho gamemode is {state}\n")
         (tmp_path / "gamemoded").chmod(0o755)
-        assert manners.busy_screen_reason() == why
+        assert idle_policy.busy_screen_reason() == why
 
 
 async def test_while_paused_sessions_are_followed_and_drafting_goes_on_afterwards(
@@ -277,7 +277,7 @@ async def test_manners_tell_when_they_change(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(manners, "pause_reason", lambda: why)
     observer = LineObserver("http://gateway")
     monkeypatch.setattr(observer, "paused", told.append)
-    watched = manners.IdlePolicy(observer)
+    watched = idle_policy.IdlePolicy(observer)
     task = asyncio.ensure_future(watched.watch())
     await asyncio.sleep(0.05)
     assert watched.may_draft()
