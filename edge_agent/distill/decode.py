@@ -1,7 +1,7 @@
-"""The target at work: many conversations decoded at once, each with the labels that a child learns from.
+"""Batched decoding with the target: many conversations at once, with the labels that the student learns from.
 
-The target decodes in slots: each row of one static KV cache belongs to one conversation, and a row that ends is
-given the next one, so a step carries no finished rows. This file knows nothing of prompts or of files.
+Each row of one static KV cache is a slot for one conversation; a slot that becomes free gets the next one, so few rows
+of a forward are wasted (continuous batching). This module knows nothing of prompts or files.
 """
 
 from __future__ import annotations
@@ -22,58 +22,63 @@ SAMPLED_FROM = 64
 
 
 @dataclass(slots=True)
-class Job:
-    """One conversation on its way through the target: its tokens so far and the labels of those it generated."""
+class Conversation:
+    """One conversation that the target continues: its token ids, and the labels of those that were generated."""
 
     kind: str
     messages: tuple[Message, ...]
     ids: list[int]
     temperature: float
-    room: int
+    tokens_left: int
     user_turn: bool = False
     ended: bool = False
-    # Positions in `ids` that were generated, and one row of labels for each.
+    # The indices in `ids` of generated tokens, and per such token its labels [top_k].
     positions: list[int] = field(default_factory=list)
     top_ids: list[torch.Tensor] = field(default_factory=list)
     top_logps: list[torch.Tensor] = field(default_factory=list)
 
 
 class SlotCache(Cache):
-    """A static KV cache whose rows are at different lengths. Positions past a row's length hold rubbish; the caller
-    masks them."""
+    """A static KV cache whose rows have different lengths.
+
+    Positions beyond a row's length hold stale data; the caller's attention mask must exclude them.
+    """
 
     def __init__(self, slots: int, length: int) -> None:
         super().__init__(layers=[])
         self._slots, self._length = slots, length
         self._kv: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self.rows = torch.empty(0, dtype=torch.long)
-        self.at = torch.empty(0, dtype=torch.long)
+        self.positions = torch.empty(0, dtype=torch.long)
         self.visible = 0
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store the new keys and values; a prefill attends to itself only, a decode step to the whole row."""
+        """Store new keys and values [rows, heads, tokens, head_dim]; returns those to attend to.
+
+        A prefill attends to itself only, a decode step to its row of the cache.
+        """
         if layer_idx not in self._kv:
-            self._kv[layer_idx] = (self._room(key_states), self._room(value_states))
+            self._kv[layer_idx] = (self._allocate(key_states), self._allocate(value_states))
         keys, values = self._kv[layer_idx]
         new = key_states.shape[2]
         if new > 1:
             keys[self.rows, :, :new] = key_states
             values[self.rows, :, :new] = value_states
             return key_states, value_states
-        keys[self.rows, :, self.at] = key_states[:, :, 0]
-        values[self.rows, :, self.at] = value_states[:, :, 0]
+        keys[self.rows, :, self.positions] = key_states[:, :, 0]
+        values[self.rows, :, self.positions] = value_states[:, :, 0]
         return keys[:, :, : self.visible], values[:, :, : self.visible]
 
-    def _room(self, like: torch.Tensor) -> torch.Tensor:
+    def _allocate(self, like: torch.Tensor) -> torch.Tensor:
         return like.new_zeros((self._slots, like.shape[1], self._length, like.shape[3]))
 
 
-class Generator:
-    """Runs jobs through the target, whose linear layers it packs (edgedraft/runtime/packed_linear.py).
+class BatchDecoder:
+    """Decodes conversations with the target, whose linear layers it packs (edgedraft/runtime/packed_linear.py).
 
-    Conversations end before `length` tokens, answers included.
+    Conversations are ended before they have `length` tokens, prompt included.
     """
 
     def __init__(self, target: PreTrainedModel, stop: set[int], slots: int, length: int, top_k: int, seed: int) -> None:
@@ -83,54 +88,62 @@ class Generator:
         self._head, self._head_weight = head, head.weight.detach()
         self._device = target.device
         self._noise = torch.Generator(self._device).manual_seed(seed)
-        self._rows: list[Job | None] = [None] * slots
-        self._waiting: deque[Job] = deque()
+        self._rows: list[Conversation | None] = [None] * slots
+        self._waiting: deque[Conversation] = deque()
         self._cache = SlotCache(slots, length)
-        self._check()
+        self._check_head()
         pack_linears(target)
 
     @torch.inference_mode()
-    def _check(self) -> None:
-        """The labels come from the bare head; a target that scales or caps its logits after it cannot be learned so."""
+    def _check_head(self) -> None:
+        """Raise ValueError if the target changes its logits after the head: labels are computed from the head alone."""
         ids = torch.zeros(1, 4, dtype=torch.long, device=self._device)
-        whole = self._target(ids, use_cache=False).logits.float()
-        bare = self._head(self._target.base_model(ids, use_cache=False).last_hidden_state).float()
-        if not torch.allclose(whole, bare, rtol=0.02, atol=0.02):
+        logits = self._target(ids, use_cache=False).logits.float()
+        head_logits = self._head(self._target.base_model(ids, use_cache=False).last_hidden_state).float()
+        if not torch.allclose(logits, head_logits, rtol=0.02, atol=0.02):
             raise ValueError(f"{type(self._target).__name__} changes its logits after the head: not supported")
 
     @torch.inference_mode()
-    def run(self, jobs: Iterator[Job], finished: Callable[[Job], Job | None], over: Callable[[], bool]) -> None:
-        """Decode until the jobs end or `over` says so. `finished` gets every job and may return one to go on with."""
-        while not over():
-            fresh = self._admit(jobs)
+    def run(
+        self,
+        conversations: Iterator[Conversation],
+        on_finished: Callable[[Conversation], Conversation | None],
+        should_stop: Callable[[], bool],
+    ) -> None:
+        """Decode until `conversations` is exhausted or `should_stop()` is true.
+
+        `on_finished` is called with every conversation that ends; it may return another one, which is decoded next.
+        """
+        while not should_stop():
+            fresh = self._admit(conversations)
             if fresh:
-                self._take(fresh, self._prefill(fresh), finished)
-            active = [row for row, job in enumerate(self._rows) if job is not None]
+                self._append_tokens(fresh, self._prefill(fresh), on_finished)
+            active = [row for row, conversation in enumerate(self._rows) if conversation is not None]
             if active:
-                self._take(active, self._decode()[active], finished)
+                self._append_tokens(active, self._decode()[active], on_finished)
             elif not fresh:
                 return
-        for job in self._rows:
-            if job is not None:
-                finished(job)
+        for conversation in self._rows:
+            if conversation is not None:
+                on_finished(conversation)
 
-    def _admit(self, jobs: Iterator[Job]) -> list[int]:
-        """Give free rows their next jobs; many at a time, as a prefill for each row that ends would be wasteful."""
-        free = [row for row, job in enumerate(self._rows) if job is None]
+    def _admit(self, conversations: Iterator[Conversation]) -> list[int]:
+        """Assign conversations to free rows, once an eighth of the rows is free: a prefill per row would be slow."""
+        free = [row for row, conversation in enumerate(self._rows) if conversation is None]
         if len(free) < max(1, self._slots // 8):
             return []
-        while len(self._waiting) < len(free) and (job := next(jobs, None)) is not None:
-            self._waiting.append(job)
+        while len(self._waiting) < len(free) and (conversation := next(conversations, None)) is not None:
+            self._waiting.append(conversation)
         fresh = []
         while free and self._waiting:
-            job = self._waiting.popleft()
-            if len(job.ids) + 1 < self._length:
-                self._rows[free[-1]] = job
+            conversation = self._waiting.popleft()
+            if len(conversation.ids) + 1 < self._length:
+                self._rows[free[-1]] = conversation
                 fresh.append(free.pop())
         return fresh
 
     def _prefill(self, fresh: list[int]) -> torch.Tensor:
-        prompts = [self._job(row).ids for row in fresh]
+        prompts = [self._conversation(row).ids for row in fresh]
         width = max(2, *map(len, prompts))
         ids = torch.tensor([prompt + [0] * (width - len(prompt)) for prompt in prompts], device=self._device)
         last = torch.tensor([len(prompt) - 1 for prompt in prompts], device=self._device)
@@ -142,10 +155,14 @@ class Generator:
         return hidden[torch.arange(len(fresh), device=self._device), last]
 
     def _decode(self) -> torch.Tensor:
-        tokens = torch.tensor([[job.ids[-1] if job else 0] for job in self._rows], device=self._device)
-        at = torch.tensor([len(job.ids) - 1 if job else 0 for job in self._rows], device=self._device)
+        tokens = torch.tensor(
+            [[conversation.ids[-1] if conversation else 0] for conversation in self._rows], device=self._device
+        )
+        at = torch.tensor(
+            [len(conversation.ids) - 1 if conversation else 0 for conversation in self._rows], device=self._device
+        )
         self._cache.rows = torch.arange(self._slots, device=self._device)
-        self._cache.at, self._cache.visible = at, int(at.max()) + 1
+        self._cache.positions, self._cache.visible = at, int(at.max()) + 1
         mask = torch.arange(self._cache.visible, device=self._device) <= at[:, None]
         hidden = self._target.base_model(
             tokens,
@@ -156,51 +173,55 @@ class Generator:
         ).last_hidden_state
         return hidden[:, 0]
 
-    def _best(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The most probable tokens and their log-probabilities, in order."""
+    def _top_tokens(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The most likely tokens [rows, k] and their log-probabilities at temperature 1, in descending order."""
         logits = self._head(hidden)
         tokens = logits.topk(min(SAMPLED_FROM, logits.shape[1]), dim=1).indices
         total = logits.float().logsumexp(1, keepdim=True)
-        # bfloat16 rounds logits to steps of an eighth, which makes ties; the short list is scored again without it.
+        # bfloat16 rounds logits to multiples of 1/8, which makes ties; the top tokens are scored again in float32.
         values = torch.einsum("nd,nkd->nk", hidden.float(), self._head_weight[tokens].float())
         values, order = values.sort(dim=1, descending=True)
         return tokens.gather(1, order), values - total
 
-    def _take(self, rows: list[int], hidden: torch.Tensor, finished: Callable[[Job], Job | None]) -> None:
-        """Choose each row's next token, keep its labels, and retire the rows that ended."""
-        jobs = [self._job(row) for row in rows]
-        tokens, values = self._best(hidden)
+    def _append_tokens(
+        self, rows: list[int], hidden: torch.Tensor, on_finished: Callable[[Conversation], Conversation | None]
+    ) -> None:
+        """Sample each row's next token, store its labels, and free the rows that ended."""
+        conversations = [self._conversation(row) for row in rows]
+        tokens, values = self._top_tokens(hidden)
         logps = values[:, : self._top_k].half().cpu()
-        temperature = torch.tensor([job.temperature for job in jobs], device=self._device)[:, None]
+        temperature = torch.tensor([conversation.temperature for conversation in conversations], device=self._device)[
+            :, None
+        ]
         noise = -torch.empty_like(values).exponential_(generator=self._noise).log()
         choice = (values + temperature * noise).argmax(1, keepdim=True)
         chosen = tokens.gather(1, choice)[:, 0].tolist()
         labels = tokens[:, : self._top_k].int().cpu()
-        for i, (row, job) in enumerate(zip(rows, jobs, strict=True)):
-            job.positions.append(len(job.ids))
-            job.top_ids.append(labels[i])
-            job.top_logps.append(logps[i])
-            job.ids.append(chosen[i])
-            job.room -= 1
-            job.ended = chosen[i] in self._stop
-            if job.ended or job.room <= 0 or len(job.ids) + 1 >= self._length:
+        for i, (row, conversation) in enumerate(zip(rows, conversations, strict=True)):
+            conversation.positions.append(len(conversation.ids))
+            conversation.top_ids.append(labels[i])
+            conversation.top_logps.append(logps[i])
+            conversation.ids.append(chosen[i])
+            conversation.tokens_left -= 1
+            conversation.ended = chosen[i] in self._stop
+            if conversation.ended or conversation.tokens_left <= 0 or len(conversation.ids) + 1 >= self._length:
                 self._rows[row] = None
-                more = finished(job)
+                more = on_finished(conversation)
                 if more is not None:
                     self._waiting.appendleft(more)
 
-    def _job(self, row: int) -> Job:
-        job = self._rows[row]
-        assert job is not None
-        return job
+    def _conversation(self, row: int) -> Conversation:
+        conversation = self._rows[row]
+        assert conversation is not None
+        return conversation
 
 
-def sample(job: Job) -> Sample:
-    """The finished job as tensors."""
+def to_sample(conversation: Conversation) -> Sample:
+    """A finished conversation as tensors."""
     return Sample(
-        job.kind,
-        torch.tensor(job.ids, dtype=torch.int32),
-        torch.tensor(job.positions, dtype=torch.int32),
-        torch.stack(job.top_ids),
-        torch.stack(job.top_logps),
+        conversation.kind,
+        torch.tensor(conversation.ids, dtype=torch.int32),
+        torch.tensor(conversation.positions, dtype=torch.int32),
+        torch.stack(conversation.top_ids),
+        torch.stack(conversation.top_logps),
     )

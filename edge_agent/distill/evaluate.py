@@ -1,8 +1,8 @@
-"""How well a child guesses what the target says: measured on held-out answers, kind by kind.
+"""Measures how well a student predicts the target, on held-out greedy answers, per kind of prompt.
 
-The answers are greedy, so one forward of the child over them tells what it would have drafted after every true
-prefix. A chain of five drafts is accepted up to its first wrong guess; replaying that along each answer gives the
-tokens per verification that plain chain drafting would reach at temperature 0. Nothing here measures time.
+One forward of the student over an answer gives its draft after every true prefix. A chain of CHAIN draft tokens is
+accepted up to its first mismatch; replaying that along each answer gives the tokens per verification of plain chain
+drafting at temperature 0. Nothing here measures time.
 """
 
 from __future__ import annotations
@@ -22,39 +22,39 @@ RANKS = (1, 2, 3, 5, 8)
 
 
 class Figures(msgspec.Struct, frozen=True):
-    """`top[k]`: share of tokens among the child's k best guesses."""
+    """`top[k]` is the share of tokens among the student's k most likely ones."""
 
     tokens: int
     top: dict[str, float]
     tokens_per_verify: float
 
 
-def evaluate(child: PreTrainedModel, head_ids: torch.Tensor, samples: Sequence[Sample]) -> dict[str, Figures]:
-    """Figures by kind, and under "all"."""
+def evaluate(student: PreTrainedModel, head_ids: torch.Tensor, samples: Sequence[Sample]) -> dict[str, Figures]:
+    """Figures by kind of prompt, and under "all" those of all samples together."""
     ranks: dict[str, list[torch.Tensor]] = defaultdict(list)
     for sample in samples:
-        rank = guess_ranks(child, head_ids, sample)
+        rank = token_ranks(student, head_ids, sample)
         ranks[sample.kind].append(rank)
         ranks["all"].append(rank)
     return {kind: _figures(found) for kind, found in sorted(ranks.items())}
 
 
 @torch.inference_mode()
-def guess_ranks(child: PreTrainedModel, head_ids: torch.Tensor, sample: Sample) -> torch.Tensor:
-    """For every generated token how many tokens the child would rather have guessed; those it lacks rank last."""
+def token_ranks(student: PreTrainedModel, head_ids: torch.Tensor, sample: Sample) -> torch.Tensor:
+    """Per generated token, how many tokens the student ranks higher; int64 [labels]. Tokens not in its head rank last."""
     device = head_ids.device
     ids = sample.ids.long().to(device)
     at = sample.positions.long().to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16_matmul(device)):
-        logits = child(ids[None, :-1], use_cache=False).logits[0, at - 1].float()
+        logits = student(ids[None, :-1], use_cache=False).logits[0, at - 1].float()
     column = torch.searchsorted(head_ids, ids[at]).clamp_max(len(head_ids) - 1)
     known = head_ids[column] == ids[at]
     rank = (logits > logits.gather(1, column[:, None])).sum(1)
     return torch.where(known, rank, len(head_ids)).cpu()
 
 
-def chain_yield(hits: Sequence[bool], chain: int = CHAIN) -> tuple[int, int]:
-    """Tokens and verifications when each verification takes the run of hits (at most `chain`) and one token more."""
+def simulate_chain(hits: Sequence[bool], chain: int = CHAIN) -> tuple[int, int]:
+    """(tokens, verifications) when each verification accepts the next hits, at most `chain`, and adds one token."""
     at = verifications = 0
     while at < len(hits):
         run = 0
@@ -65,7 +65,7 @@ def chain_yield(hits: Sequence[bool], chain: int = CHAIN) -> tuple[int, int]:
     return len(hits), verifications
 
 
-def table(figures: dict[str, Figures]) -> str:
+def markdown_table(figures: dict[str, Figures]) -> str:
     """The figures as a Markdown table."""
     head = "| kind | tokens | " + " | ".join(f"top-{k}" for k in RANKS) + " | tokens per verify |"
     lines = [head, "|---" * (len(RANKS) + 3) + "|"]
@@ -77,7 +77,7 @@ def table(figures: dict[str, Figures]) -> str:
 
 def _figures(ranks: list[torch.Tensor]) -> Figures:
     flat = torch.cat(ranks)
-    yields = [chain_yield((rank == 0).tolist()) for rank in ranks]
+    yields = [simulate_chain((rank == 0).tolist()) for rank in ranks]
     return Figures(
         tokens=len(flat),
         top={str(k): round(float((flat < k).float().mean()), 4) for k in RANKS},

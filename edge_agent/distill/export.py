@@ -1,4 +1,4 @@
-"""Writing a trained child as a draft that draft_model.py loads: int8 weights, draft.json and a model card."""
+"""Writes a trained student as a folder that drafters/draft_model.py loads: int8 weights, draft.json, a model card."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from edge_agent.distill.evaluate import CHAIN, Figures, table
-from edge_agent.distill.student import learned_state
+from edge_agent.distill.evaluate import CHAIN, Figures, markdown_table
+from edge_agent.distill.student import trained_state
 from edge_agent.drafters.draft_model import (
     CARD_FILE,
     HEAD_IDS,
@@ -23,10 +23,10 @@ from edge_agent.drafters.draft_model import (
 )
 
 
-def write_weights(child: PreTrainedModel, head_ids: torch.Tensor, folder: Path) -> None:
-    """Matrices as int8 rows with a float16 scale each, vectors as float32; the embeddings stay with the target."""
+def write_weights(student: PreTrainedModel, head_ids: torch.Tensor, folder: Path) -> None:
+    """Write matrices as int8 with a float16 scale per row, vectors as float32; without the target's embeddings."""
     tensors = {HEAD_IDS: head_ids.to("cpu", torch.int32)}
-    for name, tensor in learned_state(child).items():
+    for name, tensor in trained_state(student).items():
         if tensor.ndim == 2:
             values, scale = quantise(tensor.cpu())
             tensors[name], tensors[name + SCALE_SUFFIX] = values.contiguous(), scale
@@ -38,12 +38,12 @@ def write_weights(child: PreTrainedModel, head_ids: torch.Tensor, folder: Path) 
 
 
 def write_spec(spec: DraftSpec, folder: Path) -> None:
-    """draft.json; written last, as a folder with it counts as a draft."""
+    """Write draft.json. Must be written after the weights: a folder that has it counts as a draft."""
     (folder / SPEC_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(spec)) + b"\n")
 
 
 def write_card(spec: DraftSpec, figures: dict[str, Figures], folder: Path) -> None:
-    """The model card: what this is, how it came to be, how well it guesses, and what it cannot do."""
+    """Write the model card: form, data, training, acceptance and limits."""
     (folder / CARD_FILE).write_text(CARD.format(**_facts(spec, figures, folder)))
 
 
@@ -56,7 +56,7 @@ def _facts(spec: DraftSpec, figures: dict[str, Figures], folder: Path) -> dict[s
         "count": len(spec.layers),
         "head_size": f"{spec.head_size:,}",
         "megabytes": f"{(folder / WEIGHTS_FILE).stat().st_size / 1e6:.1f}",
-        "table": table(figures),
+        "table": markdown_table(figures),
         "chain": CHAIN,
         "before": _before(training.get("before") or {}),
         "labelled": f"{training['sampled_tokens']:,}",
@@ -66,33 +66,34 @@ def _facts(spec: DraftSpec, figures: dict[str, Figures], folder: Path) -> dict[s
 
 
 def _before(training: dict[str, Any]) -> str:
-    """A sentence for each training that this one went on from, the last one first."""
+    """A sentence for each earlier training that this one continued, the latest first."""
     if not training:
         return ""
-    told = f" Before that: {training['trained_tokens']:,} labelled tokens of {training['sampled_tokens']:,} others."
-    return told + _before(training.get("before") or {})
+    sentence = f" Before that: {training['trained_tokens']:,} labelled tokens of {training['sampled_tokens']:,} others."
+    return sentence + _before(training.get("before") or {})
 
 
 CARD = """# Draft model for {target}
 
-A small model that guesses the next tokens of {target}, made with `edgedraft distill`.
-It writes no text by itself: the target checks every guess, so a draft changes speed and never output.
+A small model that drafts tokens for {target}, made with `edgedraft distill`.
+The target verifies every draft token, so this model changes the speed and never the output.
 
 - Form: {count} layers that started as the target's layers {layers}; the target's embeddings (not
-  stored here); an output head of {head_size} tokens, the most probable ones. {megabytes} MB, int8 with a scale a row.
+  stored here); an output head of {head_size} tokens, the most likely ones. {megabytes} MB, int8 with a scale per row.
 - Data: {samples:,} conversations with {labelled} labelled tokens, all written by the target itself. Prompts come from
   templates (chat, summary, code, maths, translation, retrieval), and from user turns that the target wrote. Labels are
-  its {top_k} most probable tokens at every position. No data set was used.
+  its {top_k} most likely tokens at every position. No data set was used.
 - Training: {steps:,} steps, {passes:.1f} passes, {seen} labelled tokens, {minutes} minutes on {device}; AdamW at
   {rate}, cross entropy against the target's distribution, embeddings frozen.{before}
-- Licence: that of the target, whose weights it was made from.
+- Licence: the target's, since it was made from the target's weights.
 
 ## Acceptance
 
 Measured on {held_out} greedy answers to {held_out_prompts} held-out prompts. Their templates, subjects and names were
 kept out of the training prompts; user turns that the target wrote may touch the same subjects.
-"top-k": share of tokens among the draft's k best guesses after the true prefix. "tokens per verify": what a plain
-chain of {chain} guesses yields a verification, the target's own token included. Measured with the weights as stored.
+"top-k": share of tokens among the draft model's k most likely ones after the true prefix. "tokens per verify": tokens
+per verification with a plain chain of {chain} draft tokens, the target's own token included. Measured with the weights
+as stored.
 
 {table}
 
@@ -100,8 +101,8 @@ chain of {chain} guesses yields a verification, the target's own token included.
 
 - Measured at temperature 0, on English prompts of these kinds and conversations below {sample_length} tokens. Longer
   contexts, other languages and sampled text were not measured; expect less.
-- The checkpoint was chosen on the same held-out answers that the table shows.
-- Held-out prompts come from the same generator as the training prompts; other people's prompts will differ more.
-- A token outside the head is never guessed; the text then costs one verification more.
-- Guesses imitate the target, mistakes included; nothing was done about what it says.
+- The checkpoint was selected on the same held-out answers that the table shows.
+- Held-out prompts come from the same generator as the training prompts; users' prompts will differ more.
+- A token outside the head is never drafted; the text then takes one more verification.
+- Drafts imitate the target, including its mistakes; nothing was done about its content.
 """

@@ -1,8 +1,8 @@
-"""The prompts that the target answers: six kinds, made from templates and word lists, no data set.
+"""Prompts for the target to answer: six kinds, made from templates and word lists (topics.py), without a data set.
 
-Every list is cut by hash into a training part and a held-out part. A held-out prompt takes its template and each of
-its subjects from the held-out parts only, so it shares neither with any training prompt. What the target writes
-itself (user turns, passages to summarise) is made by collect.py, from training prompts only.
+Every list is split by hash into a training part and a held-out part. A held-out prompt takes its template and its
+subjects from the held-out parts only, so it shares neither with a training prompt. Prompts that the target writes
+itself (user turns, passages to summarise) come from collect.py, and only for training.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ Message = dict[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A conversation that waits for the assistant's turn."""
+    """Chat messages that end with a user's turn."""
 
     kind: str
     messages: tuple[Message, ...]
 
 
-def part(items: tuple[str, ...], held_out: bool) -> list[str]:
-    """The held-out sixth of a list (at least one), or the rest. An item's own hash orders it, not its place."""
+def select_split(items: tuple[str, ...], held_out: bool) -> list[str]:
+    """The held-out sixth of a list (at least one item), or the rest. Items are split by hash, whatever their order."""
     ordered = sorted(set(items), key=lambda item: hashlib.sha256(item.encode()).digest())
     cut = max(1, len(ordered) // HELD_OUT_SHARE)
     chosen = set(ordered[:cut]) if held_out else set(ordered[cut:])
-    # Repeats in a list are weights; they stay.
+    # Repeated items are kept: they act as weights.
     return [item for item in items if item in chosen]
 
 
 class PromptMaker:
-    """An endless supply of prompts: the same seed and side give the same ones."""
+    """Makes prompts; the same seed and `held_out` give the same sequence."""
 
     def __init__(self, seed: int | str, held_out: bool = False) -> None:
         self._random = random.Random(f"{seed}/{held_out}")
         self._held_out = held_out
 
     def make(self, kind: str) -> Prompt:
-        """One prompt of a kind; one training prompt in four has a system message."""
+        """Make a prompt of a kind, one of KINDS; every fourth on average has a system message."""
         text = {
             "chat": self._chat,
             "summary": self._summary,
@@ -56,25 +56,25 @@ class PromptMaker:
         return self.with_system(Prompt(kind, ({"role": "user", "content": text},)))
 
     def with_system(self, prompt: Prompt) -> Prompt:
-        """Sometimes the same prompt with a system message before it."""
+        """The prompt, with a system message in front in a quarter of the cases."""
         if self._random.random() >= 0.25:
             return prompt
         return Prompt(prompt.kind, ({"role": "system", "content": self._pick(topics.SYSTEMS)}, *prompt.messages))
 
     def follow_up(self) -> str:
-        """What a user may say after any answer."""
+        """A user's turn that fits after any answer."""
         return self._pick(topics.FOLLOW_UPS)
 
     def about(self, passage: str, kind: str) -> Prompt:
-        """A summary or retrieval prompt over a given text."""
+        """A summary or retrieval prompt over the given text."""
         text = self._over(passage) if kind == "summary" else self._read(passage, "What does the text say?")
         return self.with_system(Prompt(kind, ({"role": "user", "content": text},)))
 
     def _pick(self, items: tuple[str, ...]) -> str:
-        return self._random.choice(part(items, self._held_out))
+        return self._random.choice(select_split(items, self._held_out))
 
     def _number(self, low: int, high: int) -> int:
-        # One number in six is for held-out prompts, so that no sum is met twice.
+        # One number in six is held out, so that no calculation occurs in both parts.
         numbers = [n for n in range(low, high) if (n % HELD_OUT_SHARE == HELD_OUT_SHARE - 1) == self._held_out]
         return self._random.choice(numbers)
 
@@ -106,7 +106,7 @@ class PromptMaker:
         return self._pick(topics.TRANSLATE).format(tongue=tongue, sentence=sentence)
 
     def _passage(self) -> tuple[str, dict[str, str]]:
-        facts = part(topics.FACTS, self._held_out)
+        facts = select_split(topics.FACTS, self._held_out)
         year = self._number(1900, 2000)
         words = {
             "firm": self._pick(topics.FIRMS),

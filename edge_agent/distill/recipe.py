@@ -1,4 +1,4 @@
-"""The recipe: the stages of a distillation, one after the other."""
+"""Runs the stages of a distillation in order."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import msgspec
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from edge_agent.distill.collect import collect
-from edge_agent.distill.evaluate import evaluate, table
+from edge_agent.distill.collect import collect_samples
+from edge_agent.distill.evaluate import evaluate, markdown_table
 from edge_agent.distill.export import write_card, write_spec, write_weights
 from edge_agent.distill.samples import HELD_OUT, load_samples, shards
-from edge_agent.distill.student import choose_head, default_layers, make_child
+from edge_agent.distill.student import choose_head, default_layers, make_student
 from edge_agent.distill.train import Trainer
 from edge_agent.drafters.draft_model import (
     HEAD_IDS,
@@ -32,34 +32,34 @@ from edgedraft.tokenizer import fingerprint
 
 
 def distill(settings: DistillSettings) -> None:
-    """Collect, train, export."""
+    """Collect samples, train a student, export it, and measure it as stored."""
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
     path = resolve_model(settings.target)
     tokenizer = AutoTokenizer.from_pretrained(path)
-    # Half precision halves the time, but a CPU without instructions for it takes longer.
+    # bfloat16 halves the time, except on a CPU without instructions for it.
     dtype = torch.bfloat16 if has_bfloat16_matmul(torch.device(device)) else torch.float32
     target = _load(path, dtype, device)
     stop = stop_tokens(target, tokenizer)
-    collect(target, tokenizer, stop, settings)
+    collect_samples(target, tokenizer, stop, settings)
     samples = [sample for shard in shards(settings.work / "samples") for sample in load_samples(shard)]
     held_out = load_samples(settings.work / "samples" / HELD_OUT)
 
-    vocab_size = vocabulary(target)
+    vocab_size = num_embeddings(target)
     before: dict[str, Any] = {}
     if settings.start:
-        earlier, child, head_ids = continued(settings.start, path)
+        earlier, student, head_ids = load_start_draft(settings.start, path)
         layers = earlier.layers
         before = {name: value for name, value in earlier.training.items() if name != "acceptance"}
     else:
         layers = settings.layers or default_layers(target.config.num_hidden_layers)
         head_ids = choose_head(samples, vocab_size, settings.head_size, {*stop, *tokenizer.all_special_ids})
-        child = make_child(_load(path, torch.float32, "cpu"), layers, head_ids)
+        student = make_student(_load(path, torch.float32, "cpu"), layers, head_ids)
     del target
-    trainer = Trainer(child, head_ids, vocab_size, settings, device)
+    trainer = Trainer(student, head_ids, vocab_size, settings, device)
     report = trainer.train(samples, held_out)
 
     settings.out.mkdir(parents=True, exist_ok=True)
-    write_weights(trainer.child, head_ids, settings.out)
+    write_weights(trainer.student, head_ids, settings.out)
     spec = DraftSpec(
         target=settings.target,
         layers=layers,
@@ -81,45 +81,45 @@ def distill(settings: DistillSettings) -> None:
             "held_out": len(held_out),
             "held_out_prompts": len({tuple(s.ids[: s.positions[0]].tolist()) for s in held_out}),
             "sample_length": settings.sample_length,
-            "device": device_words(device),
+            "device": describe_device(device),
         },
     )
     write_spec(spec, settings.out)
-    # Measured as shipped: read back, with the rounding of its weights.
+    # Measured as stored, with the rounding of int8 weights.
     stored, ids = load_draft(settings.out, path, torch.float32, device)
     assert ids is not None
     figures = evaluate(stored, ids, held_out)
     spec = msgspec.structs.replace(spec, training={**spec.training, "acceptance": msgspec.to_builtins(figures)})
     write_spec(spec, settings.out)
     write_card(spec, figures, settings.out)
-    print(f"{settings.out}\n{table(figures)}", file=sys.stderr)
+    print(f"{settings.out}\n{markdown_table(figures)}", file=sys.stderr)
 
 
-def continued(start: str, target: str) -> tuple[DraftSpec, PreTrainedModel, torch.Tensor]:
-    """Spec, model and head ids of a draft to train further. Raises OSError where there is none."""
+def load_start_draft(start: str, target: str) -> tuple[DraftSpec, PreTrainedModel, torch.Tensor]:
+    """Spec, model and head ids of an earlier draft to train further. Raises OSError when it does not exist."""
     folder = shipped_draft(start) or Path(start)
-    child, head_ids = load_draft(folder, target, torch.float32)
+    student, head_ids = load_draft(folder, target, torch.float32)
     assert head_ids is not None
-    child.get_parameter(embedding_name(child)).requires_grad_(False)
-    return read_spec(folder), child, head_ids
+    student.get_parameter(embedding_name(student)).requires_grad_(False)
+    return read_spec(folder), student, head_ids
 
 
 def stop_tokens(target: PreTrainedModel, tokenizer: Any) -> set[int]:
-    """Every token that ends an answer."""
+    """The ids of all tokens that end an answer."""
     ends = target.generation_config.eos_token_id if target.generation_config else None
     found = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
     return {token for token in found if token is not None}
 
 
-def vocabulary(model: PreTrainedModel) -> int:
-    """The number of embeddings: a tokenizer's own count may be smaller."""
+def num_embeddings(model: PreTrainedModel) -> int:
+    """The number of embeddings, which may exceed the tokenizer's vocabulary size."""
     weight = model.get_input_embeddings().weight
     assert isinstance(weight, torch.Tensor)
     return len(weight)
 
 
-def device_words(device: str) -> str:
-    """The training device as the model card names it."""
+def describe_device(device: str) -> str:
+    """The training device, for the model card."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
     return f"{torch.get_num_threads()} CPU threads"

@@ -1,7 +1,7 @@
-"""Samples on disk: what the target answered, with its own probabilities, in shards.
+"""The storage of samples: the target's conversations and labels, in safetensors shards.
 
-Every generated position keeps the target's most probable tokens and their log-probabilities (at temperature 1),
-whatever was sampled there: those are the labels to learn from. This file does not generate (generate.py does).
+The labels of a generated token are the target's most likely tokens there and their log-probabilities at temperature 1,
+whichever token was sampled. This module does not generate (decode.py does).
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ HELD_OUT = "held-out.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A finished conversation. positions[j] is the place in `ids` that row j of the labels is about."""
+    """A finished conversation.
+
+    `ids` int32 [tokens]; `positions` int32 [labels], the indices in `ids` of the labelled tokens; `top_ids` int32 and
+    `top_logps` float16, both [labels, top_k], descending.
+    """
 
     kind: str
     ids: torch.Tensor
@@ -30,7 +34,7 @@ class Sample:
 
 
 def save_samples(path: Path, samples: Sequence[Sample]) -> None:
-    """Write a shard: all at once or not at all."""
+    """Write a shard atomically."""
     tensors = {
         "kinds": torch.tensor([KINDS.index(s.kind) for s in samples], dtype=torch.int8),
         "lengths": torch.tensor([len(s.ids) for s in samples]),
@@ -56,5 +60,5 @@ def load_samples(path: Path) -> list[Sample]:
 
 
 def shards(folder: Path) -> list[Path]:
-    """The training shards there are, oldest first."""
+    """The training shards in a folder, oldest first."""
     return sorted(folder.glob("shard-*.safetensors"))

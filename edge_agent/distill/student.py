@@ -1,6 +1,6 @@
-"""The child model: some layers of the target, its embeddings (shared, frozen), and a head cut to frequent tokens.
+"""The student model: some layers of the target, its embeddings (shared and frozen), and a head cut to frequent tokens.
 
-This file builds the child and chooses its head's tokens; it does not train.
+This module builds the student and chooses the tokens of its head; it does not train.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from edge_agent.drafters.draft_model import embedding_name, empty_student, stude
 
 
 def default_layers(count: int) -> tuple[int, ...]:
-    """Where a model does most of what a draft needs: its first layers and its last two, with one from the middle."""
+    """The layers to start from in a target of `count` layers: the first five, one in the middle, and the last two."""
     return tuple(sorted({i for i in (0, 1, 2, 3, 4, count // 2 + 1, count - 2, count - 1) if 0 <= i < count}))
 
 
 def choose_head(samples: Iterable[Sample], vocab_size: int, size: int, always: Iterable[int]) -> torch.Tensor:
-    """The `size` token ids that the target is most likely to emit, ascending; `always` are among them.
+    """The `size` token ids that the target is most likely to emit, int64 ascending, including those in `always`.
 
-    A token counts by the probability that the target gave it, and by its use in prompts, which answers repeat. Places
-    left over go to the lowest ids: byte-pair merges are numbered by frequency.
+    A token's weight is the probability that the target gave it, plus a share of its uses in the text, which answers
+    repeat. Ties go to the lowest ids: byte-pair merges are numbered by frequency.
     """
     weight = torch.zeros(vocab_size, dtype=torch.float64)
     for sample in samples:
@@ -34,16 +34,16 @@ def choose_head(samples: Iterable[Sample], vocab_size: int, size: int, always: I
     return weight.topk(min(size, vocab_size)).indices.sort().values
 
 
-def make_child(target: PreTrainedModel, layers: Sequence[int], head_ids: torch.Tensor) -> PreTrainedModel:
-    """A child in float32 that starts from the target's weights."""
-    child = empty_student(student_config(target.config, layers), len(head_ids), torch.float32)
+def make_student(target: PreTrainedModel, layers: Sequence[int], head_ids: torch.Tensor) -> PreTrainedModel:
+    """A student in float32 that starts from the target's weights."""
+    student = empty_student(student_config(target.config, layers), len(head_ids), torch.float32)
     prefix = _layers_prefix(target)
     source = target.state_dict()
     head = target.get_output_embeddings()
     assert isinstance(head, torch.nn.Linear)
-    cut_name = next(name for name, module in child.named_modules() if module is child.get_output_embeddings())
+    cut_name = next(name for name, module in student.named_modules() if module is student.get_output_embeddings())
     state = {}
-    for name in child.state_dict():
+    for name in student.state_dict():
         origin = name
         if name.startswith(prefix):
             index, _, rest = name[len(prefix) :].partition(".")
@@ -51,15 +51,15 @@ def make_child(target: PreTrainedModel, layers: Sequence[int], head_ids: torch.T
         cut = name == f"{cut_name}.weight"
         tensor = head.weight[head_ids.to(head.weight.device)] if cut else source[origin]
         state[name] = tensor.detach().float().cpu().clone()
-    child.load_state_dict(state, assign=True)
-    child.get_parameter(embedding_name(child)).requires_grad_(False)
-    return child
+    student.load_state_dict(state, assign=True)
+    student.get_parameter(embedding_name(student)).requires_grad_(False)
+    return student
 
 
-def learned_state(child: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """What training changes: everything but the target's embeddings."""
-    shared = embedding_name(child)
-    return {name: tensor.detach() for name, tensor in child.state_dict().items() if name != shared}
+def trained_state(student: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """The part of the state dict that training changes: everything but the target's embeddings."""
+    shared = embedding_name(student)
+    return {name: tensor.detach() for name, tensor in student.state_dict().items() if name != shared}
 
 
 def _layers_prefix(model: PreTrainedModel) -> str:

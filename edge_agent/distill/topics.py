@@ -1,4 +1,4 @@
-"""Word lists that prompts.py combines. Data only: adding a line here adds prompts, and no other file changes."""
+"""Word lists and templates that prompts.py combines. Data only: adding a line here adds prompts."""
 
 from __future__ import annotations
 

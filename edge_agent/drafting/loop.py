@@ -157,7 +157,7 @@ class DraftingLoop:
         self._mailbox.post(drafts)
 
     def _propose(self, requests: Sequence[DraftRequest]) -> list[Proposal | None]:
-        """The drafter's proposals. After an error each request is retried alone; sessions that fail again end (None)."""
+        """The drafter's proposals. After an error each request is retried alone, and is None if it fails again."""
         try:
             return [*self._drafter.propose(requests)]
         except Exception:

@@ -39,7 +39,7 @@ class Mailbox:
         self._closed = False
 
     async def deliver(self, messages: Sequence[Incoming], size: int = 0) -> None:
-        """For the link: queue the messages of a `size`-byte frame; waits while the inbox is full. Raises MailboxClosed."""
+        """For the link: queue the messages of one frame; waits while the inbox is full. Raises MailboxClosed."""
         while True:
             with self._changed:
                 if self._closed:

@@ -22,8 +22,7 @@ from rich.console import Console
 from edge_agent.attach.attachment import stay_attached
 from edge_agent.attach.connection import AttachRejected
 from edge_agent.attach.observer import LineObserver
-from edge_agent.desktop import doctor, forget, login, service
-from edge_agent.desktop import idle_policy
+from edge_agent.desktop import doctor, forget, idle_policy, login, service
 from edge_agent.desktop.live_view import BAR_SECONDS, LiveView, StatsHistory, render_bars
 from edge_agent.desktop.login import Login, fill_from_login, load_login, save_login
 from edge_agent.drafters.past_outputs import PastOutputStore
@@ -273,8 +272,8 @@ async def test_while_paused_sessions_are_followed_and_drafting_goes_on_afterward
 async def test_manners_tell_when_they_change(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     why = ""
-    monkeypatch.setattr(manners, "CHECK_SECONDS", 0.01)
-    monkeypatch.setattr(manners, "pause_reason", lambda: why)
+    monkeypatch.setattr(idle_policy, "CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(idle_policy, "pause_reason", lambda: why)
     observer = LineObserver("http://gateway")
     monkeypatch.setattr(observer, "paused", told.append)
     watched = idle_policy.IdlePolicy(observer)

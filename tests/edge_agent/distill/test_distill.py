@@ -12,8 +12,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from edge_agent.distill import main
-from edge_agent.distill.evaluate import chain_yield
-from edge_agent.distill.prompts import KINDS, PromptMaker, part
+from edge_agent.distill.evaluate import simulate_chain
+from edge_agent.distill.prompts import KINDS, PromptMaker, select_split
 from edge_agent.distill.samples import HELD_OUT, load_samples, shards
 from edge_agent.distill.train import distillation_loss, pack
 from edge_agent.drafters import draft_model
@@ -191,9 +191,9 @@ def test_packing_keeps_every_label_in_place(draft: Path, settings: DistillSettin
     labels = 0
     for batch in pack(samples, 512, 2, "seed"):
         # The answers are greedy: every label's best token is the token that stands there.
-        assert torch.equal(batch.ids.flatten()[batch.where + 1], batch.top_ids[:, 0])
-        assert (batch.position_ids.flatten()[batch.where + 1] > 0).all()
-        labels += len(batch.where)
+        assert torch.equal(batch.ids.flatten()[batch.label_rows + 1], batch.top_ids[:, 0])
+        assert (batch.position_ids.flatten()[batch.label_rows + 1] > 0).all()
+        labels += len(batch.label_rows)
     total = sum(len(sample.positions) for sample in samples)
     assert 0.5 * total < labels <= total
 
@@ -206,8 +206,8 @@ def test_held_out_prompts_share_nothing_with_training() -> None:
         assert not seen & kept
         assert len(seen) > 200
     items = tuple(str(i) for i in range(50))
-    assert not set(part(items, True)) & set(part(items, False))
-    assert set(part(items, True)) | set(part(items, False)) == set(items)
+    assert not set(select_split(items, True)) & set(select_split(items, False))
+    assert set(select_split(items, True)) | set(select_split(items, False)) == set(items)
 
 
 def test_prompts_repeat_with_their_seed() -> None:
@@ -226,9 +226,9 @@ def test_the_loss_is_least_where_the_student_agrees() -> None:
 
 
 def test_a_chain_takes_its_run_of_hits_and_one_token_more() -> None:
-    assert chain_yield([False] * 4) == (4, 4)
-    assert chain_yield([True] * 12) == (12, 2)
-    assert chain_yield([True, True, False, True]) == (4, 2)
+    assert simulate_chain([False] * 4) == (4, 4)
+    assert simulate_chain([True] * 12) == (12, 2)
+    assert simulate_chain([True, True, False, True]) == (4, 2)
 
 
 def test_int8_rows_come_back_within_half_a_step() -> None:
