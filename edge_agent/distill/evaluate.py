@@ -41,7 +41,7 @@ def evaluate(student: PreTrainedModel, head_ids: torch.Tensor, samples: Sequence
 
 @torch.inference_mode()
 def token_ranks(student: PreTrainedModel, head_ids: torch.Tensor, sample: Sample) -> torch.Tensor:
-    """Per generated token, how many tokens the student ranks higher; int64 [labels]. Tokens not in its head rank last."""
+    """Per generated token, how many tokens the student ranks higher, int64 [labels]; one not in its head ranks last."""
     device = head_ids.device
     ids = sample.ids.long().to(device)
     at = sample.positions.long().to(device)

@@ -1,9 +1,10 @@
-"""The hand-over between event loop and drafting thread: in order, bounded, and closed from either side."""
+"""The mailbox between event loop and drafting thread: messages in order, bounded queues, closed from either side."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -11,8 +12,8 @@ import pytest
 from edge_agent.attach import connection
 from edge_agent.drafting.mailbox import INBOX_MESSAGES, OUTBOX_DRAFTS, Mailbox, MailboxClosed
 from edgedraft import wire
-from edgedraft.links.link import Link
 from edgedraft.wire import MAX_AGENT_FRAME, MAX_DRAFT_NODES, Close, Draft
+from tests.support.waiting import until
 
 
 def draft(session: int = 1) -> Draft:
@@ -40,34 +41,26 @@ async def test_all_that_waits_goes_as_one_frame_up_to_a_bound() -> None:
 
 
 async def test_drafts_that_follow_soon_after_a_frame_share_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "COALESCE_SECONDS", 0.3)
-    mailbox, frames = Mailbox(), list[list[int]]()
+    pauses, resume = list[float](), asyncio.Event()
 
-    class Recorder:
-        async def send(self, frame: bytes) -> None:
-            frames.append([cast(Draft, message).session for message in wire.decode_from_agent(frame)])
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        await resume.wait()
 
-        async def receive(self) -> bytes | str:
-            raise NotImplementedError
-
-        async def close(self, code: int = 1000, reason: str = "") -> None:
-            raise NotImplementedError
-
-    async def send() -> None:
-        source = connection.CoalescedDrafts(mailbox)
-        while True:
-            await Link(Recorder(), connection.SETTINGS).send(await source.next_batch())
-
-    sending = asyncio.create_task(send())
-    try:
-        for number in (1, 2, 3):
-            mailbox.post([draft(number)])
-            await asyncio.sleep(0.02)
-        assert frames == [[1]]
-        await asyncio.sleep(0.4)
-        assert frames == [[1], [2, 3]]
-    finally:
-        sending.cancel()
+    monkeypatch.setattr(connection, "asyncio", SimpleNamespace(sleep=pause))
+    mailbox = Mailbox()
+    batches = connection.CoalescedDrafts(mailbox)
+    mailbox.post([draft(1)])
+    assert [message.session for message in await batches.next_batch()] == [1]
+    assert not pauses, "the first draft is sent at once"
+    second = asyncio.create_task(batches.next_batch())
+    await until(lambda: pauses)
+    for number in (2, 3):
+        mailbox.post([draft(number)])
+    assert not second.done()
+    resume.set()
+    assert [message.session for message in await second] == [2, 3]
+    assert pauses == [connection.COALESCE_SECONDS]
 
 
 async def test_while_the_outbox_is_full_the_thread_waits() -> None:
@@ -83,7 +76,7 @@ async def test_while_the_outbox_is_full_the_thread_waits() -> None:
     await asyncio.sleep(0.05)
     assert not went_on.is_set()
     await mailbox.collect()
-    await asyncio.to_thread(thread.join, 2)
+    await asyncio.to_thread(thread.join, 30)
     assert went_on.is_set()
 
 
@@ -94,7 +87,7 @@ async def test_while_the_inbox_is_full_the_link_waits() -> None:
     await asyncio.sleep(0.05)
     assert not late.done()
     assert len(mailbox.receive(wait=False)) == INBOX_MESSAGES
-    await asyncio.wait_for(late, 2)
+    await asyncio.wait_for(late, 30)
     assert mailbox.receive(wait=True) == [Close(2)]
 
 
@@ -108,13 +101,13 @@ async def test_closing_wakes_both_sides() -> None:
 
     thread = threading.Thread(target=drafting, daemon=True)
     thread.start()
-    link = asyncio.ensure_future(mailbox.collect())
+    collecting = asyncio.ensure_future(mailbox.collect())
     await asyncio.sleep(0.02)
     mailbox.close()
     mailbox.close()
     with pytest.raises(MailboxClosed):
-        await asyncio.wait_for(link, 2)
-    await asyncio.to_thread(thread.join, 2)
+        await asyncio.wait_for(collecting, 30)
+    await asyncio.to_thread(thread.join, 30)
     assert woken.is_set()
     mailbox.post([draft()])
     with pytest.raises(MailboxClosed):
