@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from types import SimpleNamespace
-from typing import cast
 
 import pytest
 
