@@ -1,1 +1,1 @@
-"""A served model as the gateway knows it: tokenizer, chat template, tool-call format, reasoning markers."""
+"""A served model in the gateway: tokenizer, chat template, tool-call format, reasoning markers."""

@@ -1,7 +1,9 @@
-"""A model's chat template: messages in, the prompt's text out, as transformers renders it.
+"""Renders a model's chat template: from messages to the prompt's text, with the same result as transformers.
 
-The template comes from a model's files, so it runs in Jinja's sandbox. Which messages a request may hold is
-chat_request.py's to say; tokenizing is served_model.py's.
+The template comes from a model's files, so it runs in Jinja's sandbox. gateway/api/chat/request.py validates messages;
+served_model.py tokenizes the text.
+
+Source: transformers, utils/chat_template_utils.py.
 """
 
 from __future__ import annotations
@@ -19,18 +21,18 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 Message = Mapping[str, Any]
 
 # What a template raises on messages that it was not written for.
-_RENDERING = (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+_RENDER_ERRORS = (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
 class ChatTemplateError(Exception):
-    """The template does not take these messages; the text says why."""
+    """The template does not compile, or rejects the messages; the text says why."""
 
 
 class ChatTemplate:
-    """One compiled template. `takes_tools` tells whether it has a place for tools and for earlier calls of them."""
+    """A compiled template. `supports_tools` says whether it renders both tools and earlier calls of them."""
 
     def __init__(self, source: str, bos_token: str, eos_token: str) -> None:
-        """Raises ChatTemplateError when the source is no template."""
+        """Raises ChatTemplateError for a source that does not compile."""
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols]
         )
@@ -51,28 +53,23 @@ class ChatTemplate:
         options: Mapping[str, Any] | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> str:
-        """The prompt up to where the assistant begins; `options` are variables that this template may know.
+        """Returns the prompt up to where the assistant's message begins. Raises ChatTemplateError.
 
-        `tools`, as OpenAI's API has them, are for templates that take them. Raises ChatTemplateError.
+        `options` are further variables of the template; `tools` have the form of OpenAI's API.
         """
         variables: dict[str, Any] = dict(options or {}) | self._tokens
         variables |= {"messages": list(messages), "tools": tools, "documents": None, "add_generation_prompt": True}
         try:
             return self._template.render(variables)
-        except (
-            TemplateError,
-            ArithmeticError,
-            AttributeError,
-            LookupError,
-            RecursionError,
-            TypeError,
-            ValueError,
-        ) as e:
+        except _RENDER_ERRORS as e:
             raise ChatTemplateError(f"the model's chat template does not take these messages: {e}") from e
 
 
 def merge_system_messages(messages: Sequence[Message]) -> list[Message]:
-    """`developer` becomes `system`, and all system messages become one, in front: few templates know more."""
+    """Returns the messages with one system message, the first, which joins those of the roles system and developer.
+
+    Most templates support no more than that.
+    """
     messages = [{**m, "role": "system"} if m["role"] == "developer" else m for m in messages]
     system = [m for m in messages if m["role"] == "system"]
     if not system:
@@ -107,7 +104,7 @@ def _strftime_now(form: str) -> str:
 
 
 class _GenerationBlock(Extension):
-    """{% generation %} marks the assistant's part for training; here it renders what it holds."""
+    """{% generation %} marks the assistant's part for training; here it only renders its body."""
 
     tags = {"generation"}  # noqa: RUF012
 

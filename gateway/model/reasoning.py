@@ -1,6 +1,6 @@
-"""Models that think before they answer: the marks around the thinking, and whether a prompt has begun it already.
+"""Reasoning models: the markers around their reasoning, and whether the prompt already ends in the start marker.
 
-Marks are told by the model's chat template and vocabulary. Reading them out of text is part_reader.py's.
+The markers are detected in the model's chat template and vocabulary. gateway/output/parser.py finds them in the output.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ _MARKER_PAIRS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<seed:think
 
 @dataclass(frozen=True, slots=True)
 class ReasoningFormat:
-    """The output may begin with open THOUGHT close; where the prompt ends in `open`, it has `begun`."""
+    """An output may begin with `start_marker` REASONING `end_marker`.
+
+    With `opened_by_prompt` the prompt ends in the start marker, and the output begins inside the reasoning.
+    """
 
     start_marker: str
     end_marker: str
@@ -21,17 +24,20 @@ class ReasoningFormat:
 
 
 def detect_reasoning_markers(template: str, added_tokens: Container[str]) -> tuple[str, str] | None:
-    """The marks of a model that thinks: in its template, or both of them tokens of their own."""
-    for opened, closed in _MARKER_PAIRS:
-        if closed in template or (opened in added_tokens and closed in added_tokens):
-            return opened, closed
+    """Returns the start and end markers of a reasoning model, None for other models.
+
+    The end marker is in its template, or both markers are added tokens.
+    """
+    for start, end in _MARKER_PAIRS:
+        if end in template or (start in added_tokens and end in added_tokens):
+            return start, end
     return None
 
 
-def reasoning_after(prompt: str, marks: tuple[str, str] | None) -> ReasoningFormat | None:
-    """What the output of this prompt may begin with. A prompt that ends in a closed thought wants no further one."""
-    if marks is None:
+def reasoning_after(prompt: str, markers: tuple[str, str] | None) -> ReasoningFormat | None:
+    """Returns the reasoning that may follow the prompt, None for none: its end marker may be the prompt's end."""
+    if markers is None:
         return None
-    opened, closed = marks
-    end = prompt.rstrip()
-    return None if end.endswith(closed) else ReasoningFormat(opened, closed, opened_by_prompt=end.endswith(opened))
+    start, end = markers
+    prompt = prompt.rstrip()
+    return None if prompt.endswith(end) else ReasoningFormat(start, end, opened_by_prompt=prompt.endswith(start))

@@ -1,6 +1,6 @@
-"""A model as the gateway knows it: what its verifiers' card says, with tokenizer and template ready for use.
+"""A model as the gateway knows it: the contents of its verifiers' model card, with tokenizer and template loaded.
 
-The catalog holds one entry a name; that verifiers of one name serve one model is the pool's to see to.
+The catalog holds one model per name. gateway/verifiers/pool.py sees to it that verifiers of one name serve one model.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from gateway.model.reasoning import detect_reasoning_markers
 from gateway.model.token_bytes import TokenBytes
 from gateway.model.tool_call_format import MARKERS, ToolCallFormat, detect_tool_call_format
 
-MAX_TOKENIZER_BYTES = 1 << 27  # bytes of tokenizer.json, unpacked; the largest in use have a quarter of that
+MAX_TOKENIZER_BYTES = 1 << 27  # bytes of tokenizer.json, unpacked; the largest common ones have a quarter of that
 
 
 class UnusableCard(Exception):
-    """A verifier's model card cannot be served; the text says why."""
+    """A verifier's model card cannot be used; the text says why."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ServedModel:
-    """One model. `created` is when this gateway first heard of it, in seconds since the epoch.
+    """One model. `created` is when this gateway first connected to a verifier of it, in seconds since 1970.
 
-    `calls` is the format of tool calls that its template teaches, if it teaches one that is spoken here. `thinking` are
-    the marks around its thoughts, if it thinks. `mark_tokens` are the marks of both that are tokens of their own, and
-    `special` the tokens that have no text unless somebody asks for it.
+    `tool_call_format` is the format that the template teaches, None where it teaches no known one. `reasoning_markers`
+    are the start and end markers, None for a model without reasoning. `marker_tokens` maps those markers of both that
+    are single tokens to their ids. `special_tokens` are the ids that the detokenizer leaves out unless they are wanted.
     """
 
     name: str
@@ -51,7 +51,7 @@ class ServedModel:
 
     @classmethod
     def from_card(cls, card: ModelCard) -> ServedModel:
-        """Takes up to a second for a large vocabulary. Raises UnusableCard."""
+        """Loads the card's tokenizer and template; takes up to a second for a large vocabulary. Raises UnusableCard."""
         try:
             tokenizer = Tokenizer.from_str(_decompress(card.tokenizer).decode())
         except Exception as error:  # the library raises bare Exceptions
@@ -64,7 +64,7 @@ class ServedModel:
             raise UnusableCard(str(error)) from error
         added = tokenizer.get_added_tokens_decoder()
         ids = {token.content: number for number, token in added.items()}
-        thinking = detect_reasoning_markers(card.chat_template, ids)
+        reasoning_markers = detect_reasoning_markers(card.chat_template, ids)
         return cls(
             name=card.name,
             fingerprint=card.fingerprint,
@@ -76,8 +76,8 @@ class ServedModel:
             tool_call_format=detect_tool_call_format(card.chat_template)
             if template and template.supports_tools
             else None,
-            reasoning_markers=thinking,
-            marker_tokens={mark: ids[mark] for mark in (*MARKERS, *(thinking or ())) if mark in ids},
+            reasoning_markers=reasoning_markers,
+            marker_tokens={marker: ids[marker] for marker in (*MARKERS, *(reasoning_markers or ())) if marker in ids},
             special_tokens=frozenset(number for number, token in added.items() if token.special),
             token_bytes=TokenBytes(tokenizer),
         )
@@ -88,25 +88,25 @@ class ServedModel:
         options: Mapping[str, Any],
         tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> str:
-        """A chat as the model's template writes it, up to where the assistant begins.
+        """Returns the text of a chat by the model's template, up to where the assistant's message begins.
 
-        Raises ChatTemplateError when the model has no template or its template does not take these messages.
+        Raises ChatTemplateError when the model has no template or its template rejects the messages.
         """
         if self.template is None:
             raise ChatTemplateError(f"the model {self.name} has no chat template, so it cannot serve chats")
         return self.template.render(merge_system_messages(messages), options, tools)
 
     def encode_chat(self, messages: Sequence[Message], options: Mapping[str, Any]) -> list[int]:
-        """Token ids of a chat, up to where the assistant begins. Raises ChatTemplateError as `rendered` does."""
+        """Returns the token ids of `render_chat`'s text. Raises ChatTemplateError."""
         return self.encode(self.render_chat(messages, options))
 
     def encode(self, rendered: str) -> list[int]:
-        """Token ids of a rendered chat."""
+        """Returns the token ids of a rendered chat, whose template has written the special tokens."""
         return self.tokenizer.encode(rendered, add_special_tokens=False).ids
 
 
 class ModelCatalog:
-    """The models by name. One stays known while its verifiers are away."""
+    """The models by name. A model stays in it while no verifier serves it."""
 
     def __init__(self) -> None:
         self._models: dict[str, ServedModel] = {}

@@ -1,8 +1,8 @@
-"""How a model writes tool calls into its text: the marks around each call, by the conventions in wide use.
+"""How models write tool calls into their output: the markers around each call, in the common formats.
 
-A format holds literal text only. Grammars (grammar.py) make the model write exactly this; part_reader.py reads exactly
-this. Which format a model is used to is told by its chat template; the others are asked for Hermes' in words
-(tool_prompt.py).
+A format consists of literal text. gateway/prompt/output_grammar.py makes the model write exactly this text, and
+gateway/output/parser.py reads exactly this text. The chat template shows which format a model was trained on; other
+models are asked in the prompt to use Hermes' (gateway/prompt/tool_prompt.py).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import secrets
 import string
 from dataclasses import dataclass
 
-# The marks that may be tokens of their own in a model's vocabulary.
+# The markers that may be single tokens of a model.
 MARKERS = ("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]")
 
 _ALPHANUMERIC = string.ascii_letters + string.digits
@@ -21,9 +21,9 @@ _ALPHANUMERIC = string.ascii_letters + string.digits
 class ToolCallFormat:
     """opening NAME after_name ARGUMENTS closing, then following NAME ... for each further call, then end.
 
-    `marker`, the beginning of `opening`, is text that nothing but a call begins with: where `anywhere`, it ends
-    text that comes before; otherwise calls stand at the output's beginning only. `following` is empty where a model
-    writes one call at most. `id_length` is what a template demands of the ids of calls, 0 for nothing.
+    `marker` is the beginning of `opening`, with which nothing but a call begins. With `anywhere` content may precede
+    it; otherwise calls are at the output's beginning only. `following` is empty where a model writes at most one call.
+    `id_length` is the length of call ids that a template requires, 0 for any.
     """
 
     marker: str
@@ -75,11 +75,11 @@ LLAMA = ToolCallFormat(
 
 
 def detect_tool_call_format(template: str) -> ToolCallFormat | None:
-    """The format that a chat template, which takes tools, teaches its model; None for one that is not spoken here."""
+    """Returns the format that a template with support for tools teaches; None for a format that is not supported."""
     if "[TOOL_CALLS]" in template:
         return MISTRAL if "[ARGS]" in template else MISTRAL_LIST
     if "<tool_call>" in template:
-        # Some write XML, or pairs of keys and values, between the same tags.
+        # Some templates use XML, or pairs of keys and values, between the same tags.
         foreign = any(tag in template for tag in ("<function=", "<arg_key>"))
         return None if foreign or "arguments" not in template else HERMES
     return LLAMA if "<|python_tag|>" in template and "parameters" in template else None

@@ -1,4 +1,4 @@
-"""A chat with its tools and its format, made ready for a model: the prompt, the grammar and the reader of its output.
+"""Prepares a chat with its tools and its output format for a model: the prompt, the grammar and the output's reader.
 
 Chat completions and responses share it.
 """
@@ -19,15 +19,15 @@ from gateway.model.tool_call_format import HERMES
 from gateway.output.events import MakeReader, PlainText
 from gateway.output.parser import OutputParser
 from gateway.output.part_reader import PartReader
+from gateway.prompt.output_format import ANY_OBJECT, OutputFormat, first_compiling, schema_candidates
 from gateway.prompt.output_grammar import GrammarFragment, ToolCallRule, build_output_grammar, json_fragment
-from gateway.prompt.structured_output import ANY_OBJECT, OutputFormat, json_candidates
 from gateway.prompt.tool_prompt import add_tools_as_text, tool_definition
 from gateway.prompt.tools import Function, ToolUse
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedChat:
-    """`grammar` goes into Sampling, empty where nothing binds the output; `make_reader` into the Generation."""
+    """`prompt` are token ids; `grammar` is Sampling's, empty for none; `make_reader` is for the Generation."""
 
     prompt: list[int]
     grammar: str
@@ -40,35 +40,37 @@ async def prepare_chat(
     messages: Sequence[Message],
     options: Mapping[str, Any],
     tools: ToolUse | None = None,
-    wanted: OutputFormat | None = None,
-    given_in: str = "messages",
+    output_format: OutputFormat | None = None,
+    messages_param: str = "messages",
 ) -> PreparedChat:
-    """`options` are variables for the template; `given_in` is the parameter that the messages came in.
+    """`options` are variables of the chat template; `messages_param` is the parameter that holds the messages.
 
-    Raises ApiError 400 for messages that the template does not take, and for schemas and grammars that cannot be
-    served; it names the parameter.
+    Raises ApiError 400, which names the parameter, for messages that the template rejects and for schemas and grammars
+    that cannot be served.
     """
     try:
-        # A long prompt takes a while; streams of others go on meanwhile.
-        text, prompt = await asyncio.to_thread(_prompt, model, messages, options, tools)
-    except ChatTemplateError as refusal:
-        raise ApiError(400, str(refusal), param=given_in, code="invalid_messages") from None
-    thinking = reasoning_after(text, model.reasoning_markers)
-    content = await wanted.first_servable(grammars) if wanted else None
-    calls = await _calls(grammars, model, tools) if tools else None
+        # In a thread, since a long prompt would hold the event loop.
+        text, prompt = await asyncio.to_thread(_render_prompt, model, messages, options, tools)
+    except ChatTemplateError as error:
+        raise ApiError(400, str(error), param=messages_param, code="invalid_messages") from None
+    reasoning = reasoning_after(text, model.reasoning_markers)
+    content = await output_format.first_servable(grammars) if output_format else None
+    calls = await _tool_call_rule(grammars, model, tools) if tools else None
     if calls or content:
-        problem = await grammars.find_error(build_output_grammar(content, thinking, calls, {}))
-        if problem:
-            param = "tools" if calls else wanted.param if wanted else None
-            raise ApiError(400, f"Together these cannot be served: {problem}", param=param, code="invalid_value")
-    grammar = build_output_grammar(content, thinking, calls, model.marker_tokens)
-    if thinking is None and calls is None:
+        # Markers as text: the check knows no model's token ids.
+        error = await grammars.find_error(build_output_grammar(content, reasoning, calls))
+        if error:
+            param = "tools" if calls else output_format.param if output_format else None
+            raise ApiError(400, f"Together these cannot be served: {error}", param=param, code="invalid_value")
+    grammar = build_output_grammar(content, reasoning, calls, model.marker_tokens)
+    if reasoning is None and calls is None:
         return PreparedChat(prompt, grammar, PlainText)
 
     def make_reader() -> PartReader:
         names = [function.name for function in tools.functions] if tools else []
-        parser = OutputParser(thinking, calls.format if calls else None, names)
-        return PartReader(model, parser, thinking.end_marker if thinking else "", named=bool(tools and tools.named))
+        parser = OutputParser(reasoning, calls.format if calls else None, names)
+        end_marker = reasoning.end_marker if reasoning else ""
+        return PartReader(model, parser, end_marker, named=bool(tools and tools.named))
 
     return PreparedChat(prompt, grammar, make_reader)
 
@@ -76,13 +78,16 @@ async def prepare_chat(
 def template_inputs(
     model: ServedModel, messages: Sequence[Message], tools: ToolUse | None
 ) -> tuple[list[Message], list[dict[str, Any]] | None]:
-    """The messages and the template's variable `tools` that tell this model of its tools, and of its earlier calls."""
+    """Returns the messages and the variable `tools` for the model's template.
+
+    Where the template does not support tools, they and earlier calls become text in the messages.
+    """
     if model.tool_call_format is None:
         return add_tools_as_text(messages, tools), None
     return list(messages), [tool_definition(function) for function in tools.functions] if tools else None
 
 
-def _prompt(
+def _render_prompt(
     model: ServedModel, messages: Sequence[Message], options: Mapping[str, Any], tools: ToolUse | None
 ) -> tuple[str, list[int]]:
     messages, variable = template_inputs(model, messages, tools)
@@ -90,20 +95,16 @@ def _prompt(
     return text, model.encode(text)
 
 
-async def _calls(grammars: GrammarService, model: ServedModel, tools: ToolUse) -> ToolCallRule:
-    arguments = [(function.name, await _arguments(grammars, function)) for function in tools.functions]
+async def _tool_call_rule(grammars: GrammarService, model: ServedModel, tools: ToolUse) -> ToolCallRule:
+    arguments = [(function.name, await _arguments_fragment(grammars, function)) for function in tools.functions]
     return ToolCallRule(model.tool_call_format or HERMES, tuple(arguments), tools.required, tools.parallel)
 
 
-async def _arguments(grammars: GrammarService, function: Function) -> GrammarFragment:
-    """What the function's arguments may be; without `strict`, its schema as far as it can be kept to."""
+async def _arguments_fragment(grammars: GrammarService, function: Function) -> GrammarFragment:
+    """Without `strict`, arguments whose schema cannot be compiled at all may be any object."""
     schema = {"type": "object", **(function.parameters or {})}
-    problem = ""
-    for body in json_candidates(schema, function.strict):
-        problem = await grammars.find_error(build_output_grammar(body, None, None, {}))
-        if not problem:
-            return body
-    if function.strict:
-        message = f"Invalid schema for function {function.name!r}: {problem}"
+    fragment, error = await first_compiling(schema_candidates(schema, function.strict), grammars)
+    if fragment is None and function.strict:
+        message = f"Invalid schema for function {function.name!r}: {error}"
         raise ApiError(400, message, param="tools", code="invalid_function_parameters")
-    return json_fragment(ANY_OBJECT)
+    return fragment or json_fragment(ANY_OBJECT)

@@ -1,4 +1,4 @@
-"""The texts of a message's content: clients send one string, or a list of typed parts of which text is served."""
+"""Reads a message's content, which is a string or a list of typed parts. Only text is served."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gateway.http.errors import ApiError
 
 
 class Part(Protocol):
-    """One part, with what it holds if its type is a text's or a refusal's."""
+    """One part: `text` is set in parts of text, `refusal` in refusals."""
 
     @property
     def type(self) -> str: ...
@@ -20,7 +20,10 @@ class Part(Protocol):
 
 
 def extract_texts(content: str | Sequence[Part], param: str, text_types: Collection[str]) -> list[str]:
-    """`text_types` are the types whose text counts. Raises ApiError 400 that names the part of another one."""
+    """Returns the texts of the parts, whose types are `text_types` or "refusal".
+
+    Raises ApiError 400, which names the part, for any other type.
+    """
     if isinstance(content, str):
         return [content]
     texts: list[str] = []

@@ -1,8 +1,7 @@
-"""Grammars in llguidance's Lark form: what an output may be, put together from what a request asks for.
+"""Writes the grammar of a whole output in llguidance's Lark dialect: reasoning, then content or tool calls.
 
-A Body is what content may be: a Lark expression that can stand in a rule, and a grammar of the client's own that it
-calls. `output_grammar` sets thinking, content and tool calls together. Whether a text compiles, and at what cost, is
-grammar_check.py's to find out.
+A GrammarFragment says what content or arguments may be; `build_output_grammar` puts fragments together. Nothing here
+compiles a grammar: edgedraft/grammar/service.py checks whether one can be served.
 
 Source: llguidance, docs/syntax.md and docs/json_schema.md.
 """
@@ -19,15 +18,18 @@ from llguidance import grammar_from, regex_to_lark
 from gateway.model.reasoning import ReasoningFormat
 from gateway.model.tool_call_format import ToolCallFormat
 
-MAX_TOOL_CALLS = 16  # calls in one output; a small model that may go on would never end
+MAX_TOOL_CALLS = 16  # in one output; a small model that may go on does not stop
 
-# At most so much white space at a time, for the same reason.
+# At most this much white space in one place, for the same reason.
 _WHITESPACE = r"[\x20\x0A\x0D\x09]{1,32}"
 
 
 @dataclass(frozen=True, slots=True)
 class GrammarFragment:
-    """`expression` is Lark; it calls `client`, a whole grammar, by the name @client."""
+    """The right-hand side of a Lark rule.
+
+    It refers to `client_grammar`, a complete grammar of the client's own, as @client. Empty means that there is none.
+    """
 
     expression: str
     client_grammar: str = ""
@@ -35,7 +37,7 @@ class GrammarFragment:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallRule:
-    """The calls that an output may hold, or with `must` holds: tools' names with what their arguments may be."""
+    """Which tool calls an output may hold, or must if `required`: tool names, each with its arguments' fragment."""
 
     format: ToolCallFormat
     tools: tuple[tuple[str, GrammarFragment], ...]
@@ -44,7 +46,7 @@ class ToolCallRule:
 
 
 def json_fragment(schema: Mapping[str, Any], *, lenient: bool = False) -> GrammarFragment:
-    """JSON that follows the schema; `lenient` passes over keywords that cannot be kept to."""
+    """JSON that follows the schema. `lenient` ignores the keywords that llguidance does not implement."""
     options: dict[str, Any] = {"whitespace_pattern": _WHITESPACE}
     if lenient:
         options["lenient"] = True
@@ -52,12 +54,13 @@ def json_fragment(schema: Mapping[str, Any], *, lenient: bool = False) -> Gramma
 
 
 def regex_fragment(pattern: str) -> GrammarFragment:
-    """Text that matches the whole pattern, in the syntax of Rust's regex crate. Raises ValueError."""
+    """Text that matches the pattern as a whole, in the syntax of Rust's regex crate. Raises ValueError."""
     return GrammarFragment(f"/{regex_to_lark(pattern)}/" if pattern else '""')
 
 
 def choice_fragment(choices: Sequence[str]) -> GrammarFragment:
-    return GrammarFragment("(" + " | ".join(_quoted(choice) for choice in choices) + ")")
+    """Exactly one of the texts."""
+    return GrammarFragment("(" + " | ".join(_quote(choice) for choice in choices) + ")")
 
 
 def client_grammar_fragment(text: str) -> GrammarFragment:
@@ -67,21 +70,22 @@ def client_grammar_fragment(text: str) -> GrammarFragment:
 
 def build_output_grammar(
     content: GrammarFragment | None,
-    thinking: ReasoningFormat | None,
-    calls: ToolCallRule | None,
-    tokens: Mapping[str, int],
+    reasoning: ReasoningFormat | None = None,
+    calls: ToolCallRule | None = None,
+    marker_tokens: Mapping[str, int] | None = None,
 ) -> str:
-    """What Sampling.grammar takes; empty where nothing binds the output.
+    """Returns what Sampling.grammar takes, empty where nothing constrains the output.
 
-    `tokens` are the marks of thinking and calls that are tokens of the model's own, with their ids.
+    `marker_tokens` are the markers of reasoning and calls that are single tokens of the model, with their ids; without
+    it markers are written as text.
     """
+    tokens = marker_tokens or {}
     if content is None and calls is None:
         return ""
     lines = ["TEXT: /(.|\\n)*/"]
-    if thinking and (
-        thinking.opened_by_prompt or thinking.start_marker in tokens
-    ):  # ordinary text can begin like a mark of ordinary text
-        lines += ["start: thinking output", *_thinking_rules(thinking, tokens)]
+    # Ordinary text can begin like a marker that is ordinary text, so an optional thought needs a token to start it.
+    if reasoning and (reasoning.opened_by_prompt or reasoning.start_marker in tokens):
+        lines += ["start: thinking output", *_reasoning_rules(reasoning, tokens)]
     else:
         lines.append("start: output")
     if calls:
@@ -95,15 +99,15 @@ def build_output_grammar(
     return json.dumps({"grammars": [{"name": name, "lark_grammar": text} for name, text in grammars]})
 
 
-def _thinking_rules(thinking: ReasoningFormat, tokens: Mapping[str, int]) -> list[str]:
-    if thinking.end_marker in tokens:
-        lines = [f"thought: TEXT {_literal(thinking.end_marker, tokens)}"]
+def _reasoning_rules(reasoning: ReasoningFormat, tokens: Mapping[str, int]) -> list[str]:
+    if reasoning.end_marker in tokens:
+        lines = [f"thought: TEXT {_literal(reasoning.end_marker, tokens)}"]
     else:
-        lines = [f"thought[lazy]: /(.|\\n)*{_escaped(thinking.end_marker)}/"]
-    whole = "thought /[ \\n]{0,4}/"
-    if not thinking.opened_by_prompt:
-        whole = f"({_literal(thinking.start_marker, tokens)} {whole})?"
-    return [*lines, f"thinking: {whole}"]
+        lines = [f"thought[lazy]: /(.|\\n)*{_escape(reasoning.end_marker)}/"]
+    complete = "thought /[ \\n]{0,4}/"
+    if not reasoning.opened_by_prompt:
+        complete = f"({_literal(reasoning.start_marker, tokens)} {complete})?"
+    return [*lines, f"thinking: {complete}"]
 
 
 def _call_rules(calls: ToolCallRule, content: GrammarFragment | None, tokens: Mapping[str, int]) -> list[str]:
@@ -126,33 +130,33 @@ def _call_rules(calls: ToolCallRule, content: GrammarFragment | None, tokens: Ma
         return [*lines, f"output: {content.expression} | {opening} calls"]
     if not form.anywhere:
         return [*lines, f"output: other | {opening} calls", f"other: /([^\\s{form.marker[0]}](.|\\n)*)?/"]
-    # The tag calls for a call however it is spelt: by its own token or by ordinary ones.
+    # The marker starts a call whichever way it is tokenized: as its own token or as ordinary ones.
     marked = f"tagged | TEXT {_literal(form.marker, tokens)}" if form.marker in tokens else "tagged"
     return [
         *lines,
         f"output: TEXT | marked {_literal(form.opening.removeprefix(form.marker), tokens)} calls",
         f"marked: {marked}",
-        f"tagged[lazy]: /(.|\\n)*{_escaped(form.marker)}/",
+        f"tagged[lazy]: /(.|\\n)*{_escape(form.marker)}/",
     ]
 
 
 def _literal(text: str, tokens: Mapping[str, int]) -> str:
-    """The text as a Lark expression; what is a token of the model's own is written by its id."""
+    """Returns the text as a Lark expression in which the model's marker tokens are written by their ids."""
     pieces: list[str] = []
     while text:
         found = [(at, -len(token), token) for token in tokens if (at := text.find(token)) >= 0]
         at, _, token = min(found, default=(len(text), 0, ""))
         if at:
-            pieces.append(_quoted(text[:at]))
+            pieces.append(_quote(text[:at]))
         if token:
             pieces.append(f"<[{tokens[token]}]>")
         text = text[at + len(token) :]
     return " ".join(pieces)
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _escaped(text: str) -> str:
+def _escape(text: str) -> str:
     return "".join(character if character.isalnum() or character in "<>_ " else f"\\{character}" for character in text)

@@ -1,9 +1,9 @@
-"""Tools told to a model whose chat template knows nothing of them, in words and in Hermes' marks.
+"""Describes tools as text, for models whose chat template does not support them, with Hermes' markers.
 
-The functions go into the system message, earlier calls into the assistant's text and their results into the user's, so
-that any template takes them. Templates that take tools get them as a variable instead (chat_template.py).
+Functions go into the system message, earlier calls into the assistant's messages and their results into the user's, so
+that any template can render them. Templates with support for tools receive them as a variable (chat_template.py).
 
-Source of the marks: Nous Research, "Hermes Function Calling".
+Source of the markers: Nous Research, "Hermes Function Calling".
 """
 
 from __future__ import annotations
@@ -28,38 +28,38 @@ The result comes back between tool_response tags."""
 
 
 def tool_definition(function: Function) -> dict[str, Any]:
-    """A function as templates and prompts show it."""
-    shown: dict[str, Any] = {"name": function.name}
+    """Returns a function in the form that templates and prompts show."""
+    definition: dict[str, Any] = {"name": function.name}
     if function.description is not None:
-        shown["description"] = function.description
-    return {"type": "function", "function": {**shown, "parameters": function.parameters or {}}}
+        definition["description"] = function.description
+    return {"type": "function", "function": {**definition, "parameters": function.parameters or {}}}
 
 
 def add_tools_as_text(messages: Sequence[Message], tools: ToolUse | None) -> list[Message]:
-    """The messages with the tools in them, and with earlier calls and results as text."""
-    told: list[Message] = []
+    """Returns the messages with earlier calls and results as text, and a further system message for the tools."""
+    converted: list[Message] = []
     for message in messages:
         if message["role"] == "tool":
             result = f"<tool_response>\n{message['content']}\n</tool_response>"
-            if told and told[-1]["role"] == "tool":
-                told[-1] = {"role": "tool", "content": f"{told[-1]['content']}\n{result}"}
+            if converted and converted[-1]["role"] == "tool":
+                converted[-1] = {"role": "tool", "content": f"{converted[-1]['content']}\n{result}"}
             else:
-                told.append({"role": "tool", "content": result})
+                converted.append({"role": "tool", "content": result})
         elif calls := message.get("tool_calls"):
             texts = [message["content"]] if message["content"] else []
-            told.append(
+            converted.append(
                 {
                     **{key: value for key, value in message.items() if key != "tool_calls"},
                     "content": "\n".join([*texts, *(_call_text(call) for call in calls)]),
                 }
             )
         else:
-            told.append(message)
-    told = [{**message, "role": "user"} if message["role"] == "tool" else message for message in told]
+            converted.append(message)
+    converted = [{**message, "role": "user"} if message["role"] == "tool" else message for message in converted]
     if tools:
         functions = "\n".join(json.dumps(tool_definition(function), ensure_ascii=False) for function in tools.functions)
-        told.append({"role": "system", "content": _FUNCTIONS.format(functions=functions)})
-    return told
+        converted.append({"role": "system", "content": _FUNCTIONS.format(functions=functions)})
+    return converted
 
 
 def _call_text(call: Mapping[str, Any]) -> str:

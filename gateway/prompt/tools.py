@@ -1,6 +1,6 @@
-"""The tools that a request offers to the model, and whether it may, must or must not call them.
+"""The request parameters for tools: which functions the model may call, and whether it has to.
 
-Schemas only; how calls are written is call_format.py's, how they are asked for in the prompt tool_prompt.py's.
+gateway/model/tool_call_format.py says how calls are written, tool_prompt.py how the prompt describes the functions.
 
 Source: OpenAI API reference, "Create chat completion": tools, tool_choice, parallel_tool_calls.
 """
@@ -22,7 +22,7 @@ FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]+$", max_length=64)]
 
 
 class Function(Schema):
-    """A function's name and what its arguments are, as a JSON schema."""
+    """A function; `parameters` is the JSON schema of its arguments."""
 
     name: FunctionName
     description: str | None = None
@@ -31,7 +31,7 @@ class Function(Schema):
 
 
 class Tool(Schema):
-    """One tool; functions are the only ones that are served."""
+    """A tool. Functions are the only type that is served."""
 
     type: Literal["function"]
     function: Function
@@ -42,7 +42,10 @@ Tools = Annotated[list[Tool], Field(max_length=MAX_TOOLS)]
 
 @dataclass(frozen=True, slots=True)
 class ToolUse:
-    """The functions that may be called; with `must`, one of them has to be, and with `named` just this one is it."""
+    """The functions that may be called.
+
+    With `required`, at least one of them has to be; `named` says that the request chose this one by its name.
+    """
 
     functions: tuple[Function, ...]
     required: bool = False
@@ -70,7 +73,7 @@ class _AllowedChoice(Schema):
 
 
 def resolve_tool_use(tools: Sequence[Tool], choice: Any, parallel: bool | None) -> ToolUse | None:
-    """What the request wants of its tools; None where none is to be called. Raises ApiError 400."""
+    """Returns how the tools may be used, None where none may be called. Raises ApiError 400."""
     functions = {tool.function.name: tool.function for tool in tools}
     if len(functions) < len(tools):
         raise _invalid("tools", "Two tools have the same name.")
@@ -78,9 +81,9 @@ def resolve_tool_use(tools: Sequence[Tool], choice: Any, parallel: bool | None) 
         if choice in (None, "none", "auto"):
             return None
         raise _invalid("tool_choice", "tool_choice is only allowed when tools are specified.")
-    several = parallel is not False
+    allow_parallel = parallel is not False
     if choice in (None, "auto", "required"):
-        return ToolUse(tuple(functions.values()), required=choice == "required", parallel=several)
+        return ToolUse(tuple(functions.values()), required=choice == "required", parallel=allow_parallel)
     if choice == "none":
         return None
     if not isinstance(choice, dict) or choice.get("type") not in ("function", "allowed_tools"):
@@ -92,7 +95,7 @@ def resolve_tool_use(tools: Sequence[Tool], choice: Any, parallel: bool | None) 
     names = [tool.function.name for tool in allowed.tools]
     if not names:
         raise _invalid("tool_choice", "allowed_tools names no tool.")
-    return ToolUse(_select(functions, names), required=allowed.mode == "required", parallel=several)
+    return ToolUse(_select(functions, names), required=allowed.mode == "required", parallel=allow_parallel)
 
 
 def _select(functions: dict[str, Function], names: Sequence[str]) -> tuple[Function, ...]:

@@ -18,7 +18,8 @@ from gateway.api.responses.items import MAX_INPUT_ITEMS
 from gateway.api.responses.tools import chat_format, function_tools, use_of
 from gateway.http.errors import ApiError
 from gateway.http.validation import Schema, empty, one_of, read_object, refuse_unserved, validated
-from gateway.prompt.structured_output import OutputFormat, StructuredOutputParameters
+from gateway.prompt.output_format import OutputFormat
+from gateway.prompt.structured_output import StructuredOutputParameters
 from gateway.prompt.tools import ToolUse
 
 LOGPROBS = "message.output_text.logprobs"
