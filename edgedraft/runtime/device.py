@@ -52,7 +52,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def has_bfloat16_matmul(device: torch.device) -> bool:
-    """Whether the device has bfloat16 matrix products. A CPU without AVX-512 or similar only emulates them, slowly."""
+    """Whether the device has bfloat16 matrix products in hardware. Older CPUs emulate them, slowly."""
     return device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
