@@ -1,6 +1,6 @@
-"""The `edgedraft` command: finds the subcommand, reads its settings, hands over to the room that runs it.
+"""The `edgedraft` command: finds the subcommand, reads its settings and runs its module.
 
-It imports a room only when that room's command is called, so that `edgedraft gateway` never loads torch.
+A program's package is imported only when its command is called, so that `edgedraft gateway` never loads torch.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 from importlib import import_module
 
 from pydantic import ValidationError
-from pydantic_settings import CliApp, SettingsError
+from pydantic_settings import CliApp, CliSettingsSource, SettingsError
 
 from edge_agent import settings as agent
 from edgedraft import __version__
@@ -20,7 +20,9 @@ from gateway import settings as gateway
 from loadtest import settings as loadtest
 from verifier.settings import VerifierSettings
 
-# words of the command -> its settings, and the module whose main(settings) runs it
+# Command words -> its settings, and the module whose main(settings) runs it. A table in place of pydantic-settings'
+# CliSubCommand, whose help lists neither nested commands nor what they do, whose parser is built for all commands at
+# each start (four times as long), and which would read EDGEDRAFT_VERIFIER, a setting of the gateway, as the subcommand.
 COMMANDS: dict[tuple[str, ...], tuple[type[Settings], str]] = {
     ("up",): (UpSettings, "edgedraft.local.up"),
     ("verifier",): (VerifierSettings, "verifier.main"),
@@ -47,38 +49,44 @@ COMMANDS: dict[tuple[str, ...], tuple[type[Settings], str]] = {
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point. Exits 2 when the words or values are off, with one line on stderr for each that is."""
+    """Entry point. Exits with 2 for an unknown command or invalid values, with one line per problem on stderr."""
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["--version"]:
         print(f"edgedraft {__version__}")
         return
     words = next((words for words in COMMANDS if tuple(argv[: len(words)]) == words), None)
     if words is None:
-        of_a_group = bool(argv) and argv[0] in {words[0] for words in COMMANDS}
-        if not argv or argv[1 if of_a_group else 0 :][:1] in (["-h"], ["--help"]):
+        if _asks_for_help(argv):
             print(_usage())
             return
         print(f"edgedraft: no command {' '.join(argv[:2])!r}; edgedraft --help lists them", file=sys.stderr)
         sys.exit(2)
-    kind, module = COMMANDS[words]
-    rest = argv[len(words) :]
-    if "--" in rest and "engine_args" in kind.model_fields:
-        rest, engines = rest[: rest.index("--")], rest[rest.index("--") + 1 :]
-        rest = [*rest, f"--engine-args={shlex.join(engines)}"]
+    settings = _read_settings(words, argv[len(words) :])
+    import_module(COMMANDS[words][1]).main(settings)
+
+
+def _read_settings(words: tuple[str, ...], arguments: list[str]) -> Settings:
+    """The command's settings from flags, environment and defaults. Exits with 2 when one is invalid."""
+    kind, _ = COMMANDS[words]
+    name = _name(words)
+    if "--" in arguments and "engine_args" in kind.model_fields:
+        end = arguments.index("--")
+        arguments = [*arguments[:end], f"--engine-args={shlex.join(arguments[end + 1 :])}"]
     try:
-        parsed = CliApp.run(
-            type(kind.__name__, (kind,), {"__doc__": kind.__doc__, "model_config": {"cli_prog_name": _name(words)}}),
-            cli_args=rest,
-        )
+        return CliApp.run(kind, arguments, CliSettingsSource(kind, cli_prog_name=name))
     except ValidationError as error:
         for problem in error.errors(include_url=False):
             field = "-".join(str(part) for part in problem["loc"]).replace("_", "-")
-            print(f"{_name(words)}: {field}: {problem['msg']}", file=sys.stderr)
-        sys.exit(2)
+            print(f"{name}: {field}: {problem['msg']}", file=sys.stderr)
     except SettingsError as error:
-        print(f"{_name(words)}: {str(error).removeprefix('error parsing CLI: ')}", file=sys.stderr)
-        sys.exit(2)
-    import_module(module).main(parsed)
+        print(f"{name}: {str(error).removeprefix('error parsing CLI: ')}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _asks_for_help(argv: list[str]) -> bool:
+    """Whether the arguments are empty, --help, or the first word of a group of commands and --help."""
+    in_group = bool(argv) and argv[0] in {words[0] for words in COMMANDS}
+    return not argv or argv[1 if in_group else 0 :][:1] in (["-h"], ["--help"])
 
 
 def _name(words: tuple[str, ...]) -> str:

@@ -1,4 +1,4 @@
-"""The command: words, flags, environment, and what it says of mistakes."""
+"""The `edgedraft` command: subcommands, flags, environment variables and error messages."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Run:
-    """What one call of the command did."""
+    """Runs the command in this process and keeps what it did."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self._monkeypatch, self._capsys = monkeypatch, capsys
@@ -67,7 +67,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     return Run(monkeypatch, capsys)
 
 
-# Words
+# Commands
 
 
 def test_the_commands_that_the_documents_name_exist() -> None:
@@ -102,7 +102,7 @@ def test_a_command_hands_its_settings_to_its_module(run: Run, name: str) -> None
     assert run.module == module
 
 
-def test_every_setting_is_told_and_named_as_it_is_spelled() -> None:
+def test_every_setting_has_a_description_and_no_alias() -> None:
     for kind, _ in cli.COMMANDS.values():
         for name, field in kind.model_fields.items():
             assert field.description or name == "database"
@@ -116,7 +116,7 @@ def test_version(run: Run) -> None:
 
 
 @pytest.mark.parametrize("argv", [["fly"], ["keys"], ["keys", "fly"], ["--fly"], ["fly", "--help"], ["create", "keys"]])
-def test_an_unknown_command_is_told_in_one_line(run: Run, argv: list[str]) -> None:
+def test_an_unknown_command_is_one_line_on_stderr(run: Run, argv: list[str]) -> None:
     assert run(*argv).code == 2
     assert run.out == run.module == ""
     (line,) = run.err.splitlines()
@@ -135,7 +135,7 @@ def test_flag_goes_before_environment_before_default(run: Run) -> None:
     assert run("verifier", "--port=9003").settings.port == 9003
 
 
-def test_what_follows_the_dashes_is_the_engines(run: Run) -> None:
+def test_arguments_after_the_dashes_are_the_engines(run: Run) -> None:
     made = run("verifier", "--engine", "vllm", "--", "--tensor-parallel-size", "2", "--hf-overrides", '{"a": "b c"}')
     assert made.settings.engine == "vllm"
     assert made.settings.engine_args == """--tensor-parallel-size 2 --hf-overrides '{"a": "b c"}'"""
@@ -145,13 +145,13 @@ def test_what_follows_the_dashes_is_the_engines(run: Run) -> None:
     assert run("verifier", "--engine", "tensorrt").code == 2
 
 
-def test_variables_of_others_are_not_ours(run: Run) -> None:
+def test_variables_without_the_prefix_are_ignored(run: Run) -> None:
     assert run("verifier", PORT="9001").settings.port == 9000
     assert run("bench", "quick", JSON="/tmp/other").settings.json_file is None
     assert run("verifier", EDGEDRAFT_URL="http://gateway", EDGEDRAFT_UNKNOWN="1").code == 0
 
 
-def test_switches(run: Run) -> None:
+def test_boolean_flags(run: Run) -> None:
     assert run("up").settings.agent is True
     assert run("up", "--no-agent").settings.agent is False
     assert run("up", EDGEDRAFT_AGENT="false").settings.agent is False
@@ -171,7 +171,7 @@ def test_lists_may_be_repeated_or_separated_by_commas(run: Run) -> None:
     assert run("keys", "create", EDGEDRAFT_SCOPES="edge").settings.scopes == ["edge"]
 
 
-def test_words_without_a_flag(run: Run) -> None:
+def test_positional_arguments(run: Run) -> None:
     attached = run("attach", "http://gateway", "--draft-model", "d", EDGEDRAFT_KEY="k").settings
     assert (attached.url, attached.key, attached.draft_model) == ("http://gateway", "k", "d")
     assert run("keys", "revoke", "k1").settings.key_id == "k1"
@@ -190,7 +190,7 @@ def test_values_that_look_like_something_else_stay_text(run: Run) -> None:
         assert run("up", EDGEDRAFT_KEY=key).settings.key == key
 
 
-MISTAKES = {
+INVALID = {
     "out of range": (["verifier", "--port", "65536"], {}, "port"),
     "negative": (["verifier", "--port=-1"], {}, "port"),
     "no number": (["verifier", "--port", "http"], {}, "port"),
@@ -208,9 +208,9 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_told_in_one_line(run: Run, name: str) -> None:
-    argv, environment, about = MISTAKES[name]
+@pytest.mark.parametrize("name", INVALID)
+def test_an_invalid_value_is_one_line_on_stderr(run: Run, name: str) -> None:
+    argv, environment, about = INVALID[name]
     assert run(*argv, **environment).code == 2
     assert run.out == run.module == ""
     (line,) = run.err.splitlines()
@@ -219,7 +219,7 @@ def test_a_mistake_is_told_in_one_line(run: Run, name: str) -> None:
     assert about in line.removeprefix(f"edgedraft {' '.join(words)}: ")
 
 
-def test_several_mistakes_take_a_line_each(run: Run) -> None:
+def test_each_invalid_value_has_its_own_line(run: Run) -> None:
     assert run("verifier", "--port", "x", "--threads", "-1").code == 2
     assert len(run.err.splitlines()) == 2
 
@@ -227,10 +227,17 @@ def test_several_mistakes_take_a_line_each(run: Run) -> None:
 # The process
 
 
-def test_the_command_loads_no_room_and_no_torch() -> None:
+def test_the_command_loads_settings_only_and_no_torch() -> None:
     """So that a gateway starts in about a second, and help at once."""
-    heavy = "{'torch', 'transformers', 'verifier', 'gateway', 'edge_agent', 'loadtest', 'fastapi'}"
-    code = f"import sys; from edgedraft import cli; cli.main(['--version']); print(sorted({heavy} & set(sys.modules)))"
+    code = """
+import sys
+from edgedraft import cli
+cli.main(['--version'])
+programs = ('verifier', 'gateway', 'edge_agent', 'loadtest')
+settings = {*programs, *(f'{program}.settings' for program in programs)}
+heavy = {name for name in sys.modules if name.partition('.')[0] in programs} - settings
+print(sorted(heavy | {'torch', 'transformers', 'fastapi'} & set(sys.modules)))
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [f"edgedraft {__version__}", "[]"]
 
