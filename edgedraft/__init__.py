@@ -1,3 +1,3 @@
-"""What every EdgeDraft process shares: wire messages, draft tree, noise, settings, telemetry, CLI."""
+"""Shared by all EdgeDraft programs: wire messages, draft tree, sampling, model runtime, settings, logs, CLI."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""`python -m edgedraft` is the `edgedraft` command: for launchers that start modules, as torchrun does."""
+"""`python -m edgedraft` runs the `edgedraft` command, for launchers that start modules, such as torchrun."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What all settings share: one field is one flag (--like-this) and one variable (EDGEDRAFT_LIKE_THIS).
+"""Base of all settings: each field is a flag (--like-this) and an environment variable (EDGEDRAFT_LIKE_THIS).
 
-Precedence is flag, environment, default. Each program's settings are in its own package (gateway/settings.py, ...);
-they hold names, bounds and defaults. What a setting does is documented where it is used.
+A flag takes precedence over the environment, which takes precedence over the default. The settings of each program are
+in its own package (gateway/settings.py, ...).
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ DATABASE_URL = f"sqlite+aiosqlite:///{user_data_path('edgedraft') / 'gateway.db'
 
 
 def _split_list(value: Any) -> Any:
-    """A list as a flag or a variable spells it: a,b or JSON."""
+    """Parses a list given as a,b or as JSON; other types pass unchanged."""
     if not isinstance(value, str):
         return value
     return json.loads(value) if value.startswith("[") else [part.strip() for part in value.split(",")]
 
 
-COMMA_SEPARATED = (NoDecode, BeforeValidator(_split_list))  # annotations of a field that takes a list
+COMMA_SEPARATED = (NoDecode, BeforeValidator(_split_list))  # annotations of a list field
 
 
 class Settings(BaseSettings):
-    """Base of all: where values come from, and what every process has."""
+    """Base of all settings: their sources, and the settings of logs."""
 
     model_config = SettingsConfigDict(
         env_prefix="EDGEDRAFT_",
@@ -44,12 +44,14 @@ class Settings(BaseSettings):
         cli_shortcuts={"json-file": "json", "since": "from", "until": "to"},
     )
 
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged, to stderr")
-    log_format: Annotated[LogFormat, Field(description="json for one JSON object a line")] = "text"
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="lowest level that is logged to stderr"
+    )
+    log_format: Annotated[LogFormat, Field(description="json for one JSON object per line")] = "text"
 
 
 class TracedSettings(Settings):
-    """Those of the processes that OpenTelemetry can look into."""
+    """Base of the settings of processes that export OpenTelemetry traces."""
 
     otel: Annotated[
         OtelMode,

@@ -1,4 +1,4 @@
-"""Settings of `edgedraft gateway` and of the commands that work on its database."""
+"""Settings of `edgedraft gateway` and of the commands on its database."""
 
 from __future__ import annotations
 
@@ -23,87 +23,98 @@ class GatewaySettings(TracedSettings):
 
     verifier: Annotated[list[str], *COMMA_SEPARATED] = Field(
         ["ws://127.0.0.1:9000"],
-        description="a verifier's URL, or dns+ws://NAME:PORT for one at each address of a name; may be repeated",
+        description="URL of a verifier, or dns+ws://NAME:PORT for one at each address of a DNS name; may be repeated",
     )
-    dns_seconds: float = Field(5.0, gt=0, description="seconds between two looks at the addresses of such a name")
-    verifier_token: str = Field("", description="what verifiers ask for, if they do")
+    dns_seconds: float = Field(5.0, gt=0, description="seconds between two DNS lookups of such a name")
+    verifier_token: str = Field("", description="token that verifiers require, if they do")
     host: str = Field("127.0.0.1", description="address to listen on")
     port: Port = Field(8000, description="port to listen on; 0 takes a free one")
-    key: str = Field("", description="a key that has every scope, beside those in the database")
+    key: str = Field("", description="a key that has every scope, in addition to those in the database")
     database: str = Field(
         DATABASE_URL,
         description="SQLAlchemy URL of accounts and usage ledger: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME",
     )
     db_upgrade: bool = Field(
-        True, description="bring the database's schema up to date at start; without it, `edgedraft db upgrade` does"
+        True, description="migrate the database's schema at start; otherwise `edgedraft db upgrade` does"
     )
-    requests_per_minute: Limit = Field(None, description="requests a minute of keys that have no limit of their own")
+    requests_per_minute: Limit = Field(None, description="requests per minute of keys that have no limit of their own")
     tokens_per_minute: Limit = Field(
-        None, description="prompt and output tokens a minute of keys that have no limit of their own"
+        None, description="prompt and output tokens per minute of keys that have no limit of their own"
     )
     monthly_spend: Spend = Field(
         None, description="money that a key without a budget of its own may spend in a calendar month (UTC)"
     )
     max_sessions_per_key: int = Field(
-        256, ge=1, description="generations at once of keys that have no limit of their own"
+        256, ge=1, description="concurrent generations of keys that have no limit of their own"
     )
     allowed_origins: Annotated[list[str], *COMMA_SEPARATED] = Field(
-        [], description="a web origin, such as https://app.example.com, whose pages may call this; * for all"
+        [], description="a web origin, such as https://app.example.com, whose pages may call the API; * for all"
     )
     store_responses: bool = Field(
-        True, description="keep responses of /v1/responses, prompts too, for requests that do not say store: false"
+        True, description="store responses of /v1/responses, with prompts, unless a request has store: false"
     )
-    response_days: int = Field(30, ge=1, le=36500, description="days without use after which one is deleted")
+    response_days: int = Field(
+        30, ge=1, le=36500, description="days without use after which a stored response is deleted"
+    )
     response_megabytes: int = Field(
-        256, ge=32, le=1 << 20, description="megabytes of them kept for one owner; the longest unused go first"
+        256,
+        ge=32,
+        le=1 << 20,
+        description="megabytes of stored responses per owner; the least recently used are deleted first",
     )
     admin_api: bool = Field(False, description="serve /admin/v1 to keys with the admin scope")
     prices: Path | None = Field(
         None, description="TOML or JSON file of prices: datacenter_gpu_hour, edge_gpu_hour, accepted_million, currency"
     )
     max_agents_per_owner: int = Field(16, ge=1, description="agents attached at once by one owner")
-    open_timeout: float = Field(30.0, gt=0, description="seconds a request waits for a verifier to take it")
+    open_timeout: float = Field(30.0, gt=0, description="seconds a request waits for a verifier to accept it")
     silence_timeout: float = Field(
-        30.0, gt=0, description="seconds without a commit after which a verifier is given up"
+        30.0, gt=0, description="seconds without a commit after which a session moves to another verifier"
     )
     hedge_after: float = Field(
-        2.0, ge=0, description="seconds of silence after which a generation also opens at another verifier; 0 is never"
+        2.0,
+        ge=0,
+        description="seconds without a commit after which a generation is also opened at another verifier; 0 is never",
     )
-    drain_grace: float = Field(30.0, ge=0, description="seconds that streams get to end after SIGTERM")
+    drain_grace: float = Field(30.0, ge=0, description="seconds that running streams have to finish after SIGTERM")
     redis: str = Field(
         "", description="URL of the Redis or Valkey that replicas share: redis://[:PASSWORD@]HOST:6379/0; none if empty"
     )
     replica_secret: str = Field(
-        "", description="what replicas know each other by, the same for all; --redis needs it; 16 characters or more"
+        "", description="secret shared by all replicas, 16 characters or more; required with --redis"
     )
-    replica_host: str = Field("127.0.0.1", description="address to listen on for other replicas, if there is a --redis")
+    replica_host: str = Field("127.0.0.1", description="address to listen on for other replicas, with --redis")
     replica_port: Port = Field(8001, description="port to listen on for other replicas; 0 takes a free one")
     advertise: str = Field(
-        "", description="ws://HOST:PORT where other replicas reach that; --replica-host and --replica-port if empty"
+        "", description="ws://HOST:PORT where other replicas reach this one; --replica-host and --replica-port if empty"
     )
 
 
 class DatabaseSettings(Settings):
-    """Base of the commands that work on the gateway's database, whether it runs or not."""
+    """Base of the commands on the gateway's database, which work while a gateway runs or not."""
 
     database: str = DATABASE_URL
 
 
 class KeysCreateSettings(DatabaseSettings):
-    """Make a key and print it, once."""
+    """Create a key and print it; it cannot be shown again."""
 
-    owner: str = Field("default", max_length=255, description="who owns it; its chats use the agents of the same owner")
+    owner: str = Field(
+        "default", max_length=255, description="the key's owner; requests use the agents of the same owner"
+    )
     tenant: str = Field("default", max_length=255, description="the organisation that the owner belongs to")
     scopes: Annotated[list[Literal["inference", "edge", "admin"]], *COMMA_SEPARATED] = Field(
-        ["inference", "edge"], description="what it may do; may be repeated"
+        ["inference", "edge"], description="permissions; may be repeated"
     )
-    name: str = Field("", max_length=255, description="a note for people")
-    expires: Annotated[int, Field(ge=1, le=36500)] | None = Field(None, description="days until it stops working")
-    requests_per_minute: Limit = Field(None, description="requests a minute; the gateway's default if not given")
-    tokens_per_minute: Limit = Field(None, description="tokens a minute; the gateway's default if not given")
-    concurrent: Limit = Field(None, description="generations at once; the gateway's default if not given")
-    monthly_spend: Spend = Field(None, description="money in a calendar month; the gateway's default if not given")
-    priority: Priority = Field(None, description="0 to 9; where verifiers are full, higher ones go first (default: 0)")
+    name: str = Field("", max_length=255, description="a display name")
+    expires: Annotated[int, Field(ge=1, le=36500)] | None = Field(None, description="days until it expires")
+    requests_per_minute: Limit = Field(None, description="requests per minute; the gateway's default if not given")
+    tokens_per_minute: Limit = Field(None, description="tokens per minute; the gateway's default if not given")
+    concurrent: Limit = Field(None, description="concurrent generations; the gateway's default if not given")
+    monthly_spend: Spend = Field(None, description="money per calendar month; the gateway's default if not given")
+    priority: Priority = Field(
+        None, description="0 to 9; when verifiers are full, higher ones are admitted first (default: 0)"
+    )
 
 
 class KeysListSettings(DatabaseSettings):
@@ -111,28 +122,30 @@ class KeysListSettings(DatabaseSettings):
 
 
 class KeysUpdateSettings(DatabaseSettings):
-    """Change a key's note and limits; the value `default` takes a limit of its own away."""
+    """Change a key's name and limits; the value `default` removes a limit of its own."""
 
     key_id: CliPositionalArg[str] = Field(description="the id that `keys list` shows")
-    name: Annotated[str, Field(max_length=255)] | None = Field(None, description="a note for people")
-    requests_per_minute: Literal["default"] | Limit = Field(None, description="requests a minute")
-    tokens_per_minute: Literal["default"] | Limit = Field(None, description="prompt and output tokens a minute")
-    concurrent: Literal["default"] | Limit = Field(None, description="generations at once")
-    monthly_spend: Literal["default"] | Spend = Field(None, description="money in a calendar month")
-    priority: Literal["default"] | Priority = Field(None, description="0 to 9; higher ones go first in a full service")
+    name: Annotated[str, Field(max_length=255)] | None = Field(None, description="a display name")
+    requests_per_minute: Literal["default"] | Limit = Field(None, description="requests per minute")
+    tokens_per_minute: Literal["default"] | Limit = Field(None, description="prompt and output tokens per minute")
+    concurrent: Literal["default"] | Limit = Field(None, description="concurrent generations")
+    monthly_spend: Literal["default"] | Spend = Field(None, description="money per calendar month")
+    priority: Literal["default"] | Priority = Field(
+        None, description="0 to 9; when verifiers are full, higher ones are admitted first"
+    )
 
 
 class KeysRevokeSettings(DatabaseSettings):
-    """Revoke a key for good."""
+    """Revoke a key permanently."""
 
     key_id: CliPositionalArg[str] = Field(description="the id that `keys list` shows")
 
 
 class TenantsCreateSettings(DatabaseSettings):
-    """Make a tenant, an organisation that keys belong to."""
+    """Create a tenant, an organisation that keys belong to."""
 
     tenant: CliPositionalArg[str] = Field(min_length=1, max_length=255, description="its name")
-    title: str = Field("", max_length=255, description="a longer name for people")
+    title: str = Field("", max_length=255, description="a display name")
 
 
 class TenantsListSettings(DatabaseSettings):
@@ -143,12 +156,12 @@ class UsageSettings(DatabaseSettings):
     """Report usage: requests, tokens, cost, and what edge drafting saved."""
 
     by: Annotated[list[Literal["key", "owner", "tenant", "model", "day", "edge"]], *COMMA_SEPARATED] = Field(
-        ["key"], description="what each line is for, edge being who drafted; may be repeated"
+        ["key"], description="what to group by, edge being the owner of the agent that drafted; may be repeated"
     )
     since: date | None = Field(None, description="first day, such as 2026-11-01 (UTC)")
     until: date | None = Field(None, description="last day, included")
-    format: Literal["table", "csv", "json"] = Field("table", description="how it is printed")
-    prices: Path | None = Field(None, description="the gateway's file of prices, for the currency's name")
+    format: Literal["table", "csv", "json"] = Field("table", description="output format")
+    prices: Path | None = Field(None, description="the gateway's price file, for the name of the currency")
 
 
 class DbUpgradeSettings(DatabaseSettings):

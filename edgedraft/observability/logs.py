@@ -1,7 +1,7 @@
-"""Logs: one line an event on stderr, as text or as JSON. Prompts, texts and token ids never enter them.
+"""Structured logs: one line per event on stderr, as text or JSON. They never contain prompts, texts or token ids.
 
-What an event is about are its fields, not words in its message. The request that a task works for is known to all
-lines that it writes. Spans are tracing.py's, figures are each process's metrics'.
+Formatters of the standard library's logging. An event has a constant message and fields; fields of the current request
+are added from `request_fields`. Spans are in tracing.py.
 """
 
 from __future__ import annotations
@@ -17,34 +17,31 @@ from typing import Any, Literal
 LogFormat = Literal["text", "json"]
 
 PACKAGES = ("edgedraft", "gateway", "verifier", "edge_agent", "loadtest")
-MAX_FIELD_CHARACTERS = 1024  # characters of a field's text: some come from peers
+MAX_FIELD_CHARACTERS = 1024  # of a field's text: some values come from peers
 
-# Fields of every line that is written for the same request: its id, and its trace's if it has one.
+# Fields added to each line of the current request: its id, and its trace id if it has one.
 request_fields: ContextVar[Mapping[str, Any]] = ContextVar("request_fields", default=MappingProxyType({}))
 
 
 def configure_logging(level: str, log_format: LogFormat = "text") -> None:
-    """Set up logging for a process; `level` and `form` are settings.log_level and log_format.
-
-    Other packages than ours are heard from warnings on only, whatever the level.
-    """
+    """Sets up the root logger of this process. Packages other than EdgeDraft's log warnings and errors only."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
-    wanted = logging.getLevelNamesMapping()[level.upper()]
-    # Libraries' debug lines hold what ours never do: headers with keys, frames, SQL with its values.
-    logging.basicConfig(level=max(wanted, logging.WARNING), handlers=[handler], force=True)
-    for ours in PACKAGES:
-        logging.getLogger(ours).setLevel(wanted)
+    level_number = logging.getLevelNamesMapping()[level.upper()]
+    # Debug lines of libraries contain keys in headers, frames and SQL parameters.
+    logging.basicConfig(level=max(level_number, logging.WARNING), handlers=[handler], force=True)
+    for package in PACKAGES:
+        logging.getLogger(package).setLevel(level_number)
 
 
 def event(log: logging.Logger, what: str, *, level: int = logging.INFO, **fields: Any) -> None:
-    """Log that `what` happened, a few words that are always the same, with what it is about; None is left out."""
+    """Logs the event `what`, a constant text, with its fields; fields that are None are left out."""
     if log.isEnabledFor(level):
         log.log(level, "%s", what, extra={"fields": fields}, stacklevel=2)
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time (RFC 3339), level, logger, event, the fields, and a traceback if there is one."""
+    """One JSON object per line: time (RFC 3339), level, logger, event, the fields, and a traceback if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -61,7 +58,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """For people: time, level, logger, event, then name=value; a value is quoted where it could be misread."""
+    """Time, level, logger, event, then name=value; values with spaces, quotes or "=" are quoted."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s", datefmt="%H:%M:%S")
@@ -84,5 +81,5 @@ def _format_value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     text = str(value)
-    plain = text.isprintable() and text and not any(sign in text for sign in ' "=')
+    plain = text.isprintable() and text and not any(character in text for character in ' "=')
     return text if plain else json.dumps(text)

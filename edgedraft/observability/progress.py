@@ -1,7 +1,4 @@
-"""Progress of long jobs on stderr: a rich bar on a terminal, a plain line now and then elsewhere (a log, CI).
-
-This file does not decide what is long or print results.
-"""
+"""Progress of long jobs on stderr: a rich progress bar on a terminal, a plain line every 15 seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -11,12 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 Advance = Callable[..., None]
-PLAIN_EVERY_SECONDS = 15.0
+LINE_SECONDS = 15.0
 
 
 @contextmanager
 def progress(title: str, total: float | None = None, unit: str = "") -> Iterator[Advance]:
-    """Yields advance(by=1.0, note=""), to be called as the work goes on."""
+    """Yields advance(by=1.0, note=None), to be called as the work proceeds."""
     if sys.stderr.isatty():
         with _bar(title, total, unit) as advance:
             yield advance
@@ -51,21 +48,21 @@ def _bar(title: str, total: float | None, unit: str) -> Iterator[Advance]:
 
 @contextmanager
 def _lines(title: str, total: float | None, unit: str) -> Iterator[Advance]:
-    began = last = time.monotonic()
+    started = last = time.monotonic()
     done = 0.0
 
-    def say(text: str) -> None:
+    def print_line(text: str) -> None:
         print(f"{title}: {text}", file=sys.stderr, flush=True)
 
     def advance(by: float = 1.0, note: str | None = None) -> None:
         nonlocal done, last
         done += by
         now = time.monotonic()
-        if now - last >= PLAIN_EVERY_SECONDS:
+        if now - last >= LINE_SECONDS:
             last = now
             of = f" of {total:,.0f}" if total else ""
-            say(f"{done:,.0f}{of} {unit} after {now - began:.0f} s {note or ''}".rstrip())
+            print_line(f"{done:,.0f}{of} {unit} after {now - started:.0f} s {note or ''}".rstrip())
 
-    say("started")
+    print_line("started")
     yield advance
-    say(f"done in {time.monotonic() - began:.1f} s")
+    print_line(f"done in {time.monotonic() - started:.1f} s")

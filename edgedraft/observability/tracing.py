@@ -1,7 +1,7 @@
-"""OpenTelemetry in a process: whether it is on, where spans and measurements go, and how a trace crosses the wire.
+"""OpenTelemetry of a process: its exporters, and trace context across processes.
 
-Off, a process holds no Tracing and imports nothing of OpenTelemetry's SDK. Where spans begin and end, and what they
-tell, is each room's own file (traces.py); none of them tells prompts, texts, token ids or keys.
+When it is off, a process has no Tracing and does not import OpenTelemetry's SDK. The spans of each program are defined
+in its traces.py; none contains prompts, texts, token ids or keys.
 
 Sources: https://www.w3.org/TR/trace-context/ for the traceparent,
 https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/ for the OTEL_* variables.
@@ -33,17 +33,17 @@ OtelMode = Literal["auto", "off", "otlp", "console"]
 ENDPOINT_VARIABLES = (
     "OTEL_EXPORTER_OTLP_ENDPOINT",
     "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
-)  # either set turns auto into otlp
-CLOSE_SECONDS = 3.0  # that a process's end waits for what is not sent yet
+)  # if either is set, auto means otlp
+CLOSE_SECONDS = 3.0  # that the end of a process waits for unsent data
 _TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})", re.ASCII)
 
 
 class TracingUnavailable(Exception):
-    """Traces were asked for and what exports them is not installed."""
+    """Tracing is on and its exporter is not installed."""
 
 
 class Tracing:
-    """Makes spans and instruments until `close`."""
+    """Creates spans and instruments. Call close() at the end of the process."""
 
     def __init__(self, spans: TracerProvider, measurements: MeterProvider) -> None:
         self._tracer_provider = spans
@@ -60,9 +60,9 @@ class Tracing:
         at: float | None = None,
         tracestate: str = "",
     ) -> Span:
-        """A span under `parent`: a span of this process, or another one's traceparent, "" for none.
+        """Starts a span. `parent` is a span of this process, a traceparent of another one, or "" for none.
 
-        `at` is when it began, by time.monotonic(); None is now.
+        `at` is the start time by time.monotonic(); None is now.
         """
         return self._tracer.start_span(
             name,
@@ -73,7 +73,7 @@ class Tracing:
         )
 
     def close(self) -> None:
-        """Send what is left, for a few seconds at most: a collector that is gone holds up nobody's end."""
+        """Sends unsent data, for CLOSE_SECONDS at most, so that an unreachable collector does not delay the exit."""
 
         def end() -> None:
             self._tracer_provider.shutdown()
@@ -85,9 +85,9 @@ class Tracing:
 
 
 def start_tracing(otel: OtelMode, service: str) -> Tracing | None:
-    """The process's Tracing, or None where nobody asked for it. Raises TracingUnavailable.
+    """Returns the Tracing of this process, or None if it is off. Raises TracingUnavailable.
 
-    OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER and the exporters' OTEL_EXPORTER_OTLP_* work as everywhere.
+    OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER and OTEL_EXPORTER_OTLP_* have their standard meaning.
     """
     if otel == "auto":
         otel = "otlp" if any(os.environ.get(name) for name in ENDPOINT_VARIABLES) else "off"
@@ -118,23 +118,23 @@ def start_tracing(otel: OtelMode, service: str) -> Tracing | None:
 
 
 def valid_traceparent(header: str) -> str:
-    """The header if it is a traceparent of version 00, else ""."""
+    """Returns the header if it is a traceparent of version 00, else ""."""
     return header if _TRACEPARENT.fullmatch(header) else ""
 
 
 def trace_id(traceparent: str) -> str | None:
-    """The trace that a usable traceparent belongs to."""
+    """The trace id of a valid traceparent; None for ""."""
     return traceparent[3:35] or None
 
 
 def traceparent_of(span: Span) -> str:
-    """What carries this span's trace on to another process."""
+    """The traceparent that continues this span's trace in another process."""
     context = span.get_span_context()
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{int(context.trace_flags):02x}"
 
 
 def epoch_ns(at: float) -> int:
-    """A time.monotonic() as nanoseconds since the epoch."""
+    """Converts a time.monotonic() to nanoseconds since the epoch."""
     return time.time_ns() - int(1e9 * (time.monotonic() - at))
 
 

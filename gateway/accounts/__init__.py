@@ -1,6 +1,6 @@
-"""Accounts: tenants, and keys with the principals that they stand for and the limits that they carry.
+"""Accounts in SQL: tenants, API keys, and the principal and limits of each key.
 
-It knows SQL and no HTTP (gateway/http/authentication.py does); that limits are kept is gateway/limits/admission.py's.
+Reading a key from a request is gateway/http/authentication.py's; enforcing limits is gateway/limits/'s.
 """
 
 from gateway.accounts.keys import Accounts, KeyRecord

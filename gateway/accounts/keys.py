@@ -1,7 +1,7 @@
-"""Keys in SQL.
+"""API keys in SQL: created, found, listed, changed, revoked.
 
-A key is 32 random bytes, so one round of SHA-256 hides it as well as a slow hash would. The key itself is never stored;
-its first characters are, for people to recognise it by.
+A key is 32 random bytes, so one round of SHA-256 protects it as well as a slow hash would. Stored are the hash and the
+first characters, by which people recognise a key; never the key itself.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from gateway.storage.database import Database
 from gateway.storage.tables import KEY_PREFIX_LENGTH, keys, tenants
 
 KEY_PREFIX = "ed-"
-CACHE_SECONDS = 2.0  # how long a revoked or changed key may still pass
+CACHE_SECONDS = 2.0  # how long a revoked or changed key may still be accepted
 CACHE_ENTRIES = 4096
-KEYS_PER_QUERY = 512  # keys that one query asks for
+KEYS_PER_QUERY = 512
 
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """What is known of a stored key. Times are seconds since the epoch; revoked is None while it works."""
+    """A stored key without its secret. Times are seconds since the epoch; `revoked` is None while it is valid."""
 
     id: str
     prefix: str
@@ -43,7 +43,7 @@ class KeyRecord:
 
 
 class Accounts:
-    """The keys of one database, and perhaps one static key that has every scope."""
+    """The keys of one database, and optionally one static key that has every scope (--key)."""
 
     def __init__(self, database: Database, static_key: str = "") -> None:
         self._database = database
@@ -51,7 +51,7 @@ class Accounts:
         self._cache: dict[str, tuple[float, Principal | None]] = {}
 
     async def find(self, key: str) -> Principal | None:
-        """The principal of a working key, as of at most CACHE_SECONDS ago. Raises DatabaseDown."""
+        """Returns the principal of an active key, None for any other; up to CACHE_SECONDS old. Raises DatabaseDown."""
         digest = _hash(key)
         if self._static and hmac.compare_digest(digest, self._static):
             return Principal("static", "default", "default", SCOPES)
@@ -69,13 +69,13 @@ class Accounts:
         self._cache[digest] = (now + CACHE_SECONDS, principal)
         return principal
 
-    async def active_keys(self, some: Sequence[str]) -> set[str]:
-        """Those of these keys that work now, a query for each QUERIED of them. Raises DatabaseDown."""
-        digests = {_hash(key): key for key in some}
+    async def active_keys(self, candidates: Sequence[str]) -> set[str]:
+        """Returns the candidates that are active, by one query per KEYS_PER_QUERY of them. Raises DatabaseDown."""
+        digests = {_hash(key): key for key in candidates}
         found = {digests[self._static]} if self._static in digests else set()
-        asked = [digest for digest in digests if digest != self._static]
-        for first in range(0, len(asked), KEYS_PER_QUERY):
-            query = select(keys.c.hash).where(keys.c.hash.in_(asked[first : first + KEYS_PER_QUERY]), _is_active())
+        queried = [digest for digest in digests if digest != self._static]
+        for first in range(0, len(queried), KEYS_PER_QUERY):
+            query = select(keys.c.hash).where(keys.c.hash.in_(queried[first : first + KEYS_PER_QUERY]), _is_active())
             async with self._database.connect() as connection:
                 found.update(digests[row.hash] for row in await connection.execute(query))
         return found
@@ -90,9 +90,9 @@ class Accounts:
         expires: int | None = None,
         create_tenant: bool = True,
     ) -> str:
-        """Make a key and return it; this is the only time it can be seen.
+        """Creates a key and returns it; it cannot be read again. `expires` is in seconds since the epoch.
 
-        Raises UnknownTenant, unless `new_tenant` allows to make that too.
+        With `create_tenant` a missing tenant is created, otherwise UnknownTenant is raised. Raises DatabaseDown.
         """
         return (await self.create_with_record(owner, tenant, scopes, name, limits, expires, create_tenant))[0]
 
@@ -106,7 +106,7 @@ class Accounts:
         expires: int | None = None,
         create_tenant: bool = False,
     ) -> tuple[str, KeyRecord]:
-        """As `create`, with what was stored of it."""
+        """As `create`, and returns the stored record too."""
         key = KEY_PREFIX + secrets.token_urlsafe(32)
         now = int(time.time())
         record = KeyRecord(
@@ -143,7 +143,7 @@ class Accounts:
         return key, record
 
     async def list(self, tenant: str | None = None, after: str = "", limit: int | None = None) -> list[KeyRecord]:
-        """Keys of one tenant or all, oldest first, those behind the key with the id `after`."""
+        """Keys of one tenant or of all, oldest first, starting after the key with the id `after`."""
         query = select(keys).order_by(keys.c.created, keys.c.id).limit(limit)
         if tenant is not None:
             query = query.where(keys.c.tenant == tenant)
@@ -159,17 +159,17 @@ class Accounts:
         return _record(row) if row else None
 
     async def update(self, key_id: str, values: Mapping[str, int | str | None]) -> bool:
-        """Set `name`, `expires` or limits of a working key; those not named stay. False when there is none."""
+        """Sets `name`, `expires` or limits of a key. Returns False if no key that is not revoked has this id."""
         if unknown := set(values) - {"name", "expires", *KeyLimits.__dataclass_fields__}:
             raise ValueError(f"a key's {', '.join(sorted(unknown))} cannot be changed")
         return await self._update(key_id, values)
 
     async def revoke(self, key_id: str) -> bool:
-        """Revoke for good; False when there is no such working key."""
+        """Revokes a key permanently. Returns False if no key that is not revoked has this id."""
         return await self._update(key_id, {"revoked": int(time.time())})
 
     async def _update(self, key_id: str, values: Mapping[str, int | str | None]) -> bool:
-        # The id stands among the values so that a change of nothing is one, too.
+        # With the id among the values, an update without changes is valid SQL too.
         query = update(keys).where(keys.c.id == key_id, keys.c.revoked.is_(None)).values(id=key_id, **values)
         async with self._database.begin() as connection:
             done = await connection.execute(query)

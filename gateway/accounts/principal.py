@@ -1,4 +1,4 @@
-"""Who asks, and how much they may."""
+"""The principal behind an API key: owner, tenant, scopes and limits."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 OPERATOR_TENANT = "default"
 SCOPES = frozenset({"inference", "edge", "admin"})
 
-# Tenant and owner: an owner's name means nothing outside the tenant.
+# (tenant, owner): owner names are unique within a tenant only.
 Owner = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class KeyLimits:
-    """A key's own limits; None leaves one to the gateway's settings. Spend is nano-units of money a calendar month.
+    """Limits of one key; None stands for the gateway's default. `monthly_spend` is in nano-units of money.
 
-    Where a verifier has no room, requests of higher `priority` go first (wire.Open); None is 0.
+    When verifiers are full, requests of higher `priority` are admitted first (wire.Open); None is 0.
     """
 
     requests_per_minute: int | None = None
@@ -25,7 +25,7 @@ class KeyLimits:
     priority: int | None = None
 
     def with_defaults(self, defaults: KeyLimits) -> KeyLimits:
-        """These, and where there is none of their own, the defaults."""
+        """Returns these limits, with `defaults` where they are None."""
 
         def first(own: int | None, default: int | None) -> int | None:
             return default if own is None else own
@@ -44,7 +44,7 @@ NO_LIMITS = KeyLimits()
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who asks: `owner` has agents, `tenant` pays, `scopes` say what is allowed, `limits` how much."""
+    """The caller: `owner` has the agents, `tenant` is billed, `scopes` are the permissions."""
 
     key_id: str
     owner: str
@@ -54,10 +54,10 @@ class Principal:
 
     @property
     def is_operator(self) -> bool:
-        """Whether it may see and do everything: an admin of the tenant that is there from the first."""
+        """Whether this is an admin of OPERATOR_TENANT, who may see and change everything."""
         return "admin" in self.scopes and self.tenant == OPERATOR_TENANT
 
     @property
     def agents_owner(self) -> Owner:
-        """Whose agents may see this principal's prompts."""
+        """The owner whose agents may draft for this principal."""
         return self.tenant, self.owner

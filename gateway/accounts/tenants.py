@@ -1,4 +1,4 @@
-"""Tenants: the organisations that keys belong to, by name."""
+"""Tenants in SQL: the organisations that keys belong to, identified by name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class TenantExists(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """`title` is for people; `created` is in seconds since the epoch."""
+    """`title` is a display name; `created` is in seconds since the epoch."""
 
     name: str
     title: str
@@ -37,7 +37,7 @@ class Tenants:
         self._database = database
 
     async def create(self, name: str, title: str = "") -> Tenant:
-        """Raises TenantExists."""
+        """Creates a tenant. Raises TenantExists or DatabaseDown."""
         tenant = Tenant(name, title, int(time.time()))
         try:
             async with self._database.begin() as connection:
@@ -49,7 +49,7 @@ class Tenants:
         return tenant
 
     async def list(self, after: str = "", limit: int | None = None) -> list[Tenant]:
-        """By name, those behind `after`."""
+        """Tenants ordered by name, starting after `after`."""
         query = select(tenants).where(tenants.c.name > after).order_by(tenants.c.name).limit(limit)
         async with self._database.connect() as connection:
             return [Tenant(row.name, row.title, row.created) for row in await connection.execute(query)]

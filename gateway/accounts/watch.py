@@ -1,6 +1,6 @@
-"""Whether keys that stay in use for long still work: one look at the database for all of them, not one for each.
+"""Detects that a key in long-term use was revoked or has expired, by one query for all watched keys.
 
-What stands under a key for minutes (a request's answer) is let end; what stands for days (an agent's link) is watched.
+Meant for agent links, which stay open for days. Running requests are not watched: they end within minutes.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from gateway.storage.database import DatabaseDown
 
 log = logging.getLogger(__name__)
 
-CHECK_SECONDS = 5.0  # between two looks
+CHECK_SECONDS = 5.0  # between two checks
 
 
 class KeyWatch:
-    """Looks for as long as anybody waits."""
+    """Checks the watched keys periodically while there are any."""
 
     def __init__(self, accounts: Accounts) -> None:
         self._accounts = accounts
@@ -26,20 +26,20 @@ class KeyWatch:
         self._checking: asyncio.Task[None] | None = None
 
     async def wait_revoked(self, key: str) -> None:
-        """Wait until this key works no more. While the database is away it is taken to work."""
-        told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting[key].add(told)
+        """Returns when the key is revoked or expired. A key counts as active while the database cannot be reached."""
+        revoked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[key].add(revoked)
         if self._checking is None or self._checking.done():
             self._checking = asyncio.create_task(self._check(), name="key watch")
         try:
-            await told
+            await revoked
         finally:
-            self._waiting[key].discard(told)
+            self._waiting[key].discard(revoked)
             if not self._waiting[key]:
                 del self._waiting[key]
 
     async def _check(self) -> None:
-        """Ends by itself when nobody waits: a query that is cancelled midway costs its connection."""
+        """Ends when no key is watched. It is not cancelled, because a cancelled query loses its connection."""
         while self._waiting:
             await asyncio.sleep(CHECK_SECONDS)
             watched = list(self._waiting)
@@ -48,9 +48,9 @@ class KeyWatch:
             except DatabaseDown:
                 continue
             except Exception:
-                log.exception("keys could not be looked at")  # nor may that be the last look
+                log.exception("keys could not be looked at")  # checking goes on
                 continue
             for key in stopped:
-                for told in self._waiting.get(key, ()):
-                    if not told.done():
-                        told.set_result(None)
+                for revoked in self._waiting.get(key, ()):
+                    if not revoked.done():
+                        revoked.set_result(None)

@@ -1,11 +1,11 @@
 """/admin/v1: tenants, keys, usage and agents, for keys with the admin scope.
 
-It is there only where --admin-api says so: a gateway is reached from the Internet, and its key of --key, which clients
-hold, has every scope; a key that leaks must not be able to make others. Without the setting the paths do not exist.
+It is served only with --admin-api, otherwise the paths do not exist: the key of --key is given to clients and has every
+scope; if it leaks, it must not be able to create keys.
 
-An admin of the tenant `default`, such as --key, is the operator's: it sees and does everything. One of another tenant
-sees its tenant's keys, usage and agents and may revoke its keys; it makes none and changes no limits, for budgets hang
-on keys, and who can make them has no budget.
+An admin of the tenant `default`, such as --key, is the operator and may see and change everything. An admin of another
+tenant sees its tenant's keys, usage and agents and may revoke its keys. It cannot create keys or change limits, because
+budgets are limits of keys.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from gateway.services import Services, services_of
 
 router = APIRouter(prefix="/admin/v1")
 
-MAX_PAGE_SIZE = 100  # things on a page
+MAX_PAGE_SIZE = 100
 _DIMENSIONS = ("key", "owner", "tenant", "model", "day", "edge")
 
 Name = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
@@ -51,14 +51,14 @@ After = Annotated[str, Query(max_length=255, pattern=r"^[^\x00]*$")]
 
 
 class NewTenant(Schema):
-    """`title` is for people."""
+    """A tenant to be created. `title` is a display name."""
 
     name: Name
     title: Note = ""
 
 
 class KeyChange(Schema):
-    """What may change of a key; null takes a limit of its own away, what is not named stays."""
+    """Changes of a key. null removes a limit of its own; fields that are not given keep their values."""
 
     name: Note | None = None
     expires_at: Timestamp | None = None
@@ -70,7 +70,7 @@ class KeyChange(Schema):
 
     @property
     def changes(self) -> dict[str, int | str | None]:
-        """What was named, as accounts keep it."""
+        """The given fields, with the names and units of gateway.accounts."""
         values: dict[str, int | str | None] = {}
         for field in self.model_fields_set & set(KeyChange.model_fields):
             value = getattr(self, field)
@@ -81,7 +81,7 @@ class KeyChange(Schema):
 
 
 class NewKey(KeyChange):
-    """A key to be made. `expires_at` is in seconds since the epoch."""
+    """A key to be created. `expires_at` is in seconds since the epoch."""
 
     owner: Name
     tenant: Name = "default"
@@ -89,7 +89,7 @@ class NewKey(KeyChange):
 
 
 async def _admin(http: Request, operator: bool = False) -> tuple[Services, Principal]:
-    """Raises ApiError: 401 or 403 for a key that may not do this, 503 without a database."""
+    """Raises ApiError: 401 or 403 for a key without permission, 503 if the database is down."""
     services = services_of(http)
     principal = await authenticate(services.accounts, http.headers, "admin")
     if operator and not principal.is_operator:
@@ -97,11 +97,11 @@ async def _admin(http: Request, operator: bool = False) -> tuple[Services, Princ
     return services, principal
 
 
-def _visible_tenant(principal: Principal, asked: str | None = None) -> str | None:
-    """Whose things are shown; None is everybody's. Raises ApiError 403 for another's."""
+def _visible_tenant(principal: Principal, requested: str | None = None) -> str | None:
+    """The tenant to show; None is all. Raises ApiError 403 for a tenant that the principal may not see."""
     if principal.is_operator:
-        return asked
-    if asked not in (None, principal.tenant):
+        return requested
+    if requested not in (None, principal.tenant):
         raise ApiError(403, "This key sees its own tenant only.", param="tenant", code="operator_only")
     return principal.tenant
 
@@ -116,12 +116,12 @@ async def tenants(http: Request, limit: PageSize = 20, after: After = "") -> Res
 @router.post("/tenants", **described(NewTenant, "object", "name"))
 async def new_tenant(http: Request) -> Response:
     services, _ = await _admin(http, operator=True)
-    asked = validated(NewTenant, read_object(await read_body(http)))
+    body = validated(NewTenant, read_object(await read_body(http)))
     try:
-        made = await Tenants(services.database).create(asked.name, asked.title)
+        created = await Tenants(services.database).create(body.name, body.title)
     except TenantExists as error:
         raise ApiError(409, str(error), param="name", code="tenant_exists") from None
-    return JSONResponse({"object": "tenant", "id": made.name} | asdict(made))
+    return JSONResponse({"object": "tenant", "id": created.name} | asdict(created))
 
 
 @router.get("/keys", **described(None, "object", "data", "has_more"))
@@ -133,14 +133,14 @@ async def keys(http: Request, limit: PageSize = 20, after: After = "", tenant: T
 
 @router.post("/keys", **described(NewKey, "object", "id", "key"))
 async def new_key(http: Request) -> Response:
-    """The answer's `key` is shown only now."""
+    """Creates a key. The response contains `key`, which cannot be read again."""
     services, _ = await _admin(http, operator=True)
-    asked = validated(NewKey, read_object(await read_body(http)))
-    given = {name: value for name, value in asked.changes.items() if name in KeyLimits.__dataclass_fields__}
+    body = validated(NewKey, read_object(await read_body(http)))
+    given = {name: value for name, value in body.changes.items() if name in KeyLimits.__dataclass_fields__}
     limits = KeyLimits(**given)  # type: ignore[arg-type]
     try:
         key, record = await services.accounts.create_with_record(
-            asked.owner, asked.tenant, asked.scopes, asked.name or "", limits, asked.expires_at
+            body.owner, body.tenant, body.scopes, body.name or "", limits, body.expires_at
         )
     except UnknownTenant as error:
         raise ApiError(400, f"{error}.", param="tenant", code="tenant_not_found") from None
@@ -156,16 +156,16 @@ async def key(http: Request, key_id: str) -> Response:
 @router.post("/keys/{key_id}", **described(KeyChange, "object", "id"))
 async def change_key(http: Request, key_id: str) -> Response:
     services, principal = await _admin(http, operator=True)
-    asked = validated(KeyChange, read_object(await read_body(http)))
+    body = validated(KeyChange, read_object(await read_body(http)))
     await _get_key(services.accounts, key_id, principal)
-    if not await services.accounts.update(key_id, asked.changes):
+    if not await services.accounts.update(key_id, body.changes):
         raise ApiError(409, f"The key {key_id!r} is revoked.", code="key_revoked")
     return JSONResponse(_key(await _get_key(services.accounts, key_id, principal)))
 
 
 @router.delete("/keys/{key_id}", **described(None, "object", "id", "deleted"))
 async def revoke_key(http: Request, key_id: str) -> Response:
-    """For good; a key that was revoked before stays so."""
+    """Revokes a key permanently; one that is revoked already stays revoked."""
     services, principal = await _admin(http)
     await _get_key(services.accounts, key_id, principal)
     await services.accounts.revoke(key_id)
@@ -183,7 +183,7 @@ async def usage(
     page: Annotated[int, Query(ge=0, le=10**6)] = 0,
     format: Literal["json", "csv"] = "json",
 ) -> Response:
-    """Totals by key, owner, tenant, model, day or edge (who drafted), several separated by commas."""
+    """Totals grouped by key, owner, tenant, model, day or edge (owner of the agent), several separated by commas."""
     services, principal = await _admin(http)
     dimensions = [part.strip() for part in by.split(",") if part.strip()]
     if wrong := [part for part in dimensions if part not in _DIMENSIONS]:
@@ -215,7 +215,7 @@ async def usage(
 
 @router.get("/agents", **described(None, "object", "data"))
 async def agents(http: Request) -> Response:
-    """Those attached to this gateway."""
+    """The agents attached to this gateway."""
     services, principal = await _admin(http)
     tenant = _visible_tenant(principal)
     data = [
@@ -235,7 +235,7 @@ async def agents(http: Request) -> Response:
 
 
 async def _get_key(accounts: Accounts, key_id: str, principal: Principal) -> KeyRecord:
-    """Raises ApiError 404 for a key that is not there or another tenant's: which of them is nobody's business."""
+    """Raises ApiError 404 for an unknown key and for another tenant's, without distinguishing the two."""
     record = await accounts.get(key_id) if re.fullmatch(r"key_[0-9a-f]{1,28}", key_id) else None
     if record is None or _visible_tenant(principal) not in (None, record.tenant):
         raise ApiError(404, f"There is no key {key_id[:64]!r}.", code="key_not_found")
@@ -265,7 +265,7 @@ def _key(record: KeyRecord) -> dict[str, Any]:
 
 
 def _page(found: list[dict[str, Any]], limit: int) -> Response:
-    """As OpenAI pages; `found` may hold one more than a page."""
+    """A list page in OpenAI's format. `found` may have one item more than `limit`, which sets has_more."""
     data = found[:limit]
     return JSONResponse(
         {
@@ -289,7 +289,7 @@ def _csv(documents: list[dict[str, str | int]]) -> str:
     if documents:
         writer = csv.DictWriter(out, list(documents[0]))
         writer.writeheader()
-        # A name that a spreadsheet would take for a formula is kept from being one.
+        # Names that a spreadsheet would evaluate as formulas are escaped.
         writer.writerows([{name: _cell(value) for name, value in row.items()} for row in documents])
     return out.getvalue()
 

@@ -1,1 +1,1 @@
-"""Commands that work on the gateway's database: keys, tenants, usage, db."""
+"""Commands on the gateway's database: keys, tenants, usage, db."""

@@ -1,4 +1,4 @@
-"""`edgedraft db upgrade`, and what all commands that work on the database have in common."""
+"""`edgedraft db upgrade`, and opening the database for the other commands."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from gateway.storage.migrations import HEAD
 
 
 def main(settings: DbUpgradeSettings) -> None:
-    """Bring the schema up to date and tell its version. Exits 1 with a line on stderr when that fails."""
+    """Migrates the schema and prints its version. Exits with 1 and a line on stderr if that fails."""
 
-    async def tell(database: Database) -> None:
+    async def print_version(database: Database) -> None:
         print(f"the database is at version {HEAD}")
 
-    run_with_database(settings.database, tell, "edgedraft db upgrade", upgrade=True)
+    run_with_database(settings.database, print_version, "edgedraft db upgrade", upgrade=True)
 
 
 def run_with_database(
     url: str, work: Callable[[Database], Awaitable[None]], command: str, upgrade: bool | None = None
 ) -> None:
-    """Do `work` on an open database. An embedded one is brought up to date first; others only where `upgrade` says so.
+    """Runs `work` on an open database. SQLite is migrated first; PostgreSQL only with `upgrade`.
 
-    Exits 1 with a line on stderr when the database is of another version or cannot be reached.
+    Exits with 1 and a line on stderr if the schema version differs or the database cannot be reached.
     """
 
     async def opened() -> None:

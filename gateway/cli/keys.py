@@ -1,4 +1,4 @@
-"""`edgedraft keys create|list|update|revoke`: what an operator does to the keys, beside a running gateway."""
+"""`edgedraft keys create|list|update|revoke`: manages keys in the database, while gateways run or not."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ TITLES = ("id", "key", "owner", "tenant", "scopes", "name", "created", "expires"
 
 
 def main(settings: KeysSettings) -> None:
-    """Run one of the four. Exits 1 with a line on stderr when there is no such key."""
+    """Runs one of the four commands. Exits with 1 and a line on stderr for an unknown key."""
     run_with_database(
-        settings.database, lambda database: _run(settings, Accounts(database)), f"edgedraft keys {_word(settings)}"
+        settings.database,
+        lambda database: _run(settings, Accounts(database)),
+        f"edgedraft keys {_subcommand(settings)}",
     )
 
 
@@ -56,7 +58,7 @@ async def _run(settings: KeysSettings, accounts: Accounts) -> None:
 
 
 def _changes(settings: KeysUpdateSettings) -> dict[str, int | str | None]:
-    """What the flags name; the word `default` takes a limit of the key's own away."""
+    """The values given by flags. `default` becomes None: the key has no limit of its own then."""
     named: dict[str, int | Decimal | Literal["default"] | None] = {
         "requests_per_minute": settings.requests_per_minute,
         "tokens_per_minute": settings.tokens_per_minute,
@@ -74,7 +76,7 @@ def _changes(settings: KeysUpdateSettings) -> dict[str, int | str | None]:
 def _row(record: KeyRecord) -> tuple[str, ...]:
     limits = record.limits
     spend = None if limits.monthly_spend is None else to_text(limits.monthly_spend).rstrip("0").rstrip(".")
-    told = {
+    limits_by_name = {
         "requests/min": limits.requests_per_minute,
         "tokens/min": limits.tokens_per_minute,
         "at once": limits.concurrent,
@@ -91,7 +93,7 @@ def _row(record: KeyRecord) -> tuple[str, ...]:
         _time(record.created),
         _time(record.expires),
         _time(record.revoked),
-        ", ".join(f"{value} {name}" for name, value in told.items() if value is not None),
+        ", ".join(f"{value} {name}" for name, value in limits_by_name.items() if value is not None),
     )
 
 
@@ -99,5 +101,5 @@ def _time(seconds: int | None) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M") if seconds else ""
 
 
-def _word(settings: KeysSettings) -> str:
+def _subcommand(settings: KeysSettings) -> str:
     return type(settings).__name__.removeprefix("Keys").removesuffix("Settings").lower()

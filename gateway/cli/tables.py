@@ -1,4 +1,4 @@
-"""How commands print rows: a table for people, tab-separated lines where stdout is no terminal."""
+"""Prints rows: as a table on a terminal, as tab-separated lines elsewhere."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.text import Text
 
 
 def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[str] = ()) -> None:
-    """`numbers` are the titles of columns to be set flush right."""
+    """Prints `rows` under `titles`. The columns named in `numbers` are aligned right."""
     if not sys.stdout.isatty():
         for row in rows:
             print("\t".join(row))

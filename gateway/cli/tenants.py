@@ -1,4 +1,4 @@
-"""`edgedraft tenants create|list`: the organisations that keys belong to."""
+"""`edgedraft tenants create|list`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gateway.settings import TenantsCreateSettings, TenantsListSettings
 
 
 def main(settings: TenantsCreateSettings | TenantsListSettings) -> None:
-    """Run one of the two. Exits 1 with a line on stderr when there is such a tenant already."""
+    """Runs one of the two commands. Exits with 1 and a line on stderr if the tenant exists already."""
     word = "create" if isinstance(settings, TenantsCreateSettings) else "list"
     run_with_database(
         settings.database, lambda database: _run(settings, Tenants(database)), f"edgedraft tenants {word}"

@@ -1,4 +1,4 @@
-"""`edgedraft usage`: the ledger's totals as a table, CSV or JSON."""
+"""`edgedraft usage`: prints a usage report as a table, CSV or JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gateway.storage.database import Database
 
 
 def main(settings: UsageSettings) -> None:
-    """Print one report. Exits 1 with a line on stderr when the database or the prices cannot be read."""
+    """Prints one report. Exits with 1 and a line on stderr if the database or the prices cannot be read."""
     try:
         currency = Prices.read(settings.prices).currency
     except PricesError as error:

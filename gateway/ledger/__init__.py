@@ -1,4 +1,4 @@
-"""The usage ledger: one row a request, written before its first token and completed once, and what is read from it."""
+"""The usage ledger: one row per request, inserted before its first token and completed once, and reports over them."""
 
 from gateway.ledger.entry import Ended, Outcome, Started
 from gateway.ledger.ledger import Entry, Ledger

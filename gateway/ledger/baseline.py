@@ -1,17 +1,16 @@
-"""What a request would have taken the verifier without any draft: an estimate from measured seconds.
+"""Estimates the verifier time that a request would have taken without drafts, from measured step times.
 
 A Commit carries `seconds`, the session's share of the step that made it. With
-    first   the seconds of the session's first step (its prompt is in it, which has to be computed either way),
-    plain   the mean seconds of a step that committed one token and checked nothing,
-    tokens  what was committed,
+    first   seconds of the session's first step, which includes its prompt,
+    plain   mean seconds of a plain step: one that committed one token and verified no draft,
+    tokens  number of committed tokens,
 datacenter-only decoding takes
 
     baseline = first + (tokens - 1) * plain
 
-and exactly the measured seconds where no step had anything to check. `plain` is the request's own mean if it had
-OWN_STEPS such steps or more, else the recent mean of all requests of the model, else, before there is one, the mean of
-the request's own later steps: those check nodes beside the one token, so they are the best bound that is there.
-It is an estimate: a plain step's share depends on how many sessions the step served.
+and exactly the measured seconds if no step verified a draft. `plain` is the request's own mean if it had OWN_STEPS
+plain steps or more, otherwise the recent mean of the model, otherwise the mean of all later steps of the request, which
+is an upper bound. It stays an estimate: a session's share of a step depends on how many sessions the step served.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ from collections.abc import Sequence
 from gateway.sessions.speculation_stats import SpeculationStats
 
 OWN_STEPS = 8
-MEMORY_STEPS = 4096  # of which a model's recent mean is made; older ones fade
+MEMORY_STEPS = 4096  # past this count, the sums behind a model's recent mean are halved
 NS = 10**9
 
 
 class PlainStepTimes:
-    """The recent mean of a plain step's nanoseconds, by model."""
+    """The recent mean time of a plain step, by model."""
 
     def __init__(self) -> None:
-        self._by_model: dict[str, tuple[int, int]] = {}  # steps, nanoseconds
+        self._by_model: dict[str, tuple[int, int]] = {}  # model -> steps, nanoseconds
 
     def observe(self, model: str, steps: int, nanoseconds: int) -> None:
         before, spent = self._by_model.get(model, (0, 0))
@@ -43,12 +42,12 @@ class PlainStepTimes:
 
 
 def verifier_ns(choices: Sequence[SpeculationStats]) -> int:
-    """What the verifier spent on all of them, in nanoseconds."""
+    """Verifier time of all choices, in nanoseconds."""
     return sum(nanoseconds(stats.seconds) for stats in choices)
 
 
 def baseline_ns(choices: Sequence[SpeculationStats], model: str, plain_times: PlainStepTimes) -> int:
-    """What it would have spent, in nanoseconds, by the formula above. Learns from the plain steps of `choices`."""
+    """Baseline of all choices, in nanoseconds. Adds their plain steps to `plain_times` first."""
     for stats in choices:
         plain_times.observe(model, stats.plain_steps, nanoseconds(stats.plain_seconds))
     return sum(_choice_baseline_ns(stats, plain_times.mean_ns(model)) for stats in choices)

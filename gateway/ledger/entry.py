@@ -1,6 +1,6 @@
-"""A row of the ledger, in two halves: what is known when a request begins, and what when it ends.
+"""A row of the ledger in two parts: what is known when a request begins, and what is known when it ends.
 
-Moments are milliseconds since the epoch, times nanoseconds, money nano-units.
+Timestamps are milliseconds since the epoch, durations nanoseconds, money nano-units.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from typing import Literal
 
 from gateway.sessions.speculation_stats import Mode
 
-# refused: no verifier took it. cancelled: the client went away, or the gateway ended first; tokens so far are counted.
-# failed: it broke off. A row is `running` until it ends and `unfinished` if its gateway was lost before.
+# refused: no verifier accepted it. cancelled: the client disconnected, or the gateway was stopped; tokens so far are
+# counted. failed: it ended with an error. A row is `running` until its end, `unfinished` if its gateway was lost.
 Outcome = Literal["finished", "cancelled", "failed", "refused"]
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """`request_id` is the x-request-id, which clients may repeat; `id` is the ledger's own and unique."""
+    """First part of a row. `request_id` is the x-request-id, which clients may repeat; `id` is unique."""
 
     id: str
     request_id: str
@@ -34,7 +34,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """`agent` is the one that drafted, empty if none did; of several the one with most accepted tokens."""
+    """Second part of a row. `agent` is the one with the most accepted tokens, None if no agent drafted."""
 
     outcome: Outcome
     ended: int

@@ -1,7 +1,7 @@
-"""The ledger as the gateway uses it: begin a row, end it, and what a key has spent this month.
+"""The ledger of a running gateway: begins and completes rows, and knows what a key has spent this month.
 
-A gateway that runs renews its row in `gateways`; rows of requests whose gateway has not for LEASE_SECONDS are marked
-unfinished, at the start of any gateway and every now and then. One that only slept still ends its rows.
+Each gateway holds a lease, its row in `gateways`. Running rows of a gateway whose lease has expired are marked
+unfinished, by any gateway at its start and at each renewal. A gateway that was only suspended still completes its rows.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from gateway.storage.tables import gateways, usage
 log = logging.getLogger(__name__)
 
 LEASE_SECONDS = 30.0
-RENEWALS = 3  # of a lease, before it would end
-SPEND_CACHE_SECONDS = 5.0  # for which what a key has spent elsewhere may be old
+RENEWALS = 3  # per LEASE_SECONDS
+SPEND_CACHE_SECONDS = 5.0  # how old the spend through other gateways may be
 SPEND_CACHE_ENTRIES = 4096
 
 
@@ -53,7 +53,7 @@ class Ledger:
         self._lease_task = asyncio.create_task(self._keep_lease(), name="ledger lease")
 
     async def close(self) -> None:
-        """Writes what is left, and gives the lease back."""
+        """Writes pending rows and releases the lease."""
         self._closing.set()
         if self._lease_task:
             await self._lease_task
@@ -75,7 +75,7 @@ class Ledger:
         choices: int,
         began_at: float,
     ) -> Entry:
-        """A request's row, not written yet. `began_at` is when it came, by time.monotonic()."""
+        """Returns a request's row, not yet written. `began_at` is when the request arrived, by time.monotonic()."""
         started = Started(
             id=f"use_{uuid.uuid4().hex}",
             request_id=request_id,
@@ -99,12 +99,12 @@ class Ledger:
         output_tokens: int,
         first_token_after: float | None,
     ) -> Ended:
-        """The second half of a row. `first_token_after` is in seconds after the start."""
-        prices, spent = self.prices, verifier_ns(choices)
+        """Computes the second part of a row. `first_token_after` is in seconds after the start."""
+        prices, spent_ns = self.prices, verifier_ns(choices)
         baseline = baseline_ns(choices, started.model, self._plain_times)
         accepted = sum(stats.accepted for stats in choices)
-        drafters = max((stats for stats in choices if stats.agent), key=lambda stats: stats.accepted, default=None)
-        agent_ns = sum(nanoseconds(stats.agent_seconds) for stats in choices) if drafters else None
+        drafter = max((stats for stats in choices if stats.agent), key=lambda stats: stats.accepted, default=None)
+        agent_ns = sum(nanoseconds(stats.agent_seconds) for stats in choices) if drafter else None
         ended = Ended(
             outcome=outcome,
             ended=time.time_ns() // 10**6,
@@ -115,13 +115,13 @@ class Ledger:
             accepted=accepted,
             verifier_accepted=sum(stats.own_accepted for stats in choices),
             mode=edgedraft_field(choices)["mode"],
-            verifier_ns=spent,
+            verifier_ns=spent_ns,
             baseline_ns=baseline,
-            agent=drafters.agent if drafters else None,
-            agent_tenant=drafters.agent_owner[0] if drafters else None,
-            agent_owner=drafters.agent_owner[1] if drafters else None,
+            agent=drafter.agent if drafter else None,
+            agent_tenant=drafter.agent_owner[0] if drafter else None,
+            agent_owner=drafter.agent_owner[1] if drafter else None,
             agent_ns=agent_ns,
-            verifier_cost=prices.datacenter_cost(spent),
+            verifier_cost=prices.datacenter_cost(spent_ns),
             edge_cost=prices.edge_cost(agent_ns or 0),
             baseline_cost=prices.datacenter_cost(baseline),
             credit=prices.credit(accepted),
@@ -131,9 +131,10 @@ class Ledger:
         return ended
 
     async def month_spend(self, key_id: str) -> int:
-        """What a key's requests of this calendar month (UTC) cost in the datacenter.
+        """Datacenter cost of a key's requests of this calendar month (UTC), in nano-units.
 
-        What other gateways wrote is known after SPEND_CACHE_SECONDS, what runs when it ends. Raises DatabaseDown.
+        Costs of other gateways are up to SPEND_CACHE_SECONDS old; a running request is added at its end. Raises
+        DatabaseDown.
         """
         now = time.monotonic()
         cached = self._month_spend.get(key_id)
@@ -161,7 +162,7 @@ class Ledger:
                     log.warning("ledger lease not renewed reason=%s", error)
 
     async def _renew(self) -> None:
-        """Renew this gateway's lease, and mark what gateways left behind that did not."""
+        """Renews this gateway's lease and marks the running rows of gateways whose lease has expired."""
         gone = gateways.c.seen < now_ms() - round(self._lease * 1000)
         async with self._database.begin() as connection:
             mine = update(gateways).where(gateways.c.id == self._gateway).values(seen=now_ms())
@@ -178,7 +179,7 @@ class Ledger:
 
 
 class Entry:
-    """One request's row: begin it before any work is done, end it once, however it ends."""
+    """One request's row: begun before any work, ended exactly once."""
 
     def __init__(self, ledger: Ledger, writer: LedgerWriter, started: Started) -> None:
         self._ledger = ledger
@@ -196,13 +197,13 @@ class Entry:
         output_tokens: int,
         first_token_after: float | None,
     ) -> Ended:
-        """Never waits: the row is completed soon, or told in the log."""
+        """Queues the second part and returns at once; if it cannot be written, it is logged."""
         ended = self._ledger.complete(self._started, outcome, choices, output_tokens, first_token_after)
         self._writer.end(self._started.id, ended)
         return ended
 
 
 def month_start_ms() -> int:
-    """The beginning of this calendar month (UTC), in milliseconds since the epoch."""
+    """Start of this calendar month (UTC), in milliseconds since the epoch."""
     now = datetime.now(UTC)
     return int(datetime(now.year, now.month, 1, tzinfo=UTC).timestamp()) * 1000

@@ -1,6 +1,6 @@
-"""Money as whole nano-units of one currency: exact in sums, fine enough for a single token.
+"""Money as integers in nano-units of one currency: sums are exact, and a single token is representable.
 
-A number of dollars crosses a border as a Decimal or as text, never as a float.
+At the boundaries an amount is a Decimal or decimal text, never a float.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 from decimal import ROUND_HALF_EVEN, Decimal, localcontext
 
 NANO = 10**9
-MAX_NANO = 2**62  # what a BigInteger column holds, with room for sums of two
+MAX_NANO = 2**62  # fits a BigInteger column, and so does the sum of two
 
 
 def to_nano(amount: Decimal) -> int:
-    """Raises ValueError for what is not a number or does not fit a column."""
+    """Converts an amount to nano-units. Raises ValueError if it is not finite or exceeds MAX_NANO."""
     if not amount.is_finite():
         raise ValueError(f"{amount} is no amount of money")
     with localcontext() as context:
@@ -24,6 +24,6 @@ def to_nano(amount: Decimal) -> int:
 
 
 def to_text(nano: int) -> str:
-    """As a decimal number with nine places, such as 0.000014140."""
+    """Decimal text with nine places, such as 0.000014140."""
     whole, part = divmod(abs(nano), NANO)
     return f"{'-' if nano < 0 else ''}{whole}.{part:09d}"

@@ -1,8 +1,8 @@
-"""The price table: what compute time costs and what an accepted token earns, and the arithmetic, in whole numbers.
+"""The price table: costs of compute time and the credit per accepted token, in exact integer arithmetic.
 
-The defaults are those of the comparison that EdgeDraft is measured by (SpecEdge): an A100-80 at $5.05 an hour, an RTX
-4090 at $0.35. An accepted token earns $3.50 a million: what that desktop costs while it has 28 of them accepted a
-second. Times are nanoseconds, money nano-units.
+Default prices are those of SpecEdge (arXiv 2505.17052): an A100-80 at $5.05 per hour, an RTX 4090 at $0.35. The credit
+of $3.50 per million accepted tokens is what that desktop costs at 28 accepted tokens per second. Times are nanoseconds,
+money is nano-units.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ MILLION = 10**6
 
 
 class PricesError(Exception):
-    """A price table that cannot be used; the text says why."""
+    """The price table is invalid; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """`datacenter_gpu_hour` is for all GPUs of one verifier together."""
+    """Prices in nano-units. `datacenter_gpu_hour` is for all GPUs of one verifier together."""
 
     datacenter_gpu_hour: int = to_nano(Decimal("5.05"))
     edge_gpu_hour: int = to_nano(Decimal("0.35"))
@@ -40,12 +40,12 @@ class Prices:
         return _prorate(nanoseconds, self.edge_gpu_hour, HOUR_NS)
 
     def credit(self, accepted: int) -> int:
-        """What an agent's owner is credited for so many accepted tokens."""
+        """Credit of an agent's owner for this number of accepted tokens."""
         return _prorate(accepted, self.accepted_million, MILLION)
 
     @classmethod
     def read(cls, path: Path | None) -> Prices:
-        """From a TOML or JSON file with the fields of this class, in whole units of money; None is the defaults.
+        """Reads a TOML or JSON file with the fields of this class, in units of money. None gives the defaults.
 
         Raises PricesError.
         """
@@ -53,7 +53,7 @@ class Prices:
             return cls()
         try:
             text = path.read_text()
-            # Floats would not keep 0.1.
+            # Decimal, because a float cannot represent 0.1.
             table = (
                 json.loads(text, parse_float=Decimal)
                 if path.suffix == ".json"
@@ -85,5 +85,5 @@ def _parse_price(path: Path, name: str, value: Any) -> Any:
 
 
 def _prorate(amount: int, price: int, unit: int) -> int:
-    """amount * price / unit, halves rounded up. No amount is negative."""
+    """amount * price / unit, rounded half up. `amount` is not negative."""
     return (2 * amount * price + unit) // (2 * unit)

@@ -1,7 +1,7 @@
-"""Totals of the ledger: by key, owner, model, tenant, edge owner or day, over a span of time.
+"""Usage reports: totals of the ledger grouped by key, owner, tenant, model, day or edge owner.
 
-The admin API, the command and the dashboard all ask here. Costs are nano-units of money; an edge owner's rows are those
-of requests that an agent of that owner drafted for, whoever asked.
+Used by the admin API, `edgedraft usage` and the dashboard. Costs are nano-units. Grouped by `edge`, a request belongs
+to the owner of the agent that drafted for it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """One line of a report. `group` has a name for each part of what it was asked by; times are nanoseconds."""
+    """One line of a report. `group` maps the columns that it is grouped by to their values; times are nanoseconds."""
 
     group: dict[str, str]
     requests: int
@@ -57,7 +57,7 @@ class Totals:
 
     @property
     def saved(self) -> int:
-        """What datacenter-only decoding would have cost more; below zero where it would have cost less."""
+        """Baseline cost minus cost; negative if datacenter-only decoding would have been cheaper."""
         return self.baseline_cost - self.cost
 
     def to_dict(self) -> dict[str, str | int]:
@@ -95,7 +95,7 @@ async def usage_totals(
     offset: int = 0,
     limit: int = MAX_ROWS,
 ) -> list[Totals]:
-    """One line a group, in the groups' order; without `by` one line for all. Both days (UTC) are included.
+    """One line per group, in order; without `by` one line for all. `since` and `until` (UTC days) are inclusive.
 
     Raises DatabaseDown.
     """
@@ -124,7 +124,7 @@ async def usage_totals(
 
 
 async def key_labels(database: Database) -> dict[str, str]:
-    """What people know keys by: the prefix and the note of each, by id."""
+    """Key id -> its prefix and name, for display. Raises DatabaseDown."""
     async with database.connect() as connection:
         rows = await connection.execute(select(keys.c.id, keys.c.prefix, keys.c.name))
         return {row.id: f"{row.prefix}… {row.name}".strip() for row in rows}
@@ -134,7 +134,7 @@ def _labels(by: Sequence[Dimension]) -> list[Label[object]]:
     labels: dict[str, Label[object]] = {}
     for dimension in dict.fromkeys(by):
         if dimension == "day":
-            # A literal: PostgreSQL takes two parameters, in SELECT and in GROUP BY, for two expressions.
+            # A literal: with a parameter, PostgreSQL sees different expressions in SELECT and GROUP BY.
             labels["day"] = (usage.c.started // literal_column(str(DAY_MS), BigInteger)).label("day")
             continue
         for name in _COLUMNS[dimension]:
@@ -171,7 +171,7 @@ def _format_group(name: str, value: object) -> str:
 
 
 def _number(value: Any) -> int:
-    """A sum: PostgreSQL's are Decimals, and those of nothing are None."""
+    """A sum as int: PostgreSQL returns Decimals, and None for no rows."""
     return int(value or 0)
 
 

@@ -1,8 +1,8 @@
-"""The one task that writes the ledger: what came in while it wrote goes into the next transaction.
+"""Writes the ledger from one task: rows that arrive during a transaction are batched into the next one.
 
-A start is waited for, an end is not. While the database is away starts fail at once, so no work begins that could not
-be billed, and ends are kept and tried again; what cannot be written by the end of the process goes into the log as one
-line of JSON each. An end changes its row only until it has one of the final outcomes, so writing it twice is harmless.
+Callers wait for a start, not for an end. While the database is down, starts fail at once, so no work begins that cannot
+be billed; ends are kept and retried. Ends that cannot be written before shutdown are logged, as one line of JSON each.
+An end updates its row only if that has no final outcome yet, so writing it twice is harmless.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from gateway.storage.tables import usage
 
 log = logging.getLogger(__name__)
 
-BATCH = 256  # rows of one transaction, of each kind
+BATCH = 256  # starts, and ends, per transaction
 MAX_PENDING_STARTS = 4096
-MAX_PENDING_ENDS = 1 << 16  # more than can be running: while the database is away, nothing begins
-MIN_RETRY_SECONDS, MAX_RETRY_SECONDS = 0.1, 2.0  # between two tries
+MAX_PENDING_ENDS = 1 << 16  # more than can run at once: while the database is down, nothing begins
+MIN_RETRY_SECONDS, MAX_RETRY_SECONDS = 0.1, 2.0
 FLUSH_SECONDS = 10.0
 
 RUNNING, UNFINISHED = "running", "unfinished"
 
 _start = insert(usage)
-_open = or_(usage.c.outcome == RUNNING, usage.c.outcome == UNFINISHED)  # an IN could not be executed for many rows
+_open = or_(usage.c.outcome == RUNNING, usage.c.outcome == UNFINISHED)  # not IN, which executemany does not support
 _end = update(usage).where(usage.c.id == bindparam("row"), _open)
 
 
 class LedgerWriter:
-    """Use between open() and close(). `gateway` is this process's name in the ledger."""
+    """Use between open() and close(). `gateway` is this process's id in the ledger."""
 
     def __init__(self, database: Database, gateway: str) -> None:
         self._database = database
@@ -55,19 +55,19 @@ class LedgerWriter:
         self._task = asyncio.create_task(self._run(), name="usage ledger")
 
     async def close(self) -> None:
-        """Write what is left; what cannot be written in FLUSH_SECONDS and one try more is logged."""
+        """Writes pending rows. What is not written after FLUSH_SECONDS and one more try is logged."""
         self._closing = True
         self._give_up_at = time.monotonic() + FLUSH_SECONDS
         self._wake.set()
         if self._task:
-            await self._task  # not cancelled: SQLite's driver would not survive it
+            await self._task  # not cancelled: SQLite's driver does not support it
         self._fail_starts(self._starts, DatabaseDown("the gateway is shutting down"))
         for row, ended in self._ends:
             _log_lost_row(row, ended)
         self._ends.clear()
 
     async def start(self, started: Started) -> None:
-        """Returns when the row is in the database. Raises DatabaseDown when it may not be."""
+        """Returns when the row is in the database. Raises DatabaseDown if it may not be."""
         if self._closing or len(self._starts) >= MAX_PENDING_STARTS:
             raise DatabaseDown("the ledger does not keep up")
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -76,7 +76,7 @@ class LedgerWriter:
         await written
 
     def end(self, row: str, ended: Ended) -> None:
-        """Never waits."""
+        """Queues the end of a row and returns at once."""
         if len(self._ends) >= MAX_PENDING_ENDS:
             _log_lost_row(row, ended)
             return
@@ -101,7 +101,7 @@ class LedgerWriter:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, MAX_RETRY_SECONDS)
             except Exception as error:
-                # Not the database's fault but that of one row: the others must not suffer for it.
+                # One row is invalid: write the others without it.
                 log.exception("ledger not written")
                 self._fail_starts(starts, DatabaseDown(str(error)))
                 await self._write_one_by_one(ends)

@@ -1,1 +1,1 @@
-"""Rate limits and admission."""
+"""Limits of a key: rate limits, concurrency and monthly spend."""

@@ -1,7 +1,7 @@
-"""Admission: whether a key may have one more request, by its limits or, where it has none, by the gateway's.
+"""Admission: enforces a key's limits, with the gateway's defaults for limits that it does not set.
 
-Generations at once are counted in this process, spend by the ledger, requests and tokens a minute by a RateStore. What
-a request will need in tokens is predicted before it runs and settled afterwards.
+Concurrent generations are counted in this process, spend by the ledger, requests and tokens per minute by a RateStore.
+The tokens of a request are predicted before it runs and corrected when it ends.
 """
 
 from __future__ import annotations
@@ -16,14 +16,12 @@ from gateway.ledger import Ledger
 from gateway.limits.rate_limits import RateStore, TakeResult
 from gateway.storage.database import DatabaseDown
 
-DEFAULT_OUTPUT_TOKENS = (
-    1024  # that a choice is predicted to take where more were asked for than the key may have in a minute
-)
+DEFAULT_OUTPUT_TOKENS = 1024  # predicted for a choice whose max_tokens exceeds the limit per minute
 SPEND_RETRY_SECONDS = 3600.0
 
 
 class Admission:
-    """Counts the generations that run, a key at a time, and hands out tickets."""
+    """Counts the running generations of each key and admits requests."""
 
     def __init__(self, defaults: KeyLimits, rates: RateStore, ledger: Ledger) -> None:
         self._defaults = defaults
@@ -33,7 +31,7 @@ class Admission:
 
     @contextmanager
     def reserve_concurrency(self, principal: Principal, generations: int) -> Iterator[None]:
-        """Room for `generations` while the context lasts. Raises ApiError 429 when there is too little."""
+        """Counts `generations` as running while the context lasts. Raises ApiError 429 over the key's limit."""
         key_id, limit = principal.key_id, principal.limits.with_defaults(self._defaults).concurrent
         if limit is not None and self._running[key_id] + generations > limit:
             running = self._running[key_id]
@@ -47,10 +45,9 @@ class Admission:
                 del self._running[key_id]
 
     async def admit(self, principal: Principal, headers: MutableMapping[str, str]) -> RateReservation:
-        """Count one request. `headers` are the response's, kept up to date with what the key has left.
+        """Counts one request. `headers` are the response's: x-ratelimit-* are set and kept up to date.
 
-        Raises ApiError: 429 when the key has no more requests now or no money this month, 503 when the ledger cannot
-        be read.
+        Raises ApiError: 429 over the request limit or the monthly budget, 503 if the ledger cannot be read.
         """
         limits = principal.limits.with_defaults(self._defaults)
         reservation = RateReservation(principal.key_id, limits, self._rates, headers)
@@ -73,7 +70,7 @@ class Admission:
 
 
 class RateReservation:
-    """One request's share of its key's limits a minute."""
+    """One request's use of its key's limits per minute."""
 
     def __init__(self, key_id: str, limits: KeyLimits, rates: RateStore, headers: MutableMapping[str, str]) -> None:
         self._key_id = key_id
@@ -84,7 +81,7 @@ class RateReservation:
         self._predicted = 0
 
     async def take_request(self) -> None:
-        """Raises ApiError 429."""
+        """Takes one request. Raises ApiError 429 over the limit."""
         if self._tokens is not None:
             self._set_headers("tokens", self._tokens, await self._rates.take(self._bucket("tokens"), 0, self._tokens))
         if self._requests is None:
@@ -95,10 +92,10 @@ class RateReservation:
             raise _rate_limited(f"This key may make {self._requests} requests a minute.", taken.wait)
 
     async def take_tokens(self, prompt_tokens: int, max_tokens: Sequence[int]) -> None:
-        """What one request with these choices may come to. Raises ApiError 429.
+        """Takes the predicted tokens of a request with these choices. Raises ApiError 429 over the limit.
 
-        That is prompt and max_tokens; where those of one choice are more than the key may have in a minute at all,
-        its output is predicted at DEFAULT_OUTPUT_TOKENS: clients that name no limit get all that the context holds.
+        The prediction is the prompt plus each choice's max_tokens. If that exceeds the limit per minute on its own,
+        DEFAULT_OUTPUT_TOKENS is used: without max_tokens in the request, it is all that the context holds.
         """
         if self._tokens is None:
             return
@@ -121,7 +118,7 @@ class RateReservation:
         self._predicted = amount
 
     def settle(self, tokens: int) -> None:
-        """The request is over and came to so many."""
+        """Corrects the prediction to the tokens that the request used."""
         if self._tokens is not None:
             self._rates.give_back(self._bucket("tokens"), self._predicted - tokens, self._tokens)
             self._predicted = tokens
@@ -140,7 +137,7 @@ def _rate_limited(message: str, retry_after: float | None = None) -> ApiError:
 
 
 def _duration(seconds: float) -> str:
-    """As OpenAI writes one: 6m0s, 1.2s, 20ms."""
+    """A duration in OpenAI's format: 6m0s, 1.2s, 20ms."""
     if seconds < 1:
         return f"{max(0, round(seconds * 1000))}ms"
     minutes, rest = divmod(round(seconds, 1), 60)

@@ -1,6 +1,6 @@
-"""Rate limits that hold over all replicas: rate_limits' buckets in the shared store, each taken from by one script.
+"""Rate limits over all replicas: the buckets of rate_limits.py in the shared store, updated by a Lua script.
 
-While the store is away every replica counts by itself, so that a limit is then what one replica grants.
+While the store is down each replica counts for itself, so a limit then holds per replica.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from gateway.limits.rate_limits import MINUTE, MemoryRateStore, RateStore, TakeR
 from gateway.storage.shared_store import SharedStore, StoreDown
 
 PREFIX = "edgedraft:rate:"
-MAX_RETURNING = 1024  # buckets that are being given back to at once; more are given back to this process's own
+MAX_RETURNING = 1024  # give_back calls in flight; further ones go to the local buckets
 
-# A bucket is forgotten once it is full again, which loses nothing. The server's clock is everybody's.
+# A full bucket expires, which loses no information. All replicas use the server's clock.
 _SCRIPT = """
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
@@ -33,7 +33,7 @@ return {granted and 1 or 0, text}
 
 
 class SharedRateStore(RateStore):
-    """The buckets of all replicas."""
+    """The buckets of all replicas. Falls back to buckets of this process while the store is down."""
 
     def __init__(self, store: SharedStore) -> None:
         self._store = store
@@ -58,7 +58,7 @@ class SharedRateStore(RateStore):
         task.add_done_callback(self._returning.discard)
 
     async def close(self) -> None:
-        """Wait for what is being given back."""
+        """Waits for give_back calls in flight."""
         await asyncio.gather(*self._returning, return_exceptions=True)
 
     async def _give_back(self, bucket: str, amount: int, per_minute: int) -> None:

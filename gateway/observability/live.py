@@ -1,7 +1,7 @@
-"""What happened in the last minutes, in memory: by owner and over all, in steps of a few seconds.
+"""Statistics of the last five minutes in memory, per owner and in total, for the dashboard.
 
-It is what the dashboard draws. Everything is bounded: so many steps, so many owners, so many requests to take medians
-of. History and money are the ledger's.
+Sums are kept per interval of INTERVAL_SECONDS. The numbers of intervals, owners and requests are bounded. History and
+costs come from the ledger.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from gateway.sessions.speculation_stats import Mode
 
 INTERVAL_SECONDS = 5
 INTERVALS = 60
-MAX_OWNERS = 1024  # of whom the last ones seen are kept
-MAX_REQUESTS = 512  # of each owner, for medians
-_SIGNIFICANT_DIGITS = 4  # significant digits told
+MAX_OWNERS = 1024  # the most recently active owners are kept
+MAX_REQUESTS = 512  # per owner, for quantiles
+_SIGNIFICANT_DIGITS = 4
 
 
 @dataclass(slots=True)
 class Interval:
-    """Sums over one step of time. `edge`, `own` and `plain` tokens: an agent's, the verifier's guesses, neither's."""
+    """Sums over one interval. Tokens are `edge` (drafted by an agent), `own` (drafted by the verifier) or `plain`."""
 
     number: int = 0
     edge: int = 0
     own: int = 0
     plain: int = 0
     forwards: int = 0
-    drafts: int = 0  # forwards that checked an agent's draft
+    drafts: int = 0  # forwards that verified an agent's draft
     drafted: int = 0
     accepted: int = 0
     seconds: float = 0.0  # of verifier compute
@@ -51,21 +51,21 @@ class _Request:
 
 
 class Activity:
-    """One owner's last minutes, or everybody's."""
+    """Intervals and requests of one owner, or of all."""
 
     def __init__(self) -> None:
         self.steps: deque[Interval] = deque(maxlen=INTERVALS)
         self.requests: deque[_Request] = deque(maxlen=MAX_REQUESTS)
 
     def step(self, number: int) -> Interval:
-        """The sums of the step with that number, which is the latest."""
+        """The interval with that number, which is the latest one."""
         if not self.steps or self.steps[-1].number != number:
             self.steps.append(Interval(number))
         return self.steps[-1]
 
 
 class LiveStats:
-    """The windows. `clock` counts seconds and never goes back."""
+    """Activity of all owners and in total. `clock` returns seconds and never goes back."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -73,29 +73,29 @@ class LiveStats:
         self._owners: OrderedDict[Owner, Activity] = OrderedDict()
 
     def record_commit(self, owner: Owner, commit: Commit) -> None:
-        """Count one commit of a session of this owner."""
+        """Counts one commit of a session of this owner."""
         number = int(self._clock() // INTERVAL_SECONDS)
-        right = min(commit.accepted, len(commit.tokens))
+        accepted = min(commit.accepted, len(commit.tokens))
         for step in (self._all.step(number), self._of_owner(owner).step(number)):
             step.forwards += 1
             step.seconds += commit.seconds
-            step.plain += len(commit.tokens) - right
+            step.plain += len(commit.tokens) - accepted
             if commit.verifier_drafted:
-                step.own += right
+                step.own += accepted
             elif commit.nodes:
-                step.edge += right
+                step.edge += accepted
                 step.drafts += 1
                 step.drafted += commit.nodes
-                step.accepted += right
+                step.accepted += accepted
 
     def record_end(self, owner: Owner, mode: Mode, first_text: float | None, per_token: float | None) -> None:
-        """A request ended; seconds to its first text and between tokens, where there were any."""
+        """Records a request that ended, with seconds to its first text and per token, None if it had none."""
         request = _Request(self._clock(), mode, first_text, per_token)
         self._all.requests.append(request)
         self._of_owner(owner).requests.append(request)
 
     def snapshot(self, owner: Owner | None) -> dict[str, Any]:
-        """The window as the dashboard reads it; None is everybody's."""
+        """The body of /dashboard/data for one owner; None is the total."""
         window = self._all if owner is None else self._owners.get(owner) or Activity()
         now = self._clock()
         latest = int(now // INTERVAL_SECONDS)

@@ -1,4 +1,4 @@
-"""The gateway's Prometheus metrics: its own names, and beside them the vLLM names that load-test tools read."""
+"""The gateway's Prometheus metrics, under its own names and under those of vLLM that load-test tools read."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from gateway.accounts import Owner
 from gateway.observability.live import LiveStats
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-FLUSH_SECONDS = 0.5  # between two times that a session's sums reach the counters
+FLUSH_SECONDS = 0.5  # how often a session's sums are added to the counters
 _TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5)
 
 
 class Metrics:
-    """One app's metrics, in a registry of their own, and its live figures. No label is a client's to choose."""
+    """Metrics of one app in a registry of their own, and its live statistics. Clients cannot choose any label value."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # tools that add up all that begins with a name would add times to counts
+        disable_created_metrics()  # tools that sum all series with a name prefix would add timestamps to counts
         self.registry = registry = CollectorRegistry()
         self.live = LiveStats()
         ProcessCollector(registry=registry)
@@ -106,20 +106,20 @@ class Metrics:
         self._positions: list[Counter] = []
 
     def accepted_at(self, position: int) -> Counter:
-        """Drafted tokens accepted at this place of a draft, 0 being the first."""
+        """The counter of draft tokens accepted at this position of a draft, 0 being the first."""
         while len(self._positions) <= position:
             self._positions.append(self._accepted_at.labels(len(self._positions)))
         return self._positions[position]
 
     def for_model(self, model: str) -> ModelMetrics:
-        """What is labelled with a served model."""
+        """The series labelled with this served model."""
         if model not in self._by_model:
             self._by_model[model] = ModelMetrics(self, model)
         return self._by_model[model]
 
 
 class ModelMetrics:
-    """One model's series, looked up once."""
+    """The series of one model, looked up once."""
 
     def __init__(self, metrics: Metrics, model: str) -> None:
         self.steps = metrics.steps.labels(model)
@@ -132,9 +132,9 @@ class ModelMetrics:
 
 
 class SessionMetrics:
-    """Counts for one session, from its beginning to its end.
+    """Counts one session from beginning to end.
 
-    A commit costs the event loop little: sums are kept here and carried over now and then.
+    Sums are kept here and added to the counters every FLUSH_SECONDS, so that a commit costs the event loop little.
     """
 
     def __init__(self, metrics: Metrics, model: str, owner: Owner) -> None:
@@ -158,7 +158,7 @@ class SessionMetrics:
 
     @contextmanager
     def queued(self) -> Iterator[None]:
-        """While it waits for room."""
+        """Counts the session as queued while the context lasts."""
         with self._metrics.queued.track_inprogress(), self._metrics.vllm_waiting.track_inprogress():
             yield
 
@@ -167,14 +167,14 @@ class SessionMetrics:
         if self._last is not None and tokens:
             self._model.inter_token.observe((now - self._last) / tokens)
         self._last = now
-        right = min(max(0, commit.accepted), tokens)
+        accepted = min(max(0, commit.accepted), tokens)
         self._steps += 1
         self._seconds += max(0.0, commit.seconds)
-        self._plain += tokens - right
+        self._plain += tokens - accepted
         self._saved += max(0, tokens - 1)
         if commit.nodes > 0:
-            self._own += right if commit.verifier_drafted else 0
-            self._edge += 0 if commit.verifier_drafted else right
+            self._own += accepted if commit.verifier_drafted else 0
+            self._edge += 0 if commit.verifier_drafted else accepted
             self._drafts += 1
             self._nodes += commit.nodes
             self._accepted += max(0, commit.accepted)

@@ -1,8 +1,8 @@
-"""The gateway's spans and OpenTelemetry metrics: one span a generation, one below it for each agent's part in it.
+"""The gateway's spans and OpenTelemetry metrics: one span per generation, with a child span per agent that took part.
 
 Names and buckets are those of the GenAI semantic conventions, in development upstream:
-https://github.com/open-telemetry/semantic-conventions-genai/tree/main/docs/gen-ai. What they know no name for is under
-`edgedraft.`. Stop strings are left out, for they may quote the prompt, as is all other text.
+https://github.com/open-telemetry/semantic-conventions-genai/tree/main/docs/gen-ai. Other attributes begin
+with `edgedraft.`. No span contains text; stop strings are left out too, because they may quote the prompt.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PER_TOKEN = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0,
 
 
 class GatewayTraces:
-    """Begins the spans of an app, and holds its instruments."""
+    """Starts the spans of an app and holds its instruments."""
 
     def __init__(self, tracing: Tracing) -> None:
         def histogram(name: str, text: str, buckets: Sequence[float]) -> Any:
@@ -49,7 +49,7 @@ class GatewayTraces:
         choices: int,
         parameters: GenerationParameters,
     ) -> GenerationSpan:
-        """The span of one request, which began at `began_at` by time.monotonic()."""
+        """Starts the span of one request. `began_at` is by time.monotonic()."""
         from opentelemetry.trace import SpanKind
 
         operation = OPERATIONS[endpoint]
@@ -76,18 +76,18 @@ class GatewayTraces:
         return GenerationSpan(self, span, operation, model, began_at)
 
 
-GenerationParameters = tuple[Sampling, int, int]  # how tokens are chosen, output tokens at most, prompt tokens
-TraceHeaders = tuple[str, str]  # a usable traceparent, and its tracestate
+GenerationParameters = tuple[Sampling, int, int]  # sampling, max_tokens, prompt tokens
+TraceHeaders = tuple[str, str]  # a valid traceparent and its tracestate
 
 
 def trace_headers(traceparent: str, tracestate: str) -> TraceHeaders:
-    """What a client's headers say of the trace that it is in; ("", "") for none."""
+    """The trace context of a client's headers; ("", "") without a valid traceparent."""
     usable = valid_traceparent(traceparent)
     return usable, tracestate[:512] if usable else ""
 
 
 class GenerationSpan:
-    """One generation as it is told to OpenTelemetry, until `end`."""
+    """The span of one generation, until `end`."""
 
     def __init__(self, traces: GatewayTraces, span: Span, operation: str, model: str, began_at: float) -> None:
         self._traces = traces
@@ -98,7 +98,7 @@ class GenerationSpan:
 
     @property
     def traceparent(self) -> str:
-        """What verifiers and agents put their spans under."""
+        """The parent of the verifier's and the agents' spans."""
         return traceparent_of(self._span)
 
     def end(
@@ -149,7 +149,7 @@ class GenerationSpan:
 
 
 class SlotSpan:
-    """An agent's part in one session, from the moment it was opened there."""
+    """The span of one session at one agent, from its opening there."""
 
     def __init__(self, tracing: Tracing, message: Open, drafter: str) -> None:
         from opentelemetry.trace import SpanKind
@@ -167,7 +167,7 @@ class SlotSpan:
         self._accepted += commit.accepted
 
     def end(self, lost: bool) -> None:
-        """The session is over there, or the agent was lost in the middle of it."""
+        """The session ended at the agent, or with `lost` the agent was lost during it."""
         if lost:
             self._span.add_event("agent lost")
         self._span.set_attributes(

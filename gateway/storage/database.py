@@ -1,8 +1,8 @@
-"""The gateway's SQL database: SQLite embedded or PostgreSQL, opened, brought up to date and handed out by connection.
+"""The gateway's SQL database, SQLite or PostgreSQL: connections, transactions and schema version.
 
-SQLite runs in WAL mode with synchronous=NORMAL: what was committed outlives a killed process; a machine that loses
-power may lose the last moments. Who cannot have that takes PostgreSQL. The schema is tables.py's, its history
-migrations/'s; this file knows no rows.
+SQLite runs in WAL mode with synchronous=NORMAL: committed data survives a killed process, but the last transactions may
+be lost at a power failure; use PostgreSQL where that is not acceptable. The schema is in tables.py, its history in
+migrations/.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from gateway.storage.migrations import HEAD
 
-BUSY_SECONDS = 5.0  # that a writer of SQLite waits for another
+BUSY_SECONDS = 5.0  # a writer of SQLite waits for another writer
 CONNECT_SECONDS = 5.0
 COMMAND_SECONDS = 15.0
 
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
-_UPGRADE_LOCK = 0x65646765  # any number, the same in every replica
+_UPGRADE_LOCK = 0x65646765  # an arbitrary id, the same in every replica
 _PROGRAM_ERRORS = (
     IntegrityError,
     ProgrammingError,
     DataError,
     NotSupportedError,
-)  # mistakes of the program, not of the database
+)  # errors of this program, not of the database
 
 
 class DatabaseDown(Exception):
-    """The database cannot be reached or does not answer; nothing was changed, or it cannot be told."""
+    """The database cannot be reached or does not answer. Whether a transaction was committed is unknown."""
 
 
 class SchemaError(Exception):
-    """The database is of another version than this program; the text says what to do."""
+    """Unsupported URL, missing driver or another schema version. The message says what to do."""
 
 
 class now_ms(FunctionElement[int]):
-    """The database's own clock in milliseconds since the epoch: the same for all replicas of the gateway."""
+    """SQL function: the database's clock in milliseconds since the epoch, the same for all replicas."""
 
     type = BigInteger()
     inherit_cache = True
@@ -66,14 +66,14 @@ class Database:
     """One database by its SQLAlchemy URL. Use between open() and close()."""
 
     def __init__(self, url: str) -> None:
-        """Raises SchemaError for a URL that is not one of SQLite or PostgreSQL, or whose driver is not installed."""
+        """Raises SchemaError if the URL is not one of SQLite or PostgreSQL, or the driver is not installed."""
         self._url = _with_driver(url)
         self.embedded = self._url.get_backend_name() == "sqlite"
         self._engine = _engine(self._url, COMMAND_SECONDS)
         self._write_engine = self._engine.execution_options(writes=True)
 
     async def open(self, upgrade: bool = True) -> None:
-        """Bring the schema up to date, or only look whether it is. Several processes may do so at once.
+        """Migrates the schema, or with upgrade=False only checks its version. Safe in several processes at once.
 
         Raises SchemaError or DatabaseDown.
         """
@@ -90,27 +90,28 @@ class Database:
 
     @asynccontextmanager
     async def connect(self) -> AsyncGenerator[AsyncConnection]:
-        """A connection to read with. Raises DatabaseDown."""
+        """A connection for reading. Raises DatabaseDown."""
         with _translate_errors():
             async with self._engine.connect() as connection:
                 yield connection
 
     @asynccontextmanager
     async def begin(self) -> AsyncGenerator[AsyncConnection]:
-        """A transaction to write in, committed at its end. Raises DatabaseDown."""
+        """A transaction for writing, committed at the end of the context. Raises DatabaseDown."""
         with _translate_errors():
             async with self._write_engine.begin() as connection:
                 yield connection
 
     async def revision(self) -> str | None:
-        """The schema's version; None for a database without any. Raises DatabaseDown."""
+        """The schema version; None for an empty database. Raises DatabaseDown."""
         async with self.connect() as connection:
             return await connection.run_sync(_revision)
 
     async def _upgrade(self) -> None:
         from gateway.storage.migrations.upgrade import UnknownRevision, upgrade
 
-        engine = self._engine if self.embedded else _engine(self._url, None)  # a large table takes its time
+        # Without COMMAND_SECONDS: migrating a large table takes longer.
+        engine = self._engine if self.embedded else _engine(self._url, None)
         try:
             with _translate_errors():
                 async with engine.execution_options(writes=True).begin() as connection:
@@ -125,7 +126,7 @@ class Database:
 
 
 class _translate_errors:
-    """Turns what a database that cannot serve raises into DatabaseDown; mistakes of ours pass as they are."""
+    """Context that turns connection and server errors into DatabaseDown; errors of this program pass unchanged."""
 
     def __enter__(self) -> None:
         return
@@ -175,7 +176,7 @@ def _prepare_sqlite(connection: Any, record: object) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    # A transaction that reads first and writes later is refused at once when another wrote in between.
+    # IMMEDIATE, because a transaction that reads before it writes fails if another one wrote in between.
     writes = connection.get_execution_options().get("writes")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 

@@ -1,6 +1,6 @@
-"""The Redis or Valkey that replicas share: one client, short waits, and a rest after a failure.
+"""The Redis or Valkey that replicas share: one client with short timeouts and a backoff after a failure.
 
-Nothing here is needed to serve a request. Whoever calls gets StoreDown in good time and goes on without.
+Requests can be served without it: callers get StoreDown quickly and continue with local state.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from edgedraft.observability.logs import event
 
 log = logging.getLogger(__name__)
 
-TIMEOUT_SECONDS = 1.0  # for a connection, for an answer, and in line for one of the CONNECTIONS
-BACKOFF_SECONDS = 1.0  # without a try after a failure; then one call tries, so that requests do not each wait for it
-CONNECTIONS = 8  # scripts take microseconds: a few connections carry many thousands a second
+TIMEOUT_SECONDS = 1.0  # to connect, to get a reply, and to get one of the CONNECTIONS
+BACKOFF_SECONDS = 1.0  # calls fail at once for this long after a failure; then a single call probes the store
+CONNECTIONS = 8  # scripts take microseconds: a few connections serve many thousands per second
 
 
 class StoreDown(Exception):
-    """The store did not answer, or lately did not."""
+    """The store did not answer, or the backoff after a failure has not passed."""
 
 
 class SharedStore:
-    """`up` is set to 1 or 0 as calls succeed or fail. Raises ValueError for what is no Redis URL."""
+    """Runs Lua scripts. `up` is set to 1 or 0 as calls succeed or fail. Raises ValueError for an invalid URL."""
 
     def __init__(self, url: str, up: Gauge) -> None:
         self._client = Redis(
@@ -42,7 +42,7 @@ class SharedStore:
                 timeout=TIMEOUT_SECONDS,
                 socket_timeout=TIMEOUT_SECONDS,
                 socket_connect_timeout=TIMEOUT_SECONDS,
-                # Once: a pooled connection that the server has closed meanwhile says nothing about the server.
+                # One retry: the server may have closed a pooled connection while it was idle.
                 retry=Retry(NoBackoff(), 1, supported_errors=(ConnectionError,)),
             )
         )
@@ -54,11 +54,11 @@ class SharedStore:
         self._backoff_until = 0.0
 
     async def run(self, script: str, keys: Sequence[str], arguments: Sequence[str | int | float]) -> Any:
-        """The result of a Lua script, which is atomic. Raises StoreDown."""
+        """Runs a Lua script, atomically, and returns its result. Raises StoreDown."""
         if self._down and (self._probing or time.monotonic() < self._backoff_until):
             raise StoreDown("the shared store did not answer lately")
         self._probing = self._down
-        # By itself: the client may lose the connection, and the cancellation too, of a call that is cancelled.
+        # A task of its own: cancelling a call of the client can lose its connection, and the cancellation itself.
         task = asyncio.create_task(self._run(script, keys, arguments))
         self._calls.add(task)
         task.add_done_callback(self._forget_call)
@@ -71,7 +71,7 @@ class SharedStore:
     def _forget_call(self, task: asyncio.Task[Any]) -> None:
         self._calls.discard(task)
         if not task.cancelled():
-            task.exception()  # whoever asked may not wait for it any more
+            task.exception()  # marks the error as retrieved: the caller may have been cancelled
 
     async def _run(self, script: str, keys: Sequence[str], arguments: Sequence[str | int | float]) -> Any:
         try:

@@ -1,7 +1,7 @@
-"""The SQL schema as it is now. How a database of an earlier version becomes one is migrations/'s.
+"""The current SQL schema; migrations/ upgrades databases of earlier versions to it.
 
-Money is whole nano-units of the price table's currency (money.py), compute time whole nanoseconds, moments whole
-milliseconds since the epoch (keys and tenants: seconds), so that sums are exact in every database.
+Money is in nano-units of the price table's currency (ledger/money.py), compute time in nanoseconds, timestamps in
+milliseconds since the epoch (keys, tenants and responses: seconds). All are integers, so that sums are exact.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-KEY_PREFIX_LENGTH = 10  # characters of a key that are stored in the clear
+KEY_PREFIX_LENGTH = 10  # characters of a key that are stored in plain text
 
 metadata = MetaData()
 
@@ -40,7 +40,7 @@ keys = Table(
     Column("hash", String(64), nullable=False),
     Column("owner", String(255), nullable=False),
     Column("tenant", String(255), ForeignKey("tenants.name", name="keys_tenant_fkey"), nullable=False),
-    Column("scopes", String(255), nullable=False),  # separated by blanks
+    Column("scopes", String(255), nullable=False),  # separated by spaces
     Column("name", String(255), nullable=False),
     Column("created", BigInteger, nullable=False),
     Column("revoked", BigInteger),
@@ -53,7 +53,7 @@ keys = Table(
     UniqueConstraint("hash", name="keys_hash_key"),
 )
 
-# Gateways that run, or did until their `seen` grew old: whose unfinished requests are theirs to finish.
+# Leases of running gateways. Running rows in `usage` of a gateway whose `seen` is too old are marked unfinished.
 gateways = Table(
     "gateways",
     metadata,
@@ -62,7 +62,7 @@ gateways = Table(
     Column("seen", BigInteger, nullable=False),
 )
 
-# One row a request. The columns up to `choices` are written when it begins, the others when it ends.
+# One row per request. The columns up to `choices` are written when it begins, the others when it ends.
 usage = Table(
     "usage",
     metadata,
@@ -103,7 +103,7 @@ usage = Table(
     Index("usage_outcome_gateway", "outcome", "gateway"),
 )
 
-# What /v1/responses keeps, where that is wanted: prompts and answers.
+# Stored responses of /v1/responses, unless disabled: prompts and answers.
 responses = Table(
     "responses",
     metadata,
@@ -111,9 +111,9 @@ responses = Table(
     Column("tenant", String(255), nullable=False),
     Column("owner", String(255), nullable=False),
     Column("previous", String(64)),
-    Column("length", Integer, nullable=False),  # of the chain of responses that ends here
-    Column("used", BigInteger, nullable=False),  # seconds: when made, or last gone on from
-    Column("size", BigInteger, nullable=False),  # bytes of the two below
+    Column("length", Integer, nullable=False),  # number of responses in the chain that ends here
+    Column("used", BigInteger, nullable=False),  # seconds: created, or last used as previous_response_id
+    Column("size", BigInteger, nullable=False),  # bytes of `input` and `body`
     Column("input", Text, nullable=False),  # the request's own items, as JSON
     Column("body", Text, nullable=False),  # the response as the client saw it, as JSON
     Index("responses_owner_used", "tenant", "owner", "used"),

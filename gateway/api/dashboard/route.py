@@ -1,7 +1,7 @@
-"""GET /dashboard: the page that operators and edge owners look at, and the figures that it polls.
+"""GET /dashboard: a static page for operators and agent owners, and the JSON that it polls.
 
-The page is static and knows nothing; figures need a key. A key sees what its owner's requests and agents did, an
-operator's (an admin of the tenant `default`) sees all of it. Nothing here tells a prompt, a text or a key.
+The page needs no key, the data does. A key sees the requests and agents of its owner, the operator's (an admin of the
+tenant `default`) those of all. No response contains a prompt, a text or a key.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ HEADERS = {
     "cache-control": "no-cache",
 }
 MONEY_DAYS = 30
-MAX_LISTED_AGENTS = 200  # that are listed; the rest are only counted
+MAX_LISTED_AGENTS = 200  # further ones are only counted
 
 
 @router.get("/dashboard", include_in_schema=False)
@@ -56,21 +56,21 @@ async def page(request: Request) -> Response:
 
 @router.get("/dashboard/data")
 async def data(request: Request) -> Response:
-    """What happened lately, to whom the key belongs. Raises ApiError 401."""
+    """Statistics of the last five minutes for the key's owner. Raises ApiError 401."""
     services = services_of(request)
     principal = await authenticate(services.accounts, request.headers, scope=None)
-    everybody = principal.is_operator
-    owner: Owner | None = None if everybody else principal.agents_owner
+    all_owners = principal.is_operator
+    owner: Owner | None = None if all_owners else principal.agents_owner
     agents = services.agents.attached(owner)
     body: dict[str, Any] = {
         "now": round(time.time(), 3),
-        "sees": "everybody" if everybody else principal.owner,
+        "sees": "everybody" if all_owners else principal.owner,
         "live": services.metrics.live.snapshot(owner),
-        "agents": [_agent(agent, everybody) for agent in agents[:MAX_LISTED_AGENTS]],
+        "agents": [_agent(agent, all_owners) for agent in agents[:MAX_LISTED_AGENTS]],
         "agents_attached": len(agents),
         "models": [model.name for model in services.verifiers.catalog],
     }
-    if everybody:
+    if all_owners:
         body["verifiers"] = [
             {"model": link.model.name, "running": link.running, "max_sessions": link.max_sessions}
             for link in services.verifiers.links
@@ -80,7 +80,7 @@ async def data(request: Request) -> Response:
 
 @router.get("/dashboard/money")
 async def money(request: Request) -> Response:
-    """What the last MONEY_DAYS cost and saved, by the ledger, to whom the key belongs. Raises ApiError 401 or 503."""
+    """Ledger totals of the last MONEY_DAYS for the key's owner. Raises ApiError 401 or 503."""
     services = services_of(request)
     principal = await authenticate(services.accounts, request.headers, scope=None)
     tenant, owner = (None, None) if "admin" in principal.scopes else principal.agents_owner
@@ -100,20 +100,20 @@ async def page_file(request: Request, name: str) -> Response:
 
 
 def _agent(agent: AgentLink, with_owner: bool) -> dict[str, Any]:
-    record = agent.stats
+    stats = agent.stats
     body = {
         "id": agent.agent,
         "name": agent.name,
         "drafter": agent.drafter,
         "sessions": agent.running,
         "max_sessions": agent.max_sessions,
-        "since": round(record.since, 3),
-        "served": record.sessions,
-        "drafted": record.drafted,
-        "checked": record.checked,
-        "accepted": record.accepted,
-        "committed": record.committed,
-        "answer": None if record.answer is None else round(record.answer, 4),
+        "since": round(stats.since, 3),
+        "served": stats.sessions,
+        "drafted": stats.drafted,
+        "checked": stats.checked,
+        "accepted": stats.accepted,
+        "committed": stats.committed,
+        "answer": None if stats.answer is None else round(stats.answer, 4),
     }
     if with_owner:
         tenant, owner = agent.owner

@@ -1,4 +1,4 @@
-"""What Alembic runs for every command: the steps, on the connection and in the transaction that upgrade.py brings."""
+"""Alembic's environment: runs the migrations on the connection, and in the transaction, that upgrade.py passes."""
 
 from alembic import context
 

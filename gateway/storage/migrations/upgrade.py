@@ -1,4 +1,4 @@
-"""Applying the steps that a database lacks, inside the caller's transaction."""
+"""Applies missing migrations inside the caller's transaction."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from sqlalchemy import Connection
 
 
 class UnknownRevision(Exception):
-    """The database has a step that this version does not know."""
+    """The database has a revision that this version does not know."""
 
 
 def upgrade(connection: Connection) -> None:
-    """Up to the newest step. Raises UnknownRevision."""
+    """Migrates to the newest revision. Raises UnknownRevision."""
     config = scripts()
     config.attributes["connection"] = connection
     try:
@@ -32,5 +32,5 @@ def scripts() -> Config:
 
 
 def head() -> str | None:
-    """The newest step's name, by the files."""
+    """The newest revision among the files."""
     return ScriptDirectory.from_config(scripts()).get_current_head()

@@ -49,7 +49,8 @@ function options(box, state, kinds, stacked) {
     axes: [
       {
         ...axis,
-        size: 22,
+        size: 28,
+        gap: 9,
         grid: { show: false },
         splits: () => [0, (state().count - 1) / 2, state().count - 1],
         values: () => [`${state().minutes} min ago`, `${state().minutes / 2} min`, "now"],
