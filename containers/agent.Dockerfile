@@ -1,7 +1,7 @@
 # The edge agent, for desktops and servers that run containers:
 #   docker run --gpus all --env EDGEDRAFT_KEY=ed-... edgedraft-agent:0.1.0-cuda attach https://gateway.example.com
 #   docker build --file containers/agent.Dockerfile --build-arg VARIANT=cuda --tag edgedraft-agent:0.1.0-cuda .
-# VARIANT is cpu or cuda. torch's CUDA wheels bring CUDA's libraries; of the host they need the driver alone.
+# VARIANT is cpu or cuda. torch's CUDA wheels contain CUDA's libraries; they need only the host's driver.
 ARG PYTHON_IMAGE=python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d
 ARG VARIANT=cpu
 
@@ -12,7 +12,7 @@ COPY constraints.txt .
 RUN python -m venv /opt/edgedraft
 
 FROM build AS torch-cpu
-# What torch needs comes later, from the same index as the rest.
+# Dependencies of torch are installed later, from the same index as the others.
 RUN /opt/edgedraft/bin/pip install --no-deps --constraint constraints.txt \
     --index-url https://download.pytorch.org/whl/cpu torch
 
@@ -32,7 +32,7 @@ ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 
 # hadolint ignore=DL3006
 FROM runtime-${VARIANT}
-# An agent that is still loading its model has no handlers yet, and PID 1 without one ignores signals: tini is PID 1.
+# An agent that is still loading its model has no signal handlers, and the kernel ignores such signals for PID 1: hence tini.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends tini=0.19.0-1* \
     && rm -rf /var/lib/apt/lists/* \
@@ -40,7 +40,7 @@ RUN apt-get update \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin edgedraft \
     && install --directory --owner 10001 --group 10001 /var/cache/edgedraft
 COPY --from=installed /opt/edgedraft /opt/edgedraft
-# Priority and battery are the host's affairs, and past outputs are kept on the volume.
+# Process priority and battery are managed by the host; past outputs are stored on the volume.
 ENV PATH=/opt/edgedraft/bin:$PATH \
     HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \

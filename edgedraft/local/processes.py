@@ -48,7 +48,11 @@ class ManagedProcess:
 
     def wait_ready(self, seconds: float) -> str:
         """Returns the address. Raises StartError if the process ends or `seconds` pass first."""
-        if not self._ready.wait(seconds) or not self.address:
+        stdout_ended = self._ready.wait(seconds) and not self.address
+        if stdout_ended:
+            with suppress(subprocess.TimeoutExpired):
+                self.popen.wait(GRACE_SECONDS)
+        if not self.address:
             code = self.popen.poll()
             self.stop()
             how = f"took more than {seconds:.0f} s to start" if code is None else f"ended with status {code}"

@@ -20,7 +20,7 @@ from gateway.observability.traces import GenerationSpan, TraceHeaders
 from gateway.output.events import Event, Finished, MakeReader, PlainText
 from gateway.services import Services
 from gateway.sessions.choices import follow, merged
-from gateway.sessions.session import RequestRejected, Session, SessionRequest, Unavailable
+from gateway.sessions.session import Overloaded, RequestRejected, Session, SessionRequest, Unavailable
 from gateway.sessions.speculation_stats import SpeculationStats, edgedraft_field
 from gateway.storage.database import DatabaseDown
 
@@ -146,14 +146,14 @@ class Generation:
                 yield event
             outcome = "finished"
         except DatabaseDown as failure:
-            outcome, error = "refused", type(failure).__name__
+            outcome, error = "refused", _error_type(failure)
             raise database_down() from failure
         except (RequestRejected, Unavailable) as failure:
             outcome = "failed" if any(stats.tokens for stats in self.stats) else "refused"
-            error = type(failure).__name__
+            error = _error_type(failure)
             raise
         except Exception as failure:
-            outcome, error = "failed", type(failure).__name__
+            outcome, error = "failed", _error_type(failure)
             raise
         finally:
             await events.aclose()
@@ -206,3 +206,11 @@ class Generation:
                 reasons=[self.finished[choice].reason for choice in sorted(self.finished)],
                 speculation=made,
             )
+
+
+# Names in logs and in the span attribute error.type, which stay when a class is renamed.
+_ERROR_TYPES: dict[type[Exception], str] = {RequestRejected: "Refused", Overloaded: "Crowded"}
+
+
+def _error_type(failure: Exception) -> str:
+    return _ERROR_TYPES.get(type(failure), type(failure).__name__)

@@ -1,6 +1,6 @@
-"""What `helm test` runs: one chat through the gateway, streamed and whole, which must be the same text.
+"""Run by `helm test`: one chat through the gateway, complete and streamed, which must have the same text.
 
-Needs nothing but Python. Exits 1 with what is wrong.
+Uses the standard library only. Exits with 1 and the reason on failure.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ WAIT_SECONDS = 120.0
 
 
 def main() -> None:
-    """Wait until a model is served, ask it, and compare."""
+    """Waits deadline a model is served, sends the requests and compares their texts."""
     base, key = os.environ["BASE_URL"].rstrip("/"), os.environ["API_KEY"]
     model = os.environ.get("MODEL") or _first_model(base, key)
-    question = {
+    body = {
         "model": model,
         "messages": [{"role": "user", "content": "Say hello."}],
         "max_tokens": 16,
         "temperature": 0,
     }
-    whole = _read(_call(base, key, "/v1/chat/completions", question))
-    text, tokens = whole["choices"][0]["message"]["content"], whole["usage"]["completion_tokens"]
+    complete = _read(_call(base, key, "/v1/chat/completions", body))
+    text, tokens = complete["choices"][0]["message"]["content"], complete["usage"]["completion_tokens"]
     if not tokens:
-        sys.exit(f"{model} answered without a token: {whole}")
-    streamed = _streamed(_call(base, key, "/v1/chat/completions", question | {"stream": True}))
+        sys.exit(f"{model} answered without a token: {complete}")
+    streamed = _streamed(_call(base, key, "/v1/chat/completions", body | {"stream": True}))
     if streamed != text:
-        sys.exit(f"{model} streamed {streamed!r}, and said {text!r} as a whole")
+        sys.exit(f"{model} streamed {streamed!r}, and said {text!r} as a complete")
     print(f"{model}: {tokens} tokens, {text!r}")
 
 
 def _first_model(base: str, key: str) -> str:
-    until = time.monotonic() + WAIT_SECONDS
+    deadline = time.monotonic() + WAIT_SECONDS
     while True:
         if models := _read(_call(base, key, "/v1/models"))["data"]:
             return models[0]["id"]
-        if time.monotonic() > until:
+        if time.monotonic() > deadline:
             sys.exit(f"no model is served after {WAIT_SECONDS:g} seconds")
         time.sleep(1)
 
@@ -60,16 +60,16 @@ def _call(base: str, key: str, path: str, body: dict[str, Any] | None = None) ->
         sys.exit(f"{base}{path}: {error}")
 
 
-def _read(answer: Any) -> dict[str, Any]:
-    with answer:
-        return json.load(answer)
+def _read(response: Any) -> dict[str, Any]:
+    with response:
+        return json.load(response)
 
 
-def _streamed(answer: Any) -> str:
-    """The text of a stream that ended as it should."""
+def _streamed(response: Any) -> str:
+    """Returns the text of a stream. Exits if it ended without [DONE]."""
     text, ended = "", False
-    with answer:
-        for line in answer:
+    with response:
+        for line in response:
             data = line.decode().strip().removeprefix("data:").strip()
             if data == "[DONE]":
                 ended = True

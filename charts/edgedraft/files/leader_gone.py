@@ -1,4 +1,4 @@
-"""Ends when the verifier that leads this group no longer answers: what a worker waits for before it ends itself."""
+"""Exits when the leader of this group no longer answers; run by a worker before it stops."""
 
 import os
 import time
@@ -11,7 +11,7 @@ while True:
     try:
         urllib.request.urlopen(URL, timeout=5).close()
     except urllib.error.HTTPError:
-        pass  # an answer all the same
+        pass  # the leader still answers
     except OSError:
         break
     time.sleep(1)

@@ -62,7 +62,7 @@ find each other before they are ready; the names of a group's own sets are up to
 {{ include "edgedraft.fullname" .root }}-vllm-{{ .pool }}
 {{- end }}
 
-{{/* Which pods of a pool gateways talk to: of a group the leader. Called with (dict "scope" SCOPE "of" POOL). */}}
+{{/* Selector of the pods that gateways connect to: in a group, the leader. Called with (dict "scope" SCOPE "of" POOL). */}}
 {{- define "edgedraft.verifier.served" -}}
 {{ include "edgedraft.selector" .scope }}
 {{- if gt (int .of.nodes) 1 }}

@@ -1,4 +1,4 @@
-{{/* What all pods have in common. */}}
+{{/* Parts that all pods share. */}}
 
 {{- define "edgedraft.podSecurity" -}}
 runAsNonRoot: true
@@ -70,7 +70,7 @@ topologySpreadConstraints:
 {{- end }}
 {{- end }}
 
-{{/* A value as a variable spells it: lists with commas, whole numbers without an exponent. */}}
+{{/* A value as text for a variable: lists with commas, integers without an exponent. */}}
 {{- define "edgedraft.plain" -}}
 {{- if kindIs "slice" . }}
 {{- $parts := list }}
@@ -92,7 +92,7 @@ topologySpreadConstraints:
       key: {{ .key }}
 {{- end }}
 
-{{/* One of auth's Secrets; (dict "root" $ "name" VARIABLE "of" VALUES "key" KEY), the key in the chart's own Secret. */}}
+{{/* A Secret of auth; (dict "root" $ "name" VARIABLE "of" VALUES "key" KEY), the key in the chart's own Secret. */}}
 {{- define "edgedraft.authEnv" -}}
 {{- $given := .of.existingSecret }}
 {{- $secret := default (include "edgedraft.secret" .root) $given }}

@@ -1,6 +1,6 @@
-{{/* Verifier pools: the values' own over the defaults. */}}
+{{/* Verifier pools: the pool's values merged over verifierDefaults. */}}
 
-{{/* All pools as YAML, complete: callers read it with fromYaml. */}}
+{{/* All pools with all values, as YAML: callers use fromYaml. */}}
 {{- define "edgedraft.pools" -}}
 {{- $given := .Values.verifiers }}
 {{- if and (not $given) (not .Values.externalVerifiers) }}
@@ -10,21 +10,21 @@
 {{- $pools := dict }}
 {{- range $name, $pool := $given }}
 {{- if $pool }}
-{{- $whole := mergeOverwrite (deepCopy $.Values.verifierDefaults) $pool }}
-{{- $groups := gt (int $whole.nodes) 1 }}
-{{- if and (ne $whole.engine "vllm") (or $groups $whole.engineArgs) }}
+{{- $merged := mergeOverwrite (deepCopy $.Values.verifierDefaults) $pool }}
+{{- $groups := gt (int $merged.nodes) 1 }}
+{{- if and (ne $merged.engine "vllm") (or $groups $merged.engineArgs) }}
 {{- fail (printf "verifiers.%s: nodes and engineArgs need engine: vllm" $name) }}
 {{- end }}
 {{- if and $groups (regexMatch "-[0-9]+$" $name) }}
 {{- fail (printf "verifiers.%s: with nodes a name must not end in a number, as those of its groups do" $name) }}
 {{- end }}
-{{- $_ := set $pools $name $whole }}
+{{- $_ := set $pools $name $merged }}
 {{- end }}
 {{- end }}
 {{- toYaml $pools }}
 {{- end }}
 
-{{/* What gateways are told to dial: pools by DNS, external ones as they are. */}}
+{{/* URLs of verifiers for gateways: pools by DNS name, external ones unchanged. */}}
 {{- define "edgedraft.verifierUrls" -}}
 {{- $urls := list }}
 {{- range $name, $_ := include "edgedraft.pools" . | fromYaml }}

@@ -1,4 +1,4 @@
-{{/* Where the database and Redis are. */}}
+{{/* Connection to the database and to Redis. */}}
 
 {{- define "edgedraft.database.embedded" -}}
 {{- if not (or .Values.database.existingSecret .Values.database.url) }}yes{{ end }}
@@ -8,7 +8,7 @@
 {{- if not (or .Values.redis.existingSecret .Values.redis.url) }}yes{{ end }}
 {{- end }}
 
-{{/* EDGEDRAFT_DATABASE; (dict "root" $ "secret" NAME), the Secret for a URL that the values hold. */}}
+{{/* EDGEDRAFT_DATABASE; (dict "root" $ "secret" NAME), the Secret for a URL from the values. */}}
 {{- define "edgedraft.databaseEnv" -}}
 {{- $of := .root.Values.database }}
 {{- if $of.existingSecret }}

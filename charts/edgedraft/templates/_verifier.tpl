@@ -40,7 +40,7 @@ spec:
       image: {{ include "edgedraft.image" (dict "root" $root "image" $pool.image "variant" (printf "%s%s" (ternary "-vllm" "" $vllm) (ternary "-cuda" "-cpu" (gt $gpus 0)))) }}
       imagePullPolicy: {{ $root.Values.image.pullPolicy }}
       {{- if $torchrun }}
-      # One process a GPU, each with a slice of every layer.
+      # One process per GPU, each with a slice of every layer.
       command: [torchrun, --standalone, "--nproc-per-node={{ $gpus }}", -m, edgedraft]
       {{- end }}
       args:
@@ -73,7 +73,7 @@ spec:
           value: {{ $pool.drainSeconds | quote }}
         {{- end }}
         {{- if $torchrun }}
-        # torchrun kills its processes that much later than it tells them to end.
+        # Seconds between SIGTERM and SIGKILL of torchrun to its processes.
         - name: TORCH_ELASTIC_SHUTDOWN_TIMEOUT
           value: {{ add $pool.drainSeconds 10 | quote }}
         {{- end }}
@@ -102,7 +102,7 @@ spec:
           value: /var/cache/vllm/triton
         {{- end }}
         {{- if .member }}
-        # The address that it tells the others of its group.
+        # The address that the other pods of the group connect to.
         - name: VLLM_HOST_IP
           valueFrom:
             fieldRef: {fieldPath: status.podIP}
@@ -112,7 +112,7 @@ spec:
         {{- toYaml . | nindent 8 }}
         {{- end }}
       {{- if $serves }}
-      # The process listens once the model is loaded; until then the startup probe waits.
+      # Listens when the model is loaded; the startup probe waits for that.
       startupProbe:
         httpGet: {path: /healthz, port: engine}
         periodSeconds: 10
@@ -131,7 +131,7 @@ spec:
         preStop:
           sleep: {seconds: {{ $pool.preStopSeconds }}}
       {{- else }}
-      # Told to end, it computes on while its leader drains.
+      # After SIGTERM it keeps running while its leader drains.
       lifecycle:
         preStop:
           exec:
@@ -158,11 +158,11 @@ spec:
     - name: tmp
       emptyDir: {sizeLimit: 2Gi}
     {{- if $vllm }}
-    - name: compiled  # kernels and graphs that are compiled when it starts
+    - name: compiled  # kernels and graphs compiled at start
       emptyDir: {sizeLimit: 10Gi}
     {{- end }}
     {{- if $shared }}
-    - name: shm  # the processes of one pod exchange through it
+    - name: shm  # shared memory of the processes of a pod
       emptyDir: {medium: Memory, sizeLimit: {{ $pool.sharedMemory }}}
     {{- end }}
     {{- if eq $cache.type "claim" }}
@@ -175,7 +175,7 @@ spec:
     - name: models
       emptyDir: {sizeLimit: {{ $cache.size }}}
     {{- end }}
-  {{- /* A group is not to be torn over zones. */}}
+  {{- /* A group must not be spread over zones. */}}
   {{- $over := ternary (list "kubernetes.io/hostname") (list "kubernetes.io/hostname" "topology.kubernetes.io/zone") (ne .member "") }}
   {{- include "edgedraft.placement" (dict "of" $pool "labels" (include "edgedraft.selector" .scope) "tolerations" $tolerations "over" $over) | nindent 2 }}
 {{- end }}
@@ -203,7 +203,7 @@ otherwise, since the last one counts; then what makes a group of pods one.
 {{- end }}
 {{- end }}
 
-{{/* The claims of a persistent cache. */}}
+{{/* Volume claims of a persistent cache. */}}
 {{- define "edgedraft.verifier.claims" -}}
 - metadata:
     name: models

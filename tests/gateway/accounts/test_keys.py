@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from edgedraft import cli
-from gateway.accounts import Accounts, KeyLimits, KeyWatch, Principal, TenantExists, Tenants, UnknownTenant
+from gateway.accounts import Accounts, KeyLimits, Principal
 from gateway.accounts import keys as module
-from gateway.storage.database import Database, DatabaseDown
+from gateway.storage.database import Database
 from tests.gateway.conftest import Gateway
 
 
@@ -78,51 +76,6 @@ async def test_many_keys_are_looked_at_in_few_queries(database: Database, monkey
     assert await accounts.active_keys([]) == set()
 
 
-async def test_whoever_watches_a_key_learns_when_it_stops(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All who do, and nobody who watches another; whoever left is not told."""
-    monkeypatch.setattr("gateway.accounts.watch.CHECK_SECONDS", 0.02)
-    accounts = Accounts(database)
-    ann, bob = [await accounts.create(owner, "acme", ["edge"]) for owner in ("ann", "bob")]
-    watch = KeyWatch(accounts)
-    of_ann = [asyncio.create_task(watch.wait_revoked(ann)) for _ in range(3)]
-    of_bob = asyncio.create_task(watch.wait_revoked(bob))
-    await asyncio.sleep(0.1)
-    assert not any(task.done() for task in (*of_ann, of_bob))
-    of_ann[2].cancel()
-    (record,) = [record for record in await accounts.list() if record.owner == "ann"]
-    assert await accounts.revoke(record.id)
-    async with asyncio.timeout(10):
-        await asyncio.gather(*of_ann[:2])
-    assert not of_bob.done()
-    of_bob.cancel()
-    await asyncio.gather(*of_ann, of_bob, return_exceptions=True)
-    again = asyncio.create_task(
-        watch.wait_revoked(ann)
-    )  # looking begins anew for whoever comes after the last has left
-    async with asyncio.timeout(10):
-        await again
-
-
-async def test_keys_are_taken_to_work_while_the_database_is_away(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("gateway.accounts.watch.CHECK_SECONDS", 0.02)
-    accounts = Accounts(database)
-    looks = 0
-
-    async def away(some: Sequence[str]) -> set[str]:
-        nonlocal looks
-        looks += 1
-        if looks < 3:
-            raise DatabaseDown("away")
-        return set()
-
-    monkeypatch.setattr(accounts, "working", away)
-    async with asyncio.timeout(10):
-        await KeyWatch(accounts).wait_revoked("any")
-    assert looks == 3
-
-
 async def test_a_key_changed_or_revoked_elsewhere_is_known_within_seconds(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,57 +131,12 @@ async def test_lists_come_in_pages(database: Database) -> None:
     assert len(await accounts.list(tenant="acme")) == 3
 
 
-async def test_tenants(database: Database) -> None:
-    tenants, accounts = Tenants(database), Accounts(database)
-    assert (await tenants.create("acme", "Acme Inc.")).title == "Acme Inc."
-    with pytest.raises(TenantExists):
-        await tenants.create("acme")
-    with pytest.raises(UnknownTenant):
-        await accounts.create_with_record("ann", "other", ["edge"])
-    await accounts.create("ann", "other", ["edge"])
-    assert [tenant.name for tenant in await tenants.list()] == ["acme", "default", "other"]
-    assert [tenant.name for tenant in await tenants.list(after="acme", limit=1)] == ["default"]
-
-
 async def test_what_is_remembered_of_keys_is_bounded(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CACHE_ENTRIES", 10)
     accounts = Accounts(database)
     for guess in range(35):
         await accounts.find(f"ed-{guess}")
     assert len(accounts._cache) <= 10
-
-
-def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    database = ["--database", f"sqlite+aiosqlite:///{tmp_path / 'new' / 'keys.db'}"]
-
-    def listed() -> list[str]:
-        cli.main(["keys", "list", *database])
-        return capsys.readouterr().out.rstrip("\n").split("\t")
-
-    limits = ["--requests-per-minute", "60", "--monthly-spend", "2.50", "--expires", "30"]
-    cli.main(["keys", "create", *database, "--owner", "ann", "--scopes", "edge", "--name", "her [laptop]", *limits])
-    key = capsys.readouterr().out.strip()
-    assert key.startswith("ed-")
-    key_id, prefix, owner, tenant, scopes, name, created, expires, revoked, told = listed()
-    assert (prefix, owner, tenant, scopes, name) == (f"{key[:10]}…", "ann", "default", "edge", "her [laptop]")
-    assert created < expires
-    assert (revoked, told) == ("", "60 requests/min, 2.5 spend/month")
-    cli.main(["keys", "update", key_id, *database, "--requests-per-minute", "default", "--concurrent", "3"])
-    assert key_id in capsys.readouterr().out
-    assert listed()[-1] == "3 at once, 2.5 spend/month"
-    cli.main(["keys", "revoke", key_id, *database])
-    assert key_id in capsys.readouterr().out
-    assert listed()[-2]
-    for command in ("revoke", "update"):
-        with pytest.raises(SystemExit) as end:
-            cli.main(["keys", command, key_id, *database])
-        assert end.value.code not in (0, None)
-    cli.main(["tenants", "create", "acme", *database, "--title", "Acme Inc."])
-    cli.main(["tenants", "list", *database])
-    assert [line.split("\t")[:2] for line in capsys.readouterr().out.splitlines()[1:]] == [
-        ["acme", "Acme Inc."],
-        ["default", ""],
-    ]
 
 
 async def test_a_stored_key_works_at_the_gateway(gateway: Gateway) -> None:

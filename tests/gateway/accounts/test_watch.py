@@ -1,0 +1,56 @@
+"""A revoked key ends what waits for it, by one query for all keys."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from gateway.accounts import Accounts, KeyWatch
+from gateway.storage.database import Database, DatabaseDown
+
+
+async def test_whoever_watches_a_key_learns_when_it_stops(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All who do, and nobody who watches another; whoever left is not told."""
+    monkeypatch.setattr("gateway.accounts.watch.CHECK_SECONDS", 0.02)
+    accounts = Accounts(database)
+    ann, bob = [await accounts.create(owner, "acme", ["edge"]) for owner in ("ann", "bob")]
+    watch = KeyWatch(accounts)
+    of_ann = [asyncio.create_task(watch.wait_revoked(ann)) for _ in range(3)]
+    of_bob = asyncio.create_task(watch.wait_revoked(bob))
+    await asyncio.sleep(0.1)
+    assert not any(task.done() for task in (*of_ann, of_bob))
+    of_ann[2].cancel()
+    (record,) = [record for record in await accounts.list() if record.owner == "ann"]
+    assert await accounts.revoke(record.id)
+    async with asyncio.timeout(10):
+        await asyncio.gather(*of_ann[:2])
+    assert not of_bob.done()
+    of_bob.cancel()
+    await asyncio.gather(*of_ann, of_bob, return_exceptions=True)
+    again = asyncio.create_task(
+        watch.wait_revoked(ann)
+    )  # looking begins anew for whoever comes after the last has left
+    async with asyncio.timeout(10):
+        await again
+
+
+async def test_keys_are_taken_to_work_while_the_database_is_away(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.accounts.watch.CHECK_SECONDS", 0.02)
+    accounts = Accounts(database)
+    looks = 0
+
+    async def away(some: Sequence[str]) -> set[str]:
+        nonlocal looks
+        looks += 1
+        if looks < 3:
+            raise DatabaseDown("away")
+        return set()
+
+    monkeypatch.setattr(accounts, "active_keys", away)
+    async with asyncio.timeout(10):
+        await KeyWatch(accounts).wait_revoked("any")
+    assert looks == 3

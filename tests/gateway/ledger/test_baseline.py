@@ -1,0 +1,34 @@
+"""The estimated verifier time of a request without drafts."""
+
+from __future__ import annotations
+
+from edgedraft.wire import Commit
+from gateway.ledger.baseline import PlainStepTimes, baseline_ns
+from gateway.sessions.speculation_stats import SpeculationStats
+
+
+def stats(*steps: tuple[int, int, float]) -> SpeculationStats:
+    """Of steps of so many tokens, checked nodes and milliseconds."""
+    made = SpeculationStats()
+    at = 0
+    for tokens, nodes, milliseconds in steps:
+        made.add(Commit(1, at, [1] * tokens, 0, nodes, nodes, tokens - 1, milliseconds / 1000), paired=nodes > 0)
+        at += tokens
+    return made
+
+
+def test_what_plain_decoding_would_have_taken() -> None:
+    def baseline(*choices: SpeculationStats, pace: PlainStepTimes | None = None) -> float:
+        return baseline_ns(choices, "m", pace or PlainStepTimes()) / 1e6
+
+    plain = stats((1, 0, 50), *[(1, 0, 10)] * 9)
+    assert baseline(plain) == 140  # as measured
+    mixed = stats((1, 0, 50), *[(1, 0, 10)] * 8, (4, 3, 13), (4, 3, 13))
+    assert baseline(mixed) == 50 + 16 * 10  # by its own plain steps
+    edge = stats((1, 0, 50), (4, 3, 13), (4, 3, 13))
+    assert baseline(edge) == 50 + 8 * 13  # nothing better is known
+    pace = PlainStepTimes()
+    baseline(plain, pace=pace)
+    assert baseline(edge, pace=pace) == 50 + 8 * 10  # by the model's recent ones
+    assert baseline(stats(), pace=pace) == 0
+    assert baseline(edge, plain, pace=pace) == 50 + 8 * 10 + 140
