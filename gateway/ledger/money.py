@@ -25,5 +25,5 @@ def to_nano(amount: Decimal) -> int:
 
 def to_text(nano: int) -> str:
     """Decimal text with nine places, such as 0.000014140."""
-    whole, part = divmod(abs(nano), NANO)
-    return f"{'-' if nano < 0 else ''}{whole}.{part:09d}"
+    units, fraction = divmod(abs(nano), NANO)
+    return f"{'-' if nano < 0 else ''}{units}.{fraction:09d}"

@@ -42,22 +42,24 @@ class Metrics:
         self.output_tokens = Counter(name + "output_tokens", "Output tokens sent", ["model"], registry=registry)
         self.first_token = Histogram(
             name + "time_to_first_token_seconds",
-            "From request to first text",
+            "Time from request to first text",
             ["model"],
             buckets=_SECONDS,
             registry=registry,
         )
-        self.sessions = Gauge(name + "sessions", "Generations that run", registry=registry)
-        self.queued = Gauge(name + "queued", "Sessions that wait for room at a verifier", registry=registry)
+        self.sessions = Gauge(name + "sessions", "Running generations", registry=registry)
+        self.queued = Gauge(name + "queued", "Sessions that wait for a verifier", registry=registry)
         self.agents = Gauge(name + "agents", "Agents attached", registry=registry)
         self.verifiers = Gauge(name + "verifiers", "Verifiers connected", registry=registry)
-        self.replicas = Gauge(name + "replicas", "Links to other replicas whose agents are borrowed", registry=registry)
+        self.replicas = Gauge(
+            name + "replicas", "Links to other replicas whose agents draft for this one", registry=registry
+        )
         self.remote_sessions = Gauge(
             name + "guests", "Sessions of other replicas that agents of this one draft for", registry=registry
         )
         self.shared_store = Gauge(name + "shared_store_up", "Whether Redis answered the last call", registry=registry)
-        self.hedged = Counter(name + "hedged", "Sessions for which a second verifier was asked", registry=registry)
-        self.reopened = Counter(name + "reopened", "Sessions taken to another verifier", registry=registry)
+        self.hedged = Counter(name + "hedged", "Sessions also opened at a second verifier", registry=registry)
+        self.reopened = Counter(name + "reopened", "Sessions moved to another verifier", registry=registry)
         self.agents_lost = Counter(name + "agents_lost", "Sessions that lost their agent", registry=registry)
         self.steps = Counter(name + "verifier_steps", "Commits received", ["model"], registry=registry)
         self.seconds = Counter(
@@ -65,7 +67,7 @@ class Metrics:
         )
         self.made = Counter(
             name + "tokens_made",
-            "Tokens committed: drafted by an agent, guessed by the verifier, or neither",
+            "Tokens committed: drafted by an agent, drafted by the verifier, or neither",
             ["model", "by"],
             registry=registry,
         )
@@ -74,34 +76,34 @@ class Metrics:
         )
         self.inter_token = Histogram(
             name + "inter_token_seconds",
-            "Between two commits of a session, divided by the tokens of the later one; one entry a commit",
+            "Time between two commits of a session, divided by the tokens of the later one",
             ["model"],
             buckets=_TOKEN_SECONDS,
             registry=registry,
         )
         self.length = Histogram(
             name + "acceptance_length",
-            "Tokens committed by a forward that checked a draft",
+            "Tokens committed by a forward that verified a draft",
             ["model"],
             buckets=(1, 2, 3, 4, 5, 6, 8, 10, 12, 16),
             registry=registry,
         )
         self.window = Histogram(
             name + "window",
-            "Nodes that an agent may hold, as verifiers said",
+            "Draft nodes that an agent may hold, as sent by verifiers",
             ["model"],
             buckets=(0, 2, 4, 8, 12, 16, 24, 32, 48),
             registry=registry,
         )
         vllm = "vllm:spec_decode_num_"
-        self.drafts = Counter(vllm + "drafts", "Verifies that had a draft", registry=registry)
+        self.drafts = Counter(vllm + "drafts", "Verifications of a draft", registry=registry)
         self.draft_tokens = Counter(vllm + "draft_tokens", "Drafted tokens verified", registry=registry)
         self.accepted = Counter(vllm + "accepted_tokens", "Drafted tokens accepted", registry=registry)
         self._accepted_at = Counter(
             vllm + "accepted_tokens_per_pos", "Drafted tokens accepted, by position", ["position"], registry=registry
         )
-        self.vllm_running = Gauge("vllm:num_requests_running", "Generations that run", registry=registry)
-        self.vllm_waiting = Gauge("vllm:num_requests_waiting", "Sessions that wait for room", registry=registry)
+        self.vllm_running = Gauge("vllm:num_requests_running", "Running generations", registry=registry)
+        self.vllm_waiting = Gauge("vllm:num_requests_waiting", "Sessions that wait for a verifier", registry=registry)
         self._by_model: dict[str, ModelMetrics] = {}
         self._positions: list[Counter] = []
 

@@ -1,6 +1,6 @@
 """The part of values.schema.json that says what `settings` of gateways and verifiers may hold, made from settings.py.
 
-`python -m tests.charts.settings_schema` writes it into the chart's schema; a test tells when that is due.
+`python -m tests.charts.settings_schema` writes it into the chart's schema; a test fails when that is due.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ async def check(url: str, key: str = KEY, model: str = "") -> tuple[int, str, st
     return process.returncode, out.decode(), err.decode()
 
 
-async def test_it_passes_where_a_chat_does_and_says_why_it_does_not(tmp_path: Path) -> None:
+async def test_it_passes_with_a_chat_and_reports_why_it_fails(tmp_path: Path) -> None:
     async with ScriptedVerifier() as verifier, running_gateway(tmp_path, verifier) as gateway:
         (code, out, _), (refused, _, why), (missing, _, unknown) = await asyncio.gather(
             check(gateway.url), check(gateway.url, key="ed-wrong"), check(gateway.url, model="nobodys-model")
@@ -44,7 +44,7 @@ async def test_it_passes_where_a_chat_does_and_says_why_it_does_not(tmp_path: Pa
     assert gateway.url in why
 
 
-def test_the_pod_runs_that_very_file_against_the_service() -> None:
+def test_the_pod_runs_this_file_against_the_service() -> None:
     for name, service, port in (("trial", "edgedraft", 80), ("everything", "edgedraft", 8080)):
         documents = rendered(name)
         found = container(documents, "chat")

@@ -95,7 +95,7 @@ def test_it_does_not_run_as_root_and_as_the_user_that_the_chart_names(image: str
 
 
 @pytest.mark.parametrize("image", IMAGES)
-def test_its_command_exists_and_its_variables_are_settings_of_it(image: str) -> None:
+def test_the_command_exists_and_the_variables_are_its_settings(image: str) -> None:
     (entrypoint,), (words,) = values_of(image, "entrypoint"), values_of(image, "cmd")
     assert entrypoint[-1] == "edgedraft"
     kind, _ = cli.COMMANDS[words]

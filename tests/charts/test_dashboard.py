@@ -92,7 +92,7 @@ def test_the_autoscaler_scales_by_a_metric_that_gateways_export() -> None:
     assert scaler["spec"]["metrics"][0]["pods"]["metric"]["name"] in EXPORTED
 
 
-def test_the_config_map_carries_the_dashboard_whole() -> None:
+def test_the_config_map_contains_the_complete_dashboard() -> None:
     config = of_kind(rendered("production"), "ConfigMap")["edgedraft-dashboard"]
     assert json.loads(config["data"]["edgedraft.json"]) == DASHBOARD
     assert config["metadata"]["labels"]["grafana_dashboard"] == "1"

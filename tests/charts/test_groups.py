@@ -80,7 +80,7 @@ def test_the_set_has_the_fields_of_its_kind_and_no_other() -> None:
     assert template["persistentVolumeClaimRetentionPolicy"]["whenDeleted"] == "Retain"
 
 
-def test_one_pod_with_several_gpus_is_vllms_alone() -> None:
+def test_one_pod_with_several_gpus_needs_no_group() -> None:
     wide = pod("verifier-wide")
     assert "command" not in wide.container, "no torchrun: vLLM starts its processes itself"
     assert wide.env["EDGEDRAFT_ENGINE"]["value"] == "vllm"
@@ -94,15 +94,15 @@ def test_one_pod_with_several_gpus_is_vllms_alone() -> None:
 
 
 def test_engine_args_reach_vllm_as_they_were_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[Any] = []
-    monkeypatch.setattr(cli, "import_module", lambda _: SimpleNamespace(main=told.append))
+    recorded: list[Any] = []
+    monkeypatch.setattr(cli, "import_module", lambda _: SimpleNamespace(main=recorded.append))
     wide = pod("verifier-wide")
     cli.main(wide.container["args"])
     given = values_of("vllm")["verifiers"]["wide"]["engineArgs"]
-    assert shlex.split(told[0].engine_args) == ["--tensor-parallel-size", "8", *given]
+    assert shlex.split(recorded[0].engine_args) == ["--tensor-parallel-size", "8", *given]
 
 
-def test_members_of_a_group_run_one_command_and_know_their_place() -> None:
+def test_pods_of_a_group_run_one_command_with_their_rank() -> None:
     leader, worker = pod(LEADER), pod(WORKER)
     assert leader.container["args"] == worker.container["args"]
     args = leader.engine_args
@@ -138,13 +138,13 @@ def test_only_leaders_serve() -> None:
     assert "EDGEDRAFT_VERIFIER_TOKEN" not in worker.env
 
 
-def test_the_controllers_own_service_is_not_ours() -> None:
+def test_the_chart_does_not_create_the_controllers_service() -> None:
     """It makes one of the set's name, and takes one that is there; ours would hide members until they are ready."""
     documents = rendered("vllm")
     assert not set(of_kind(documents, "LeaderWorkerSet")) & set(of_kind(documents, "Service"))
 
 
-def test_names_of_groups_leave_room_for_their_numbers() -> None:
+def test_names_of_groups_leave_space_for_their_numbers() -> None:
     given = {"verifiers": {"a" * 18: {"model": "x/y", "engine": "vllm", "nodes": 2, "replicas": 1000}}}
     (name,) = of_kind(render(given, name="r" * 53), "LeaderWorkerSet")
     # A revision's name, which is a label, has eleven characters more than that of its set.
@@ -166,7 +166,7 @@ def test_vllm_can_write_where_it_must(name: str) -> None:
     assert found.env["HF_HOME"]["value"].startswith("/var/cache/edgedraft/")
 
 
-def test_members_reach_each_other_and_nobody_else_reaches_them() -> None:
+def test_pods_of_a_group_are_reachable_from_their_group_only() -> None:
     documents = rendered("vllm")
     leader, worker = pod(LEADER), pod(WORKER)
     others = [each for each in containers(documents) if each.workload not in {leader.workload, worker.workload}]
@@ -194,7 +194,7 @@ def test_a_group_is_disrupted_as_one() -> None:
         assert selector["matchLabels"].items() <= member.labels.items()
 
 
-def test_a_worker_computes_on_until_its_leader_has_drained() -> None:
+def test_a_worker_runs_until_its_leader_has_drained() -> None:
     worker, leader = pod(WORKER), pod(LEADER)
     assert worker.pod["terminationGracePeriodSeconds"] == leader.pod["terminationGracePeriodSeconds"]
     command, flag, script = worker.container["lifecycle"]["preStop"]["exec"]["command"]

@@ -26,7 +26,7 @@ def secret(there: Cluster, name: str) -> dict[str, str]:
     return {key: base64.b64decode(value).decode() for key, value in data.items()}
 
 
-def test_the_schema_is_upgraded_first_and_by_what_is_gone_afterwards() -> None:
+def test_the_migration_runs_first_and_is_deleted_afterwards() -> None:
     values = values_of("pools")
     with cluster() as there:
         install(there, values)
@@ -47,7 +47,7 @@ def test_the_schema_is_upgraded_first_and_by_what_is_gone_afterwards() -> None:
         assert not [step for step in there.done if "gateway" in step], "they would find a schema that is not theirs"
 
 
-def test_an_upgrade_keeps_what_was_made_at_random_and_makes_what_is_new() -> None:
+def test_an_upgrade_keeps_generated_secrets_and_generates_missing_ones() -> None:
     given = {"auth": {"replicaSecret": {"existingSecret": "mine"}}}
     with cluster() as there:
         install(there, given)

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*kubernetes_validate.*")
 
 
 @pytest.mark.parametrize("name", VALUE_SETS)
-def test_helm_finds_nothing_to_complain_of(name: str) -> None:
+def test_helm_lint_passes(name: str) -> None:
     report = helm_python.lint(CHART, values_of(name), strict=True, kube_version="v1.34.0", namespace=NAMESPACE)
     assert [message for message in report["messages"] if message["severity"] > 1] == []
     assert report["errors"] == []
@@ -53,7 +53,7 @@ def _schemas_are_read_once() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", VALUE_SETS)
-def test_kubernetes_knows_every_field(name: str) -> None:
+def test_every_field_is_in_the_kubernetes_schemas(name: str) -> None:
     unknown = set()
     for document in rendered(name):
         try:
@@ -64,7 +64,7 @@ def test_kubernetes_knows_every_field(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", VALUE_SETS)
-def test_what_documents_refer_to_is_there_or_is_the_users_own(name: str) -> None:
+def test_references_are_to_existing_objects_or_the_users(name: str) -> None:
     documents, values = rendered(name), values_of(name)
     users_own = set(re.findall(r"'existing(?:Secret|Claim)': '([^']+)'", str(values)))
     secrets = {secret: set(document["data"]) for secret, document in of_kind(documents, "Secret").items()}
@@ -130,9 +130,7 @@ def test_gateways_dial_every_pool_and_every_verifier_outside(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", VALUE_SETS)
-def test_every_variable_is_a_setting_of_the_command_and_has_a_value_it_takes(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_variable_is_a_setting_with_a_valid_value(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = set()
     for found in containers(rendered(name)):
         if not found.words:
@@ -150,7 +148,7 @@ def test_every_variable_is_a_setting_of_the_command_and_has_a_value_it_takes(
     assert {GatewaySettings, VerifierSettings} <= seen
 
 
-def test_values_reach_the_variables_as_they_were_meant() -> None:
+def test_values_reach_the_variables_unchanged() -> None:
     def plain(found: Any) -> dict[str, str]:
         return {name: variable.get("value") for name, variable in found.env.items()}
 
@@ -263,7 +261,7 @@ def test_monitors_find_their_services() -> None:
 
 
 @pytest.mark.parametrize("name", VALUE_SETS)
-def test_the_notes_tell_how_to_reach_it_and_no_secret(name: str) -> None:
+def test_the_notes_show_the_address_and_no_secret(name: str) -> None:
     files = chart().render(values_of(name), name="edgedraft", namespace=NAMESPACE)
     (notes,) = [text for path, text in files.items() if path.endswith("NOTES.txt")]
     documents = rendered(name)

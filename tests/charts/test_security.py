@@ -19,13 +19,13 @@ CONFIDENTIAL = {"verifier_token", "replica_secret", "key", "database", "redis"}
 
 
 @pytest.mark.parametrize("name", VALUE_SETS)
-def test_nothing_that_decides_about_security_changed_unseen(name: str) -> None:
+def test_security_settings_match_the_golden_files(name: str) -> None:
     golden = yaml.safe_load(golden_path(name).read_text())
     assert security_of(rendered(name)) == golden, "look; then run: python -m tests.charts.golden_parts"
 
 
 @pytest.mark.parametrize("name", VALUE_SETS)
-def test_every_container_runs_with_the_least(name: str) -> None:
+def test_every_container_runs_with_least_privilege(name: str) -> None:
     found = list(containers(rendered(name)))
     assert found
     for each in found:
@@ -72,7 +72,7 @@ def test_passwords_in_urls_reach_only_secrets() -> None:
     assert b"hunter3" in base64.b64decode(secret["redis-url"])
 
 
-def test_made_secrets_are_long_random_and_different_each_time() -> None:
+def test_generated_secrets_are_long_random_and_different_each_time() -> None:
     def made() -> dict[str, str]:
         (secret,) = of_kind(render({}), "Secret").values()
         return {key: base64.b64decode(value).decode() for key, value in secret["data"].items()}
@@ -120,7 +120,7 @@ def test_only_gateways_reach_verifiers_each_other_and_the_stores() -> None:
             assert labels["app.kubernetes.io/instance"] == "edgedraft", "not the pods of another release"
 
 
-def test_every_pod_of_a_policy_is_selected_and_no_other_label_is_asked_for() -> None:
+def test_policies_select_every_pod_by_existing_labels() -> None:
     documents = rendered("pools")
     for policy in of_kind(documents, "NetworkPolicy").values():
         wanted = policy["spec"]["podSelector"]["matchLabels"]

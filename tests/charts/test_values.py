@@ -30,7 +30,7 @@ def test_what_the_chart_sets_itself_are_settings() -> None:
     assert set(VerifierSettings.model_fields) >= SET_FOR_VERIFIERS
 
 
-def test_names_survive_the_way_into_values_and_back() -> None:
+def test_setting_names_convert_to_camel_case_and_back() -> None:
     for name in [*GatewaySettings.model_fields, *VerifierSettings.model_fields]:
         assert re.sub("[A-Z]", lambda letter: "_" + letter[0].lower(), camel(name)) == name
 
@@ -111,12 +111,12 @@ def test_every_value_has_a_place_in_the_schema_and_the_other_way_round() -> None
         ),
     ],
 )
-def test_values_that_cannot_be_meant_are_turned_away_by_name(values: dict[str, Any], said: str) -> None:
+def test_invalid_values_are_rejected_by_name(values: dict[str, Any], said: str) -> None:
     with pytest.raises(HelmError, match=re.escape(said)):
         render(values)
 
 
-def test_every_value_is_told_about() -> None:
+def test_every_value_has_a_comment() -> None:
     """In a comment of its own, beside it or above its group."""
     text = (CHART / "values.yaml").read_text()
     for section in re.split(r"\n(?=\S)", text):

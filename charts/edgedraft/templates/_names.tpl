@@ -55,8 +55,8 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- end }}
 
 {{/*
-The name of a pool of groups. A Service of the same name is made by the LeaderWorkerSet's controller, by which members
-find each other before they are ready; the names of a group's own sets are up to four characters longer.
+The name of a pool of groups. The LeaderWorkerSet's controller creates a Service of the same name, by which pods find
+each other before they are ready. Names of a group's StatefulSets are up to four characters longer.
 */}}
 {{- define "edgedraft.verifier.groups" -}}
 {{ include "edgedraft.fullname" .root }}-vllm-{{ .pool }}

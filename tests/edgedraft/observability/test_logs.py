@@ -30,9 +30,9 @@ def test_a_json_line_has_the_event_its_fields_and_the_request(capsys: pytest.Cap
     request_fields.reset(token)
     log.debug("not at this level")
     (line,) = capsys.readouterr().err.splitlines()
-    told = json.loads(line)
-    assert told.pop("time").endswith("+00:00")
-    assert told == {
+    recorded = json.loads(line)
+    assert recorded.pop("time").endswith("+00:00")
+    assert recorded == {
         "level": "info",
         "logger": "edgedraft.tests",
         "event": "agent attached",
@@ -51,9 +51,9 @@ def test_a_traceback_stays_on_its_json_line(capsys: pytest.CaptureFixture[str]) 
     except ValueError:
         log.exception("it failed for %s", "ann")
     (line,) = capsys.readouterr().err.splitlines()
-    told = json.loads(line)
-    assert told["event"] == "it failed for ann"
-    assert told["traceback"].endswith("ValueError: broken")
+    recorded = json.loads(line)
+    assert recorded["event"] == "it failed for ann"
+    assert recorded["traceback"].endswith("ValueError: broken")
 
 
 def test_a_text_line_cannot_be_forged_by_a_value(capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
-def test_nobody_asked_so_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tracing_is_off_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     assert start_tracing("auto", "x") is None
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     assert start_tracing("off", "x") is None
@@ -30,7 +30,7 @@ def test_nobody_asked_so_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert start_tracing("auto", "x") is None
 
 
-def test_switched_off_it_is_not_even_imported() -> None:
+def test_when_off_opentelemetry_is_not_imported() -> None:
     code = (
         "import sys, gateway.main, verifier.traces, edge_agent.traces;"
         "from edgedraft.observability.tracing import start_tracing;"
@@ -62,7 +62,7 @@ def test_a_collector_gets_spans_and_measurements(monkeypatch: pytest.MonkeyPatch
     assert 1.9e9 < work.end_time_unix_nano - work.start_time_unix_nano < 20e9
 
 
-def test_a_collector_that_is_gone_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_collector_does_not_delay_the_exit(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:  # takes connections and never answers
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{mute.getsockname()[1]}")
         tracing = start_tracing("auto", "x")
@@ -73,7 +73,7 @@ def test_a_collector_that_is_gone_holds_up_nobody(monkeypatch: pytest.MonkeyPatc
         assert time.monotonic() - began < 6
 
 
-def test_a_trace_goes_on_under_the_same_id() -> None:
+def test_a_trace_continues_with_the_same_id() -> None:
     there, here = InMemoryTracing(), InMemoryTracing()
     upper = there.start_span("upper", SpanKind.SERVER, TRACEPARENT, {})
     here.start_span("lower", SpanKind.SERVER, traceparent_of(upper), {}).end()
@@ -83,7 +83,7 @@ def test_a_trace_goes_on_under_the_same_id() -> None:
     assert ids(here.spans[0])[::2] == (TRACE, span)
 
 
-def test_a_parent_that_is_not_sampled_is_not_overruled() -> None:
+def test_an_unsampled_parent_stays_unsampled() -> None:
     tracing: Tracing = InMemoryTracing()
     span = tracing.start_span("work", SpanKind.SERVER, f"00-{TRACE}-{PARENT}-00", {})
     assert not span.is_recording()
@@ -103,7 +103,7 @@ def test_a_parent_that_is_not_sampled_is_not_overruled() -> None:
         TRACEPARENT + "-more",
     ],
 )
-def test_what_is_no_traceparent_is_dropped(header: str) -> None:
+def test_an_invalid_traceparent_is_dropped(header: str) -> None:
     assert valid_traceparent(header) == ""
     tracing = InMemoryTracing()
     tracing.start_span("work", SpanKind.SERVER, header, {}).end()

@@ -1,4 +1,4 @@
-"""Keys and tenants in the database, and the commands that make, list, change and revoke them."""
+"""Keys in the database: found, listed, changed, revoked, cached."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def test_a_key_stops_at_its_expiry(database: Database) -> None:
     assert not await accounts.find(await accounts.create("ann", "acme", ["edge"], expires=int(time.time())))
 
 
-async def test_many_keys_are_looked_at_in_few_queries(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_many_keys_are_checked_in_few_queries(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "KEYS_PER_QUERY", 3)
     accounts = Accounts(database, "static")
     keys = [await accounts.create(f"owner {number}", "acme", ["edge"]) for number in range(7)]
@@ -105,7 +105,7 @@ async def test_a_key_changed_or_revoked_elsewhere_is_known_within_seconds(
     await asyncio.gather(here.close(), there.close())
 
 
-async def test_only_what_may_change_changes(database: Database) -> None:
+async def test_only_changeable_fields_change(database: Database) -> None:
     accounts = Accounts(database)
     await accounts.create("ann", "acme", ["edge"])
     (record,) = await accounts.list()
@@ -131,7 +131,7 @@ async def test_lists_come_in_pages(database: Database) -> None:
     assert len(await accounts.list(tenant="acme")) == 3
 
 
-async def test_what_is_remembered_of_keys_is_bounded(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_key_cache_is_bounded(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CACHE_ENTRIES", 10)
     accounts = Accounts(database)
     for guess in range(35):

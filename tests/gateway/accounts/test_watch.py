@@ -11,8 +11,8 @@ from gateway.accounts import Accounts, KeyWatch
 from gateway.storage.database import Database, DatabaseDown
 
 
-async def test_whoever_watches_a_key_learns_when_it_stops(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All who do, and nobody who watches another; whoever left is not told."""
+async def test_waiters_return_when_their_key_is_revoked(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All waiters of that key, and none of another key; a cancelled waiter is skipped."""
     monkeypatch.setattr("gateway.accounts.watch.CHECK_SECONDS", 0.02)
     accounts = Accounts(database)
     ann, bob = [await accounts.create(owner, "acme", ["edge"]) for owner in ("ann", "bob")]
@@ -29,14 +29,12 @@ async def test_whoever_watches_a_key_learns_when_it_stops(database: Database, mo
     assert not of_bob.done()
     of_bob.cancel()
     await asyncio.gather(*of_ann, of_bob, return_exceptions=True)
-    again = asyncio.create_task(
-        watch.wait_revoked(ann)
-    )  # looking begins anew for whoever comes after the last has left
+    again = asyncio.create_task(watch.wait_revoked(ann))  # checking starts again after the last waiter has left
     async with asyncio.timeout(10):
         await again
 
 
-async def test_keys_are_taken_to_work_while_the_database_is_away(
+async def test_keys_count_as_active_while_the_database_is_down(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.accounts.watch.CHECK_SECONDS", 0.02)

@@ -1,4 +1,4 @@
-"""The admin API: closed unless asked for, each admin within its bounds, and what it says."""
+"""The admin API: off by default, permissions of each admin, responses and errors."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def code_of(answer: tuple[int, dict[str, Any]]) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
-async def test_it_is_not_there_unless_asked_for(gateway: Gateway, method: str, path: str) -> None:
+async def test_it_is_not_served_by_default(gateway: Gateway, method: str, path: str) -> None:
     assert (await call(gateway, method, path, json={}))[0] == 404
 
 
@@ -71,7 +71,7 @@ async def httpx_json(gateway: Gateway, path: str) -> dict[str, Any]:
     return response.json()
 
 
-async def test_a_keys_life(open_gateway: Gateway) -> None:
+async def test_a_key_is_created_changed_and_revoked(open_gateway: Gateway) -> None:
     gateway = open_gateway
     assert code_of(
         await call(gateway, "POST", "/keys", json={"owner": "ann", "tenant": "acme", "scopes": ["edge"]})
@@ -118,7 +118,7 @@ async def test_a_keys_life(open_gateway: Gateway) -> None:
         {"owner": "ann", "scopes": ["edge"], "concurrent": 10**30},
     ],
 )
-async def test_what_makes_no_key(open_gateway: Gateway, body: dict[str, Any]) -> None:
+async def test_invalid_keys_are_rejected(open_gateway: Gateway, body: dict[str, Any]) -> None:
     status, answer = await call(open_gateway, "POST", "/keys", json=body)
     assert (status, answer["error"]["code"]) == (400, "invalid_value")
     assert await open_gateway.accounts.list() == []
@@ -170,9 +170,9 @@ async def test_usage(open_gateway: Gateway) -> None:
             body = {"model": "toy", "messages": user("say hello")}
             assert (await http.post("/v1/chat/completions", json=body)).status_code == 200
         await ended(open_gateway.services.database, 3)
-        _, told = await call(open_gateway, "GET", "/usage?by=day,model&from=2020-01-01")
-        (line,) = told["data"]
-        assert (told["currency"], line["model"], line["requests"], line["output_tokens"]) == ("USD", "toy", 3, 18)
+        _, recorded = await call(open_gateway, "GET", "/usage?by=day,model&from=2020-01-01")
+        (line,) = recorded["data"]
+        assert (recorded["currency"], line["model"], line["requests"], line["output_tokens"]) == ("USD", "toy", 3, 18)
         assert line["cost"] == line["datacenter_only_cost"] != "0.000000000"
         text = (await http.get("/admin/v1/usage?by=key&format=csv")).text
         (row,) = csv.DictReader(io.StringIO(text))

@@ -21,7 +21,7 @@ def test_the_command_upgrades(database_url: str, capsys: pytest.CaptureFixture[s
     cli.main(["db", "upgrade", "--database", database_url])
 
 
-def test_the_command_tells_of_no_database(tmp_path: Path) -> None:
+def test_the_command_reports_an_unreachable_database(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as end:
         cli.main(["db", "upgrade", "--database", "postgresql://nobody@127.0.0.1:1/none"])
     assert "cannot be reached" in str(end.value.code)

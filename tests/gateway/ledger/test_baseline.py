@@ -17,7 +17,7 @@ def stats(*steps: tuple[int, int, float]) -> SpeculationStats:
     return made
 
 
-def test_what_plain_decoding_would_have_taken() -> None:
+def test_the_estimate_uses_the_best_known_plain_step_time() -> None:
     def baseline(*choices: SpeculationStats, pace: PlainStepTimes | None = None) -> float:
         return baseline_ns(choices, "m", pace or PlainStepTimes()) / 1e6
 

@@ -1,4 +1,4 @@
-"""The usage ledger at a serving gateway: one row a request, written before its first token, completed once."""
+"""The usage ledger at a serving gateway: one row per request, written before its first token, completed once."""
 
 from __future__ import annotations
 
@@ -71,8 +71,18 @@ async def test_a_request_is_one_row(serving: Gateway, verifier: ScriptedVerifier
     assert response.text.endswith("data: [DONE]\n\n")
     (row,) = await ended(serving.services.database)
     (record,) = await serving.accounts.list()
-    told = (row.key_id, row.owner, row.tenant, row.model, row.endpoint, row.stream, row.choices, row.outcome, row.mode)
-    assert told == (record.id, "ann", "acme", "toy", "chat", True, 2, "finished", "datacenter")
+    recorded = (
+        row.key_id,
+        row.owner,
+        row.tenant,
+        row.model,
+        row.endpoint,
+        row.stream,
+        row.choices,
+        row.outcome,
+        row.mode,
+    )
+    assert recorded == (record.id, "ann", "acme", "toy", "chat", True, 2, "finished", "datacenter")
     assert row.request_id == response.headers["x-request-id"]
     assert row.output_tokens == 2 * len("hello") + 2
     assert row.started <= row.first_token <= row.ended
@@ -82,7 +92,7 @@ async def test_a_request_is_one_row(serving: Gateway, verifier: ScriptedVerifier
     assert (row.agent, row.agent_ns, row.edge_cost, row.credit) == (None, None, 0, 0)
 
 
-async def test_what_an_agent_drafted_is_told_and_credited(gateway: Gateway) -> None:
+async def test_tokens_of_an_agent_are_recorded_and_credited(gateway: Gateway) -> None:
     key = await gateway.accounts.create("ann", "acme", ["inference", "edge"])
     async with gateway.agent(key):
         body = (await ask(gateway, key, messages=user("babble"), max_tokens=40, seed=1)).json()
@@ -111,7 +121,7 @@ async def test_the_row_is_there_before_the_first_token(serving: Gateway) -> None
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_client_that_goes_away_pays_for_what_was_made(
+async def test_a_disconnected_client_pays_for_tokens_so_far(
     gateway: Gateway, verifier: ScriptedVerifier, stream: bool
 ) -> None:
     verifier.step = 0.01
@@ -139,17 +149,17 @@ async def test_a_verifier_that_fails(tmp_path: Path) -> None:
     assert (failed.outcome, failed.output_tokens) == ("failed", 3)
 
 
-async def test_what_is_turned_away_has_no_row(gateway: Gateway) -> None:
+async def test_a_rejected_request_has_no_row(gateway: Gateway) -> None:
     wrong: list[dict[str, Any]] = [{"model": "other"}, {"max_tokens": 0}, {"messages": []}]
     for body in wrong:
         assert (await ask(gateway, **body)).status_code in (400, 404)
     assert await rows(gateway.services.database) == []
 
 
-async def test_without_its_database_the_gateway_begins_nothing(
+async def test_without_its_database_the_gateway_starts_no_request(
     impatient: None, gateway: Gateway, verifier: ScriptedVerifier
 ) -> None:
-    """A real lock: another connection holds the database for longer than anybody waits."""
+    """A real lock: another connection holds the database for longer than writers wait."""
     async with gateway.services.database.begin() as connection:
         await connection.execute(text("UPDATE tenants SET title = title"))
         response = await ask(gateway)
@@ -165,7 +175,7 @@ async def test_without_its_database_the_gateway_begins_nothing(
     assert row.outcome == "finished"
 
 
-async def test_an_end_is_written_once_the_database_is_back(
+async def test_an_end_is_written_when_the_database_is_back(
     impatient: None, gateway: Gateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     database = gateway.services.database
@@ -226,10 +236,10 @@ async def test_spend_is_this_months_and_grows_with_what_ends(database: Database)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-async def test_a_gateway_that_ends_in_mid_stream(
+async def test_a_gateway_that_stops_during_a_stream(
     database_url: str, verifier: ScriptedVerifier, how: signal.Signals
 ) -> None:
-    """A real process. Killed, it leaves one row that the next one marks; told to end, it completes the row itself."""
+    """A real process. After SIGKILL the next gateway marks its row; after SIGTERM it completes the row itself."""
     verifier.step = 0.02
     command = ["-m", "edgedraft.cli", "gateway", "--port", "0", "--verifier", verifier.url, "--key", KEY]
     command += ["--drain-grace", "0.2"]

@@ -12,11 +12,11 @@ from gateway.ledger.money import MAX_NANO, to_nano, to_text
 
 
 @given(st.integers(-MAX_NANO, MAX_NANO))
-def test_money_is_read_as_it_is_written(nano: int) -> None:
+def test_money_survives_the_conversion_to_text(nano: int) -> None:
     assert to_nano(Decimal(to_text(nano))) == nano
 
 
 @pytest.mark.parametrize("amount", ["NaN", "Infinity", "1e30", "-1e30"])
-def test_what_is_no_money_is_refused(amount: str) -> None:
+def test_invalid_amounts_are_rejected(amount: str) -> None:
     with pytest.raises(ValueError, match="money"):
         to_nano(Decimal(amount))

@@ -24,7 +24,7 @@ def test_a_cost_is_the_share_of_an_hour_to_the_nearest_nano(nanoseconds: int, pr
 
 
 @given(st.lists(st.integers(0, 10**13), max_size=30))
-def test_parts_cost_what_the_whole_costs(parts: list[int]) -> None:
+def test_the_sum_of_parts_costs_what_the_total_costs(parts: list[int]) -> None:
     prices = Prices()
     assert abs(sum(map(prices.datacenter_cost, parts)) - prices.datacenter_cost(sum(parts))) <= (len(parts) + 1) / 2
 
@@ -40,7 +40,7 @@ def test_a_file_of_prices(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["= 1", "gpu = 1", "edge_gpu_hour = -1", "edge_gpu_hour = true", 'edge_gpu_hour = "x"', "currency = 1"]
 )
-def test_a_file_that_is_none(tmp_path: Path, text: str) -> None:
+def test_an_invalid_price_file_is_rejected(tmp_path: Path, text: str) -> None:
     (tmp_path / "p.toml").write_text(text)
     with pytest.raises(PricesError, match=r"p\.toml"):
         Prices.read(tmp_path / "p.toml")

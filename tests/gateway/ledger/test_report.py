@@ -1,4 +1,4 @@
-"""Prices, what would have been spent without drafts, and the reports over both databases."""
+"""Usage totals by each dimension, on both databases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits of keys: never more than allowed, and every answer tells what is left."""
+"""Limits of keys at a serving gateway: never exceeded, and shown in the headers of every response."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def test_never_more_tokens_than_allowed(gateway: Gateway, verifier: Script
     assert refused.headers["x-ratelimit-limit-tokens"] == "1000"
 
 
-async def test_what_was_predicted_and_not_used_is_given_back(gateway: Gateway) -> None:
+async def test_predicted_tokens_that_were_not_used_are_returned(gateway: Gateway) -> None:
     key = await key_with(gateway, tokens_per_minute=1000)
     async with gateway.http(key) as http:
         for _ in range(3):  # each is predicted at about 900 and takes less than 60
@@ -90,7 +90,7 @@ async def test_a_spent_budget(gateway: Gateway, verifier: ScriptedVerifier) -> N
     assert len(verifier.opened) == 1
 
 
-async def test_the_gateways_own_limits_are_for_keys_without(tmp_path: Path, verifier: ScriptedVerifier) -> None:
+async def test_the_gateways_limits_apply_to_keys_without_their_own(tmp_path: Path, verifier: ScriptedVerifier) -> None:
     async with running_gateway(tmp_path, verifier, requests_per_minute=2, monthly_spend="0.5") as gateway:
         own = await key_with(gateway, requests_per_minute=50, monthly_spend=100 * NANO)
         async with gateway.http() as http, gateway.http(own) as other:
@@ -98,7 +98,7 @@ async def test_the_gateways_own_limits_are_for_keys_without(tmp_path: Path, veri
             assert (await ask(other)).headers["x-ratelimit-limit-requests"] == "50"
 
 
-async def test_errors_tell_what_is_left_too(gateway: Gateway) -> None:
+async def test_errors_have_rate_limit_headers_too(gateway: Gateway) -> None:
     key = await key_with(gateway, requests_per_minute=20, tokens_per_minute=1000)
     async with gateway.http(key) as http:
         response = await ask(http, model="other")
@@ -116,7 +116,7 @@ async def test_a_keys_priority_goes_to_the_verifier(gateway: Gateway, verifier: 
         assert verifier.opened[-1].priority == priority
 
 
-async def test_who_is_turned_away_by_full_verifiers_pays_nothing(tmp_path: Path) -> None:
+async def test_a_request_rejected_by_full_verifiers_costs_nothing(tmp_path: Path) -> None:
     async with (
         ScriptedVerifier(refuse="overloaded", retry_after=3) as verifier,
         running_gateway(tmp_path, verifier) as gateway,

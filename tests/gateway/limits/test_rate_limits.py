@@ -12,7 +12,7 @@ from gateway.limits.rate_limits import MemoryRateStore
 
 
 @given(st.lists(st.tuples(st.floats(0, 30), st.integers(0, 150), st.integers(-50, 50)), max_size=40))
-def test_a_bucket_gives_no_more_than_its_rate(steps: list[tuple[float, int, int]]) -> None:
+def test_a_bucket_grants_no_more_than_its_rate(steps: list[tuple[float, int, int]]) -> None:
     now, taken = 0.0, 0
 
     async def drive() -> None:

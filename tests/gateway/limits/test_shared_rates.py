@@ -48,7 +48,7 @@ async def test_two_replicas_never_grant_more_than_one_limit(two: list[SharedRate
 
 
 @pytest.mark.parametrize("kind", ["memory", "shared"])
-async def test_both_stores_count_alike(two: list[SharedRateStore], kind: str) -> None:
+async def test_both_stores_count_the_same(two: list[SharedRateStore], kind: str) -> None:
     """What is given back is there again, what was taken too much is owed, and a changed limit keeps what was used."""
     rates: RateStore = MemoryRateStore() if kind == "memory" else two[0]
 
@@ -80,7 +80,7 @@ async def test_a_full_bucket_is_forgotten(two: list[SharedRateStore], valkey: Va
     assert 30_000 < valkey.client.pttl("edgedraft:rate:requests/b") <= 31_000
 
 
-async def test_without_the_store_each_counts_for_itself(two: list[SharedRateStore], valkey: ValkeyServer) -> None:
+async def test_without_the_store_each_replica_counts_alone(two: list[SharedRateStore], valkey: ValkeyServer) -> None:
     first, second = two
     assert (await first.take("requests/a", 50, HOUR)).granted
     valkey.stop()

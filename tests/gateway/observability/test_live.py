@@ -15,7 +15,7 @@ class Clock:
         return self.now
 
 
-def test_tokens_are_told_by_who_made_them_and_when() -> None:
+def test_tokens_are_counted_by_source_and_interval() -> None:
     clock = Clock()
     live = LiveStats(clock)
     live.record_commit(ANN, Commit(1, 0, [1, 2, 3], nodes=5, depth=4, accepted=2, seconds=0.5))
@@ -32,7 +32,7 @@ def test_tokens_are_told_by_who_made_them_and_when() -> None:
     assert live.snapshot(None)["steps"] == steps
 
 
-def test_what_is_older_than_the_window_is_gone() -> None:
+def test_intervals_older_than_five_minutes_are_dropped() -> None:
     clock = Clock()
     live = LiveStats(clock)
     live.record_commit(ANN, Commit(1, 0, [1]))
@@ -51,7 +51,7 @@ def test_medians_leave_out_requests_without_text() -> None:
     assert live.snapshot(ANN)["first_text"] == {"p50": 0.2, "p95": 0.2}
 
 
-def test_a_verifier_that_claims_too_much_is_not_believed() -> None:
+def test_accepted_tokens_are_capped_at_committed_ones() -> None:
     live = LiveStats(Clock())
     live.record_commit(ANN, Commit(1, 0, [1], nodes=9, depth=9, accepted=9))
     assert live.snapshot(ANN)["steps"]["edge"][-1] == 1

@@ -53,11 +53,11 @@ async def test_nothing_that_is_secret_is_logged(
         await http.get("/v1/models", headers={"authorization": f"Bearer {WORD}"})
     async with gateway.http(KEY) as http:
         await http.get(f"/v1/models/{WORD}")
-    told = capfd.readouterr().err
-    assert "outcome" in told
-    assert "agent attached" in told
+    recorded = capfd.readouterr().err
+    assert "outcome" in recorded
+    assert "agent attached" in recorded
     ids = TOKENIZER.encode(WORD, add_special_tokens=False).ids
-    paths = [line for line in told.splitlines() if "/v1/models/" in line]
-    told = "\n".join(line for line in told.splitlines() if line not in paths)  # a path is no prompt
+    paths = [line for line in recorded.splitlines() if "/v1/models/" in line]
+    recorded = "\n".join(line for line in recorded.splitlines() if line not in paths)  # a path is no prompt
     for secret in (key, key[3:], KEY, WORD, WORD.lower(), ", ".join(map(str, ids[:4]))):
-        assert secret not in told, [line for line in told.splitlines() if secret in line][:3]
+        assert secret not in recorded, [line for line in recorded.splitlines() if secret in line][:3]

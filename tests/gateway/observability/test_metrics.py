@@ -1,4 +1,4 @@
-"""/metrics as Prometheus reads it, and the log: what both tell of requests, and what neither may."""
+"""/metrics in Prometheus format, and the log of requests, which contains no text."""
 
 from __future__ import annotations
 
@@ -59,18 +59,18 @@ async def test_latency_acceptance_and_savings_by_model(gateway: Gateway) -> None
 @pytest.fixture
 def lines() -> Iterator[list[str]]:
     """The log, as it is written with --log-format json."""
-    told: list[str] = []
+    recorded: list[str] = []
 
     class Keep(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             if record.name.startswith("gateway"):
-                told.append(JsonFormatter().format(record))
+                recorded.append(JsonFormatter().format(record))
 
     root, handler = logging.getLogger(), Keep()
     before = root.level
     root.addHandler(handler)
     root.setLevel(logging.INFO)
-    yield told
+    yield recorded
     root.removeHandler(handler)
     root.setLevel(before)
 
@@ -83,15 +83,15 @@ async def test_a_request_is_one_line_and_no_line_has_its_text(gateway: Gateway, 
         await http.get("/v1/nothing%0Aforged")
         await http.get("/health")
     await until(lambda: "agent detached" in lines[-1])
-    told = [json.loads(line) for line in lines]
-    requests = [line for line in told if line["event"] == "request"]
+    recorded = [json.loads(line) for line in lines]
+    requests = [line for line in recorded if line["event"] == "request"]
     assert [line["status"] for line in requests] == [200, 400, 404]
     first = requests[0]
     assert (first["request"], first["trace"], first["path"]) == ("mine", TRACE, "/v1/chat/completions")
     assert (first["operation"], first["outcome"], first["model"], first["mode"]) == ("chat", "finished", "toy", "edge")
     assert first["output_tokens"] > 0
     assert first["seconds"] >= first["first_text"] > 0
-    assert {"agent attached", "agent detached"} <= {line["event"] for line in told}
+    assert {"agent attached", "agent detached"} <= {line["event"] for line in recorded}
     for line in lines:
         assert "secret words" not in line
         assert KEY not in line

@@ -1,4 +1,4 @@
-"""What the gateway tells OpenTelemetry of a generation, over real sockets: names, parents, figures, and no text."""
+"""OpenTelemetry spans of a generation, over real sockets: names, parents, attributes, and no text."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ async def test_a_generation_is_a_span_of_the_genai_conventions(traced: Traced) -
     assert span.name == "chat toy"
     assert ids(span)[::2] == (TRACE, PARENT)
     assert span.get_span_context().trace_state.get("vendor") == "x"
-    told = dict(attributes(span))
-    assert told.pop("gen_ai.usage.input_tokens") > 0
-    assert told.pop("gen_ai.usage.output_tokens") > 0
-    assert told.pop("edgedraft.verifier_steps") > 0
-    assert told.pop("edgedraft.verifier_seconds") >= 0
-    assert told == {
+    recorded = dict(attributes(span))
+    assert recorded.pop("gen_ai.usage.input_tokens") > 0
+    assert recorded.pop("gen_ai.usage.output_tokens") > 0
+    assert recorded.pop("edgedraft.verifier_steps") > 0
+    assert recorded.pop("edgedraft.verifier_seconds") >= 0
+    assert recorded == {
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": "edgedraft",
         "gen_ai.request.model": "toy",
@@ -78,7 +78,7 @@ async def test_a_generation_is_a_span_of_the_genai_conventions(traced: Traced) -
     }
 
 
-async def test_verifier_and_agent_are_told_the_gateways_span(traced: Traced) -> None:
+async def test_verifier_and_agent_get_the_gateways_span_as_parent(traced: Traced) -> None:
     async with traced.gateway.agent() as agent:
         await traced.post(stream=True)
         spans = await traced.spans(2)
@@ -92,7 +92,7 @@ async def test_verifier_and_agent_are_told_the_gateways_span(traced: Traced) -> 
     assert [event.name for event in link.events] == ["first draft"]
 
 
-async def test_an_agent_lost_in_mid_stream_is_told(traced: Traced) -> None:
+async def test_an_agent_lost_during_a_stream_is_recorded(traced: Traced) -> None:
     agent = traced.gateway.agent(mute=True)
     traced.verifier.step = 0.02  # so that the text does not end before the agent
     async with agent, traced.gateway.http() as http:
@@ -138,17 +138,15 @@ async def test_measurements_have_the_conventions_names_and_buckets(traced: Trace
         }
 
 
-async def test_no_text_no_token_and_no_key_is_told(traced: Traced) -> None:
+async def test_spans_contain_no_text_token_or_key(traced: Traced) -> None:
     async with traced.gateway.agent():
         await traced.post(stream=True, stop=["wordless"], user="somebody")
-    told = "".join(span.to_json() for span in (await traced.spans(2)).values())
+    recorded = "".join(span.to_json() for span in (await traced.spans(2)).values())
     for word in ("secret", "wordless", "three", "somebody", "ed-static"):
-        assert word not in told
+        assert word not in recorded
 
 
-async def test_a_trace_passes_through_a_gateway_that_traces_nothing(
-    gateway: Gateway, verifier: ScriptedVerifier
-) -> None:
+async def test_a_trace_passes_through_a_gateway_without_tracing(gateway: Gateway, verifier: ScriptedVerifier) -> None:
     async with gateway.http() as http:
         for header in (TRACEPARENT, "rubbish; DROP TABLE"):
             await http.post("/v1/chat/completions", json=BODY, headers={"traceparent": header})

@@ -1,4 +1,4 @@
-"""The schema's history, and what a database that cannot serve is told as."""
+"""Migrations, transactions, and errors of a database that cannot be reached."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ OLD_KEYS = """INSERT INTO keys VALUES
 ('key_2', 'ed-hijklmn', 'x', 'bob', 'acme', 'admin', '', 1600000000, 1650000000)"""
 
 
-def test_head_is_the_newest_step() -> None:
+def test_head_is_the_newest_revision() -> None:
     assert head() == HEAD
 
 
-async def test_the_steps_make_the_schema_of_the_tables(database: Database) -> None:
+async def test_migrations_create_the_schema_of_the_tables(database: Database) -> None:
     def differences(connection: Connection) -> list[object]:
         return list(compare_metadata(MigrationContext.configure(connection), metadata))
 
@@ -41,7 +41,7 @@ async def test_the_steps_make_the_schema_of_the_tables(database: Database) -> No
     assert await database.revision() == HEAD
 
 
-async def test_a_database_of_the_version_before_is_taken_over(database_url: str) -> None:
+async def test_a_database_of_the_previous_version_is_migrated(database_url: str) -> None:
     database = Database(database_url)
     key = "ed-some-key"
     async with database.begin() as connection:
@@ -87,7 +87,7 @@ async def test_a_database_of_a_later_version_is_left_alone(database: Database) -
     assert await database.revision() == "9999"
 
 
-async def test_a_step_that_fails_leaves_nothing(database_url: str) -> None:
+async def test_a_failed_migration_leaves_no_change(database_url: str) -> None:
     database = Database(database_url)
     async with database.begin() as connection:
         await connection.execute(text(OLD))
@@ -100,7 +100,7 @@ async def test_a_step_that_fails_leaves_nothing(database_url: str) -> None:
     await database.close()
 
 
-async def test_what_is_not_committed_is_not_there(database: Database) -> None:
+async def test_an_uncommitted_row_is_not_stored(database: Database) -> None:
     async def fail() -> None:
         async with database.begin() as connection:
             await connection.execute(text("INSERT INTO tenants VALUES ('acme', '', 1)"))
@@ -130,7 +130,7 @@ async def test_the_clock_is_the_databases(database: Database) -> None:
 @pytest.mark.parametrize(
     "url", ["postgresql://nobody@127.0.0.1:1/none", "sqlite:////proc/no/such/folder.db"], ids=["postgres", "sqlite"]
 )
-async def test_a_database_that_is_not_there(url: str) -> None:
+async def test_an_unreachable_database_is_reported(url: str) -> None:
     database = Database(url)
     with pytest.raises((DatabaseDown, OSError)):
         await database.open()
@@ -138,7 +138,7 @@ async def test_a_database_that_is_not_there(url: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["mysql://host/name", "nonsense"])
-def test_a_database_of_another_kind_is_told_at_once(url: str) -> None:
+def test_an_unsupported_url_is_rejected(url: str) -> None:
     with pytest.raises(SchemaError):
         Database(url)
 

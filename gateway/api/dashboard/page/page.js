@@ -20,7 +20,7 @@ function make(name, className, ...inside) {
 
 // ---- formatting
 
-const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+const integer = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const short = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
 const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.1 ? 1 : 0)}%`;
 const sum = (values) => values.reduce((total, value) => total + value, 0);
@@ -54,7 +54,7 @@ function show(data) {
 
   id("edge-share").textContent = tokens ? percent(edge / tokens) : NO_VALUE;
   id("lead-text").textContent = tokens
-    ? `of ${whole.format(tokens)} tokens in the last five minutes. The verifier ran ${whole.format(forwards)} ` +
+    ? `of ${integer.format(tokens)} tokens in the last five minutes. The verifier ran ${integer.format(forwards)} ` +
       `forwards for them, ${percent(1 - forwards / tokens)} fewer than one per token.`
     : "Nothing was generated in the last five minutes.";
   const parts = [["edge", "Desktops drafted", edge], ["own", "Verifier drafted", own], ["plain", "Without a draft", plain]];
@@ -73,7 +73,7 @@ function show(data) {
     bar.style.width = `${requests ? (100 * count) / requests : 0}%`;
     const track = make("dd", "track", bar);
     track.setAttribute("aria-hidden", "true");
-    return make("div", "", make("dt", "", text), make("dd", "", whole.format(count)), track);
+    return make("div", "", make("dt", "", text), make("dd", "", integer.format(count)), track);
   }));
 
   const drafted = sum(steps.drafted), accepted = sum(steps.accepted), drafts = sum(steps.drafts);

@@ -1,4 +1,4 @@
-"""Keys, as the first version had them; its databases have this table and no record of any step."""
+"""The keys table of the first version, whose databases have no Alembic revision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys whose requests go first where there is no room."""
+"""Priority of keys."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ async def ask(gateway: Gateway, key: str = KEY) -> None:
         assert (await http.post("/v1/chat/completions", json=BODY)).status_code == 200
 
 
-async def test_figures_agents_and_charts_are_shown_and_go_on(gateway: Gateway, browser: Browser) -> None:
+async def test_figures_agents_and_charts_are_shown_and_updated(gateway: Gateway, browser: Browser) -> None:
     visit = await opened(browser, DESK)
     async with gateway.agent():
         await ask(gateway)
@@ -96,7 +96,7 @@ async def test_the_key_stays_in_the_tab(gateway: Gateway, browser: Browser) -> N
     assert KEY not in (await page.evaluate(kept))[0]
 
 
-async def test_a_wrong_key_is_told_and_forgotten(gateway: Gateway, browser: Browser) -> None:
+async def test_a_wrong_key_is_reported_and_not_kept(gateway: Gateway, browser: Browser) -> None:
     visit = await opened(browser, PHONE)
     await visit.page.goto(f"{gateway.url}/dashboard")
     for key in ("ed-wrong", "ключ"):
@@ -107,7 +107,7 @@ async def test_a_wrong_key_is_told_and_forgotten(gateway: Gateway, browser: Brow
     assert "edgedraft.key" not in await visit.page.evaluate("JSON.stringify(sessionStorage)")
 
 
-async def test_what_an_agent_calls_itself_is_only_text(gateway: Gateway, browser: Browser) -> None:
+async def test_agent_names_are_inserted_as_text(gateway: Gateway, browser: Browser) -> None:
     visit = await opened(browser, DESK)
     async with gateway.agent(name="<img src=x onerror=alert(1)>"):
         await visit.enter(gateway.url, KEY)

@@ -1,4 +1,4 @@
-"""The dashboard's figures and files: who sees what, and what a browser is told about the page."""
+"""The dashboard's data by key, and the headers of its files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def ask(gateway: Gateway, key: str, **options: Any) -> dict[str, Any]:
         return (await http.post("/v1/chat/completions", json=BODY | options)).json()
 
 
-async def test_a_key_sees_its_owners_and_an_admin_everybodys(gateway: Gateway) -> None:
+async def test_a_key_sees_its_owner_and_an_admin_all_owners(gateway: Gateway) -> None:
     ann = await gateway.accounts.create("ann", "default", ["inference", "edge"])
     bob = await gateway.accounts.create("bob", "default", ["inference"])
     admin = await gateway.accounts.create("root", "default", ["admin"])
