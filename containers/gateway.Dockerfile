@@ -9,9 +9,9 @@ COPY . .
 RUN python -m venv /opt/edgedraft \
     && /opt/edgedraft/bin/pip install --constraint constraints.txt ".[gateway,postgres,otel]" \
     && /opt/edgedraft/bin/pip uninstall --yes pip setuptools
-# Packages of the other programs.
+# Of the other programs only their settings stay, which the `edgedraft` command lists.
 WORKDIR /opt/edgedraft/lib/python3.11/site-packages
-RUN rm -r edge_agent verifier loadtest
+RUN find edge_agent verifier loadtest -type f -not -name settings.py -not -name __init__.py -delete
 
 FROM ${PYTHON_IMAGE}
 COPY --from=build /opt/edgedraft /opt/edgedraft

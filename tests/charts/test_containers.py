@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
+import sys
 import sysconfig
 import tomllib
 from importlib.metadata import PackageNotFoundError, requires
@@ -168,6 +170,25 @@ def test_the_gateways_image_has_no_torch() -> None:
     assert {"fastapi", "asyncpg", "redis", "tokenizers", "opentelemetry-sdk"} <= found
     assert not {"torch", "transformers", "accelerate", "xllamacpp"} & found
     assert all("torch" in _all_that_comes_with(image) for image in ("verifier", "agent"))
+
+
+def test_the_gateways_image_runs_its_commands_without_the_other_programs(tmp_path: Path) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    for package in project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]:
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__", "drafts"))
+    (remove,) = [
+        run.value[0] for run in commands("gateway") if run.cmd.upper() == "RUN" and run.value[0].startswith("find ")
+    ]
+    subprocess.run(["sh", "-c", remove], cwd=tmp_path, check=True)
+    for package in ("edge_agent", "verifier", "loadtest"):
+        assert {path.name for path in (tmp_path / package).rglob("*.py")} == {"__init__.py", "settings.py"}
+    for words in (["--help"], ["gateway", "--help"], ["db", "upgrade", "--database", "sqlite:///new.db"]):
+        command = [sys.executable, "-m", "edgedraft", *words]
+        done = subprocess.run(
+            command, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout
 
 
 def _pins(file: str) -> dict[str, str]:
