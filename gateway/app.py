@@ -16,7 +16,7 @@ from edgedraft.grammar.service import GrammarService
 from edgedraft.observability.tracing import Tracing
 from edgedraft.serving.drain import Drain
 from gateway.accounts import Accounts, KeyLimits, KeyWatch
-from gateway.agents import endpoint as agent_door
+from gateway.agents import endpoint as agent_endpoint
 from gateway.agents.registry import AgentRegistry
 from gateway.api import admin, models, openapi, tokenize
 from gateway.api.chat import route as chat
@@ -115,7 +115,7 @@ def build_app(settings: GatewaySettings, tracing: Tracing | None = None) -> Fast
             expose_headers=["*"],
         )
     errors.install(app)
-    for routes in (chat, completions, create, stored, tokenize, models, agent_door, dashboard, openapi):
+    for routes in (chat, completions, create, stored, tokenize, models, agent_endpoint, dashboard, openapi):
         app.include_router(routes.router)
     if settings.admin_api:
         app.include_router(admin.router)

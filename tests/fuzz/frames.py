@@ -45,8 +45,8 @@ WAYS: dict[str, FrameDecoder[Any]] = {
     "gateway to agent": wire.decode_to_agent,
     "gateway to verifier": wire.decode_to_verifier,
     "verifier to gateway": wire.decode_from_verifier,
-    "replica to lender": decode_to_host,
-    "replica to borrower": decode_to_requester,
+    "replica to host": decode_to_host,
+    "replica to requester": decode_to_requester,
 }
 LONGEST = 4096  # bytes of a frame that is made here
 LIES = (b"\xdd\xff\xff\xff\xff", b"\xc6\x7f\xff\xff\xff", b"\xdf\0\0\1\0", b"\x91" * 5)  # of lengths and depths
@@ -141,7 +141,7 @@ MAKERS: dict[str, Sequence[Make]] = {
         lambda dice, vocab: Queued(dice.randint(1, 40), dice.randint(0, 9)),
         close,
     ),
-    "replica to lender": (
+    "replica to host": (
         lambda dice, vocab: RequestSlot(
             dice.randint(1, 40), "default", dice.choice(("default", "ann")), "f" * 64, vocab
         ),
@@ -149,7 +149,7 @@ MAKERS: dict[str, Sequence[Make]] = {
         commit,
         close,
     ),
-    "replica to borrower": (
+    "replica to requester": (
         lambda dice, vocab: SlotGranted(dice.randint(1, 40), "ab12", 2),
         lambda dice, vocab: SlotQueued(dice.randint(1, 40)),
         draft,

@@ -1,4 +1,4 @@
-"""Attaching: who is greeted, when the agent comes back, when it gives up, and how it goes."""
+"""Attaching: the greeting, when the agent connects again, when it gives up, and how it detaches."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ async def test_what_waits_for_the_drafting_thread_is_bounded_in_bytes() -> None:
         assert not flooding.done()
         assert tracemalloc.get_traced_memory()[0] < 20 * INBOX_BYTES
         assert len(mailbox.receive(wait=False)) <= 5
-        await until(lambda: bool(mailbox.receive(wait=False)))  # there is room again
+        await until(lambda: bool(mailbox.receive(wait=False)))  # once the inbox has been read
         flooding.cancel()
     finally:
         tracemalloc.stop()

@@ -1,4 +1,4 @@
-"""What an agent may send: as much as it was told news to draft for. Past that its link ends, and nothing else does."""
+"""The budget of an agent: what it may send is earned by what it is sent. Past that its link ends, and nothing else."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def until_closed(agent: ScriptedAgent, frame: bytes) -> tuple[int, tuple[i
         (encode_frame([Draft(1, 1, 0, 1, [2**31 - 1] * 64, [2**53] * 64, bytes(64))] * 200), "bytes"),
     ],
 )
-async def test_messages_without_news_end_the_link(
+async def test_messages_past_the_budget_end_the_link(
     gateway: Gateway, verifier: ScriptedVerifier, frame: bytes, word: str
 ) -> None:
     async with gateway.agent(mute=True) as agent:
@@ -80,11 +80,11 @@ async def test_an_agent_that_drafts_as_the_window_allows_is_never_stopped(
             got = await whole(gateway, **BABBLE)
             assert got["edgedraft"]["mode"] == "edge"
         await until(lambda: len(agent.closed) == 2)
-        assert agent.drafted > 4 * 64, "many times what was saved up"
+        assert agent.drafted > 4 * 64, "many times what may be saved up"
         assert agent.connection.close_code is None
 
 
-def test_the_budget_is_earned_by_news_and_by_time() -> None:
+def test_the_budget_is_earned_by_windows_and_by_time() -> None:
     now = 0.0
     budget = AgentBudget(lambda: now)
     budget.take_messages(MAX_MESSAGES)

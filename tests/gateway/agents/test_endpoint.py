@@ -1,4 +1,4 @@
-"""What an agent may not do, and that nothing else is disturbed when it does."""
+"""Agents that break the protocol are closed with a code and a reason, and nothing else is disturbed."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ async def test_other_models_agents_get_no_sessions(tmp_path, verifier: ScriptedV
         assert not agent.opened
 
 
-async def test_plain_http_at_the_agents_door_is_no_websocket(gateway: Gateway) -> None:
+async def test_plain_http_at_the_agents_endpoint_is_no_websocket(gateway: Gateway) -> None:
     async with gateway.http() as http:
         assert (await http.get("/v1/agent")).status_code == 404
     with pytest.raises(InvalidStatus):

@@ -1,4 +1,4 @@
-"""Agents and sessions: who drafts for whom, and what an agent's death or arrival changes (speed, never text)."""
+"""Agents and sessions over real sockets: pairing, and what an agent's loss or arrival changes (speed, never text)."""
 
 from __future__ import annotations
 
@@ -146,13 +146,13 @@ async def test_an_agent_too_slow_to_read_is_closed(tmp_path, verifier: ScriptedV
         assert (await whole(gateway, **BABBLE))["usage"]["completion_tokens"] == 120
 
 
-async def test_sessions_spread_over_agents_with_room(gateway: Gateway, verifier: ScriptedVerifier) -> None:
+async def test_sessions_spread_over_agents_with_free_slots(gateway: Gateway, verifier: ScriptedVerifier) -> None:
     verifier.step = 0.02
     async with gateway.agent(max_sessions=2) as first, gateway.agent(max_sessions=2) as second:
         got = await whole(gateway, **BABBLE | {"max_tokens": 60}, n=5)
         assert len(first.opened) >= 2
         assert len(second.opened) >= 2
-        # The fifth found no room, and got a place when another ended.
+        # The fifth found no free slot, and got one when another session ended.
         assert len(first.opened) + len(second.opened) == 5
         assert got["edgedraft"]["mode"] == "mixed"
     async with gateway.agent() as first, gateway.agent() as second:

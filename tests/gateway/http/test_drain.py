@@ -1,4 +1,4 @@
-"""A gateway that ends in good order: nothing new comes in, what runs is finished, agents are sent elsewhere."""
+"""A gateway that shuts down: new requests are refused, running ones finished, agents asked to move."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -105,3 +106,30 @@ async def test_without_the_store_an_agent_is_accepted(store: SharedStore, valkey
     assert await here.directory.announce(agent("one"))
     with pytest.raises(StoreDown):
         await here.directory.find(ANN, "f")
+
+
+async def test_many_agents_are_announced_again_while_the_lease_is_kept(
+    valkey: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.replicas.directory.RENEW_SECONDS", 0.1)
+    monkeypatch.setattr("gateway.storage.shared_store.TIMEOUT_SECONDS", 20.0)  # a slow machine is no failure here
+    store = SharedStore(valkey.url, Gauge("up", "up", registry=CollectorRegistry()))
+    directory = Directory(store, "ws://here", 10_000, lambda keys: None)
+    running = asyncio.create_task(directory.run())
+    agents = [AgentLink(f"agent-{n}", "", ("acme", f"owner-{n % 250}"), "f", 8) for n in range(500)]
+
+    def entries() -> int:
+        count = "for _, key in ipairs(redis.call('KEYS', ARGV[1])) do n = n + redis.call('HLEN', key) end"
+        return int(valkey.client.eval(f"local n = 0 {count} return n", 0, "edgedraft:agents:*"))
+
+    await asyncio.gather(*(directory.announce(agent) for agent in agents))
+    await until(lambda: entries() >= 500, 20)
+    valkey.client.flushall()
+    await until(lambda: entries() == 500, 20)
+    assert valkey.client.zcard("edgedraft:replicas") == 1
+    for agent in agents:
+        directory.withdraw(agent)
+    await until(lambda: entries() == 0, 20)
+    running.cancel()
+    await directory.stop()
+    await store.close()

@@ -1,4 +1,4 @@
-"""Several gateways and a real Valkey: a request is drafted for by its owner's agent, wherever that is attached."""
+"""Several gateways and a real Valkey: an agent drafts for its owner's requests at every replica."""
 
 from __future__ import annotations
 
@@ -11,12 +11,8 @@ from typing import Any
 
 import httpx
 import pytest
-from prometheus_client import CollectorRegistry, Gauge
 
 from edgedraft import wire
-from gateway.agents.link import AgentLink
-from gateway.replicas.directory import Directory
-from gateway.storage.shared_store import SharedStore
 from tests.gateway.api.test_chat import chunks, user, whole
 from tests.gateway.conftest import KEY, Gateway, running_gateway
 from tests.gateway.ledger.test_ledger import ended
@@ -49,7 +45,7 @@ def joined(got: list[dict[str, Any]]) -> str:
 async def replicas(
     folder: Path, valkey: ValkeyServer, verifier: ScriptedVerifier, count: int, known: int = 0, **options: Any
 ) -> AsyncIterator[list[Gateway]]:
-    """So many gateways, once as many are in the directory as are `known` or are these."""
+    """`count` gateways, once the directory has `known` replicas, or `count` if that is 0."""
     shared = {"redis": valkey.url, "replica_secret": SECRET, "replica_port": 0} | options
     async with AsyncExitStack() as stack:
         gateways = [await stack.enter_async_context(running_gateway(folder, verifier, **shared)) for _ in range(count)]
@@ -117,7 +113,7 @@ async def test_no_prompt_goes_to_anybody_elses_agent(pair: list[Gateway]) -> Non
         assert not hers.opened + theirs.opened
 
 
-async def test_an_agent_that_attaches_elsewhere_late_joins_the_running_session(
+async def test_an_agent_that_attaches_late_to_another_replica_joins(
     pair: list[Gateway], verifier: ScriptedVerifier, alone: str
 ) -> None:
     here, there = pair
@@ -133,7 +129,7 @@ async def test_an_agent_that_attaches_elsewhere_late_joins_the_running_session(
     assert got["edgedraft"]["accepted"] > 0
 
 
-async def test_agents_move_from_a_replica_that_goes_and_draft_on_from_another(
+async def test_agents_of_a_replica_that_shuts_down_draft_on_from_another(
     pair: list[Gateway], verifier: ScriptedVerifier, valkey: ValkeyServer, alone: str
 ) -> None:
     here, there = pair
@@ -157,7 +153,7 @@ async def test_agents_move_from_a_replica_that_goes_and_draft_on_from_another(
 
 
 @pytest.mark.parametrize("how", ["agent", "replica", "link"])
-async def test_what_is_lost_on_the_way_costs_no_text(
+async def test_a_lost_agent_replica_or_link_costs_no_text(
     pair: list[Gateway], verifier: ScriptedVerifier, alone: str, how: str
 ) -> None:
     here, there = pair
@@ -242,32 +238,9 @@ async def test_a_gateway_starts_without_the_store_and_uses_its_own_agents(
         assert (await waiting)["edgedraft"]["accepted"]
 
 
-async def test_many_agents_are_said_again_while_the_lease_is_kept(
-    valkey: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+async def test_a_session_waits_for_a_free_slot_of_another_replica(
+    pair: list[Gateway], verifier: ScriptedVerifier
 ) -> None:
-    store = SharedStore(valkey.url, Gauge("up", "up", registry=CollectorRegistry()))
-    directory = Directory(store, "ws://here", 10_000, lambda keys: None)
-    running = asyncio.create_task(directory.run())
-    agents = [AgentLink(f"agent-{n}", "", ("acme", f"owner-{n % 250}"), "f", 8) for n in range(500)]
-
-    def said() -> int:
-        count = "for _, key in ipairs(redis.call('KEYS', ARGV[1])) do n = n + redis.call('HLEN', key) end"
-        return int(valkey.client.eval(f"local n = 0 {count} return n", 0, "edgedraft:agents:*"))
-
-    await asyncio.gather(*(directory.announce(agent) for agent in agents))
-    await until(lambda: said() >= 500)
-    valkey.client.flushall()
-    await until(lambda: said() == 500)
-    assert valkey.client.zcard("edgedraft:replicas") == 1
-    for agent in agents:
-        directory.withdraw(agent)
-    await until(lambda: said() == 0)
-    running.cancel()
-    await directory.stop()
-    await store.close()
-
-
-async def test_a_session_waits_for_room_elsewhere(pair: list[Gateway], verifier: ScriptedVerifier) -> None:
     here, there = pair
     verifier.step = 0.01
     async with there.agent(max_sessions=1) as agent:
@@ -300,7 +273,7 @@ async def test_agents_of_one_owner_at_several_replicas_share_the_sessions(
 async def test_replicas_leave_and_join_under_load_and_no_request_fails(
     tmp_path: Path, valkey: ValkeyServer, verifier: ScriptedVerifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a balancer does is done here: a request that is turned away goes to the next, as does a dead address."""
+    """The clients act as a load balancer: a request that is answered 503 goes to the next replica."""
     verifier.patience = 0.05
     short = BABBLE | {"max_tokens": 40, "model": "toy", "stream": True}
     refused = 0

@@ -1,6 +1,6 @@
-"""Verifiers behind a name: those that come into it are used, those that leave it are let go without losing a session.
+"""Verifiers behind a DNS name: new addresses are used, and removed ones are left without losing a session.
 
-Sockets are real, each verifier at a loopback address of its own; what the name stands for is the test's to say, but for
+Sockets are real, each verifier at a loopback address of its own; the test sets what the name resolves to, except in
 one test that asks the operating system.
 """
 
@@ -22,7 +22,7 @@ from tests.support.waiting import until
 
 
 class Name:
-    """What a name stands for now, and how often that was asked."""
+    """What a name resolves to, and how often it was resolved."""
 
     def __init__(self) -> None:
         self.addresses: set[str] | None = set()
@@ -60,7 +60,7 @@ async def serving(folder: Path, port: int, host: str = "verifiers.test", **optio
         yield gateway
 
 
-async def test_who_comes_is_joined_and_who_leaves_is_let_go_when_its_sessions_have_ended(
+async def test_new_addresses_are_used_and_removed_ones_left_when_their_sessions_have_ended(
     tmp_path: Path, name: Name, group: list[ScriptedVerifier]
 ) -> None:
     one, two, three = group
@@ -94,7 +94,7 @@ async def test_a_name_that_cannot_be_resolved_changes_nothing(
         assert await whole(gateway, **BABBLE)
 
 
-async def test_one_that_comes_back_before_it_was_let_go_stays(
+async def test_an_address_that_comes_back_before_it_was_removed_stays(
     tmp_path: Path, name: Name, group: list[ScriptedVerifier]
 ) -> None:
     one = group[0]
@@ -116,16 +116,14 @@ async def test_one_that_comes_back_before_it_was_let_go_stays(
         assert await whole(gateway, **BABBLE)
 
 
-async def test_one_that_is_not_reached_holds_up_nobody(
-    tmp_path: Path, name: Name, group: list[ScriptedVerifier]
-) -> None:
+async def test_an_unreachable_address_delays_nothing(tmp_path: Path, name: Name, group: list[ScriptedVerifier]) -> None:
     name.addresses = {"127.0.0.9", "127.0.0.3"}
     async with serving(tmp_path, group[0].port) as gateway:
         assert await whole(gateway, messages=user("say hello"))
         assert len(group[2].opened) == 1
 
 
-async def test_names_are_the_operating_systems(tmp_path: Path, verifier: ScriptedVerifier) -> None:
+async def test_names_are_resolved_by_the_operating_system(tmp_path: Path, verifier: ScriptedVerifier) -> None:
     async with serving(tmp_path, verifier.port, host="localhost") as gateway:
         assert await whole(gateway, **BABBLE)
         assert [link.url for link in gateway.services.verifiers.links] == [

@@ -1,4 +1,4 @@
-"""Which verifier a session opens at, over real sockets: where its beginning is, where there is room, where it works."""
+"""Which verifier a session opens at, over real sockets: by prefix affinity, load, capacity and health."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ LONG = "a letter to somebody far away. " * 24
 
 
 @pytest.mark.parametrize("chat", ["a", "b", "c"])
-async def test_a_chat_goes_on_where_it_began_though_more_runs_there(tmp_path: Path, chat: str) -> None:
+async def test_a_chat_returns_to_its_verifier_though_more_runs_there(tmp_path: Path, chat: str) -> None:
     async with serving(tmp_path, ScriptedVerifier(), ScriptedVerifier()) as (gateway, verifiers):
         await whole(gateway, messages=user(chat + LONG), max_tokens=3)
         [one] = [verifier for verifier in verifiers if verifier.opened]
@@ -51,13 +51,13 @@ async def test_a_chat_goes_on_where_it_began_though_more_runs_there(tmp_path: Pa
         await whole(gateway, messages=user(chat + 2 * LONG), max_tokens=3)
         assert len(one.opened) == 3
         await whole(gateway, messages=user("new" + 2 * LONG), max_tokens=3)
-        assert len(one.opened) == 3, "another chat goes where less runs"
+        assert len(one.opened) == 3, "another chat goes to the less loaded one"
         assert not running.done()
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 
 
-async def test_no_verifier_is_crowded_for_a_beginning(tmp_path: Path) -> None:
+async def test_no_verifier_is_overloaded_for_a_prefix(tmp_path: Path) -> None:
     async with serving(tmp_path, ScriptedVerifier(step=0.02), ScriptedVerifier(step=0.02)) as (gateway, verifiers):
         await asyncio.gather(*(whole(gateway, messages=user(LONG), max_tokens=5, seed=i) for i in range(16)))
         assert min(opened(verifiers)) >= 7
@@ -71,8 +71,8 @@ async def test_a_larger_verifier_gets_more(tmp_path: Path) -> None:
         assert opened(verifiers) == [2, 6]
 
 
-async def test_one_with_a_queue_gets_no_more(tmp_path: Path) -> None:
-    """Other gateways fill it, which this one cannot count: that its sessions wait there says so."""
+async def test_a_verifier_with_a_queue_gets_no_more_sessions(tmp_path: Path) -> None:
+    """Sessions of other gateways fill it, which this one sees only by its own sessions being queued."""
     full = ScriptedVerifier(max_sessions=0, max_waiting=64)
     async with serving(tmp_path, full, ScriptedVerifier(step=0.02, max_sessions=8)) as (gateway, verifiers):
         waiting = asyncio.create_task(whole(gateway, **BABBLE))
@@ -83,7 +83,7 @@ async def test_one_with_a_queue_gets_no_more(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("trouble", ["fail_always", "garble_always"])
-async def test_one_that_fails_session_after_session_is_left_alone(tmp_path: Path, trouble: str) -> None:
+async def test_a_verifier_that_fails_session_after_session_is_ejected(tmp_path: Path, trouble: str) -> None:
     bad = ScriptedVerifier()
     setattr(bad, trouble, True)
     few = BABBLE | {"max_tokens": 3}
@@ -96,7 +96,7 @@ async def test_one_that_fails_session_after_session_is_left_alone(tmp_path: Path
         assert opened(verifiers) == [EJECTION_FAILURES, 6]
         now += BASE_EJECTION_SECONDS
         await whole(gateway, **few, n=6)
-        assert len(bad.opened) == EJECTION_FAILURES + 1, "one tries it again"
+        assert len(bad.opened) == EJECTION_FAILURES + 1, "on probation it gets one"
         now += BASE_EJECTION_SECONDS
         await whole(gateway, **few)
         assert len(bad.opened) == EJECTION_FAILURES + 1, "for longer the second time"
@@ -107,7 +107,7 @@ async def test_one_that_fails_session_after_session_is_left_alone(tmp_path: Path
         assert len(bad.opened) == EJECTION_FAILURES + 2 + 3
 
 
-async def test_one_that_leaves_is_given_nothing_more_and_is_no_failure(tmp_path: Path) -> None:
+async def test_a_verifier_that_leaves_gets_no_more_sessions_and_has_not_failed(tmp_path: Path) -> None:
     leaving = ScriptedVerifier(refuse="leaving")
     async with serving(tmp_path, leaving, ScriptedVerifier()) as (gateway, verifiers):
         for _ in range(EJECTION_FAILURES + 1):
@@ -121,7 +121,7 @@ async def test_one_that_leaves_is_given_nothing_more_and_is_no_failure(tmp_path:
             assert len(again.opened) == 2
 
 
-async def test_a_bad_one_is_used_where_there_is_no_other(tmp_path: Path) -> None:
+async def test_an_ejected_verifier_is_used_where_there_is_no_other(tmp_path: Path) -> None:
     flaky = ScriptedVerifier()
     async with serving(tmp_path, flaky) as (gateway, _):
         for _ in range(EJECTION_FAILURES + 2):
