@@ -1,4 +1,4 @@
-"""Streams over the whole service while agents, gateways and verifiers fail: whole, token-identical, billed once.
+"""Streams over the whole service while agents, gateways and verifiers fail: complete, token-identical, billed once.
 
 EDGEDRAFT_CHAOS_SEED repeats a run's cases and faults; EDGEDRAFT_THOROUGH=1 makes it 500 streams.
 """
@@ -21,9 +21,9 @@ from sqlalchemy import select
 
 from gateway.storage.database import Database
 from gateway.storage.tables import usage
-from tests.chaos.asking import Answer, Case, Told, ask, cases, survive
+from tests.chaos.adversarial_agents import ADVERSARIES, AttackStats, run_adversary
+from tests.chaos.clients import Answer, Case, Outcome, ask, ask_until_admitted, cases
 from tests.chaos.faults import Faults, Kind, plan
-from tests.chaos.liars import LIARS, Lies, lie
 from tests.conftest import THOROUGH
 from tests.support.topology import KEY, Topology
 
@@ -34,7 +34,7 @@ STREAMS, CASES, AT_ONCE, ROUNDS = (500, 125, 24, 3) if THOROUGH else (40, 40, 10
 
 @pytest.fixture
 def seed() -> int:
-    """Told where a test fails."""
+    """The seed of this run, printed so that a failure can be repeated."""
     seed = int(os.environ.get("EDGEDRAFT_CHAOS_SEED") or random.SystemRandom().randrange(1 << 31))
     print(f"EDGEDRAFT_CHAOS_SEED={seed}")
     return seed
@@ -43,28 +43,28 @@ def seed() -> int:
 async def test_whatever_fails_every_stream_is_whole_the_same_and_billed_once(topology: Topology, seed: int) -> None:
     rng = random.Random(seed)
     asked, kinds, run = cases(rng, CASES), plan(rng, ROUNDS), f"chaos-{time.time_ns():x}"
-    reference = await quiet(topology, asked, run)
-    storm = Storm(topology, asked, kinds, run, rng)
-    await storm.pass_over()
-    print(storm.report())
+    reference = await reference_answers(topology, asked, run)
+    chaos = ChaosRun(topology, asked, kinds, run, rng)
+    await chaos.run()
+    print(chaos.report())
 
-    assert not [(one.name, one.broken) for one in storm.told if one.broken]
-    differing = [one for one in storm.told if one.answer != reference[one.case]]
+    assert not [(one.name, one.broken) for one in chaos.outcomes if one.broken]
+    differing = [one for one in chaos.outcomes if one.answer != reference[one.case]]
     assert not differing, [reference[one.case] for one in differing]
-    assert storm.faults.done == Counter(kinds)
-    assert storm.faults.idle == 0, "streams were running whenever something failed"
-    assert len(storm.lies.drafted) == len(LIARS)
-    assert min(storm.lies.drafted.values()) > 0, "each liar was heard"
-    await billed_once(topology, storm.told, run)
-    await mended(topology)
+    assert chaos.faults.done == Counter(kinds)
+    assert chaos.faults.idle == 0, "streams were running whenever something failed"
+    assert len(chaos.attacks.drafted) == len(ADVERSARIES)
+    assert min(chaos.attacks.drafted.values()) > 0, "every kind of adversary has drafted"
+    await assert_billed_once(topology, chaos.outcomes, run)
+    await assert_recovered(topology)
 
 
 def clients_of(topology: Topology) -> list[AsyncOpenAI]:
     return [AsyncOpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0, timeout=300) for url in topology.fleet.urls]
 
 
-async def quiet(topology: Topology, asked: Sequence[Case], run: str) -> dict[Case, Answer]:
-    """Every case, datacenter-only, with nothing wrong anywhere."""
+async def reference_answers(topology: Topology, asked: Sequence[Case], run: str) -> dict[Case, Answer]:
+    """Every case's answer, datacenter-only and without faults."""
     clients, answers = clients_of(topology), dict[Case, Answer]()
     left = enumerate(asked)
 
@@ -77,40 +77,42 @@ async def quiet(topology: Topology, asked: Sequence[Case], run: str) -> dict[Cas
     return answers
 
 
-class Storm:
-    """The cases asked again and again while faults happen, spread over the streams, until the last fault has begun."""
+class ChaosRun:
+    """Repeats the cases while faults are injected, spread over the streams, until the last fault has started."""
 
     def __init__(
         self, topology: Topology, asked: Sequence[Case], kinds: Sequence[Kind], run: str, rng: random.Random
     ) -> None:
-        self.told: list[Told] = []
-        self.lies = Lies()
+        self.outcomes: list[Outcome] = []
+        self.attacks = AttackStats()
         self.faults = Faults(topology, random.Random(rng.random()), lambda: self._running)
         self._asked = asked
         self._kinds = kinds
-        self._run = run
+        self._run_name = run
         self._clients = clients_of(topology)
         self._begun = self._running = 0
         self._seconds = 0.0
         urls = topology.fleet.urls
-        self._liars = [partial(lie, kind, partial(rng.choice, urls), KEY, rng, self.lies) for kind in LIARS]
+        self._adversaries = [
+            partial(run_adversary, kind, partial(rng.choice, urls), KEY, rng, self.attacks) for kind in ADVERSARIES
+        ]
 
-    async def pass_over(self) -> None:
+    async def run(self) -> None:
         began = time.monotonic()
-        liars = [asyncio.create_task(liar()) for liar in self._liars]
+        adversaries = [asyncio.create_task(agent()) for agent in self._adversaries]
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(AT_ONCE):
                     group.create_task(self._ask_on())
                 for index, kind in enumerate(self._kinds):
                     due = STREAMS * (index + 1) // (len(self._kinds) + 2)
-                    while len(self.told) < due:  # noqa: ASYNC110
+                    while len(self.outcomes) < due:  # noqa: ASYNC110
                         await asyncio.sleep(0.02)
-                    group.create_task(self.faults.cause(kind))
+                    group.create_task(self.faults.inject(kind))
         finally:
-            for liar in liars:
-                liar.cancel()
-            await asyncio.gather(*liars, return_exceptions=True)
+            for agent in adversaries:
+                agent.cancel()
+            await asyncio.gather(*adversaries, return_exceptions=True)
         self._seconds = time.monotonic() - began
 
     async def _ask_on(self) -> None:
@@ -119,31 +121,31 @@ class Storm:
             self._begun += 1
             self._running += 1
             case = self._asked[index % len(self._asked)]
-            self.told.append(await survive(self._clients, case, f"{self._run}-{index}", index))
+            self.outcomes.append(await ask_until_admitted(self._clients, case, f"{self._run_name}-{index}", index))
             self._running -= 1
 
     def report(self) -> str:
-        modes = Counter(one.mode for one in self.told)
-        turned = sum(len(one.turned) for one in self.told)
+        modes = Counter(one.mode for one in self.outcomes)
+        rejected = sum(len(one.rejected) for one in self.outcomes)
         return "\n".join(
             (
-                f"{len(self.told)} streams in {self._seconds:.0f} s, {AT_ONCE} at once: {dict(modes)}",
-                f"turned away and asked again: {turned} times; broken: {sum(bool(one.broken) for one in self.told)}",
-                f"liars: {self.lies.sessions} sessions, nodes {dict(self.lies.drafted)}, "
-                f"closed {dict(self.lies.closed)}",
+                f"{len(self.outcomes)} streams in {self._seconds:.0f} s, {AT_ONCE} at once: {dict(modes)}",
+                f"rejected and retried: {rejected} times; broken: {sum(bool(one.broken) for one in self.outcomes)}",
+                f"adversaries: {self.attacks.sessions} sessions, nodes {dict(self.attacks.drafted)}, "
+                f"closed {dict(self.attacks.closed)}",
                 f"faults: {dict(self.faults.done)}",
-                *self.faults.story,
+                *self.faults.events,
             )
         )
 
 
-async def billed_once(topology: Topology, told: Sequence[Told], run: str) -> None:
-    """One record of every stream, finished and of what it was told; of one that was turned away, none that says so."""
+async def assert_billed_once(topology: Topology, outcomes: Sequence[Outcome], run: str) -> None:
+    """Every stream has one usage record, finished, with its tokens and mode; a rejected try has no finished record."""
     database = Database(topology.database)
     await database.open(upgrade=False)
     query = select(usage).where(usage.c.request_id.like(f"{run}-%"))
     records: defaultdict[str, list[Any]] = defaultdict(list)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while True:
             async with database.connect() as connection:
                 rows = list(await connection.execute(query))
@@ -153,21 +155,21 @@ async def billed_once(topology: Topology, told: Sequence[Told], run: str) -> Non
     await database.close()
     for row in rows:
         records[row.request_id].append(row)
-    for one in told:
+    for one in outcomes:
         assert one.answer
         found = [(row.outcome, row.output_tokens, row.mode) for row in records[one.name]]
         assert found == [("finished", one.answer.output_tokens, one.mode)], one.name
-        for name in one.turned:
+        for name in one.rejected:
             assert [row.outcome for row in records[name] if row.outcome == "finished"] == [], name
             assert len(records[name]) <= 1, name
 
 
-async def mended(topology: Topology) -> None:
-    """Nothing is left open anywhere, and every agent is attached."""
+async def assert_recovered(topology: Topology) -> None:
+    """No session is left open anywhere, and every agent is attached."""
     await asyncio.to_thread(topology.until_attached)
     left = topology.open()
     with suppress(TimeoutError):
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while left := topology.open():  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
     assert not left

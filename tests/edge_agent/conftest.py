@@ -8,7 +8,10 @@ import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
+from tests.edge_agent.tiny_distillation import distill_target, distilled, draft
 from tests.support.tiny_llama import VOCAB, tiny_llama
+
+__all__ = ["distill_target", "distilled", "draft", "target"]
 
 
 @pytest.fixture(scope="session")

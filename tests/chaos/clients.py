@@ -1,7 +1,7 @@
-"""What the clients of the chaos test ask, and how: the openai client, many streams at once, over both gateways.
+"""The clients of the chaos test: requests through the openai package, many at once, to both gateways.
 
-A client that a gateway turns away, or that finds nobody there, asks the other one. Once it has its 200 it asks nobody
-again: what it then got is what is judged.
+A client whose request is rejected (429, 503) or cannot connect tries the other gateway. After a 200 it does not retry:
+that response is checked.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.support.topology import MODEL
 
 TRIES = 200
 PAUSE = 0.25  # seconds between two tries
-TURNED_AWAY = frozenset({429, 503})
+RETRIABLE = frozenset({429, 503})
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Answer:
-    """What of it must be the same whatever happens."""
+    """The part of a response that must be the same whatever fails."""
 
     text: str
     finish: str | None
@@ -47,15 +47,15 @@ class Answer:
 
 
 @dataclass
-class Told:
-    """What became of one case. `name` is the x-request-id of the try that was let in, `turned` those of the others."""
+class Outcome:
+    """The outcome of one case. `name` is the x-request-id of the admitted try, `rejected` those of the others."""
 
     case: Case
     name: str = ""
     mode: str = ""
     answer: Answer | None = None
     broken: str = ""
-    turned: list[str] = field(default_factory=list)
+    rejected: list[str] = field(default_factory=list)
 
 
 def cases(rng: random.Random, count: int) -> list[Case]:
@@ -75,10 +75,10 @@ def cases(rng: random.Random, count: int) -> list[Case]:
 
 
 async def ask(
-    client: AsyncOpenAI, case: Case, name: str, edge: bool, let_in: Callable[[], None] = lambda: None
+    client: AsyncOpenAI, case: Case, name: str, edge: bool, on_admitted: Callable[[], None] = lambda: None
 ) -> tuple[Answer, str]:
-    """The answer and how it was made; `let_in` is called with the 200. Raises APIError."""
-    told: dict[str, Any] = {
+    """The answer and how it was made; `on_admitted` is called with the 200. Raises APIError."""
+    request: dict[str, Any] = {
         "model": MODEL,
         "messages": [{"role": "user", "content": case.prompt}],
         "temperature": case.temperature,
@@ -89,16 +89,16 @@ async def ask(
         "extra_body": {"edgedraft": {"edge": edge}},
     }
     if not case.stream:
-        whole = await client.chat.completions.create(**told)
-        let_in()
-        choice, made = whole.choices[0], (whole.model_extra or {})["edgedraft"]
-        assert whole.usage
+        completion = await client.chat.completions.create(**request)
+        on_admitted()
+        choice, made = completion.choices[0], (completion.model_extra or {})["edgedraft"]
+        assert completion.usage
         tokens = tuple(entry.token for entry in (choice.logprobs and choice.logprobs.content) or ())
         text, finish = choice.message.content or "", choice.finish_reason
-        return Answer(text, finish, whole.usage.completion_tokens, tokens), made["mode"]
+        return Answer(text, finish, completion.usage.completion_tokens, tokens), made["mode"]
     text, finish, made, tokens, output_tokens = "", None, {}, [], -1
-    stream = await client.chat.completions.create(**told, stream=True, stream_options={"include_usage": True})
-    let_in()
+    stream = await client.chat.completions.create(**request, stream=True, stream_options={"include_usage": True})
+    on_admitted()
     async for chunk in stream:
         if chunk.choices:
             (choice,) = chunk.choices
@@ -112,27 +112,27 @@ async def ask(
     return Answer(text, finish, output_tokens, tuple(tokens)), made.get("mode", "")
 
 
-async def survive(clients: Sequence[AsyncOpenAI], case: Case, name: str, first: int) -> Told:
-    """Ask until somebody lets it in; then the answer, or how it broke."""
-    told = Told(case)
+async def ask_until_admitted(clients: Sequence[AsyncOpenAI], case: Case, name: str, first: int) -> Outcome:
+    """Send the request until a gateway admits it; returns the answer, or how it broke."""
+    outcome = Outcome(case)
     for number in range(TRIES):
         this = f"{name}-{number}"
-        entered: list[bool] = []
+        admitted: list[bool] = []
         try:
-            told.answer, told.mode = await ask(
-                clients[(first + number) % len(clients)], case, this, True, partial(entered.append, True)
+            outcome.answer, outcome.mode = await ask(
+                clients[(first + number) % len(clients)], case, this, True, partial(admitted.append, True)
             )
         except (APIError, httpx.HTTPError, AssertionError) as error:
-            away = isinstance(error, APIConnectionError) or (
-                isinstance(error, APIStatusError) and error.status_code in TURNED_AWAY
+            retriable = isinstance(error, APIConnectionError) or (
+                isinstance(error, APIStatusError) and error.status_code in RETRIABLE
             )
-            if entered or not away:
-                told.name, told.broken = this, f"{type(error).__name__}: {error}"
-                return told
-            told.turned.append(this)
+            if admitted or not retriable:
+                outcome.name, outcome.broken = this, f"{type(error).__name__}: {error}"
+                return outcome
+            outcome.rejected.append(this)
             await asyncio.sleep(PAUSE)
         else:
-            told.name = this
-            return told
-    told.broken = "nobody let it in"
-    return told
+            outcome.name = this
+            return outcome
+    outcome.broken = "no gateway admitted it"
+    return outcome
