@@ -1,4 +1,4 @@
-"""The clients' own environments: what they pin clashes with what this repository pins, so none of it is mixed.
+"""Separate environments for the client packages, whose pinned dependencies conflict with this repository's.
 
 Each is made once from a lock file and kept under EDGEDRAFT_CONFORMANCE (a folder; else beside the demo model's cache),
 named by what is in the lock file, so that another lock file is another environment.

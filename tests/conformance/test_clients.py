@@ -1,4 +1,4 @@
-"""Client packages, each in a process of its own: all read the text that a bare request without an agent is answered."""
+"""Client packages, each in its own process: all get the text that a plain HTTP request gets without an agent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every parameter once with an agent and once without: one text, the same log-probabilities."""
+"""Every sampling parameter, with and without an agent: the same text and the same log-probabilities."""
 
 from __future__ import annotations
 

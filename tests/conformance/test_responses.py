@@ -1,4 +1,4 @@
-"""The Responses API through the openai package: whole, streamed, and going on from a stored one, on both sides."""
+"""The Responses API through the openai package: complete, streamed, and continued from a stored response."""
 
 from __future__ import annotations
 

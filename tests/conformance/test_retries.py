@@ -1,4 +1,4 @@
-"""What the openai package does of its own accord when a key may run no more: it waits as told, and tries again."""
+"""The openai package's own retries at a key's concurrency limit: it waits for Retry-After and tries again."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def ask_beside_another(url: str) -> None:
 
     other = threading.Thread(target=occupy)
     other.start()
-    assert begun.wait(60)
+    assert begun.wait(180)
     with pytest.raises(openai.RateLimitError) as refused:
         hasty.chat.completions.create(model="stub", messages=[{"role": "user", "content": "Me too."}], max_tokens=2)
     assert refused.value.code == "rate_limit_exceeded"
@@ -51,5 +51,5 @@ def ask_beside_another(url: str) -> None:
         model="stub", messages=[{"role": "user", "content": "Me too."}], max_tokens=2
     )
     assert answer.choices[0].message.content
-    other.join(60)
+    other.join(180)
     assert not other.is_alive()

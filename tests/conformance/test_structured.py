@@ -1,4 +1,4 @@
-"""Tools and structured outputs through the openai package: parsed by it, bound by a grammar, alike on both sides."""
+"""Tools and structured outputs through the openai package, with and without an agent."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""One verifier and one gateway as real processes for the whole folder, and the texts they make without any agent."""
+"""One verifier and one gateway as processes, shared by this folder, and their texts without an agent."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from loadtest.workloads import mixed
 KEY = "e2e-key"
 TOKENS = 32
 STREAMS = 8
+STARTED_CHUNKS = 4
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a client saw of one stream."""
+    """What a client received in one stream."""
 
     text: str
     finish: str | None
@@ -56,7 +58,7 @@ class Service:
     def stream(
         self, case: Case, edge: bool = True, tokens: int = TOKENS, endless: bool = True
     ) -> Stream[ChatCompletionChunk]:
-        """One streamed request, `endless` to go on past an end of text."""
+        """One streamed request, `endless` to continue after an end of text."""
         return self.client.chat.completions.create(
             model=self.model,
             messages=[{"role": "user", "content": case.prompt}],
@@ -68,11 +70,23 @@ class Service:
             extra_body={"edgedraft": {"edge": edge}, "ignore_eos": endless},
         )
 
-    def ask(self, case: Case, edge: bool = True, tokens: int = TOKENS, endless: bool = False) -> Answer:
-        """One streamed request to its end; raises if that comes without a finish."""
+    def ask(
+        self,
+        case: Case,
+        edge: bool = True,
+        tokens: int = TOKENS,
+        endless: bool = False,
+        started: threading.Event | None = None,
+    ) -> Answer:
+        """Send one streamed request and read it to its end; `started` is set after the first STARTED_CHUNKS chunks.
+
+        Raises AssertionError if the stream ends without a finish reason.
+        """
         stream = self.stream(case, edge, tokens, endless)
         text, finish, made, how = "", None, 0, {}
-        for chunk in stream:
+        for count, chunk in enumerate(stream, 1):
+            if started and count == STARTED_CHUNKS:
+                started.set()
             if chunk.choices:
                 text += chunk.choices[0].delta.content or ""
                 finish = chunk.choices[0].finish_reason or finish
@@ -85,7 +99,7 @@ class Service:
     def ask_all(
         self, cases: Sequence[Case], edge: bool = True, streams: int = STREAMS, tokens: int = TOKENS
     ) -> list[Answer]:
-        """All of them, several streams at once."""
+        """Send all requests, `streams` at a time."""
         with ThreadPoolExecutor(streams) as pool:
             return list(pool.map(lambda case: self.ask(case, edge, tokens), cases))
 

@@ -1,4 +1,4 @@
-"""A pool of both engines: whichever verifier is lost in mid-stream, the other one goes on with the same text."""
+"""A pool of both engines: when either verifier is killed mid-stream, the other one continues with the same text."""
 
 from __future__ import annotations
 

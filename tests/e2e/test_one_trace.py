@@ -1,4 +1,4 @@
-"""A client's trace goes on through gateway, verifier and agent, each a process of its own that exports by OTLP."""
+"""A client's trace continues through gateway, verifier and agent processes, each of which exports it by OTLP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks that fail and processes that are started anew: streams go on, agents come back, and nothing grows."""
+"""Network partitions and restarted processes: streams continue, agents reconnect, and memory does not grow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from openai import OpenAI
 from edgedraft.local.processes import ManagedProcess, Supervisor
 from tests.conftest import THOROUGH
 from tests.e2e.conftest import CASES, KEY, Answer, Case, Service
-from tests.e2e.test_start_order import free_port
 from tests.support.partition import Partition
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
@@ -40,7 +39,7 @@ def resident(*children: ManagedProcess) -> list[int]:
 
 
 def until_drafted(service: Service, seconds: float) -> None:
-    """Ask until an agent's drafts are taken."""
+    """Send requests until drafts of an agent are accepted."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if service.ask(CASE, tokens=24, endless=True).accepted:
@@ -50,11 +49,14 @@ def until_drafted(service: Service, seconds: float) -> None:
 
 
 def while_streaming(service: Service, case: Case, tokens: int, act: Callable[[], None]) -> Answer:
-    """The answer to a request during which `act` is called, soon after it has begun."""
+    """The answer to a request during which `act` is called, after the first chunks."""
     got: list[Answer] = []
-    client = threading.Thread(target=lambda: got.append(service.ask(case, tokens=tokens, endless=True)))
+    started = threading.Event()
+    client = threading.Thread(
+        target=lambda: got.append(service.ask(case, tokens=tokens, endless=True, started=started))
+    )
     client.start()
-    time.sleep(1.0)
+    assert started.wait(240)
     assert client.is_alive(), "the stream was over before anything happened"
     act()
     client.join(240)
@@ -68,7 +70,7 @@ def test_a_network_that_is_lost_for_a_while_costs_no_stream(
 ) -> None:
     link, agent = far_agent
     whole = service.ask(CASE, edge=False, tokens=STREAMED, endless=True)
-    until_drafted(service, 60)
+    until_drafted(service, 180)
     gateway = next(child for child in service.stack.processes if child.arguments[0] == "gateway")
     before = resident(gateway, agent)
     healer = threading.Timer(seconds, link.heal)
@@ -79,26 +81,19 @@ def test_a_network_that_is_lost_for_a_while_costs_no_stream(
 
     assert while_streaming(service, CASE, STREAMED, lose).text == whole.text
     healer.join()
-    until_drafted(service, 90)
+    until_drafted(service, 180)
     grown = [after - earlier for after, earlier in zip(resident(gateway, agent), before, strict=True)]
     assert max(grown) < GROWTH
 
 
 @pytest.fixture
 def private(tmp_path: Path, service: Service) -> Iterator[tuple[Service, Callable[[str], None]]]:
-    """A stack of its own of one verifier, gateway and agent; and how to kill one of the former two and restart it."""
-    ports = {"verifier": free_port(), "gateway": free_port()}
-    commands = {
-        "verifier": ("verifier", "--port", str(ports["verifier"]), "--threads", "1", "--dtype", "float32"),
-        "gateway": (
-            *("gateway", "--port", str(ports["gateway"]), "--key", KEY, "--open-timeout", "200"),
-            *("--verifier", f"ws://127.0.0.1:{ports['verifier']}"),
-            *("--database", f"sqlite+aiosqlite:///{tmp_path}/gateway.db"),
-        ),
-    }
+    """Its own verifier, gateway and agent, and a function that kills the verifier or gateway and restarts it."""
     with Supervisor(KEY, tmp_path) as stack:
-        running = {name: stack.start(*words, *_OWN.get(name, ())) for name, words in commands.items()}
-        stack.url = running["gateway"].address
+        verifier = stack.start_verifier("--threads", "1", "--dtype", "float32", "--no-prompt-lookup")
+        flags = ("--port", "0", "--open-timeout", "200", "--database", f"sqlite+aiosqlite:///{tmp_path}/gateway.db")
+        gateway = stack.start_gateway(verifier.address, flags=flags)
+        running = {"verifier": verifier, "gateway": gateway}
         stack.wait_for_verifier()
         stack.start_agent("--threads", "1")
         client = OpenAI(base_url=f"{stack.url}/v1", api_key=KEY, max_retries=0, timeout=300)
@@ -106,12 +101,10 @@ def private(tmp_path: Path, service: Service) -> Iterator[tuple[Service, Callabl
         def restart(name: str) -> None:
             running[name].popen.kill()
             running[name].popen.wait()
-            running[name] = stack.start(*commands[name], *_OWN.get(name, ()))
+            running[name] = stack.restart(running[name])
+            stack.wait_ready(running[name])
 
-        yield Service(stack, running["verifier"], client, service.model), restart
-
-
-_OWN = {"verifier": ("--no-prompt-lookup",)}
+        yield Service(stack, verifier, client, service.model), restart
 
 
 def test_a_verifier_or_a_gateway_that_is_killed_and_started_again(
@@ -119,10 +112,10 @@ def test_a_verifier_or_a_gateway_that_is_killed_and_started_again(
 ) -> None:
     service, restart = private
     whole = service.ask(CASE, edge=False, tokens=120, endless=True)
-    until_drafted(service, 60)
+    until_drafted(service, 180)
     answer = while_streaming(service, CASE, 120, lambda: restart("verifier"))
     assert answer.text == whole.text, "begun at the verifier that was killed, finished at its successor"
-    until_drafted(service, 60)
+    until_drafted(service, 180)
     restart("gateway")
     service.stack.wait_for_verifier()
-    until_drafted(service, 60)
+    until_drafted(service, 180)

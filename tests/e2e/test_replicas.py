@@ -1,4 +1,4 @@
-"""Two gateways, a Valkey, a verifier and an agent, as processes: drafts cross between them, and one goes away."""
+"""Two gateways, a Valkey, a verifier and an agent as processes: drafts cross between replicas; one replica drains."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def ready(gateway: ManagedProcess) -> bool:
 
 
 def until_paired(service: Service) -> None:
-    """Ask until an agent has a seat."""
-    deadline = time.monotonic() + 30
+    """Send requests until one is drafted by an agent."""
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         if service.ask(CASE, tokens=12, endless=True).mode != "datacenter":
             return
@@ -68,7 +68,7 @@ def test_an_agent_drafts_for_both_replicas_and_moves_when_its_own_goes(
             for name in ("here", "there")
         ]
         for child in pair:
-            child.wait_ready(60)
+            child.wait_ready(300)
             while not ready(child):
                 time.sleep(0.05)
         here, there = (client_of(child, service, stack) for child in pair)
@@ -78,15 +78,19 @@ def test_an_agent_drafts_for_both_replicas_and_moves_when_its_own_goes(
             alone = ("--draft-model", "none", "--no-past-outputs", "--no-polite")
             stack.start("attach", f"http://127.0.0.1:{balancer.port}", "--key", KEY, *alone)
             until_paired(here)
-            time.sleep(MOVED_TOO_SOON)  # an agent that is told to move sooner than that takes its gateway for lost
+            time.sleep(MOVED_TOO_SOON)  # an agent that is asked to move sooner treats the gateway as lost
             got: list[Answer] = []
+            started = [threading.Event(), threading.Event()]
+
+            def read(replica: Service, event: threading.Event) -> None:
+                got.append(replica.ask(CASE, tokens=TOKENS, endless=True, started=event))
+
             streams = [
-                threading.Thread(target=lambda asked=asked: got.append(asked.ask(CASE, tokens=TOKENS, endless=True)))
-                for asked in (here, there)
+                threading.Thread(target=read, args=arguments) for arguments in zip((here, there), started, strict=True)
             ]
             for stream in streams:
                 stream.start()
-            time.sleep(0.5)
+            assert all(event.wait(120) for event in started)
             balancer.point(ports[0])
             pair[1].popen.terminate()
             for stream in streams:

@@ -1,4 +1,4 @@
-"""Whatever becomes of the agent, the client reads the text that the datacenter would have written alone."""
+"""Whatever happens to the agent, the client gets the text of datacenter-only decoding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes may start in any order, and an agent that cannot serve is told why."""
+"""Processes may start in any order, and a rejected agent reports the reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two gateways with one database, two verifiers, three agents: one service, whichever gateway is asked."""
+"""Two gateways with one database, two verifiers and three agents act as one service."""
 
 from __future__ import annotations
 

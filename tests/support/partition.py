@@ -1,4 +1,4 @@
-"""A TCP relay that can be cut like a network: while it is, nothing passes in either direction and nobody is told."""
+"""A TCP relay that can simulate a network partition: nothing passes in either direction, no connection is closed."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ CHUNK = 1 << 16
 
 
 class Partition:
-    """Relays to a port of this machine, in a thread of its own, from `with` to its end."""
+    """Relays to a port on the loopback address in its own thread; a context manager."""
 
     def __init__(self, port: int) -> None:
         self._target = port
         self._loop = asyncio.new_event_loop()
-        self._whole = asyncio.Event()
-        self._whole.set()
+        self._connected = asyncio.Event()
+        self._connected.set()
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._main, daemon=True)
         self.port = 0
 
     def point(self, port: int) -> None:
-        """New connections go there, as a balancer sends them."""
+        """Relay new connections to that port, as a load balancer does."""
         self._target = port
 
     def cut(self) -> None:
-        self._loop.call_soon_threadsafe(self._whole.clear)
+        self._loop.call_soon_threadsafe(self._connected.clear)
 
     def heal(self) -> None:
-        self._loop.call_soon_threadsafe(self._whole.set)
+        self._loop.call_soon_threadsafe(self._connected.set)
 
     def _main(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -47,8 +47,8 @@ class Partition:
         self._loop.close()
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await self._whole.wait()
-        with suppress(OSError, asyncio.CancelledError):  # cancelled at the relay's end, which asyncio would report
+        await self._connected.wait()
+        with suppress(OSError, asyncio.CancelledError):  # asyncio would report the cancellation at the end
             there, back = await asyncio.open_connection("127.0.0.1", self._target)
             await asyncio.gather(self._pump(reader, back), self._pump(there, writer))
         writer.close()
@@ -56,15 +56,15 @@ class Partition:
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while data := await source.read(CHUNK):
-                await self._whole.wait()
+                await self._connected.wait()
                 sink.write(data)
                 await sink.drain()
-        await self._whole.wait()
+        await self._connected.wait()
         sink.close()
 
     def __enter__(self) -> Self:
         self._thread.start()
-        assert self._started.wait(10)
+        assert self._started.wait(60)
         return self
 
     def __exit__(

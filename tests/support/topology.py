@@ -24,10 +24,10 @@ MODEL = "smollm2-135m-instruct"
 GATEWAYS, VERIFIERS, AGENTS = 2, 2, 3
 
 _VERIFIER = ("--threads", "1", "--dtype", "float32", "--kv-tokens", "8192", "--max-sessions", "64")
-# A machine that starts a verifier while the other one serves is slow at both: nobody is to give up for that.
+# Starting a verifier while the other one serves slows both down; timeouts must not expire because of it.
 _GATEWAY = ("--drain-grace", "600", "--open-timeout", "600", "--silence-timeout", "120")
 _DRAFTING = ("--threads", "1", "--no-past-outputs", "--no-polite")
-_REPEATING = (*_DRAFTING, "--draft-model", "none")  # takes no time to load; what it repeats is checked like any draft
+_REPEATING = (*_DRAFTING, "--draft-model", "none")  # loads at once
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Topology:
         return sum(int(metrics_of(child.address)["edgedraft_gateway_agents"]) for child in self.fleet.gateways)
 
     def open(self) -> dict[str, float]:
-        """What is not at rest: sessions of any kind, and tokens of KV cache neither free nor only remembered."""
+        """What is still in use: open sessions of any kind, and KV cache tokens that are neither free nor evictable."""
         return {
             f"{child.address} {child.arguments[0]} {what}": value
             for child in (*self.fleet.gateways, *self.fleet.verifiers)
@@ -51,7 +51,7 @@ class Topology:
             if value
         }
 
-    def until_attached(self, agents: int = AGENTS, seconds: float = 90) -> None:
+    def until_attached(self, agents: int = AGENTS, seconds: float = 240) -> None:
         deadline = time.monotonic() + seconds
         while (found := self.attached()) != agents:
             assert time.monotonic() < deadline, f"{found} agents are attached and not {agents}"
@@ -69,7 +69,7 @@ def port_of(child: ManagedProcess) -> int:
 
 @contextmanager
 def running(folder: Path) -> Iterator[Topology]:
-    """All of it, ready; the processes' logs go to `folder`."""
+    """Start everything and wait until it is ready; the processes' logs go to `folder`."""
     with ExitStack() as until_the_end:
         enter = until_the_end.enter_context
         database = new_postgres(enter(running_postgres()))
