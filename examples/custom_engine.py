@@ -22,7 +22,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from edgedraft.serving.server import serve
 from edgedraft.tokenizer import fingerprint
 from edgedraft.wire import MAX_FRAME, ModelCard, Sampling
-from verifier.engine.grammar import Grammars, constraint_of
+from verifier.engine.grammar import GrammarCache, start_constraint
 from verifier.engine.interface import Capacity, Overloaded, Request, ScheduledSession, StepResult, check_bounds
 from verifier.engine.verification import Verification
 from verifier.scheduling.scheduler import SchedulerLimits
@@ -31,6 +31,7 @@ from verifier.server import build_app
 ORDER = 6  # bytes that the next one depends on
 CONTEXT_LENGTH = 4096
 MAX_SESSIONS = 8
+END = "<|end|>"
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
 
 
@@ -76,27 +77,27 @@ class MarkovEngine:
     def __init__(self, chain: MarkovChain, card: ModelCard) -> None:
         self.vocab_size = card.vocab_size
         self._chain = chain
-        self._grammars = Grammars(card)
+        self._grammars = GrammarCache(card)
         self._sessions: dict[int, MarkovSession] = {}
 
     def precompile(self, sampling: Sampling) -> None:
         if sampling.grammar:
-            self._grammars.prepare(sampling.grammar)
+            self._grammars.get_or_compile(sampling.grammar)
 
     def validate(self, request: Request) -> None:
         check_bounds(request, self.vocab_size, self.context_length)
-        constraint_of(request, self._grammars)
+        start_constraint(request, self._grammars)
 
     def open(self, request: Request) -> int:
         self.validate(request)
         if len(self._sessions) >= MAX_SESSIONS:
             raise Overloaded(f"{MAX_SESSIONS} sessions are running")
-        session = MarkovSession(request, Verification(request, constraint_of(request, self._grammars)))
+        session = MarkovSession(request, Verification(request, start_constraint(request, self._grammars)))
         self._sessions[request.session] = session
         return session.num_uncomputed
 
-    def step(self, work: Sequence[ScheduledSession]) -> list[StepResult]:
-        return [self._step(item) for item in work]
+    def step(self, scheduled: Sequence[ScheduledSession]) -> list[StepResult]:
+        return [self._step(item) for item in scheduled]
 
     def _step(self, item: ScheduledSession) -> StepResult:
         began = time.perf_counter()
@@ -139,14 +140,15 @@ def byte_tokenizer() -> Tokenizer:
     tokenizer = Tokenizer(models.BPE(vocab={character: i for i, character in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken("<|end|>", special=True)])
+    tokenizer.add_special_tokens([AddedToken(END, special=True)])
     return tokenizer
 
 
 def main(paths: list[str]) -> None:
     tokenizer = byte_tokenizer()
     source = tokenizer.to_str().encode()
-    end = tokenizer.token_to_id("<|end|>")
+    end = tokenizer.token_to_id(END)
+    assert end is not None
     card = ModelCard(
         name="markov",
         fingerprint=fingerprint(source),
@@ -155,7 +157,7 @@ def main(paths: list[str]) -> None:
         eos=(end,),
         tokenizer=zlib.compress(source),
         chat_template=TEMPLATE,
-        eos_token="<|end|>",
+        eos_token=END,
     )
     text = [token for path in paths for token in (*tokenizer.encode(Path(path).read_text()).ids, end)]
     engine = MarkovEngine(MarkovChain(text, card.vocab_size), card)
