@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from edgedraft.wire import Close, Commit, Draft, Open, Queued, Sampling
 from tests.support.in_memory_tracing import PARENT, TRACE, TRACEPARENT, InMemoryTracing, attributes, ids
-from tests.verifier.scheduling.test_scheduler import LIMITS, Counting
+from tests.verifier.counting_engine import LIMITS, CountingEngine
 from verifier.engine.interface import ScheduledSession, StepResult
 from verifier.engine_loop import EngineLoop
 from verifier.metrics import Metrics
@@ -22,11 +22,11 @@ GREEDY = Sampling(temperature=0)
 PROMPT = [901, 902, 0]
 
 
-class Breakable(Counting):
+class Breakable(CountingEngine):
     """Fails on a prompt of one token."""
 
     def step(self, scheduled: Sequence[ScheduledSession]) -> list[StepResult]:
-        if any(self.unseen[item.session] == 1 and not self.made[item.session] for item in scheduled):
+        if any(self.num_uncomputed[item.session] == 1 and not self.last_token[item.session] for item in scheduled):
             raise RuntimeError("broken")
         return super().step(scheduled)
 
@@ -75,7 +75,7 @@ def by_name(running: Running, name: str) -> Any:
 
 
 def test_a_session_is_one_span_with_its_prefill_and_its_rounds(running: Running) -> None:
-    running.loop.post(1, Open(1, PROMPT, GREEDY, 6, agent="desk", trace=TRACEPARENT))
+    running.loop.post(1, Open(1, PROMPT, GREEDY, 6, agent="agent", trace=TRACEPARENT))
     running.loop.post(1, Draft(1, 1, 0, 1, [1, 2, 7], [0, 1, 2], bytes(3)))
     running.finish(1)
     running.loop.stop()
@@ -129,7 +129,7 @@ def test_nothing_that_was_said_gets_into_a_span(running: Running) -> None:
 
 
 def test_metrics_tell_latency_acceptance_and_room(running: Running) -> None:
-    running.loop.post(1, Open(1, PROMPT, GREEDY, 6, agent="desk"))
+    running.loop.post(1, Open(1, PROMPT, GREEDY, 6, agent="agent"))
     running.loop.post(1, Draft(1, 1, 0, 1, [1, 2, 7], [0, 1, 2], bytes(3)))
     running.finish(1)
     running.loop.stop()
