@@ -8,7 +8,7 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-from edgedraft.sampling.sampler import sample
+from edgedraft.sampling.sampler import sample_rows
 from edgedraft.tree import EMPTY_DRAFT, DraftSlice
 from edgedraft.wire import Sampling
 from tests.support import toy_model
@@ -60,7 +60,7 @@ def test_in_a_tree_the_path_of_sampled_tokens_is_accepted() -> None:
 def test_sampled_tokens_are_those_of_plain_sampling_at_the_same_output_indices(first: int) -> None:
     sampling = Sampling(temperature=1.0, seed=5)
     logits = torch.randn(6, VOCAB, generator=torch.Generator().manual_seed(2))
-    expected = [sample(logits[row : row + 1], sampling, [first + row])[0] for row in range(6)]
+    expected = [sample_rows(logits[row : row + 1], sampling, [first + row])[0] for row in range(6)]
     result = verification(sampling).verify(logits, first, DraftSlice.chain(expected[:5]))
     assert result.tokens == tuple(expected)
 
