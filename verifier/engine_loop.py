@@ -229,7 +229,7 @@ class EngineLoop:
             return [self._close_failed(item) for item in scheduled]
         now = time.monotonic()
         if not results:
-            time.sleep(NO_PROGRESS_PAUSE)  # older sessions hold the whole cache: let their drafts arrive
+            time.sleep(NO_PROGRESS_PAUSE)  # older sessions hold all blocks: let their drafts arrive
         self._metrics.record_step(scheduled, results, now - began)
         commits = self._scheduler.update(scheduled, results, began, now)
         self._record_step(scheduled, commits, began, now)

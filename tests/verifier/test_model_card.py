@@ -11,7 +11,7 @@ from transformers import GenerationConfig
 
 from edgedraft.local.demo_model import ensure_demo_model
 from edgedraft.tokenizer import fingerprint
-from tests.verifier.conftest import TINY_VOCAB, tiny_llama
+from tests.support.tiny_llama import VOCAB, tiny_llama
 from verifier.model_card import build_model_card, native_context
 from verifier.settings import VerifierSettings
 
@@ -35,7 +35,7 @@ def test_the_card_describes_the_model_and_its_tokenizer(folder: Path) -> None:
     card = build_model_card(settings(folder), str(folder), 384)
     source = (folder / "tokenizer.json").read_bytes()
     assert card.name == folder.name
-    assert (card.vocab_size, card.context_length) == (TINY_VOCAB, 384)
+    assert (card.vocab_size, card.context_length) == (VOCAB, 384)
     assert zlib.decompress(card.tokenizer) == source
     assert card.fingerprint == fingerprint(source)
     assert native_context(str(folder)) == 512

@@ -1,4 +1,4 @@
-"""What the verifier tells of its sessions, to OpenTelemetry and to Prometheus, over an engine that counts upwards."""
+"""Spans and metrics of sessions, over an engine whose output counts up."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def by_name(running: Running, name: str) -> Any:
     return span
 
 
-def test_a_session_is_one_span_with_its_prefill_and_its_rounds(running: Running) -> None:
+def test_a_session_is_one_span_with_a_prefill_child_and_an_event_per_step(running: Running) -> None:
     running.loop.post(1, Open(1, PROMPT, GREEDY, 6, agent="agent", trace=TRACEPARENT))
     running.loop.post(1, Draft(1, 1, 0, 1, [1, 2, 7], [0, 1, 2], bytes(3)))
     running.finish(1)
@@ -84,18 +84,18 @@ def test_a_session_is_one_span_with_its_prefill_and_its_rounds(running: Running)
     assert (trace, parent) == (TRACE, PARENT)
     assert ids(prefill)[::2] == (TRACE, span)
     assert session.start_time <= prefill.start_time < prefill.end_time <= session.end_time
-    told = attributes(session)
-    assert told["gen_ai.request.model"] == "toy"
-    assert told["gen_ai.usage.input_tokens"] == len(PROMPT)
-    assert told["gen_ai.usage.output_tokens"] == 6
-    assert told["edgedraft.finish"] == "length"
-    assert told["edgedraft.draft.accepted"] == 2
+    reported = attributes(session)
+    assert reported["gen_ai.request.model"] == "toy"
+    assert reported["gen_ai.usage.input_tokens"] == len(PROMPT)
+    assert reported["gen_ai.usage.output_tokens"] == 6
+    assert reported["edgedraft.finish"] == "length"
+    assert reported["edgedraft.draft.accepted"] == 2
     assert session.events[0].name == "verify"
-    assert len(session.events) == told["edgedraft.rounds"] < 6
+    assert len(session.events) == reported["edgedraft.rounds"] < 6
     assert session.events[0].attributes["edgedraft.committed"] == 3
 
 
-def test_rounds_beyond_a_bound_are_only_counted(running: Running) -> None:
+def test_steps_beyond_a_bound_are_only_counted(running: Running) -> None:
     running.loop.post(1, Open(1, PROMPT, GREEDY, MAX_STEP_EVENTS + 20))
     running.finish(1)
     running.loop.stop()
@@ -112,23 +112,23 @@ def test_cancelled_and_failed_sessions_end_their_spans(running: Running) -> None
     running.loop.post(1, Close(3))
     running.loop.stop()
     spans = [span for span in running.tracing.spans if span.name == "verify toy"]
-    told = sorted((attributes(span)["edgedraft.finish"], attributes(span).get("error.type", "")) for span in spans)
-    assert told[-1] == ("error", "failed")
-    assert ("cancelled", "") in told or len(spans) == 3
+    reported = sorted((attributes(span)["edgedraft.finish"], attributes(span).get("error.type", "")) for span in spans)
+    assert reported[-1] == ("error", "failed")
+    assert ("cancelled", "") in reported or len(spans) == 3
     assert not running.values()["edgedraft_verifier_waiting"]
 
 
-def test_nothing_that_was_said_gets_into_a_span(running: Running) -> None:
+def test_no_token_gets_into_a_span(running: Running) -> None:
     running.loop.post(1, Open(1, PROMPT, GREEDY, 6, trace=TRACEPARENT))
     running.finish(1)
     running.loop.stop()
-    told = [attributes(span) for span in running.tracing.spans]
-    told += [event.attributes or {} for span in running.tracing.spans for event in span.events]
-    assert len(told) > 6
-    assert not {901, 902} & {value for attributes in told for value in attributes.values()}
+    reported = [attributes(span) for span in running.tracing.spans]
+    reported += [event.attributes or {} for span in running.tracing.spans for event in span.events]
+    assert len(reported) > 6
+    assert not {901, 902} & {value for attributes in reported for value in attributes.values()}
 
 
-def test_metrics_tell_latency_acceptance_and_room(running: Running) -> None:
+def test_metrics_show_latency_acceptance_and_capacity(running: Running) -> None:
     running.loop.post(1, Open(1, PROMPT, GREEDY, 6, agent="agent"))
     running.loop.post(1, Draft(1, 1, 0, 1, [1, 2, 7], [0, 1, 2], bytes(3)))
     running.finish(1)

@@ -1,1 +1,1 @@
-"""Which sessions go into the next step, with which draft nodes, and who waits."""
+"""Which sessions and draft nodes go into the next step, and which sessions wait."""

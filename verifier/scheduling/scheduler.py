@@ -191,7 +191,7 @@ class Scheduler:
         deadlines = self._draft_wait.deadlines(self._sessions, decoding, now)
         num_tokens = {} if deadlines else dict.fromkeys(decoding, 1)
         running = len(num_tokens)
-        # A prompt delays nobody when no other session runs.
+        # Without other running sessions a prompt delays none.
         delay = limits.prompt_delay if decoding else float("inf")
         budget = prompt_token_budget(running, max(0, limits.step_tokens - running), delay, seconds)
         for key, session in self._sessions.items():

@@ -1,4 +1,4 @@
-"""`edgedraft verifier --engine`: what is said where vLLM is not, and of arguments that nobody takes."""
+"""`edgedraft verifier --engine`: errors for a missing or wrong vLLM and for arguments that are not accepted."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from verifier.engine.on_vllm import start
 from verifier.settings import VerifierSettings
 
 
-def refused(*flags: str) -> str:
-    """The last line on stderr of a verifier that cannot serve."""
+def startup_error(*flags: str) -> str:
+    """The last line on stderr of a verifier that cannot start."""
     words = [sys.executable, "-m", "edgedraft.cli", "verifier", "--port", "0", *flags]
     made = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
     assert (made.returncode, made.stdout) == (1, "")
@@ -22,21 +22,19 @@ def refused(*flags: str) -> str:
     return made.stderr.splitlines()[-1]
 
 
-@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is here")
-def test_without_vllm_its_installation_is_told() -> None:
-    assert "pip install vllm==0.32.0" in refused("--engine", "vllm")
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")
+def test_without_vllm_the_error_names_its_installation() -> None:
+    assert "pip install vllm==0.32.0" in startup_error("--engine", "vllm")
 
 
-def test_the_embedded_engine_takes_no_arguments_of_its_own() -> None:
-    assert "embedded engine" in refused("--", "--tensor-parallel-size", "2")
+def test_the_embedded_engine_accepts_no_engine_arguments() -> None:
+    assert "embedded engine" in startup_error("--", "--tensor-parallel-size", "2")
 
 
 @pytest.mark.parametrize(
     ("found", "fits"), [("0.32.0", True), ("0.32.0+cpu", True), ("0.33.0", False), ("0.31.2", False)]
 )
-def test_only_the_version_that_this_was_written_for_will_do(
-    monkeypatch: pytest.MonkeyPatch, found: str, fits: bool
-) -> None:
+def test_only_the_supported_version_is_accepted(monkeypatch: pytest.MonkeyPatch, found: str, fits: bool) -> None:
     def version(package: str) -> str:
         if package == "vllm":
             raise metadata.PackageNotFoundError(package)

@@ -1,4 +1,4 @@
-"""Every sampling parameter commits the reference text, whatever is drafted, evicted or begun elsewhere meanwhile."""
+"""Every sampling parameter commits the reference text, whatever is drafted, evicted or resumed from elsewhere."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ def prompt_of(seed: int, length: int = 20) -> list[int]:
     return random.Random(seed).choices(range(VOCAB), k=length)
 
 
-def allowed_behind(grammar: str, output: Sequence[int]) -> np.ndarray:
-    """By a matcher of its own that reads the output from its beginning."""
+def allowed_after(grammar: str, output: Sequence[int]) -> np.ndarray:
+    """The mask of a new matcher that reads the output from its beginning."""
     matcher = LLMatcher(LL_TOKENIZER, grammar)
     assert not output or matcher.consume_tokens(list(output)), matcher.get_error()
     return np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), count=VOCAB, bitorder="little") > 0
@@ -100,11 +100,11 @@ def is_complete(grammar: str, output: Sequence[int]) -> bool:
 
 @torch.inference_mode()
 def reference(prompt: Sequence[int], sampling: Sampling, tokens: int = TOKENS) -> list[int]:
-    """The text by definition: the plain model over the whole text again for every token."""
+    """The text by definition: the plain model over the complete text for every token."""
     output: list[int] = []
     while len(output) < tokens:
         logits = model()(torch.tensor([[*prompt, *output]])).logits[0, -1].numpy()
-        allowed = allowed_behind(sampling.grammar, output) if sampling.grammar else None
+        allowed = allowed_after(sampling.grammar, output) if sampling.grammar else None
         output.append(reference_sample(logits, sampling, len(output), prompt, output, allowed))
         if sampling.grammar and is_complete(sampling.grammar, output):
             break
@@ -142,19 +142,19 @@ def test_drafts_eviction_and_a_change_of_engine_leave_the_text_as_it_is(case: st
     sampling, dice = CASES[case], random.Random(5)
     prompts = {key: prompt_of(key, 12 + 5 * key) for key in (1, 2, 3)}
     right = {key: reference(prompt, sampling) for key, prompt in prompts.items()}
-    begun = {3: right[3][: len(right[3]) // 2]}  # another engine came so far
+    resumed = {3: right[3][: len(right[3]) // 2]}  # committed by another engine
     engine = engine_of(kv_tokens=112)
     for key, prompt in prompts.items():
-        committed = tuple(begun.get(key, ()))
+        committed = tuple(resumed.get(key, ()))
         engine.open(Request(key, tuple(prompt), sampling, TOKENS, frozenset(), committed))
-    texts = {key: list(begun.get(key, ())) for key in prompts}
+    texts = {key: list(resumed.get(key, ())) for key in prompts}
 
     def plan(key: int, text: list[int]) -> ScheduledSession:
         return ScheduledSession(key, 64, tree_for(right[key][len(text) :], dice) if key != 1 else DraftSlice())
 
     seen = run(engine, texts, plan)
     assert texts == right
-    assert max(made.accepted for made in seen) >= 2, "the drafts were really used"
+    assert max(made.accepted for made in seen) >= 2, "drafts were accepted"
     for key, text in right.items():
         finish = "stop" if sampling.grammar and is_complete(sampling.grammar, text) else "length"
         assert [made.finish for made in seen if made.session == key and made.finish] == [finish]
@@ -195,14 +195,14 @@ def test_a_grammar_that_may_go_on_ends_with_the_end_of_the_text(eos: frozenset[i
         ('start: "' + "x" * 200_000, "Invalid grammar"),
     ],
 )
-def test_what_is_no_grammar_is_refused(grammar: str, message: str) -> None:
+def test_invalid_grammars_are_rejected(grammar: str, message: str) -> None:
     engine = engine_of()
     for _ in range(2):
         with pytest.raises(RequestRejected, match=message):
             engine.validate(Request(1, (1, 2), Sampling(grammar=grammar), TOKENS, frozenset()))
 
 
-def test_a_grammar_that_compiles_for_ever_is_given_up() -> None:
+def test_a_grammar_that_compiles_too_long_is_rejected() -> None:
     parts = [{"type": "string", "pattern": f".*{letter}.*"} for letter in "abcdefghijklmnopqrst"]
     grammar = LLMatcher.grammar_from_json_schema({"allOf": parts})
     service = GrammarService(WorkerLimits(cpu_seconds=0.5))
@@ -225,7 +225,7 @@ def test_a_grammar_that_fails_in_mid_text_ends_its_own_session_alone() -> None:
     assert [made.finish for made in seen if made.session == 1][-1] == "length"
 
 
-def test_a_grammar_that_takes_too_long_a_token_ends_and_is_refused_from_then_on(
+def test_a_grammar_that_is_too_slow_for_a_token_ends_and_is_rejected_from_then_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(grammar_module, "TOKEN_SECONDS", -1.0)
@@ -238,7 +238,7 @@ def test_a_grammar_that_takes_too_long_a_token_ends_and_is_refused_from_then_on(
         engine.validate(Request(2, (1, 2), sampling, TOKENS, frozenset()))
 
 
-def test_what_cannot_go_on_is_refused() -> None:
+def test_sessions_that_cannot_continue_are_rejected() -> None:
     engine = engine_of()
     sampling = Sampling(grammar='start: "ab"')
     ids = TOKENIZER.encode("ab").ids

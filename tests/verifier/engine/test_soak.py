@@ -1,8 +1,7 @@
-"""The engine over a long time and over many prompts: nothing leaks, nothing drifts, and the text is generate's.
+"""The engine over many steps and many prompts: no block leaks, no token changes, and the text is that of generate.
 
-Sixty thousand steps are an hour of sixteen sessions on the demo target. They run on a model of a few thousand weights,
-under the same books, when the tests are to be thorough; so do a hundred prompts of the demo target. Otherwise it is a
-part of both.
+With EDGEDRAFT_THOROUGH=1: sixty thousand steps, an hour of sixteen sessions on the demo target, over a model of a few
+thousand weights with the same block management; and a hundred prompts on the demo target. Otherwise a part of both.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ PROMPTS = 100 if THOROUGH else 20
 
 @dataclass
 class Session:
-    """A session under test and the text it must come to."""
+    """A session under test and its expected text."""
 
     right: list[int]
     text: list[int] = field(default_factory=list)
@@ -44,7 +43,7 @@ def drive(
     dice: random.Random,
     draft: Callable[[list[int]], DraftSlice],
 ) -> set[int]:
-    """One step over some of the sessions in some order, with some of their drafts; returns who has finished."""
+    """One step over some sessions in random order, with some of their drafts; returns the finished ones."""
     keys = dice.sample(sorted(running), dice.randint(1, len(running)))
     work = []
     for key in keys:
@@ -75,7 +74,7 @@ def test_an_hour_of_traffic_leaks_no_block_and_changes_no_token(tiny: Callable[[
     for step in range(STEPS):
         if dice.random() < 0.15 or not running:
             prompt, sampling, right = dice.choice(texts)
-            known = dice.choice((0, 0, 0, dice.randrange(TOKENS)))  # some come from a verifier that was lost
+            known = dice.choice((0, 0, 0, dice.randrange(TOKENS)))  # some are resumed from another verifier
             opened += 1
             try:
                 engine.open(

@@ -1,4 +1,4 @@
-"""Confidence becomes probability, by what was seen of it."""
+"""Calibration turns confidences into probabilities."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from edgedraft.wire import confidence_byte
 from verifier.scheduling.calibration import MAX_SOURCES, Calibration, Calibrations
 
 
-def test_without_trials_the_drafters_word_is_taken() -> None:
+def test_without_trials_the_confidence_is_the_probability() -> None:
     assert Calibration().acceptance_probability(confidence_byte(0.5)) == pytest.approx(0.5)
 
 
-def test_a_boastful_drafter_is_seen_through_and_forgiven() -> None:
+def test_overconfidence_is_learned_and_forgotten() -> None:
     calibration, byte, dice = Calibration(), confidence_byte(0.9), random.Random(1)
     claim = DraftSlice((7,), (-1,), (byte,), (1,))
     for _ in range(500):
@@ -26,9 +26,9 @@ def test_a_boastful_drafter_is_seen_through_and_forgiven() -> None:
     assert calibration.acceptance_probability(byte) > 0.9
 
 
-def test_only_guesses_whose_parent_was_right_are_trials() -> None:
+def test_only_nodes_whose_parent_was_accepted_are_trials() -> None:
     calibration = Calibration()
-    # 5 is right, its child 9 is wrong, 9's child was never put to the test, nor was 6's
+    # 5 is accepted, its child 9 is not; 9's child and 6's child are no trials
     draft = DraftSlice((5, 9, 9, 6, 7), (-1, 0, 1, -1, 3), (0, 40, 80, 120, 160), (1, 2, 3, 1, 2))
     calibration.record_verification(draft, [5, 4])
     assert calibration._trials[0] == 1
@@ -38,26 +38,26 @@ def test_only_guesses_whose_parent_was_right_are_trials() -> None:
     assert sum(calibration._hits) == 1
 
 
-def test_a_paths_chance_is_the_product_of_its_guesses() -> None:
+def test_a_paths_probability_is_the_product_of_its_nodes() -> None:
     half = confidence_byte(0.5)
     chances = Calibration().path_probabilities(DraftSlice((1, 2, 3), (-1, 0, -1), (half, 2 * half, half), (1, 2, 1)))
     assert chances == pytest.approx([0.5, 0.25, 0.5])
 
 
-def test_one_agents_boasting_costs_the_others_nothing_once_they_are_known() -> None:
+def test_an_overconfident_agent_does_not_affect_known_ones() -> None:
     calibrations, byte = Calibrations(), confidence_byte(0.9)
     claim = DraftSlice((7,), (-1,), (byte,), (1,))
     for _ in range(300):
-        calibrations.record_verification("boaster", claim, [8])
+        calibrations.record_verification("overconfident", claim, [8])
         calibrations.record_verification("honest", claim, [7])
-    assert calibrations.get("boaster").acceptance_probability(byte) < 0.1
+    assert calibrations.get("overconfident").acceptance_probability(byte) < 0.1
     assert calibrations.get("honest").acceptance_probability(byte) > 0.9
     assert calibrations.get("new").acceptance_probability(byte) == pytest.approx(0.5, abs=0.05), (
-        "as all together have been"
+        "the prior is what all agents have shown"
     )
 
 
-def test_records_are_bounded_and_the_least_used_go_first() -> None:
+def test_calibrations_are_bounded_and_least_recently_used_ones_are_forgotten() -> None:
     calibrations, byte = Calibrations(), confidence_byte(0.9)
     for _ in range(50):
         calibrations.record_verification("regular", DraftSlice((7,), (-1,), (byte,), (1,)), [8])

@@ -1,4 +1,4 @@
-"""Step costs between, beyond and beside what was measured."""
+"""Step costs at, between and beyond the measured sizes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from verifier.scheduling.step_costs import StepCosts
 
 
-def test_sizes_between_and_beyond_the_measured_ones_are_filled_in() -> None:
+def test_sizes_between_and_beyond_the_measured_ones_are_interpolated_and_extrapolated() -> None:
     costs = StepCosts()
     assert not costs.has_measurements
     for rows, seconds in ((2, 0.02), (4, 0.03), (8, 0.07)):
@@ -18,7 +18,7 @@ def test_sizes_between_and_beyond_the_measured_ones_are_filled_in() -> None:
     assert costs.seconds(16) > costs.seconds(8)
 
 
-def test_a_slower_machine_moves_all_sizes() -> None:
+def test_a_slower_machine_scales_all_sizes() -> None:
     costs = StepCosts()
     for rows in (1, 4, 8):
         costs.record(rows, 0.01 * (rows + 1))
@@ -28,7 +28,7 @@ def test_a_slower_machine_moves_all_sizes() -> None:
     assert costs.seconds(8) > 0.12
 
 
-def test_one_slow_step_is_no_lasting_harm() -> None:
+def test_one_slow_step_has_no_lasting_effect() -> None:
     costs = StepCosts()
     for rows in (1, 4):
         costs.record(rows, 0.02)

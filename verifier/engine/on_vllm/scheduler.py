@@ -53,5 +53,5 @@ class StepScheduler(Scheduler):
         return self.last_output
 
     def _completes_text(self, request: Any, part: RequestStep) -> bool:
-        """Whether the request's whole text is computed after this step, so that a draft can be verified after it."""
+        """Whether the request's complete text is computed after this step, so that a draft can be verified after it."""
         return request.num_tokens - request.num_computed_tokens <= part.num_tokens

@@ -1,4 +1,4 @@
-"""vLLM under the demo target, once for the folder, and the embedded engine with the same weights beside it."""
+"""The vLLM engine with the demo target, loaded once, and the embedded engine with the same weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NODES = 8
 
 @dataclass(frozen=True)
 class Both:
-    """The engine under test, and the one that tells what is right."""
+    """The engine under test, and the reference."""
 
     vllm: Engine
     embedded: Engine
@@ -46,9 +46,9 @@ def both(demo_target: PackedModel) -> Iterator[Both]:
             "verify_nodes": NODES,
         }
     )
-    begun = load(settings)
-    assert begun
-    engine, card = begun
+    loaded = load(settings)
+    assert loaded
+    engine, card = loaded
     yield Both(engine, TransformersEngine(demo_target, card.vocab_size, 2048, 64, GrammarCache(card)), card)
     engine.shut_down()
 
@@ -58,10 +58,7 @@ def finish(
     requests: Sequence[Request],
     draft: Callable[[int, list[int]], DraftSlice] = lambda key, text: EMPTY_DRAFT,
 ) -> tuple[dict[int, list[int]], list[StepResult]]:
-    """Serve all of them to their end, up to 12 tokens of a text a step: each one's whole output, and every progress.
-
-    Sessions that lost their place wait for a step of their own in turn, as the scheduler would have them.
-    """
+    """Run all requests to their end, up to 12 uncomputed tokens of each per step; returns all outputs and results."""
     texts = {request.session: list(request.committed) for request in requests}
     for request in requests:
         engine.open(request)

@@ -1,4 +1,4 @@
-"""vLLM commits the text that the embedded engine commits, whatever is drafted, asked for, cancelled or evicted."""
+"""The vLLM engine commits the embedded engine's text, whatever is drafted, requested, cancelled or evicted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.vllm, pytest.mark.long, pytest.mark.timeout(600)]
 
 GREEDY = Sampling(temperature=0)
 SAMPLED = Sampling(temperature=0.8, top_k=40, top_p=0.95, min_p=0.01, seed=11)
-HELD_BACK = Sampling(
+PENALISED = Sampling(
     temperature=0.9,
     seed=4,
     frequency_penalty=0.6,
@@ -39,19 +39,19 @@ def drafts_of(right: dict[int, list[int]], seed: int = 5) -> Callable[[int, list
 
 
 @pytest.mark.parametrize(
-    "sampling", [GREEDY, SAMPLED, HELD_BACK, LETTERS], ids=["greedy", "sampled", "held", "letters"]
+    "sampling", [GREEDY, SAMPLED, PENALISED, LETTERS], ids=["greedy", "sampled", "held", "letters"]
 )
-def test_drafted_text_is_the_embedded_engines(both: Both, sampling: Sampling) -> None:
+def test_text_with_drafts_is_the_embedded_engines(both: Both, sampling: Sampling) -> None:
     asked = [request(key, prompt_of(key, 5 + 9 * key), sampling) for key in range(1, 5)]
     right, _ = finish(both.embedded, asked)
-    begun = [
+    resumed = [
         request(key, prompt_of(key, 5 + 9 * key), sampling, committed=tuple(right[key][:5]) if key == 4 else ())
         for key in range(1, 5)
     ]
-    texts, seen = finish(both.vllm, begun, drafts_of(right))
+    texts, seen = finish(both.vllm, resumed, drafts_of(right))
     assert texts == right
-    assert max(made.accepted for made in seen) >= 3, "the drafts were really used"
-    assert any(made.depth > made.accepted for made in seen), "and really refused"
+    assert max(made.accepted for made in seen) >= 3, "drafts were accepted"
+    assert any(made.depth > made.accepted for made in seen), "and rejected"
     assert both.vllm.capacity().free_kv_tokens == KV_TOKENS
 
 
@@ -60,7 +60,7 @@ def test_plain_text_is_the_embedded_engines(both: Both) -> None:
     assert finish(both.vllm, asked)[0] == finish(both.embedded, asked)[0]
 
 
-def test_sessions_that_sit_a_step_out_keep_their_place(both: Both) -> None:
+def test_sessions_that_are_not_in_a_step_keep_their_blocks(both: Both) -> None:
     asked = [request(key, prompt_of(key), GREEDY) for key in (1, 2)]
     right, _ = finish(both.embedded, asked)
     for one in asked:
@@ -84,12 +84,12 @@ def test_a_full_cache_evicts_and_loses_no_token(both: Both) -> None:
     right, _ = finish(both.embedded, asked)
     texts, seen = finish(both.vllm, asked, drafts_of(right))
     assert texts == right
-    unseen = [made.num_uncomputed for made in seen if not made.tokens]
-    assert max(unseen) > 250, "one really lost its place after its prompt was in"
+    num_uncomputed = [made.num_uncomputed for made in seen if not made.tokens]
+    assert max(num_uncomputed) > 250, "a session was evicted after its prompt was computed"
     assert both.vllm.capacity().free_kv_tokens == KV_TOKENS
 
 
-def test_ends_are_told_as_they_are(both: Both) -> None:
+def test_finish_reasons_are_reported(both: Both) -> None:
     plain = request(1, prompt_of(1), GREEDY)
     right = finish(both.embedded, [plain])[0][1]
     eos = right[6]
@@ -146,7 +146,7 @@ def test_a_prefix_is_shared_within_a_salt_only(both: Both) -> None:
     assert both.vllm.capacity().free_kv_tokens == KV_TOKENS
 
 
-def test_what_is_cancelled_leaves_nothing(both: Both) -> None:
+def test_cancelled_sessions_leave_nothing(both: Both) -> None:
     for key in range(1, 4):
         both.vllm.open(request(key, prompt_of(key, 100), GREEDY))
     both.vllm.step([ScheduledSession(1, 40), ScheduledSession(2, 100)])
@@ -161,7 +161,7 @@ def test_what_is_cancelled_leaves_nothing(both: Both) -> None:
     )
 
 
-def test_what_finds_no_room_is_told(both: Both) -> None:
+def test_requests_beyond_capacity_or_bounds_raise(both: Both) -> None:
     both.vllm.open(request(1, prompt_of(1, 700), GREEDY))
     with pytest.raises(Overloaded, match="KV cache"):
         both.vllm.open(request(2, prompt_of(2, 700), GREEDY))
@@ -182,7 +182,7 @@ def test_what_finds_no_room_is_told(both: Both) -> None:
             both.vllm.validate(wrong)
 
 
-def test_long_drafts_are_cut_to_what_vllm_has_room_for(both: Both) -> None:
+def test_long_drafts_are_truncated_to_the_speculative_tokens_of_vllm(both: Both) -> None:
     asked = [request(1, prompt_of(3), GREEDY)]
     right, _ = finish(both.embedded, asked)
 

@@ -1,4 +1,4 @@
-"""Two processes hold the model, by vLLM's own flags: tensor parallel, pipeline parallel, and as two machines."""
+"""The model in two processes, by vLLM's own flags: tensor parallel, pipeline parallel, and as two machines."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PARAMETERS: dict[str, Any] = {"temperature": 0.8, "top_k": 40, "seed": 11, "freq
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama that can be cut in two, with the demo model's tokenizer; the demo target has nine heads."""
+    """A random Llama that can be sharded in two, with the demo model's tokenizer; the demo target has nine heads."""
     folder = tmp_path_factory.mktemp("small-llama")
     for file in ensure_demo_model().iterdir():
         if file.name.startswith("tokenizer") or file.name.endswith(".jinja"):
@@ -64,7 +64,7 @@ def free_port() -> int:
 
 
 def begin(small: Path, right: dict[int, list[int]], arguments: str, to: Path) -> subprocess.Popen[str]:
-    """One process with these arguments of vLLM's, told its job."""
+    """A process with these arguments for vLLM, which reads its job from stdin."""
     settings = {
         "engine": "vllm",
         "model": str(small),
@@ -85,7 +85,7 @@ def begin(small: Path, right: dict[int, list[int]], arguments: str, to: Path) ->
     return process
 
 
-def told(to: Path) -> dict[int, list[int]]:
+def read_texts(to: Path) -> dict[int, list[int]]:
     answer = json.loads(to.read_text())
     assert answer["accepted"] > 5, "drafts were really used"
     return {int(key): text for key, text in answer["texts"].items()}
@@ -97,7 +97,7 @@ def test_two_processes_make_the_text_of_one(
 ) -> None:
     process = begin(small, right, arguments, tmp_path / "texts.json")
     assert process.wait(400) == 0
-    assert told(tmp_path / "texts.json") == right
+    assert read_texts(tmp_path / "texts.json") == right
 
 
 def test_two_machines_make_the_text_of_one(small: Path, right: dict[int, list[int]], tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_two_machines_make_the_text_of_one(small: Path, right: dict[int, list[in
     processes = [begin(small, right, f"{spread} --node-rank {rank}", tmp_path / f"{rank}.json") for rank in range(2)]
     try:
         assert processes[0].wait(400) == 0
-        assert told(tmp_path / "0.json") == right
+        assert read_texts(tmp_path / "0.json") == right
         processes[1].wait(60)
         assert not (tmp_path / "1.json").exists()
     finally:

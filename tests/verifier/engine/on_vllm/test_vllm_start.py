@@ -1,10 +1,10 @@
-"""Starting on vLLM: whose argument is whose."""
+"""Errors for vLLM arguments that are not accepted."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.verifier.engine.test_engine_choice import refused
+from tests.verifier.engine.test_engine_choice import startup_error
 
 pytest.importorskip("vllm", reason="runs in the environment of `make test-vllm`")
 
@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.vllm, pytest.mark.long, pytest.mark.timeout(600)]
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         (("--", "--max-model-len", "512"), "--context-length"),
         (("--", "--max-num-seqs", "3"), "--max-sessions"),
@@ -25,5 +25,5 @@ pytestmark = [pytest.mark.vllm, pytest.mark.long, pytest.mark.timeout(600)]
         (("--model", "/nowhere/at/all"), "cannot serve /nowhere/at/all"),
     ],
 )
-def test_what_cannot_be_is_told_in_one_line(flags: tuple[str, ...], told: str) -> None:
-    assert told in refused("--engine", "vllm", *flags)
+def test_invalid_arguments_are_reported_in_one_line(flags: tuple[str, ...], message: str) -> None:
+    assert message in startup_error("--engine", "vllm", *flags)

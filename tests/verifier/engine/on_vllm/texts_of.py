@@ -1,7 +1,7 @@
-"""A process with vLLM's workers spread as a job on stdin says: serves its requests and writes their texts.
+"""A process that reads a job from stdin, serves its requests on vLLM and writes their texts.
 
-A job has `settings` of the verifier, `prompts`, `right` texts to draft from, and the file `to` write to. A process that
-turns out to be a worker of another one writes nothing.
+A job has the verifier's `settings`, `prompts`, `right` texts to draft from, and the file `to` write to. A process that
+only runs workers for another one writes nothing.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ def main() -> None:
     from verifier.engine.on_vllm.start import load
 
     job: dict[str, Any] = json.load(sys.stdin)
-    begun = load(VerifierSettings.model_validate(job["settings"]))
-    if begun is None:
+    loaded = load(VerifierSettings.model_validate(job["settings"]))
+    if loaded is None:
         return
-    engine, _ = begun
+    engine, _ = loaded
     right, dice = {int(key): text for key, text in job["right"].items()}, random.Random(3)
     sampling = Sampling(**job["sampling"])
     asked = [request(key, job["prompts"][key], sampling, len(text)) for key, text in right.items()]

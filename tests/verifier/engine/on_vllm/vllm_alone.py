@@ -1,7 +1,7 @@
-"""vLLM without anything of EdgeDraft's, in a process of its own: what its users would get.
+"""vLLM without EdgeDraft, in a process of its own.
 
 Reads a job as JSON on stdin, writes the texts as JSON to the file that the job names: greedy texts of `prompts`, and
-`samples` texts behind `drawn`, chosen with `sampling`.
+`samples` texts after the prompt `drawn`, sampled with `sampling`.
 """
 
 from __future__ import annotations
