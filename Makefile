@@ -14,7 +14,7 @@ test: $(VENV)/test-installed
 VLLM_VENV ?= $(VENV)-vllm
 test-vllm: $(VLLM_VENV)/installed
 	EDGEDRAFT_ENGINE=vllm EDGEDRAFT_ENGINE_ARGS=--enforce-eager $(VLLM_VENV)/bin/python -m pytest -m vllm \
-		tests/verifier/engine/on_vllm tests/e2e/test_same_text.py tests/e2e/test_mixed_pool.py tests/loadtest/test_vllm_bench.py
+		tests/verifier/engine/on_vllm tests/e2e/test_same_text.py tests/e2e/test_mixed_pool.py tests/loadtest/specedge/test_vllm_system.py
 
 $(VLLM_VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VLLM_VENV)

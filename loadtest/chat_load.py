@@ -1,7 +1,6 @@
-"""Load on a chat completions endpoint: so many requests, so many of them at once, every text checked.
+"""A closed loop of requests to a chat completions endpoint, with every text checked.
 
-A closed loop: whoever is answered asks again. The client is made to cost little, for it shares the machine with what is
-measured.
+The client costs little CPU, since it shares the machine with what is measured.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ TIMEOUT = aiohttp.ClientTimeout(total=300)
 
 @dataclass(frozen=True)
 class Target:
-    """Where to send what. `text` is the only right answer."""
+    """An endpoint and a request. `text` is the expected answer."""
 
     url: str
     key: str
@@ -36,41 +35,43 @@ class Target:
 
 
 @dataclass
-class Load:
-    """What came of it. `wall` is seconds from the first request to the last answer, `chunks` count text in streams."""
+class LoadResult:
+    """`wall`: seconds from the first request to the last answer; `chunks`: streamed chunks with text."""
 
     wall: float = 0.0
-    right: int = 0
+    correct: int = 0
     chunks: int = 0
     failures: list[str] = field(default_factory=list)
 
 
-async def load(target: Target, requests: int, at_once: int, stream: bool, session: aiohttp.ClientSession) -> Load:
-    """`requests` in all, `at_once` of them running."""
-    result = Load()
+async def run_load(
+    target: Target, requests: int, concurrency: int, stream: bool, session: aiohttp.ClientSession
+) -> LoadResult:
+    """Sends `requests` requests, `concurrency` at a time."""
+    result = LoadResult()
     left = iter(range(requests))
-    one = _streamed if stream else _whole
+    send = _streamed if stream else _complete
 
-    async def ask_on() -> None:
+    async def client() -> None:
         for _ in left:
             try:
-                text = await one(session, target, result)
+                text = await send(session, target, result)
             except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError, ValueError) as error:
                 result.failures.append(f"{type(error).__name__}: {error}")
             else:
                 if text == target.text:
-                    result.right += 1
+                    result.correct += 1
                 else:
                     result.failures.append(f"another text: {text[:60]!r} of {len(text)} characters")
 
     began = time.perf_counter()
-    await asyncio.gather(*(ask_on() for _ in range(at_once)))
+    await asyncio.gather(*(client() for _ in range(concurrency)))
     result.wall = time.perf_counter() - began
     return result
 
 
-def run(work: Callable[[aiohttp.ClientSession], Any]) -> Any:
-    """`work` in an event loop of its own, with connections that are kept and not limited in number."""
+def run_with_client(work: Callable[[aiohttp.ClientSession], Any]) -> Any:
+    """Runs `work` in a new event loop, with a client that keeps connections open and does not limit their number."""
 
     async def main() -> Any:
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=TIMEOUT) as session:
@@ -79,7 +80,7 @@ def run(work: Callable[[aiohttp.ClientSession], Any]) -> Any:
     return asyncio.run(main())
 
 
-async def _whole(session: aiohttp.ClientSession, target: Target, result: Load) -> str:
+async def _complete(session: aiohttp.ClientSession, target: Target, result: LoadResult) -> str:
     async with _post(session, target, stream=False) as reply:
         document = msgspec.json.decode(await reply.read())
         if reply.status != 200:
@@ -87,8 +88,8 @@ async def _whole(session: aiohttp.ClientSession, target: Target, result: Load) -
         return document["choices"][0]["message"]["content"]
 
 
-async def _streamed(session: aiohttp.ClientSession, target: Target, result: Load) -> str:
-    """The text, if the stream ended as it should. Raises ValueError if not."""
+async def _streamed(session: aiohttp.ClientSession, target: Target, result: LoadResult) -> str:
+    """The text. Raises ValueError for a stream with an error or without its end."""
     text, finished, done = [], False, False
     async with _post(session, target, stream=True) as reply:
         if reply.status != 200:
@@ -108,7 +109,7 @@ async def _streamed(session: aiohttp.ClientSession, target: Target, result: Load
                     result.chunks += 1
                     text.append(piece)
     if not (finished and done):
-        raise ValueError("a stream without its end")
+        raise ValueError("the stream ended early")
     return "".join(text)
 
 

@@ -1,4 +1,4 @@
-"""`edgedraft demo`: all of EdgeDraft on this machine: an answer streamed, then both modes side by side."""
+"""`edgedraft demo`: EdgeDraft on this machine: one streamed answer, then both modes compared."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from openai import OpenAI
 from edgedraft.local.demo_model import DEMO_MODEL, resolve_model
 from edgedraft.local.processes import StartError, Supervisor
 from edgedraft.observability.logs import configure_logging
-from loadtest.quick import compare
-from loadtest.report import show
+from loadtest.benchmarks.quick import compare
+from loadtest.report import print_result
 from loadtest.settings import DemoSettings
 
 QUESTION = "Why is the sky blue? Answer in three sentences."
 
 
 def main(settings: DemoSettings) -> None:
-    """Exits 1 when a process does not start; its log is named."""
+    """Exits with 1 when a process does not start, naming its log."""
     configure_logging("warning")
     resolve_model(DEMO_MODEL)
     folder = Path(tempfile.mkdtemp(prefix="edgedraft-demo-"))
@@ -32,7 +32,7 @@ def main(settings: DemoSettings) -> None:
             stack.start_agent("--threads", "1", "--no-past-outputs")
             _stream(stack)
             print("\nNow the same prompts datacenter-only and with the edge:\n", flush=True)
-            show(compare(stack, verifier.address, "float32", settings.prompts))
+            print_result(compare(stack, verifier.address, "float32", settings.prompts))
     except StartError as error:
         sys.exit(f"edgedraft demo: {error}; the logs are in {folder}")
 

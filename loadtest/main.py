@@ -1,4 +1,7 @@
-"""`edgedraft bench NAME`: runs one benchmark, prints its table, writes its JSON."""
+"""`edgedraft bench NAME`: runs one benchmark, prints its table and writes its JSON.
+
+Benchmark NAME is the function NAME of loadtest/benchmarks/NAME.py, imported on demand: some of them load torch.
+"""
 
 from __future__ import annotations
 
@@ -7,33 +10,32 @@ import sys
 from importlib import import_module
 
 from edgedraft.observability.logs import configure_logging
-from loadtest.report import Result, show
+from loadtest.report import Result, print_result
 from loadtest.settings import BenchSettings
 
-# name -> the module that has a function of that name; imported when it is asked for, since some of them load torch
-BENCHMARKS = {
-    "quick": "loadtest.quick",
-    "verify": "loadtest.verify",
-    "engine": "loadtest.engine",
-    "prefix": "loadtest.prefix",
-    "schedule": "loadtest.schedule",
-    "draft": "loadtest.draft",
-    "link": "loadtest.link",
-    "gateway": "loadtest.gateway",
-    "streams": "loadtest.streams",
-    "seed": "loadtest.seed.experiment",
-    "soak": "loadtest.soak",
-    "scale": "loadtest.scale.bench",
-}
+NAMES = (
+    "quick",
+    "verify",
+    "engine",
+    "prefix",
+    "schedule",
+    "draft",
+    "link",
+    "gateway",
+    "streams",
+    "specedge",
+    "soak",
+    "scale",
+)
 
 
 def main(settings: BenchSettings) -> None:
-    """Exits 2 for an unknown name."""
+    """Exits with 2 for an unknown name."""
     configure_logging("warning")
-    if settings.name not in BENCHMARKS:
-        print(f"edgedraft bench: no benchmark {settings.name!r}; there is: {', '.join(BENCHMARKS)}", file=sys.stderr)
+    if settings.name not in NAMES:
+        print(f"edgedraft bench: no benchmark {settings.name!r}; there is: {', '.join(NAMES)}", file=sys.stderr)
         sys.exit(2)
-    result: Result = getattr(import_module(BENCHMARKS[settings.name]), settings.name)(settings)
-    show(result)
+    result: Result = getattr(import_module(f"loadtest.benchmarks.{settings.name}"), settings.name)(settings)
+    print_result(result)
     if settings.json_file:
         settings.json_file.write_text(json.dumps(result.document, indent=2) + "\n")

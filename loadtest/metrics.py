@@ -1,4 +1,4 @@
-"""What a process of ours tells at /metrics, as numbers by name, and what of it is still open."""
+"""Reads the /metrics of a gateway or a verifier: values by name, and what is still open."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import urllib.request
 OPEN = {"gateway": ("sessions", "queued", "guests"), "verifier": ("sessions", "waiting")}
 
 
-def metrics_of(url: str) -> dict[str, float]:
-    """What has no labels. `url` is a gateway's or a verifier's own. Raises OSError."""
+def read_metrics(url: str) -> dict[str, float]:
+    """All samples without labels. `url` is the process's own (ws:// or http://). Raises OSError."""
     base = url.replace("ws", "http", 1) if url.startswith("ws") else url
     with urllib.request.urlopen(f"{base}/metrics", timeout=30) as reply:
         text = reply.read().decode()
     return {name: float(value) for name, value in re.findall(r"^(\w+) (\S+)$", text, re.MULTILINE)}
 
 
-def still_open(kind: str, url: str) -> dict[str, float]:
-    """Sessions of any kind; and of a verifier `kv_held`, tokens of its cache neither free nor only remembered.
+def open_sessions(kind: str, url: str) -> dict[str, float]:
+    """Open sessions by kind, and for a verifier `kv_held`: KV cache tokens neither free nor only cached.
 
-    Empty for an agent, which does not tell.
+    `kind` is the program's name. Empty for an agent, which has no metrics.
     """
     if kind not in OPEN:
         return {}
-    has = metrics_of(url)
-    found = {what: has[f"edgedraft_{kind}_{what}"] for what in OPEN[kind]}
+    metrics = read_metrics(url)
+    found = {name: metrics[f"edgedraft_{kind}_{name}"] for name in OPEN[kind]}
     if kind == "verifier":
-        found["kv_held"] = has["edgedraft_verifier_kv_tokens"] - has["edgedraft_verifier_kv_free_tokens"]
+        found["kv_held"] = metrics["edgedraft_verifier_kv_tokens"] - metrics["edgedraft_verifier_kv_free_tokens"]
     return found

@@ -1,4 +1,4 @@
-"""What a benchmark gives back, and how it is printed."""
+"""The result of a benchmark, and how it is printed."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ SIDE_BY_SIDE = 3
 
 @dataclass(frozen=True)
 class Result:
-    """Both sides of a comparison: a row a side, the ratios between them, and what it was run with.
+    """A comparison: a row per side, the ratios between sides, and the settings.
 
-    Rows that belong together, those of one value of the column `by`, are shown as one table, side by side.
+    With `by`, rows are grouped by the values of that column, and each group is printed as one table.
     """
 
     title: str
@@ -23,18 +23,18 @@ class Result:
     ratios: dict[str, float]
     settings: dict[str, Any]
     notes: list[str] = field(default_factory=list)
-    parts: list[Result] = field(default_factory=list)  # tables of other columns that belong to it
+    parts: list[Result] = field(default_factory=list)  # further tables with other columns
     by: str = ""
 
     @property
     def document(self) -> dict[str, Any]:
-        """What is written as JSON."""
+        """The JSON document."""
         parts = {"parts": [{"title": part.title} | part.document for part in self.parts]} if self.parts else {}
         return {"rows": self.rows, "ratios": self.ratios, "settings": self.settings} | parts
 
 
-def show(result: Result) -> None:
-    """Print tables, ratios and notes on stdout: a few sides stand side by side, many below each other."""
+def print_result(result: Result) -> None:
+    """Prints tables, ratios and notes to stdout: up to SIDE_BY_SIDE rows as columns, more as rows."""
     console = Console()
     if result.by:
         console.print(f"[italic]{result.title}[/italic]")
@@ -52,17 +52,17 @@ def show(result: Result) -> None:
     for note in result.notes:
         console.print(f"  {note}")
     for part in result.parts:
-        show(part)
+        print_result(part)
 
 
 def _table(title: str, rows: list[dict[str, Any]], side_by_side: bool) -> Table:
     table = Table(title=title)
     lines = [[_cell(value) for value in row.values()] for row in rows]
-    heads = [name.replace("_", " ") for name in rows[0]]
+    headers = [name.replace("_", " ") for name in rows[0]]
     if side_by_side:
-        heads, *lines = [[head, *values] for head, values in zip(heads, zip(*lines, strict=True), strict=True)]
-    for i, head in enumerate(heads):
-        table.add_column(head, justify="left" if i == 0 else "right")
+        headers, *lines = [[header, *values] for header, values in zip(headers, zip(*lines, strict=True), strict=True)]
+    for i, header in enumerate(headers):
+        table.add_column(header, justify="left" if i == 0 else "right")
     for line in lines:
         table.add_row(*line)
     return table

@@ -1,6 +1,7 @@
-"""`bench scale`: from one box to a million agents, on paper and in simulation.
+"""`bench scale`: from a hundred agents to a million, partly measured and partly simulated.
 
-Costs of one of everything are measured on real gateways, stores and peers (measure.py, costs.py). A simulation
-token by token (cell.py) is held against a small real system under the same load (match.py); then it tells what one
-gateway core bears, and a coarser one (crowd.py), session by session, what happens in a service of any size (sizes.py).
+measure.py and costs.py measure what a gateway spends on each event, with real gateways, stores and scripted peers.
+cell.py simulates a part of a service token by token; validation.py compares that simulation with a small real service
+under the same load. service_size.py computes how large a service must be, service_simulation.py simulates it session by
+session, and sizes.py puts it all into one table, with what exceeds its limits first.
 """

@@ -1,8 +1,8 @@
-"""A part of a service, token by token: gateways as threads of measured costs between real schedulers and desktops.
+"""A part of a service, simulated token by token: gateways between real schedulers and simulated agents.
 
-Schedulers, targets played back, desktops and links are those of `bench seed`. A stream's home is one gateway, its
-desktop is attached to that one or, lent, to another. What is no work of the gateway's takes no time here: sockets,
-kernels and the network of the datacenter.
+A gateway is a thread with measured costs (cpu_thread.py, costs.py); the rest is loadtest/simulator. A stream's home is
+one gateway; its agent is attached to that one or, as a remote agent, to another. Sockets, kernels and the datacenter's
+network take no time here.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 from edgedraft.wire import Commit, Draft, encode_frame
 from loadtest.scale.costs import NAMES, Costs
-from loadtest.scale.frames import Frames
-from loadtest.scale.thread import Thread
-from loadtest.seed.clock import Clock
-from loadtest.seed.desktop import Desktop
-from loadtest.seed.drafts import Drafts
-from loadtest.seed.fleet import Meters, Stream
-from loadtest.seed.profiles import Device, Link, Way
-from loadtest.seed.server import LIMITS, Compute, Server
-from loadtest.seed.streaming import opening
-from loadtest.seed.target import Target
+from loadtest.scale.cpu_thread import CpuThread
+from loadtest.simulator.agent import SimulatedAgent
+from loadtest.simulator.clock import Clock
+from loadtest.simulator.load import OnTokens, Stream
+from loadtest.simulator.measurement import Meters
+from loadtest.simulator.network import DraftBatcher, LinkDirection
+from loadtest.simulator.profiles import EdgeProfile
+from loadtest.simulator.systems.edgedraft import open_message
+from loadtest.simulator.target import Target
+from loadtest.simulator.verifier import LIMITS, SimulatedVerifier
 from verifier.scheduling.scheduler import SchedulerLimits
 from verifier.scheduling.step_costs import StepCosts
 
@@ -33,15 +33,16 @@ FREE = Costs(*[0.0] * len(NAMES))
 
 @dataclass(frozen=True)
 class Shape:
-    """How many of what; `lent` is the share of streams whose desktop is another gateway's.
+    """How many processes there are.
 
-    `speed` is what share of a core each thread gets, `load` what clients and desktops take, in one thread.
+    `remote_share` is the share of streams whose agent another gateway hosts, `speed` the share of a core that each
+    thread gets, `load` what clients and agents spend, all in one thread.
     """
 
     gateways: int
     verifiers: int
     edge: bool
-    lent: float = 0.0
+    remote_share: float = 0.0
     speed: float = 1.0
     load: Costs = FREE
     limits: SchedulerLimits = LIMITS
@@ -49,165 +50,171 @@ class Shape:
 
 @dataclass(frozen=True)
 class Parts:
-    """`target` makes one verifier's, `steps` are its costs; `gateway` is what a gateway's work takes."""
+    """`target` makes one verifier's target, `steps` are its costs; `gateway` are a gateway's costs."""
 
     target: Callable[[], Target]
     steps: StepCosts
     gateway: Costs
-    edge: tuple[Device, Link, Drafts]
+    edge: EdgeProfile
 
 
 @dataclass
 class CellMeters(Meters):
-    """Besides: CPU seconds and wakes of all gateways, frames from verifiers, commits told, frames of drafts."""
+    """Also: the gateways' CPU seconds and wakes, verifiers' frames, commits passed to agents, agents' frames."""
 
-    gateway: float = 0.0
+    gateway_seconds: float = 0.0
     wakes: int = 0
     frames: int = 0
-    told: int = 0
-    drafts: int = 0
-    more: int = 0  # drafts beyond the first of a frame
+    agent_commits: int = 0
+    draft_frames: int = 0
+    extra_drafts: int = 0  # drafts beyond the first of a frame
     requests: int = 0
 
 
 @dataclass
-class _Seat:
-    """Where a stream's drafts come in."""
+class _AttachedAgent:
+    """An agent with its downlink and the gateway that hosts it."""
 
-    desktop: Desktop
-    up: Way
-    down: Way
-    thread: Thread
+    agent: SimulatedAgent
+    downlink: LinkDirection
+    host: CpuThread
 
 
 @dataclass
-class _Running:
-    """A stream with its home and its verifier."""
-
+class _RunningStream:
     stream: Stream
-    home: Thread
-    server: Server
-    seat: _Seat | None = field(default=None)
+    home: CpuThread
+    verifier: SimulatedVerifier
+    attached: _AttachedAgent | None
 
 
 class Cell:
-    """fleet.System: streams by slots, of which each has its home and its desktop."""
+    """loadtest.simulator.load.System. A stream's device number decides its home and its agent."""
 
     def __init__(self, shape: Shape, parts: Parts, seed: int = 0) -> None:
         self.clock = Clock()
         self.meters = CellMeters()
-        self._shape, self._parts, self._dice = shape, parts, random.Random(seed)
-        self.gateways = [Thread(self.clock, shape.speed, parts.gateway.wake) for _ in range(shape.gateways)]
-        self._load = Thread(self.clock, shape.speed)
-        compute: Compute = lambda seconds, done: self.clock.after(seconds / shape.speed, done)  # noqa: E731
+        self._shape, self._parts, self._rng = shape, parts, random.Random(seed)
+        self.gateways = [CpuThread(self.clock, shape.speed, parts.gateway.wake) for _ in range(shape.gateways)]
+        self._load_thread = CpuThread(self.clock, shape.speed)
         self._eos: tuple[int, ...] = ()
-        self._servers: list[Server] = []
+        self._verifiers: list[SimulatedVerifier] = []
         for _ in range(shape.verifiers):
             target = parts.target()
             self._eos = target.eos
-            self._servers.append(
-                Server(self.clock, target, parts.steps, self.meters, self._deliver, shape.limits, compute)
+            self._verifiers.append(
+                SimulatedVerifier(
+                    self.clock, target, parts.steps, self.meters, self._deliver, shape.limits, self._compute
+                )
             )
-        self._running: dict[int, _Running] = {}
-        self._seats: dict[int, _Seat] = {}
-        self._committed: Callable[[Stream, Sequence[int]], None] = lambda stream, tokens: None
+        self._running: dict[int, _RunningStream] = {}
+        self._agents: dict[int, _AttachedAgent] = {}
+        self._on_tokens: OnTokens = lambda stream, tokens: None
 
-    def serve(self, committed: Callable[[Stream, Sequence[int]], None]) -> None:
-        self._committed = committed
+    def subscribe(self, on_tokens: OnTokens) -> None:
+        self._on_tokens = on_tokens
 
     def stop(self) -> None:
-        for server in self._servers:
-            server.close()
+        for verifier in self._verifiers:
+            verifier.close()
         self._running.clear()
 
-    def begin(self, stream: Stream) -> None:
-        home = self.gateways[stream.slot % len(self.gateways)]
+    def submit(self, stream: Stream) -> None:
+        home = self.gateways[stream.device % len(self.gateways)]
         self.meters.requests += 1
         self._spend(home, self._parts.gateway.request, partial(self._open, stream, home))
 
-    def _open(self, stream: Stream, home: Thread) -> None:
-        server = min(self._servers, key=len)
-        seat = self._seat(stream.slot) if self._shape.edge else None
-        self._running[stream.key] = _Running(stream, home, server, seat)
-        opened = opening(stream, self._eos, f"desktop {stream.slot}" if seat else "")
-        server.open(opened)
-        if seat:
-            seat.down.send(len(encode_frame([opened])), partial(seat.desktop.open, opened, stream.chat))
-        server.turn()
+    def _compute(self, seconds: float, done: Callable[[], None]) -> None:
+        self.clock.call_later(seconds / self._shape.speed, done)
 
-    def _seat(self, slot: int) -> _Seat:
-        if slot not in self._seats:
-            device, link, drafts = self._parts.edge
-            number = slot % len(self.gateways)
-            if self._dice.random() < self._shape.lent and len(self.gateways) > 1:
-                number = (number + self._dice.randrange(1, len(self.gateways))) % len(self.gateways)
-            up = Way(self.clock, link, link.up, self._dice)
-            down = Way(self.clock, link, link.down, self._dice)
-            thread = self.gateways[number]
+    def _open(self, stream: Stream, home: CpuThread) -> None:
+        verifier = min(self._verifiers, key=len)
+        attached = self._attached(stream.device) if self._shape.edge else None
+        self._running[stream.key] = _RunningStream(stream, home, verifier, attached)
+        opened = open_message(stream, self._eos, f"desktop {stream.device}" if attached else "")
+        verifier.open(opened)
+        if attached:
+            attached.downlink.send(len(encode_frame([opened])), partial(attached.agent.open, opened, stream.chat))
+        verifier.start_step()
 
-            def send(sent: Sequence[Draft]) -> None:
-                size = len(encode_frame(sent))
-                self.meters.up += size
-                self.meters.drafts += 1
-                self.meters.more += len(sent) - 1
-                self._load.do(self._shape.load.draft, partial(up.send, size, partial(self._drafted, thread, sent)))
+    def _attached(self, device: int) -> _AttachedAgent:
+        if device not in self._agents:
+            link = self._parts.edge.link
+            number = device % len(self.gateways)
+            if self._rng.random() < self._shape.remote_share and len(self.gateways) > 1:
+                number = (number + self._rng.randrange(1, len(self.gateways))) % len(self.gateways)
+            uplink = LinkDirection(self.clock, link, link.uplink_bps, self._rng)
+            downlink = LinkDirection(self.clock, link, link.downlink_bps, self._rng)
+            host = self.gateways[number]
+            batcher = DraftBatcher(self.clock, self._sender(uplink, host))
+            agent = SimulatedAgent(self.clock, self._parts.edge, self.meters, batcher.put)
+            self._agents[device] = _AttachedAgent(agent, downlink, host)
+        return self._agents[device]
 
-            frames = Frames(self.clock, send)
-            self._seats[slot] = _Seat(Desktop(self.clock, device, drafts, self.meters, frames.put), up, down, thread)
-        return self._seats[slot]
+    def _sender(self, uplink: LinkDirection, host: CpuThread) -> Callable[[Sequence[Draft]], None]:
+        def send(drafts: Sequence[Draft]) -> None:
+            size = len(encode_frame(drafts))
+            self.meters.bytes_up += size
+            self.meters.draft_frames += 1
+            self.meters.extra_drafts += len(drafts) - 1
+            arrived = partial(self._receive_drafts, host, drafts)
+            self._load_thread.run(self._shape.load.draft, partial(uplink.send, size, arrived))
 
-    def _drafted(self, thread: Thread, drafts: Sequence[Draft]) -> None:
-        """A frame of drafts has come to the gateway that has the agent."""
+        return send
+
+    def _receive_drafts(self, host: CpuThread, drafts: Sequence[Draft]) -> None:
+        """A frame of drafts has arrived at the gateway that hosts the agent."""
         if not (running := self._running.get(drafts[0].session)):
             return
 
-        def taken() -> None:
+        def received() -> None:
             for draft in drafts:
-                running.server.draft(draft)
+                running.verifier.add_drafts([draft])
 
-        costs, more = self._parts.gateway, len(drafts) - 1
-        lent = costs.lent_draft + more * costs.lent_another
-        then = taken if thread is running.home else partial(self._spend, running.home, lent, taken)
-        self._spend(thread, costs.draft + more * costs.another, then)
+        costs, extra = self._parts.gateway, len(drafts) - 1
+        remote = costs.remote_draft + extra * costs.remote_extra_draft
+        then = received if host is running.home else partial(self._spend, running.home, remote, received)
+        self._spend(host, costs.draft + extra * costs.extra_draft, then)
 
     def _deliver(self, commits: Mapping[int, Commit]) -> None:
         """A step's commits: one frame to each gateway that has sessions in it."""
-        homes: defaultdict[int, list[tuple[_Running, Commit]]] = defaultdict(list)
+        frames: defaultdict[int, list[tuple[_RunningStream, Commit]]] = defaultdict(list)
         for key, commit in commits.items():
             if running := self._running.get(key):
-                homes[self.gateways.index(running.home)].append((running, commit))
+                frames[self.gateways.index(running.home)].append((running, commit))
                 if commit.finish:
                     del self._running[key]
-        for number, frame in homes.items():
+        for number, frame in frames.items():
             costs = self._parts.gateway
-            told = sum(1 for running, commit in frame if running.seat and not commit.finish)
-            seconds = costs.frame + len(frame) * costs.commit + told * costs.told
+            to_agents = sum(1 for running, commit in frame if running.attached and not commit.finish)
+            seconds = costs.frame + len(frame) * costs.commit + to_agents * costs.agent_commit
             self.meters.frames += 1
-            self._spend(self.gateways[number], seconds, partial(self._relayed, frame))
+            self._spend(self.gateways[number], seconds, partial(self._relay, frame))
 
-    def _relayed(self, frame: list[tuple[_Running, Commit]]) -> None:
-        load = self._shape.load
+    def _relay(self, frame: list[tuple[_RunningStream, Commit]]) -> None:
         for running, commit in frame:
-            self._load.do(load.commit, partial(self._told, running.stream, commit))
-            if seat := running.seat:
-                self.meters.told += 1
-                if seat.thread is running.home:
-                    self._tell(seat, commit)
+            self._load_thread.run(self._shape.load.commit, partial(self._report, running.stream, commit))
+            if attached := running.attached:
+                self.meters.agent_commits += 1
+                send = partial(self._send_commit, attached, commit)
+                if attached.host is running.home:
+                    send()
                 else:
-                    self._spend(seat.thread, self._parts.gateway.lent_told, partial(self._tell, seat, commit))
+                    self._spend(attached.host, self._parts.gateway.remote_agent_commit, send)
 
-    def _tell(self, seat: _Seat, commit: Commit) -> None:
+    def _send_commit(self, attached: _AttachedAgent, commit: Commit) -> None:
         size = len(encode_frame([commit]))
-        self.meters.down += size
-        seat.down.send(size, partial(self._load.do, self._shape.load.told, partial(seat.desktop.commit, commit)))
+        self.meters.bytes_down += size
+        received = partial(attached.agent.commit, commit)
+        attached.downlink.send(size, partial(self._load_thread.run, self._shape.load.agent_commit, received))
 
-    def _told(self, stream: Stream, commit: Commit) -> None:
-        self._committed(stream, commit.tokens)
+    def _report(self, stream: Stream, commit: Commit) -> None:
+        self._on_tokens(stream, commit.tokens)
         if commit.finish:
-            self._committed(stream, ())
+            self._on_tokens(stream, ())
 
-    def _spend(self, thread: Thread, seconds: float, then: Callable[[], None]) -> None:
+    def _spend(self, thread: CpuThread, seconds: float, then: Callable[[], None]) -> None:
         busy, wakes = thread.busy, thread.wakes
-        thread.do(seconds, then)
-        self.meters.gateway += thread.busy - busy
+        thread.run(seconds, then)
+        self.meters.gateway_seconds += thread.busy - busy
         self.meters.wakes += thread.wakes - wakes

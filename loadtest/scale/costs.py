@@ -1,7 +1,7 @@
-"""What one of everything costs a gateway in CPU seconds: fitted to runs of which each had more of something.
+"""A gateway's CPU seconds per event, fitted to runs that each have more of some events than the others.
 
-Every run is weighed by its own total, so that a percent of a small one counts as much as one of a large one. A cost
-cannot be negative.
+Every run is weighted by its own total, so that one percent of a small run counts as much as one percent of a large one.
+Costs cannot be negative.
 """
 
 from __future__ import annotations
@@ -15,38 +15,38 @@ from scipy.optimize import nnls
 
 @dataclass(frozen=True)
 class Counts:
-    """How much of everything there was in a run; `Costs` has the same names and says what each is."""
+    """How often each event occurred in a run; `Costs` has the same fields and describes them."""
 
     second: float = 0.0
     wake: float = 0.0
     request: float = 0.0
     frame: float = 0.0
     commit: float = 0.0
-    told: float = 0.0
+    agent_commit: float = 0.0
     draft: float = 0.0
-    another: float = 0.0
-    lent_told: float = 0.0
-    lent_draft: float = 0.0
-    lent_another: float = 0.0
+    extra_draft: float = 0.0
+    remote_agent_commit: float = 0.0
+    remote_draft: float = 0.0
+    remote_extra_draft: float = 0.0
     agent: float = 0.0
 
 
 @dataclass(frozen=True)
 class Costs:
-    """CPU seconds a piece."""
+    """CPU seconds per event."""
 
-    second: float  # of being there, with its stores and verifiers
-    wake: float  # of coming back from having nothing to do: the more there is, the less often that happens
-    request: float  # from its bytes to its last, tokens left out
+    second: float  # of running, with stores and verifiers connected
+    wake: float  # returning from idle; under load it happens less often
+    request: float  # from its first byte to its last, without its tokens
     frame: float  # of commits from a verifier
-    commit: float  # in such a frame, and its event for the client
-    told: float  # a commit that is passed on to an agent
-    draft: float  # a frame of an agent with one draft, checked and passed on to a verifier
-    another: float  # each further draft in the same frame
-    lent_told: float  # what that takes more where the agent is another replica's, on both together
-    lent_draft: float
-    lent_another: float
-    agent: float  # an attached agent that does nothing, for a second
+    commit: float  # in such a frame, with its event for the client
+    agent_commit: float  # a commit passed on to an agent
+    draft: float  # an agent's frame with one draft, checked and passed on to a verifier
+    extra_draft: float  # each further draft in the same frame
+    remote_agent_commit: float  # the extra cost where another replica hosts the agent, on both replicas together
+    remote_draft: float
+    remote_extra_draft: float
+    agent: float  # an idle attached agent, per second
 
     def seconds(self, counts: Counts) -> float:
         return sum(getattr(self, name) * getattr(counts, name) for name in NAMES)
@@ -57,7 +57,7 @@ NAMES = tuple(field.name for field in fields(Counts))
 
 @dataclass(frozen=True)
 class Run:
-    """One measured run: what there was, and the CPU seconds of gateways and of the load's own process."""
+    """One measured run: its events, and the CPU seconds of the gateways and of the load generator's process."""
 
     name: str
     counts: Counts
@@ -66,7 +66,7 @@ class Run:
 
 
 def fit(runs: Sequence[Run], of: str = "gateway") -> Costs:
-    """Least squares with no negative cost."""
+    """Non-negative least squares over the runs' `of` seconds ("gateway" or "load")."""
     spent = np.array([max(1e-3, getattr(run, of)) for run in runs])
     counts = np.array([[getattr(run.counts, name) for name in NAMES] for run in runs])
     found, _ = nnls(counts / spent[:, None], np.ones(len(runs)))
@@ -74,5 +74,5 @@ def fit(runs: Sequence[Run], of: str = "gateway") -> Costs:
 
 
 def error(costs: Costs, runs: Sequence[Run], of: str = "gateway") -> float:
-    """The median over runs of how far the fit is off, as a share."""
+    """The median over runs of the fit's relative error."""
     return float(np.median([abs(costs.seconds(run.counts) / max(1e-3, getattr(run, of)) - 1) for run in runs]))

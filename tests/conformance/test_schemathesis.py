@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from edgedraft.local.processes import Supervisor
-from loadtest.gateway_peers.process import stub
+from loadtest.peers.gateways.process import start_stub
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
@@ -27,11 +27,11 @@ EXAMPLES = int(os.environ.get("EDGEDRAFT_SCHEMATHESIS_EXAMPLES", "10"))
 
 
 def test_no_request_is_answered_by_a_5xx(tmp_path: Path) -> None:
-    verifier = stub("stub_verifier", "stub", "0", folder=tmp_path)
+    verifier = start_stub("stub_verifier", "stub", "0", folder=tmp_path)
     try:
         with Supervisor(KEY, tmp_path) as stack:
             database = f"sqlite+aiosqlite:///{tmp_path / 'gateway.db'}"
-            stack.start_gateway(verifier.said_url(), flags=("--port", "0", "--database", database))
+            stack.start_gateway(verifier.read_url(), flags=("--port", "0", "--database", database))
             stack.wait_for_verifier()
             told = schemathesis(stack.url, tmp_path)
             answered = generations(stack.url)

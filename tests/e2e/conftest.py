@@ -13,7 +13,7 @@ from openai import OpenAI, Stream
 from openai.types.chat import ChatCompletionChunk
 
 from edgedraft.local.processes import ManagedProcess, Supervisor
-from loadtest.workloads import mixed
+from loadtest.workloads import mixed_prompts
 
 KEY = "e2e-key"
 TOKENS = 32
@@ -43,7 +43,7 @@ class Answer:
     verifier_accepted: int
 
 
-CASES = [Case(prompt.text, t, 100 + i) for t in (0.0, 0.8) for i, prompt in enumerate(mixed())]
+CASES = [Case(prompt.text, t, 100 + i) for t in (0.0, 0.8) for i, prompt in enumerate(mixed_prompts())]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import pytest
 from openai import OpenAI
 
 from edgedraft.local.processes import ManagedProcess
-from loadtest.quick import compare
+from loadtest.benchmarks.quick import compare
 from tests.e2e.conftest import Service
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]

@@ -10,7 +10,7 @@ import pytest
 from openai import OpenAI
 
 from edgedraft.local.processes import Supervisor
-from loadtest.quick import verifier_counters
+from loadtest.benchmarks.quick import verifier_counters
 from tests.e2e.conftest import CASES, KEY, Answer, Service
 
 pytest.importorskip("vllm", reason="runs in the environment of `make test-vllm`")

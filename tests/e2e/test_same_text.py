@@ -11,7 +11,7 @@ import pytest
 from openai import OpenAI
 
 from edgedraft.local.processes import ManagedProcess, Supervisor
-from loadtest.quick import verifier_counters
+from loadtest.benchmarks.quick import verifier_counters
 from tests.e2e.conftest import CASES, KEY, Answer, Case, Service
 
 pytestmark = [pytest.mark.vllm, pytest.mark.long, pytest.mark.timeout(900)]

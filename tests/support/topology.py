@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from edgedraft.local.fleet import Fleet, replica_environment
 from edgedraft.local.processes import ManagedProcess, Supervisor
 from edgedraft.local.valkey import Valkey
-from loadtest.metrics import metrics_of, still_open
+from loadtest.metrics import open_sessions, read_metrics
 from tests.support.databases import new_postgres, running_postgres
 from tests.support.partition import Partition
 
@@ -40,14 +40,14 @@ class Topology:
 
     def attached(self) -> int:
         """Agents attached to gateways, all together."""
-        return sum(int(metrics_of(child.address)["edgedraft_gateway_agents"]) for child in self.fleet.gateways)
+        return sum(int(read_metrics(child.address)["edgedraft_gateway_agents"]) for child in self.fleet.gateways)
 
     def open(self) -> dict[str, float]:
         """What is still in use: open sessions of any kind, and KV cache tokens that are neither free nor evictable."""
         return {
             f"{child.address} {child.arguments[0]} {what}": value
             for child in (*self.fleet.gateways, *self.fleet.verifiers)
-            for what, value in still_open(child.arguments[0], child.address).items()
+            for what, value in open_sessions(child.arguments[0], child.address).items()
             if value
         }
 

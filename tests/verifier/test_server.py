@@ -31,7 +31,7 @@ from edgedraft.wire import (
     VerifierWelcome,
     encode_frame,
 )
-from loadtest.quick import verifier_counters
+from loadtest.benchmarks.quick import verifier_counters
 from tests.verifier.running_server import RunningVerifier, running
 from verifier.engine.grammar import GrammarCache
 from verifier.engine.transformers_engine import TransformersEngine

@@ -21,7 +21,7 @@ from edgedraft.sampling.sampler import propose_tokens
 from edgedraft.sampling.token_counts import TokenCounts
 from edgedraft.tokenizer import fingerprint
 from edgedraft.wire import Sampling
-from loadtest.engine_peers.write_gguf import write_gguf
+from loadtest.peers.engines.write_gguf import write_gguf
 
 LAYERS = 3
 VOCAB = 49152

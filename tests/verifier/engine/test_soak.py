@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from edgedraft.local.demo_model import ensure_demo_model
 from edgedraft.runtime.packed_model import PackedModel
 from edgedraft.tree import DraftSlice
-from loadtest.workloads import mixed
+from loadtest.workloads import mixed_prompts
 from tests.conftest import THOROUGH
 from tests.support.tiny_llama import VOCAB
 from tests.verifier.engine.test_transformers_engine import GREEDY, SAMPLED, engine_over, reference, request, tree_for
@@ -113,7 +113,7 @@ def test_many_prompts_in_any_mix_give_generates_text(demo_target: PackedModel) -
     asked = [
         f"{opening}{prompt.text}"
         for opening in ("", "Briefly: ", "In one sentence. ", "Again, ", "Please. ")
-        for prompt in mixed()
+        for prompt in mixed_prompts()
     ]
     ids: list[list[int]] = []
     for text in asked[:PROMPTS]:

@@ -1,0 +1,1 @@
+"""The ways to serve that are compared: each implements loadtest.simulator.load.System."""

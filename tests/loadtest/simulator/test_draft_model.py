@@ -1,0 +1,53 @@
+"""The memoized draft model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edge_agent.drafters.interface import DraftRequest
+from edge_agent.drafting.draft_session import DraftSession
+from edgedraft.wire import Open
+from loadtest.simulator.draft_model import MemoizedDraftModel, position_of
+from loadtest.simulator.recorded_chats import RecordedChat
+from tests.loadtest.conftest import VOCAB_SIZE
+
+
+def test_a_position_counts_the_output_tokens_that_agree_with_the_text(chats: Sequence[RecordedChat]) -> None:
+    chat = chats[0]
+
+    def position(output: Sequence[int]) -> tuple[int, int, tuple[int, ...]]:
+        context = [*chat.prompt, *output]
+        return position_of(chat, DraftRequest(1, context, len(context), len(output), chat.sampling))
+
+    assert position([]) == (chat.number, 0, ())
+    assert position(chat.text[:5]) == (chat.number, 5, ())
+    assert position([*chat.text[:3], -1, chat.text[4]]) == (chat.number, 3, (-1, chat.text[4]))
+
+
+def test_a_proposal_does_not_depend_on_when_it_is_computed(
+    chats: Sequence[RecordedChat], draft_model: MemoizedDraftModel
+) -> None:
+    """A memoized proposal is what the draft model proposes at that position when it is new."""
+    compared = 0
+    fresh = MemoizedDraftModel(VOCAB_SIZE, threads=1, kv_tokens=4096)
+    for chat in chats[:2]:
+        session = DraftSession(Open(1, list(chat.prompt), chat.sampling, chat.max_tokens, list(chat.text[:4]), 8), 1)
+        for _ in range(4):
+            wanted = session.next_request()
+            if wanted is None:
+                break
+            compared += 1
+            proposal = draft_model.finish_forward(draft_model.start_forward(chat, wanted[1], None))
+            assert fresh.finish_forward(fresh.start_forward(chat, wanted[1], None)).tokens == proposal.tokens
+            session.add_proposal(wanted[0], proposal)
+    assert compared >= 4
+
+
+def test_recorded_proposals_are_preloaded(chats: Sequence[RecordedChat], draft_model: MemoizedDraftModel) -> None:
+    chat, context = chats[0], [*chats[0].prompt, *chats[0].text[:3]]
+    point = DraftRequest(1, context, len(context), 3, chat.sampling)
+    proposal = draft_model.finish_forward(draft_model.start_forward(chat, point, None))
+    other = MemoizedDraftModel(VOCAB_SIZE, threads=1, kv_tokens=4096)
+    other.preload(draft_model.recorded)
+    assert other.finish_forward(other.start_forward(chat, point, None)) == proposal
+    assert len(other.recorded) == len(draft_model.recorded)
