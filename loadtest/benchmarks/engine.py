@@ -1,6 +1,6 @@
 """`bench engine`: plain decoding by this engine and by others, with the same weights, number format and prompts.
 
-Each system is a process of its own (engine_peers/), all loaded before the first measurement; they take turns, so
+Each system is a process of its own (peers/engines/), all loaded before the first measurement; they take turns, so
 that other load on the machine affects all alike. Every session generates the same number of tokens, end-of-sequence
 tokens are ignored, and no system finds an earlier prompt in its cache.
 
