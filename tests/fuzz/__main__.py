@@ -1,10 +1,10 @@
-"""`python -m tests.fuzz --frames N --seed S`: hostile frames into every decoder and every state machine, counted.
+"""`python -m tests.fuzz --frames N --seed S`: sends adversarial frames to every decoder and every state machine.
 
-Of N frames 97 in 100 go into the decoders; the others are spread over a gateway's door for agents, a verifier's door
-for gateways, an agent's drafting loop and a session with its link to a verifier, all in process (fuzz_parts.py). What
-is made is fuzz_frames.py's. A decoder may raise WireError and nothing else; a state machine may close, and must go on
-for others: every so often a chat must come back word for word. Memory is this process's RSS, from after a twentieth of
-a part to its end. Exits 1 when something escaped or a chat was not right.
+Of N frames 97 % go to the decoders; the others are spread over a gateway's endpoint for agents, a verifier's endpoint
+for gateways, an agent's drafting loop and a session with its link to a verifier, all in process (parts.py). Frames are
+made by frames.py. A decoder may raise WireError and nothing else; a state machine may close a link and must keep serving
+others, which is checked with complete chats. Memory is this process's RSS, from after a twentieth of a part to its end.
+Exits with 1 if an exception escaped or a chat was wrong.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ import psutil
 from edgedraft import wire
 from edgedraft.observability.logs import configure_logging
 from edgedraft.wire import WireError
-from tests.fuzz.endpoints import agents_door, drafting_loop, verifiers_door, verifiers_link
-from tests.fuzz.frames import WAYS, Frames
+from tests.fuzz.endpoints import fuzz_agent_endpoint, fuzz_drafting_loop, fuzz_verifier_endpoint, fuzz_verifier_link
+from tests.fuzz.frames import DECODERS, Frames
 
 KEPT_ESCAPES = 20
 SHARES = {
     "decoders": 0.97,
-    "agents' door": 0.0005,
-    "verifier's door": 0.0062,
+    "agent endpoint": 0.0005,
+    "verifier endpoint": 0.0062,
     "drafting loop": 0.023,
-    "verifier's link": 0.0003,
+    "verifier link": 0.0003,
 }
 
 
 @dataclass
 class Tally:
-    """One part's account. `taken` frames were read, `refused` raised WireError or closed the link."""
+    """One part's counts. `accepted` frames were decoded, `rejected` ones raised WireError or closed the link."""
 
     part: str
     frames: int = 0
-    taken: int = 0
-    refused: int = 0
+    accepted: int = 0
+    rejected: int = 0
     links: int = 0
     chats: int = 0
     seconds: float = 0.0
@@ -60,13 +60,13 @@ class Tally:
     _rss: int = 0
 
     def escape(self, error: BaseException | str, frame: bytes = b"") -> None:
-        """An exception that nobody meant."""
+        """Counts an unexpected exception."""
         self.escaped += 1
         if len(self.escapes) < KEPT_ESCAPES:
             self.escapes.append(f"{error!r} {frame[:200].hex()}")
 
     def settled(self) -> None:
-        """Memory is counted from here on."""
+        """Memory growth is counted from here on."""
         self._rss = _rss()
 
     def done(self, began: float) -> None:
@@ -74,16 +74,16 @@ class Tally:
         self.grown_mib = round((_rss() - self._rss) / (1 << 20), 1)
 
 
-def decoders(tally: Tally, frames: int, dice: Random) -> None:
-    """Every way in turn, each frame into its own decoder and now and then into another's."""
-    supplies = [(decoder, Frames(way, dice)) for way, decoder in WAYS.items()]
-    others = list(WAYS.values())
+def decoders(tally: Tally, frames: int, rng: Random) -> None:
+    """Sends frames of every direction in turn to their own decoder, and every 64th to another one."""
+    supplies = [(decoder, Frames(direction, rng)) for direction, decoder in DECODERS.items()]
+    others = list(DECODERS.values())
     for n in range(frames):
         if n == frames // 20:
             tally.settled()
         decoder, supply = supplies[n % len(supplies)]
         if n % 64 == 0:
-            decoder = dice.choice(others)
+            decoder = rng.choice(others)
         frame = supply.next()
         tally.frames += 1
         try:
@@ -92,25 +92,25 @@ def decoders(tally: Tally, frames: int, dice: Random) -> None:
             if len(messages) <= wire.MAX_MESSAGES:
                 decoder(again)
         except WireError:
-            tally.refused += 1
+            tally.rejected += 1
         except Exception as error:
             tally.escape(error, frame)
         else:
-            tally.taken += 1
+            tally.accepted += 1
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m tests.fuzz")
-    parser.add_argument("--frames", type=int, default=100_000, help="in all")
+    parser.add_argument("--frames", type=int, default=100_000, help="in total")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--part", choices=list(SHARES), help="only this one")
-    parser.add_argument("--json", type=Path, help="also write the account there")
+    parser.add_argument("--json", type=Path, help="also write the counts to this file")
     given = parser.parse_args()
     configure_logging("error")
     tallies = run(given.frames, given.seed, given.part)
     for tally in tallies:
         print(
-            f"{tally.part:16} {tally.frames:>10,} frames {tally.taken:>9,} taken {tally.refused:>9,} refused "
+            f"{tally.part:16} {tally.frames:>10,} frames {tally.accepted:>9,} accepted {tally.rejected:>9,} rejected "
             f"{tally.links:>7,} links {tally.chats:>4} chats {tally.escaped:>3} escaped {tally.grown_mib:>6} MiB "
             f"{tally.seconds:>7} s  {dict(tally.closes.most_common())}"
         )
@@ -123,13 +123,13 @@ def main() -> None:
 
 
 def run(frames: int, seed: int, only: str | None = None) -> list[Tally]:
-    """Each part's account; `frames` are shared out between the parts that run."""
+    """Returns each part's counts; `frames` are divided between the parts that run."""
     parts: dict[str, Callable[[Tally, int, Random], Any]] = {
         "decoders": decoders,
-        "agents' door": lambda tally, count, dice: _in_loop(agents_door, tally, count, dice),
-        "verifier's door": lambda tally, count, dice: _in_loop(verifiers_door, tally, count, dice),
-        "drafting loop": drafting_loop,
-        "verifier's link": lambda tally, count, dice: _in_loop(verifiers_link, tally, count, dice),
+        "agent endpoint": lambda tally, count, rng: _in_loop(fuzz_agent_endpoint, tally, count, rng),
+        "verifier endpoint": lambda tally, count, rng: _in_loop(fuzz_verifier_endpoint, tally, count, rng),
+        "drafting loop": fuzz_drafting_loop,
+        "verifier link": lambda tally, count, rng: _in_loop(fuzz_verifier_link, tally, count, rng),
     }
     tallies = []
     for name, part in parts.items():
@@ -145,10 +145,10 @@ def run(frames: int, seed: int, only: str | None = None) -> list[Tally]:
     return tallies
 
 
-def _in_loop(part: Callable[..., Any], tally: Tally, count: int, dice: Random) -> None:
+def _in_loop(part: Callable[..., Any], tally: Tally, count: int, rng: Random) -> None:
     with ExitStack() as running:
         folder = Path(running.enter_context(TemporaryDirectory()))
-        asyncio.run(part(tally, count, dice, folder))
+        asyncio.run(part(tally, count, rng, folder))
 
 
 def _rss() -> int:

@@ -1,6 +1,6 @@
-"""The state machines under fuzz: who attacks, what else goes on meanwhile, and how it is seen that it went on.
+"""The state machines under fuzzing: the attacker, the honest traffic meanwhile, and the checks that it is served.
 
-The attacker knows the protocol: half of what it sends begins well and fits the sessions that are open.
+The attacker knows the protocol: half of its frames begin correctly and fit the open sessions.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ from gateway.verifiers.health import VerifierHealth
 from gateway.verifiers.link import VerifierLink
 from gateway.verifiers.pool import VerifierPool
 from tests.fuzz.frames import Frames, draft
-from tests.fuzz.parts import FuzzedSocket, SayingEngine, ScriptedMailbox, only_sessions, said, toy_card
+from tests.fuzz.parts import FuzzedSocket, ScriptedEngine, ScriptedMailbox, only_sessions, scripted_token, toy_card
 from verifier.scheduling.scheduler import SchedulerLimits
 from verifier.server import build_app as verifier_app
 
 KEY = "ed-fuzz"
-LONGEST_LINK = 60  # frames on one link at most
+MAX_LINK_FRAMES = 60
 SESSIONS = 4
 CHAT = {"model": "toy", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 24, "temperature": 0}
-CHAT_EVERY = 100  # links
+LINKS_PER_CHAT = 100
 
 
 class Account(Protocol):
-    """fuzz.Tally, as this file needs it."""
+    """The part of __main__.Tally that this module needs."""
 
     frames: int
-    taken: int
-    refused: int
+    accepted: int
+    rejected: int
     links: int
     chats: int
     closes: Any
@@ -65,9 +65,9 @@ class Account(Protocol):
     def settled(self) -> None: ...
 
 
-async def agents_door(tally: Account, count: int, dice: Random, folder: Path) -> None:
-    """Agents that attack a gateway while chats of their own owner run, which they are given to draft for."""
-    supply = Frames("agent to gateway", dice, vocab=toy_card().vocab_size)
+async def fuzz_agent_endpoint(tally: Account, count: int, rng: Random, folder: Path) -> None:
+    """Agents attack a gateway while chats of their owner run, for which they get sessions."""
+    supply = Frames("agent to gateway", rng, vocab=toy_card().vocab_size)
     async with _verifier() as verifier, _serving(verifier) as url, _gateway(folder, url) as app:
         transport = httpx.ASGITransport(app=app)
         async with httpx.AsyncClient(
@@ -77,40 +77,40 @@ async def agents_door(tally: Account, count: int, dice: Random, folder: Path) ->
                 chats = [asyncio.create_task(http.post("/v1/chat/completions", json=CHAT)) for _ in range(2)]
                 link = FuzzedSocket(app, "/v1/agent", KEY)
                 link.begin()
-                await _attack(tally, link, supply, dice, "agent")
+                await _attack(tally, link, supply, rng, "agent")
                 await _gather(tally, chats)
                 if tally.links == 50:
                     tally.settled()
 
 
-async def verifiers_door(tally: Account, count: int, dice: Random, folder: Path) -> None:
-    """Gateways that attack a verifier, beside one that is honest."""
-    supply = Frames("gateway to verifier", dice, vocab=toy_card().vocab_size)
+async def fuzz_verifier_endpoint(tally: Account, count: int, rng: Random, folder: Path) -> None:
+    """Gateways attack a verifier, beside an honest one."""
+    supply = Frames("gateway to verifier", rng, vocab=toy_card().vocab_size)
     async with _verifier() as app:
         while tally.frames < count:
             link = FuzzedSocket(app, "/v1/engine", KEY)
             link.begin()
-            await _attack(tally, link, supply, dice, "gateway")
-            if tally.links % CHAT_EVERY == 0:
+            await _attack(tally, link, supply, rng, "gateway")
+            if tally.links % LINKS_PER_CHAT == 0:
                 await _honest(tally, app)
             if tally.links == 50:
                 tally.settled()
 
 
-def drafting_loop(tally: Account, count: int, dice: Random) -> None:
-    """A gateway that attacks an agent: whatever passes its decoder reaches the loop."""
+def fuzz_drafting_loop(tally: Account, count: int, rng: Random) -> None:
+    """A gateway attacks an agent: what passes the decoder reaches the drafting loop."""
     vocab = 1000
-    supply = Frames("gateway to agent", dice, vocab=vocab)
+    supply = Frames("gateway to agent", rng, vocab=vocab)
     while tally.frames < count:
         batches = []
-        for _ in range(LONGEST_LINK):
-            frame = supply.valid() if dice.random() < 0.5 else supply.next()
+        for _ in range(MAX_LINK_FRAMES):
+            frame = supply.valid() if rng.random() < 0.5 else supply.next()
             tally.frames += 1
             try:
                 batches.append(only_sessions(wire.decode_to_agent(frame)))
             except WireError:
-                tally.refused += 1
-        tally.taken += len(batches)
+                tally.rejected += 1
+        tally.accepted += len(batches)
         drafter = CombinedDrafter([PredictionDrafter(), PromptLookupDrafter()])
         try:
             DraftingLoop(cast(Any, ScriptedMailbox(batches)), drafter, DraftingLimits(vocab, 8), StatsCollector()).run()
@@ -121,15 +121,15 @@ def drafting_loop(tally: Account, count: int, dice: Random) -> None:
             tally.settled()
 
 
-async def verifiers_link(tally: Account, count: int, dice: Random, folder: Path) -> None:
-    """A verifier that attacks a gateway's sessions, of which each must end in one of the ways that are meant."""
+async def fuzz_verifier_link(tally: Account, count: int, rng: Random, folder: Path) -> None:
+    """A verifier attacks a gateway's sessions, each of which must end in an expected way."""
     card = toy_card()
     model = ServedModel.from_card(card)
-    supply = Frames("verifier to gateway", dice, vocab=card.vocab_size)
+    supply = Frames("verifier to gateway", rng, vocab=card.vocab_size)
     metrics = Metrics()
     agents = AgentRegistry(4, metrics)
     while tally.frames < count:
-        connection = _Hostile(supply, dice, tally, count)
+        connection = _Hostile(supply, rng, tally, count)
         link = VerifierLink("ws://hostile", Link(connection, GATEWAY_TO_VERIFIER), model, 64, VerifierHealth())
         pool = _OnlyLink(link, metrics)
         running = asyncio.create_task(link.run())
@@ -137,7 +137,7 @@ async def verifiers_link(tally: Account, count: int, dice: Random, folder: Path)
         while not running.done():
             jobs = [
                 SessionRequest(
-                    model, [1, 2, 3], Sampling(), 40, (0,), ("t", "o"), "t", edge=False, logprobs=dice.choice((-1, 1))
+                    model, [1, 2, 3], Sampling(), 40, (0,), ("t", "o"), "t", edge=False, logprobs=rng.choice((-1, 1))
                 )
                 for _ in range(SESSIONS)
             ]
@@ -145,7 +145,7 @@ async def verifiers_link(tally: Account, count: int, dice: Random, folder: Path)
             ends += await asyncio.gather(*(_consumed(session) for session in sessions), return_exceptions=True)
         for end in [*ends, *await asyncio.gather(running, return_exceptions=True)]:
             if isinstance(end, WireError):
-                tally.refused += 1
+                tally.rejected += 1
             elif isinstance(end, BaseException) and not isinstance(
                 end, (RequestRejected, Unavailable, TransportClosed, asyncio.CancelledError)
             ):
@@ -163,7 +163,7 @@ async def _consumed(session: Session) -> None:
 
 
 class _OnlyLink(VerifierPool):
-    """A pool of one link that nobody had to dial."""
+    """A pool of one link that is already connected."""
 
     def __init__(self, link: VerifierLink, metrics: Metrics) -> None:
         super().__init__([], "", "fuzz", metrics)
@@ -176,9 +176,9 @@ class _OnlyLink(VerifierPool):
 class _Hostile:
     """A transport.Transport whose peer is the fuzz."""
 
-    def __init__(self, supply: Frames, dice: Random, tally: Account, count: int) -> None:
-        self._supply, self._dice, self._tally, self._count = supply, dice, tally, count
-        self._left = 10 * LONGEST_LINK
+    def __init__(self, supply: Frames, rng: Random, tally: Account, count: int) -> None:
+        self._supply, self._rng, self._tally, self._count = supply, rng, tally, count
+        self._left = 10 * MAX_LINK_FRAMES
         self._last = 0  # session that was opened
 
     async def receive(self) -> bytes | str:
@@ -187,12 +187,12 @@ class _Hostile:
         if self._left < 0:
             raise TransportClosed(1000)
         self._tally.frames += 1
-        self._tally.taken += 1
-        if self._dice.random() < 0.9:
-            session = max(1, self._last - self._dice.randrange(SESSIONS))
-            logprobs = [wire.TokenLogprobs(-1.0, [1], [-1.0])] if self._dice.random() < 0.5 else []
-            return wire.encode_frame([wire.Commit(session, self._dice.choice((0, 0, 1, 2)), [5], 8, logprobs=logprobs)])
-        return self._supply.next() if self._dice.random() < 0.1 else self._supply.valid()
+        self._tally.accepted += 1
+        if self._rng.random() < 0.9:
+            session = max(1, self._last - self._rng.randrange(SESSIONS))
+            logprobs = [wire.TokenLogprobs(-1.0, [1], [-1.0])] if self._rng.random() < 0.5 else []
+            return wire.encode_frame([wire.Commit(session, self._rng.choice((0, 0, 1, 2)), [5], 8, logprobs=logprobs)])
+        return self._supply.next() if self._rng.random() < 0.1 else self._supply.valid()
 
     async def send(self, frame: bytes) -> None:
         opened = [message.session for message in wire.decode_to_verifier(frame) if isinstance(message, Open)]
@@ -202,16 +202,16 @@ class _Hostile:
         pass
 
 
-async def _attack(tally: Account, link: FuzzedSocket, supply: Frames, dice: Random, who: str) -> None:
-    """One link from its greeting, which is mostly right, to its end."""
+async def _attack(tally: Account, link: FuzzedSocket, supply: Frames, rng: Random, who: str) -> None:
+    """One link from its hello, which is mostly correct, to its end."""
     frames: list[bytes | str] = []
-    if dice.random() < 0.95:
+    if rng.random() < 0.95:
         frames.append(wire.encode_frame([Hello(wire.PROTOCOL, "fuzz", "", "none", 4)]))
-    for _ in range(dice.randint(1, LONGEST_LINK)):
+    for _ in range(rng.randint(1, MAX_LINK_FRAMES)):
         if link.over:
             break
         if not frames:
-            frames.append(_next(supply, link, dice, who))
+            frames.append(_next(supply, link, rng, who))
         frame = frames.pop(0)
         tally.frames += 1
         await link.put(frame)
@@ -221,16 +221,16 @@ async def _attack(tally: Account, link: FuzzedSocket, supply: Frames, dice: Rand
         tally.escape(error)
     tally.links += 1
     if link.closed is None:
-        tally.taken += 1
+        tally.accepted += 1
     else:
-        tally.refused += 1
+        tally.rejected += 1
         tally.closes[link.closed] += 1
 
 
-def _next(supply: Frames, link: FuzzedSocket, dice: Random, who: str) -> bytes | str:
-    if dice.random() < 0.002:
+def _next(supply: Frames, link: FuzzedSocket, rng: Random, who: str) -> bytes | str:
+    if rng.random() < 0.002:
         return "text"
-    if dice.random() < 0.15:
+    if rng.random() < 0.15:
         return supply.next()
     if who == "gateway":
         return supply.valid()
@@ -238,8 +238,8 @@ def _next(supply: Frames, link: FuzzedSocket, dice: Random, who: str) -> bytes |
     opens = [message for message in seen if isinstance(message, Open)]
     if not opens:
         return wire.encode_frame([])
-    opened = dice.choice(opens)
-    made: Draft = draft(dice, toy_vocab())
+    opened = rng.choice(opens)
+    made: Draft = draft(rng, toy_vocab())
     at = len(opened.committed)
     parents = [min(parent, made.first + i - 1) for i, parent in enumerate(made.parents)]
     return wire.encode_frame([replace(made, session=opened.session, at=at, epoch=opened.epoch + 1, parents=parents)])
@@ -255,7 +255,7 @@ def toy_vocab() -> int:
 
 
 async def _gather(tally: Account, chats: list[asyncio.Task[httpx.Response]]) -> None:
-    """Each chat is answered in full, whatever its agent did."""
+    """Checks that each chat gets its complete answer, whatever its agent did."""
     for answer in await asyncio.gather(*chats, return_exceptions=True):
         if isinstance(answer, BaseException):
             tally.escape(answer)
@@ -274,7 +274,7 @@ _RIGHT = [""]
 
 
 async def _honest(tally: Account, app: FastAPI) -> None:
-    """A generation of an honest gateway comes whole."""
+    """Checks that an honest gateway's generation is complete."""
     link, prompt = FuzzedSocket(app, "/v1/engine", KEY), [7, 8, 9]
     link.begin()
     await link.put(wire.encode_frame([Hello(wire.PROTOCOL, "honest")]))
@@ -289,7 +289,7 @@ async def _honest(tally: Account, app: FastAPI) -> None:
                     got += message.tokens if isinstance(message, wire.Commit) else []
     except TimeoutError:
         tally.escape(f"an honest session got {len(got)} of 20 tokens")
-    if got and got != [said(prompt, 3 + i, toy_vocab()) for i in range(len(got))]:
+    if got and got != [scripted_token(prompt, 3 + i, toy_vocab()) for i in range(len(got))]:
         tally.escape("an honest session's text changed")
     tally.chats += 1
     await link.end()
@@ -301,16 +301,16 @@ async def _verifier() -> AsyncIterator[FastAPI]:
     limits = SchedulerLimits(
         step_tokens=512, verify_nodes=16, prompt_delay=0.3, draft_wait=0.01, wait_share=1.0, max_waiting=32
     )
-    app = verifier_app(SayingEngine(card.vocab_size, card.context_length, 32), limits, card, 64, KEY)
+    app = verifier_app(ScriptedEngine(card.vocab_size, card.context_length, 32), limits, card, 64, KEY)
     async with app.router.lifespan_context(app):
         yield app
         if app.state.engine_loop.broken:
-            raise RuntimeError("the engine's thread broke")
+            raise RuntimeError("the engine thread failed")
 
 
 @asynccontextmanager
 async def _serving(app: FastAPI) -> AsyncIterator[str]:
-    """The verifier's URL: the gateway dials it as it would dial any."""
+    """Serves the verifier; yields its URL for the gateway."""
     listener = socket.create_server(("127.0.0.1", 0))
     config = server_config(app, wire.MAX_FRAME, 20.0, 1)
     config.lifespan = "off"  # it is running already

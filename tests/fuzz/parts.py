@@ -1,7 +1,7 @@
-"""What is fuzzed in process: the agents' door of a gateway and a verifier's door as ASGI apps, and an agent's loop.
+"""Parts of the fuzzing: WebSockets of ASGI apps in process, an engine without a model, an agent's mailbox.
 
-The doors are the real apps. A socket is only what their server would make of one: frames in, frames out, a close. What
-an app raises, where its server would have to answer for it, is an escape.
+The apps are the real ones; a socket has only what an ASGI server provides: frames in, frames out, a close. An exception
+that an app raises counts as an escape.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from edgedraft.tokenizer import fingerprint
 from edgedraft.wire import Draft, ModelCard, Sampling, decode_from_agent
 from verifier.engine.interface import Capacity, Overloaded, Request, RequestRejected, ScheduledSession, StepResult
 
-SETTLE_TURNS = 4  # of the event loop, in which an app reads a frame
+SETTLE_TURNS = 4  # of the event loop, until an app has read a frame
 END_SECONDS = 20.0
 
 
@@ -36,7 +36,7 @@ class FuzzedSocket:
     path: str
     token: str
     incoming: asyncio.Queue[Message] = field(default_factory=asyncio.Queue)
-    frames: list[bytes] = field(default_factory=list)  # sent by the app and not taken yet
+    frames: list[bytes] = field(default_factory=list)  # sent by the app and not read yet
     closed: int | None = None
     _task: asyncio.Task[None] | None = None
 
@@ -65,13 +65,13 @@ class FuzzedSocket:
         return self.closed is not None or self._task is None or self._task.done()
 
     async def put(self, frame: bytes | str) -> None:
-        """Send a frame and let the app read it."""
+        """Sends a frame and lets the app read it."""
         self.incoming.put_nowait({"type": "websocket.receive", "text" if isinstance(frame, str) else "bytes": frame})
         for _ in range(SETTLE_TURNS):
             await asyncio.sleep(0)
 
     async def end(self) -> None:
-        """Hang up. Raises what the app raised, TimeoutError where it does not end."""
+        """Disconnects. Raises what the app raised, or TimeoutError if it does not end."""
         self.incoming.put_nowait({"type": "websocket.disconnect", "code": 1006})
         assert self._task
         async with asyncio.timeout(END_SECONDS):
@@ -85,10 +85,10 @@ class FuzzedSocket:
             self.closed = message["code"]
 
 
-class SayingEngine:
-    """A verifier's engine without a model: its text is a function of the prompt; it refuses what the embedded one does.
+class ScriptedEngine:
+    """A verifier's engine without a model: its text is a function of the prompt.
 
-    Steps cost next to nothing, so that what is fuzzed is everything around them.
+    It rejects what the embedded engine rejects. Steps cost almost nothing, so that everything around them is fuzzed.
     """
 
     supports_trees = True
@@ -97,7 +97,7 @@ class SayingEngine:
         self.vocab_size = vocab_size
         self.context_length = context_length
         self._max_sessions = max_sessions
-        self._sessions: dict[int, tuple[Request, list[int], int]] = {}  # with its text and how much of it is in
+        self._sessions: dict[int, tuple[Request, list[int], int]] = {}  # with its text and how much of it is computed
 
     def precompile(self, sampling: Sampling) -> None:
         pass
@@ -135,19 +135,19 @@ class SayingEngine:
             self._sessions[item.session] = request, text, seen
             return StepResult(item.session, (), len(text) - seen)
         made: list[int] = []
-        place, accepted, finish = -1, 0, None
+        node, accepted, finish = -1, 0, None
         while True:
-            token = said(request.prompt, len(text) + len(made), self.vocab_size)
+            token = scripted_token(request.prompt, len(text) + len(made), self.vocab_size)
             made.append(token)
             child = next(
-                (i for i, parent in enumerate(draft.parents) if parent == place and draft.tokens[i] == token), None
+                (i for i, parent in enumerate(draft.parents) if parent == node and draft.tokens[i] == token), None
             )
             accepted += child is not None
             output = len(text) + len(made) - len(request.prompt)
             finish = "stop" if token in request.eos else "length" if output >= request.max_tokens else None
             if finish or child is None:
                 break
-            place = child
+            node = child
         text += made
         if finish:
             self.close(item.session)
@@ -158,13 +158,13 @@ class SayingEngine:
         return StepResult(item.session, tuple(made), 1, len(draft), depth, accepted, 0.0, finish, logprobs)
 
 
-def said(prompt: Sequence[int], at: int, vocab_size: int) -> int:
-    """The token at a place of the text."""
+def scripted_token(prompt: Sequence[int], at: int, vocab_size: int) -> int:
+    """The token at position `at` of the text."""
     return (sum(prompt) * 31 + at * 7 + at // 5) % min(vocab_size, 250)
 
 
 def toy_card(context_length: int = 2048) -> ModelCard:
-    """A model of bytes."""
+    """A model whose tokens are bytes."""
     tokenizer = Tokenizer(BPE({letter: i for i, letter in enumerate(sorted(ByteLevel.alphabet()))}, []))
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=False)  # type: ignore[assignment]
     tokenizer.add_special_tokens([AddedToken("<end>", special=True)])
@@ -181,7 +181,7 @@ def toy_card(context_length: int = 2048) -> ModelCard:
 
 
 class ScriptedMailbox:
-    """An agent's mailbox that holds these batches and then closes; drafts are read back as a gateway would."""
+    """An agent's mailbox with these batches, then closed; posted drafts are decoded as by a gateway."""
 
     def __init__(self, batches: Sequence[Sequence[Incoming]]) -> None:
         self._batches = [list(batch) for batch in batches]
@@ -200,5 +200,5 @@ class ScriptedMailbox:
 
 
 def only_sessions(messages: Sequence[Struct]) -> list[Any]:
-    """What an agent's link hands on: all but a welcome."""
+    """What an agent's link passes on: everything but a welcome."""
     return [message for message in messages if not isinstance(message, wire.AgentWelcome)]
