@@ -2,9 +2,9 @@
 
 Of N frames 97 % go to the decoders; the others are spread over a gateway's endpoint for agents, a verifier's endpoint
 for gateways, an agent's drafting loop and a session with its link to a verifier, all in process (parts.py). Frames are
-made by frames.py. A decoder may raise WireError and nothing else; a state machine may close a link and must keep serving
-others, which is checked with complete chats. Memory is this process's RSS, from after a twentieth of a part to its end.
-Exits with 1 if an exception escaped or a chat was wrong.
+made by frames.py. A decoder may raise WireError and nothing else; a state machine may close a link and must keep
+serving others, which is checked with complete chats. Memory is this process's RSS, from after a twentieth of a part to
+its end. Exits with 1 if an exception escaped or a chat was wrong.
 """
 
 from __future__ import annotations
