@@ -1,4 +1,4 @@
-"""The gateway's ASGI app: the routes, and the parts behind them from start to end."""
+"""The gateway's ASGI app: builds its parts, starts and stops them, and registers the routes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from fastapi import FastAPI, Request, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import JSONResponse, PlainTextResponse
 
 from edgedraft.grammar.service import GrammarService
 from edgedraft.observability.tracing import Tracing
@@ -22,7 +20,8 @@ from gateway.api import admin, models, openapi, tokenize
 from gateway.api.chat import route as chat
 from gateway.api.completions import route as completions
 from gateway.api.dashboard import route as dashboard
-from gateway.api.openapi import OPEN
+from gateway.api.generation_context import GenerationDependencies
+from gateway.api.health import health_routes
 from gateway.api.responses import create, stored
 from gateway.api.responses.store import ResponseStore
 from gateway.http import errors
@@ -34,7 +33,7 @@ from gateway.limits.admission import Admission
 from gateway.limits.rate_limits import MemoryRateStore
 from gateway.observability.metrics import Metrics
 from gateway.observability.traces import GatewayTraces
-from gateway.services import Services, services_of
+from gateway.sessions.session import SessionFactory
 from gateway.settings import GatewaySettings
 from gateway.storage.database import Database
 from gateway.verifiers.pool import VerifierPool
@@ -44,9 +43,9 @@ if TYPE_CHECKING:
 
 
 def build_app(settings: GatewaySettings, tracing: Tracing | None = None) -> FastAPI:
-    """One gateway; its verifiers are dialled and its database is opened when the app starts.
+    """Returns one gateway. It connects to verifiers and database when the app starts.
 
-    Raises ValueError for settings of replicas that cannot work.
+    Raises ValueError for replica settings that cannot be used.
     """
     metrics = Metrics()
     drain = Drain(settings.drain_grace)
@@ -55,31 +54,17 @@ def build_app(settings: GatewaySettings, tracing: Tracing | None = None) -> Fast
     database = Database(settings.database)
     ledger = Ledger(database, Prices.read(settings.prices))
     accounts = Accounts(database, settings.key)
-    services = Services(
-        settings=settings,
-        database=database,
-        ledger=ledger,
-        accounts=accounts,
-        watch=KeyWatch(accounts),
-        responses=ResponseStore(database, settings.response_days, settings.response_megabytes << 20)
+    responses = (
+        ResponseStore(database, settings.response_days, settings.response_megabytes << 20)
         if settings.store_responses
-        else None,
-        admission=Admission(_default_limits(settings), replicas.rates if replicas else MemoryRateStore(), ledger),
-        agents=agents,
-        verifiers=VerifierPool(
-            settings.verifier,
-            settings.verifier_token,
-            "gateway",
-            metrics,
-            settings.dns_seconds,
-            settings.hedge_after,
-        ),
-        grammars=GrammarService(),
-        metrics=metrics,
-        drain=drain,
-        replicas=replicas,
-        traces=GatewayTraces(tracing) if tracing else None,
+        else None
     )
+    rates = replicas.rates if replicas else MemoryRateStore()
+    admission = Admission(_default_limits(settings), rates, ledger)
+    verifiers = VerifierPool(
+        settings.verifier, settings.verifier_token, "gateway", metrics, settings.dns_seconds, settings.hedge_after
+    )
+    grammars = GrammarService()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -87,15 +72,15 @@ def build_app(settings: GatewaySettings, tracing: Tracing | None = None) -> Fast
         await ledger.open()
         if replicas:
             await replicas.start()
-        services.verifiers.start()
-        purging = asyncio.create_task(services.responses.keep_purged()) if services.responses else None
+        verifiers.start()
+        purging = asyncio.create_task(responses.keep_purged()) if responses else None
         yield
         if purging:
             purging.cancel()
         if replicas:
             await replicas.stop()
-        await services.verifiers.stop()
-        await asyncio.to_thread(services.grammars.close)
+        await verifiers.stop()
+        await asyncio.to_thread(grammars.close)
         await ledger.close()
         await database.close()
         if tracing:
@@ -103,7 +88,24 @@ def build_app(settings: GatewaySettings, tracing: Tracing | None = None) -> Fast
 
     app = FastAPI(title="EdgeDraft gateway", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     drain.hooks += [agents.move_all, *([replicas.leave] if replicas else [])]
-    app.state.services = services
+    state = app.state  # what the routes' dependencies return (api/dependencies.py)
+    state.accounts, state.database, state.ledger, state.responses = accounts, database, ledger, responses
+    state.admission, state.agents, state.verifiers, state.replicas = admission, agents, verifiers, replicas
+    state.metrics, state.drain = metrics, drain
+    state.generation = GenerationDependencies(
+        accounts=accounts,
+        admission=admission,
+        verifiers=verifiers,
+        grammars=grammars,
+        sessions=SessionFactory(verifiers, agents, metrics, settings.open_timeout, settings.silence_timeout),
+        ledger=ledger,
+        metrics=metrics,
+        traces=GatewayTraces(tracing) if tracing else None,
+        open_timeout=settings.open_timeout,
+    )
+    state.agent_endpoint = agent_endpoint.AgentDependencies(
+        accounts, KeyWatch(accounts), agents, verifiers, drain, replicas, tracing
+    )
     app.add_middleware(DrainMiddleware, drain=drain)
     app.add_middleware(RequestContext)
     if settings.allowed_origins:
@@ -119,12 +121,12 @@ def build_app(settings: GatewaySettings, tracing: Tracing | None = None) -> Fast
         app.include_router(routes.router)
     if settings.admin_api:
         app.include_router(admin.router)
-    _add_health(app)
+    app.include_router(health_routes(verifiers, metrics, drain))
     return app
 
 
 def _replicas(settings: GatewaySettings, agents: AgentRegistry, metrics: Metrics) -> Replicas:
-    """Imported only here: the Redis client loads OpenTelemetry's SDK wherever that is installed."""
+    """Imports the Redis client only where it is needed: it loads OpenTelemetry's SDK if that is installed."""
     from gateway.replicas.service import Replicas
 
     return Replicas(settings, agents, metrics)
@@ -137,23 +139,3 @@ def _default_limits(settings: GatewaySettings) -> KeyLimits:
         settings.max_sessions_per_key,
         None if settings.monthly_spend is None else to_nano(settings.monthly_spend),
     )
-
-
-def _add_health(app: FastAPI) -> None:
-    @app.get("/healthz", **OPEN)
-    @app.get("/health", **OPEN)
-    async def health() -> dict[str, str]:
-        return {"status": "ok"}
-
-    @app.get("/readyz", **OPEN)
-    async def ready(request: Request) -> Response:
-        """Whether some verifier is connected, and the gateway is not ending."""
-        if services_of(request).drain.begun:
-            return JSONResponse({"status": "draining"}, 503)
-        if services_of(request).verifiers.ready:
-            return JSONResponse({"status": "ready"})
-        return JSONResponse({"status": "no verifier is connected"}, 503)
-
-    @app.get("/metrics", response_class=PlainTextResponse, **OPEN)
-    async def metrics(request: Request) -> Response:
-        return Response(generate_latest(services_of(request).metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -1,4 +1,4 @@
-"""`edgedraft gateway`: settings in, a serving process until SIGINT or SIGTERM and the drain after it."""
+"""`edgedraft gateway`: serves until SIGINT or SIGTERM, then drains."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import sys
 
 from edgedraft.observability.logs import configure_logging
 from edgedraft.observability.tracing import TracingUnavailable, start_tracing
+from edgedraft.serving.drain import Drain
 from edgedraft.serving.server import serve
 from edgedraft.wire import MAX_AGENT_FRAME
 from gateway.app import build_app
 from gateway.ledger import PricesError
-from gateway.services import services_of_app
 from gateway.settings import GatewaySettings
 from gateway.storage.database import SchemaError
 
@@ -18,12 +18,13 @@ AGENT_PING_SECONDS = 10.0
 
 
 def main(settings: GatewaySettings) -> None:
-    """Prints one line on stdout once it takes requests. Streams that run when it is told to end get --drain-grace."""
+    """Prints one line on stdout when it accepts requests. At shutdown running streams have --drain-grace to finish."""
     configure_logging(settings.log_level, settings.log_format)
     try:
         app = build_app(settings, start_tracing(settings.otel, "edgedraft-gateway"))
     except (SchemaError, PricesError, TracingUnavailable, ValueError) as error:
         sys.exit(f"edgedraft gateway: {error}")
+    drain: Drain = app.state.drain
     serve(
         app,
         settings.host,
@@ -31,5 +32,5 @@ def main(settings: GatewaySettings) -> None:
         lambda at: f"edgedraft gateway ready http://{at}",
         MAX_AGENT_FRAME,
         AGENT_PING_SECONDS,
-        services_of_app(app).drain.run,
+        drain.run,
     )

@@ -8,14 +8,18 @@ from __future__ import annotations
 import hashlib
 import logging
 import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
-from fastapi import APIRouter, WebSocket
+from fastapi import APIRouter, Depends, WebSocket
 
 from edgedraft.links.link import TRY_AGAIN_LATER, Link
 from edgedraft.links.settings import AGENT_ENDPOINT
 from edgedraft.links.starlette_transport import StarletteTransport
 from edgedraft.links.transport import TransportClosed
 from edgedraft.observability.logs import event
+from edgedraft.observability.tracing import Tracing
+from edgedraft.serving.drain import Drain
 from edgedraft.wire import (
     MOVE,
     PROTOCOL,
@@ -27,13 +31,16 @@ from edgedraft.wire import (
     WireError,
     decode_from_agent,
 )
-from gateway.accounts import KeyWatch, Principal
+from gateway.accounts import Accounts, KeyWatch, Principal
 from gateway.agents.link import AgentLink
+from gateway.agents.registry import AgentRegistry
 from gateway.http.authentication import authenticate, bearer_key
 from gateway.http.errors import ApiError, shutting_down
 from gateway.model.served_model import ServedModel
-from gateway.services import Services, services_of
 from gateway.verifiers.pool import VerifierPool
+
+if TYPE_CHECKING:
+    from gateway.replicas.service import Replicas
 
 log = logging.getLogger(__name__)
 
@@ -43,13 +50,29 @@ SETTINGS = AGENT_ENDPOINT
 FIRST_VERIFIER_SECONDS = 5.0  # that an agent waits for the first verifier to connect
 
 
+@dataclass(frozen=True, slots=True)
+class AgentDependencies:
+    """What the endpoint needs."""
+
+    accounts: Accounts
+    watch: KeyWatch
+    registry: AgentRegistry
+    verifiers: VerifierPool
+    drain: Drain
+    replicas: Replicas | None
+    tracing: Tracing | None
+
+
+async def _dependencies(websocket: WebSocket) -> AgentDependencies:
+    return websocket.app.state.agent_endpoint
+
+
 @router.websocket("/v1/agent")
-async def agent(websocket: WebSocket) -> None:
-    services = services_of(websocket)
+async def agent(websocket: WebSocket, dependencies: Annotated[AgentDependencies, Depends(_dependencies)]) -> None:
     try:
-        if services.drain.begun:
+        if dependencies.drain.begun:
             raise shutting_down()
-        principal = await authenticate(services.accounts, websocket.headers, "edge")
+        principal = await authenticate(dependencies.accounts, websocket.headers, "edge")
     except ApiError as error:
         await websocket.send_denial_response(error.response())
         return
@@ -57,8 +80,8 @@ async def agent(websocket: WebSocket) -> None:
     link = Link(StarletteTransport(websocket, SETTINGS), SETTINGS)
     try:
         hello = await link.receive_hello(decode_from_agent)
-        model = await _model_for(hello, services.verifiers)
-        await _serve(link, services, principal, bearer_key(websocket.headers), hello, model)
+        model = await _model_for(hello, dependencies.verifiers)
+        await _serve(link, dependencies, principal, bearer_key(websocket.headers), hello, model)
     except WireError as error:
         level = logging.INFO if error.code == MOVE else logging.WARNING
         event(log, "agent closed", level=level, owner=principal.owner, code=error.code, reason=error.reason)
@@ -68,7 +91,7 @@ async def agent(websocket: WebSocket) -> None:
 
 
 async def _serve(
-    link: Link, services: Services, principal: Principal, key: str, hello: Hello, model: ServedModel
+    link: Link, dependencies: AgentDependencies, principal: Principal, key: str, hello: Hello, model: ServedModel
 ) -> None:
     """Attach the agent until its link ends. Raises WireError or TransportClosed."""
     agent = AgentLink(
@@ -79,22 +102,22 @@ async def _serve(
         max_sessions=hello.max_sessions,
         name=hello.name,
         drafter=hello.drafter,
-        tracing=services.traces.tracing if services.traces else None,
+        tracing=dependencies.tracing,
         settings=SETTINGS,
     )
     agent.put(AgentWelcome(PROTOCOL, agent.agent, model.name, model.vocab_size, agent.max_sessions, model.fingerprint))
-    if services.drain.begun:
+    if dependencies.drain.begun:
         agent.request_move()  # the drain began during the greeting
-    services.agents.attach(agent)
+    dependencies.registry.attach(agent)
     event(log, "agent attached", owner=principal.owner, agent=agent.agent, name=hello.name, drafter=hello.drafter)
     try:
-        if services.replicas and not await services.replicas.announce(agent):
+        if dependencies.replicas and not await dependencies.replicas.announce(agent):
             raise WireError(TOO_MANY, "this owner has as many agents attached as are allowed, at other replicas too")
-        await link.run(agent.outbox, agent.take_frame, agent.move_requested(), _key_revoked(services.watch, key))
+        await link.run(agent.outbox, agent.take_frame, agent.move_requested(), _key_revoked(dependencies.watch, key))
     finally:
-        services.agents.detach(agent)
-        if services.replicas:
-            services.replicas.withdraw(agent)
+        dependencies.registry.detach(agent)
+        if dependencies.replicas:
+            dependencies.replicas.withdraw(agent)
         event(log, "agent detached", owner=principal.owner, agent=agent.agent)
 
 

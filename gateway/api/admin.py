@@ -25,14 +25,20 @@ from starlette.responses import JSONResponse, Response
 
 from edgedraft.wire import MAX_PRIORITY
 from gateway.accounts import SCOPES, Accounts, KeyLimits, KeyRecord, Principal, TenantExists, Tenants, UnknownTenant
+from gateway.api.dependencies import (
+    AccountsDep,
+    AdminPrincipal,
+    AgentsDep,
+    DatabaseDep,
+    OperatorPrincipal,
+    PricesDep,
+)
 from gateway.api.openapi import described
-from gateway.http.authentication import authenticate
 from gateway.http.body import read_body
 from gateway.http.errors import ApiError
 from gateway.http.validation import Schema, read_object, validated
 from gateway.ledger.money import to_nano, to_text
 from gateway.ledger.report import Dimension, usage_totals
-from gateway.services import Services, services_of
 
 router = APIRouter(prefix="/admin/v1")
 
@@ -88,15 +94,6 @@ class NewKey(KeyChange):
     scopes: Annotated[tuple[Scope, ...], Field(min_length=1, max_length=3, strict=False)]
 
 
-async def _admin(http: Request, operator: bool = False) -> tuple[Services, Principal]:
-    """Raises ApiError: 401 or 403 for a key without permission, 503 if the database is down."""
-    services = services_of(http)
-    principal = await authenticate(services.accounts, http.headers, "admin")
-    if operator and not principal.is_operator:
-        raise ApiError(403, "Only an admin of the tenant 'default' may do this.", code="operator_only")
-    return services, principal
-
-
 def _visible_tenant(principal: Principal, requested: str | None = None) -> str | None:
     """The tenant to show; None is all. Raises ApiError 403 for a tenant that the principal may not see."""
     if principal.is_operator:
@@ -107,39 +104,43 @@ def _visible_tenant(principal: Principal, requested: str | None = None) -> str |
 
 
 @router.get("/tenants", **described(None, "object", "data", "has_more"))
-async def tenants(http: Request, limit: PageSize = 20, after: After = "") -> Response:
-    services, _ = await _admin(http, operator=True)
-    found = await Tenants(services.database).list(after, limit + 1)
+async def tenants(
+    principal: OperatorPrincipal, database: DatabaseDep, limit: PageSize = 20, after: After = ""
+) -> Response:
+    found = await Tenants(database).list(after, limit + 1)
     return _page([{"object": "tenant", "id": one.name} | asdict(one) for one in found], limit)
 
 
 @router.post("/tenants", **described(NewTenant, "object", "name"))
-async def new_tenant(http: Request) -> Response:
-    services, _ = await _admin(http, operator=True)
+async def new_tenant(http: Request, principal: OperatorPrincipal, database: DatabaseDep) -> Response:
     body = validated(NewTenant, read_object(await read_body(http)))
     try:
-        created = await Tenants(services.database).create(body.name, body.title)
+        created = await Tenants(database).create(body.name, body.title)
     except TenantExists as error:
         raise ApiError(409, str(error), param="name", code="tenant_exists") from None
     return JSONResponse({"object": "tenant", "id": created.name} | asdict(created))
 
 
 @router.get("/keys", **described(None, "object", "data", "has_more"))
-async def keys(http: Request, limit: PageSize = 20, after: After = "", tenant: TenantQuery = None) -> Response:
-    services, principal = await _admin(http)
-    found = await services.accounts.list(_visible_tenant(principal, tenant), after, limit + 1)
+async def keys(
+    principal: AdminPrincipal,
+    accounts: AccountsDep,
+    limit: PageSize = 20,
+    after: After = "",
+    tenant: TenantQuery = None,
+) -> Response:
+    found = await accounts.list(_visible_tenant(principal, tenant), after, limit + 1)
     return _page([_key(record) for record in found], limit)
 
 
 @router.post("/keys", **described(NewKey, "object", "id", "key"))
-async def new_key(http: Request) -> Response:
+async def new_key(http: Request, principal: OperatorPrincipal, accounts: AccountsDep) -> Response:
     """Creates a key. The response contains `key`, which cannot be read again."""
-    services, _ = await _admin(http, operator=True)
     body = validated(NewKey, read_object(await read_body(http)))
     given = {name: value for name, value in body.changes.items() if name in KeyLimits.__dataclass_fields__}
     limits = KeyLimits(**given)  # type: ignore[arg-type]
     try:
-        key, record = await services.accounts.create_with_record(
+        key, record = await accounts.create_with_record(
             body.owner, body.tenant, body.scopes, body.name or "", limits, body.expires_at
         )
     except UnknownTenant as error:
@@ -148,33 +149,32 @@ async def new_key(http: Request) -> Response:
 
 
 @router.get("/keys/{key_id}", **described(None, "object", "id"))
-async def key(http: Request, key_id: str) -> Response:
-    services, principal = await _admin(http)
-    return JSONResponse(_key(await _get_key(services.accounts, key_id, principal)))
+async def key(principal: AdminPrincipal, accounts: AccountsDep, key_id: str) -> Response:
+    return JSONResponse(_key(await _get_key(accounts, key_id, principal)))
 
 
 @router.post("/keys/{key_id}", **described(KeyChange, "object", "id"))
-async def change_key(http: Request, key_id: str) -> Response:
-    services, principal = await _admin(http, operator=True)
+async def change_key(http: Request, principal: OperatorPrincipal, accounts: AccountsDep, key_id: str) -> Response:
     body = validated(KeyChange, read_object(await read_body(http)))
-    await _get_key(services.accounts, key_id, principal)
-    if not await services.accounts.update(key_id, body.changes):
+    await _get_key(accounts, key_id, principal)
+    if not await accounts.update(key_id, body.changes):
         raise ApiError(409, f"The key {key_id!r} is revoked.", code="key_revoked")
-    return JSONResponse(_key(await _get_key(services.accounts, key_id, principal)))
+    return JSONResponse(_key(await _get_key(accounts, key_id, principal)))
 
 
 @router.delete("/keys/{key_id}", **described(None, "object", "id", "deleted"))
-async def revoke_key(http: Request, key_id: str) -> Response:
+async def revoke_key(principal: AdminPrincipal, accounts: AccountsDep, key_id: str) -> Response:
     """Revokes a key permanently; one that is revoked already stays revoked."""
-    services, principal = await _admin(http)
-    await _get_key(services.accounts, key_id, principal)
-    await services.accounts.revoke(key_id)
+    await _get_key(accounts, key_id, principal)
+    await accounts.revoke(key_id)
     return JSONResponse({"object": "key", "id": key_id, "deleted": True})
 
 
 @router.get("/usage", **described(None, "object", "data", "currency"))
 async def usage(
-    http: Request,
+    principal: AdminPrincipal,
+    database: DatabaseDep,
+    prices: PricesDep,
     by: Annotated[str, Query(max_length=100)] = "key",
     since: Annotated[date | None, Query(alias="from")] = None,
     until: Annotated[date | None, Query(alias="to")] = None,
@@ -184,13 +184,12 @@ async def usage(
     format: Literal["json", "csv"] = "json",
 ) -> Response:
     """Totals grouped by key, owner, tenant, model, day or edge (owner of the agent), several separated by commas."""
-    services, principal = await _admin(http)
     dimensions = [part.strip() for part in by.split(",") if part.strip()]
     if wrong := [part for part in dimensions if part not in _DIMENSIONS]:
         raise ApiError(400, f"by: {wrong[0]!r} is none of {', '.join(_DIMENSIONS)}.", param="by", code="invalid_value")
     groups: list[Dimension] = dimensions  # type: ignore[assignment]
     lines = await usage_totals(
-        services.database,
+        database,
         groups,
         _check_day(since, "from"),
         _check_day(until, "to"),
@@ -205,7 +204,7 @@ async def usage(
     return JSONResponse(
         {
             "object": "list",
-            "currency": services.ledger.prices.currency,
+            "currency": prices.currency,
             "data": documents,
             "has_more": more,
             "next_page": page + 1 if more else None,
@@ -214,9 +213,8 @@ async def usage(
 
 
 @router.get("/agents", **described(None, "object", "data"))
-async def agents(http: Request) -> Response:
+async def agents(principal: AdminPrincipal, registry: AgentsDep) -> Response:
     """The agents attached to this gateway."""
-    services, principal = await _admin(http)
     tenant = _visible_tenant(principal)
     data = [
         {
@@ -228,7 +226,7 @@ async def agents(http: Request) -> Response:
             "sessions": agent.running,
             "max_sessions": agent.max_sessions,
         }
-        for agent in services.agents.attached()
+        for agent in registry.attached()
         if tenant in (None, agent.owner[0])
     ]
     return JSONResponse({"object": "list", "data": data})

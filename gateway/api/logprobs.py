@@ -1,6 +1,6 @@
-"""Log-probabilities in OpenAI's two shapes: a chat's, one object a token, and a completion's, one list a field.
+"""Log-probabilities in OpenAI's two shapes: one object per token for chats, one list per field for completions.
 
-They are the target's own, before temperature, penalties, bias and grammar (wire.TokenLogprobs).
+They are the target's, before temperature, penalties, bias and grammar (wire.TokenLogprobs).
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import Any
 
 from edgedraft.wire import TokenLogprobs
 from gateway.model.token_bytes import TokenBytes, escape_bytes
-from gateway.output.events import Delta
+from gateway.output.events import TextDelta
 
-IMPOSSIBLE = -9999.0  # as OpenAI writes a probability of 0, for which JSON has no number
+IMPOSSIBLE = -9999.0  # OpenAI's value for a probability of 0
 
 
-def chat_logprobs(deltas: Iterable[Delta], token_bytes: TokenBytes) -> dict[str, Any]:
+def chat_logprobs(deltas: Iterable[TextDelta], token_bytes: TokenBytes) -> dict[str, Any]:
     """A choice's field `logprobs` of chat completions."""
     entries = []
     for delta in deltas:
@@ -34,7 +34,7 @@ def _chat_entry(data: bytes, logprob: float) -> dict[str, Any]:
 
 
 class LegacyLogprobs:
-    """A choice's field `logprobs` of completions, part by part; offsets, in characters, go on from one to the next."""
+    """A choice's field `logprobs` of completions, chunk by chunk. Offsets are in characters of the choice's text."""
 
     def __init__(self, token_bytes: TokenBytes, alternatives: int) -> None:
         self._token_bytes = token_bytes
@@ -43,7 +43,7 @@ class LegacyLogprobs:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def of(self, tokens: Iterable[int], logprobs: Iterable[TokenLogprobs]) -> dict[str, Any]:
-        """The next tokens' fields."""
+        """The fields of the next tokens."""
         strings, values, tops, offsets = [], [], [], []
         for token, entry in zip(tokens, logprobs, strict=True):
             data = self._token_bytes(token)
@@ -53,7 +53,7 @@ class LegacyLogprobs:
             self._offset += len(self._decoder.decode(data))
             others = zip(entry.tokens[: self._alternatives], entry.logprobs, strict=False)
             top = {_legacy_string(self._token_bytes(other)): finite(logprob) for other, logprob in others}
-            # The chosen token is told too where it is none of the most probable: so OpenAI says.
+            # As OpenAI specifies, the sampled token is listed even when it is not among the most likely.
             tops.append({strings[-1]: values[-1]} | top if self._alternatives else None)
         return {
             "tokens": strings,
@@ -69,11 +69,11 @@ def _legacy_string(data: bytes) -> str:
 
 
 def finite(logprob: float) -> float:
-    """JSON knows neither infinity nor NaN."""
+    """The value with a lower bound, because JSON has neither infinity nor NaN."""
     return logprob if logprob > IMPOSSIBLE else IMPOSSIBLE
 
 
 def mean_logprob(logprobs: Iterable[TokenLogprobs]) -> float:
-    """A text's mean log-probability per token, by which the best of several is known; -inf for none."""
+    """The mean log-probability per token, by which `best_of` ranks; -inf without tokens."""
     values = [entry.logprob for entry in logprobs]
     return sum(values) / len(values) if values else -float("inf")

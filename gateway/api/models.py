@@ -1,32 +1,27 @@
-"""GET /v1/models and /v1/models/{id}: what is served, as OpenAI lists it, with vLLM's `root` and `max_model_len`."""
+"""GET /v1/models and /v1/models/{id}: the served models in OpenAI's shape, with vLLM's `root` and `max_model_len`."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 
-from gateway.api.caller import find_model
+from gateway.api.dependencies import AnyPrincipal, CatalogDep
+from gateway.api.generation_context import find_model
 from gateway.api.openapi import described
-from gateway.http.authentication import authenticate
 from gateway.model.served_model import ServedModel
-from gateway.services import services_of
 
 router = APIRouter()
 
 
 @router.get("/v1/models", **described(None, "object", "data"))
-async def models(http: Request) -> dict[str, Any]:
-    services = services_of(http)
-    await authenticate(services.accounts, http.headers, scope=None)
-    return {"object": "list", "data": [_model_object(model) for model in services.verifiers.catalog]}
+async def models(principal: AnyPrincipal, catalog: CatalogDep) -> dict[str, Any]:
+    return {"object": "list", "data": [_model_object(model) for model in catalog]}
 
 
 @router.get("/v1/models/{name:path}", **described(None, "id", "object", "created", "owned_by"))
-async def model(http: Request, name: str) -> dict[str, Any]:
-    services = services_of(http)
-    await authenticate(services.accounts, http.headers, scope=None)
-    return _model_object(find_model(services, name))
+async def model(principal: AnyPrincipal, catalog: CatalogDep, name: str) -> dict[str, Any]:
+    return _model_object(find_model(catalog, name))
 
 
 def _model_object(model: ServedModel) -> dict[str, Any]:

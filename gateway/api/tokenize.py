@@ -1,4 +1,4 @@
-"""POST /tokenize and /detokenize, in vLLM's shapes: what a prompt comes to in tokens, and the way back."""
+"""POST /tokenize and /detokenize, in vLLM's shapes: prompts to token ids, and token ids to text."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from fastapi import APIRouter, Request
 from pydantic import ConfigDict, Field
 from starlette.responses import JSONResponse, Response
 
-from gateway.api.caller import GenerationContext, admitted
 from gateway.api.chat.request import ChatMessage, template_messages
 from gateway.api.chat.route import chat_prompt
 from gateway.api.completions.request import Token, prompt_tokens
+from gateway.api.dependencies import CatalogDep, GenerationDep
+from gateway.api.generation_context import GenerationContext, admit_request
 from gateway.api.openapi import described
 from gateway.http.errors import ApiError
 from gateway.http.validation import Schema, read_object, validated
-from gateway.model.served_model import ServedModel
+from gateway.model.served_model import ModelCatalog, ServedModel
 from gateway.model.token_bytes import escape_bytes
 
 router = APIRouter()
 
 
 class TokenizeRequest(Schema):
-    """A prompt, or messages as a chat has them. Without a model the only one is meant."""
+    """A prompt, or the messages of a chat. `model` may be left out when one model is served."""
 
     model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["prompt"]}, {"required": ["messages"]}]})
 
@@ -36,19 +37,19 @@ class TokenizeRequest(Schema):
 
 
 class DetokenizeRequest(Schema):
-    """Tokens of a model; without a model the only one is meant."""
+    """Token ids of a model. `model` may be left out when one model is served."""
 
     model: str | None = None
     tokens: list[Token]
 
 
 @router.post("/tokenize", **described(TokenizeRequest, "count", "max_model_len", "tokens"))
-async def tokenize(http: Request) -> Response:
-    async with admitted(http) as caller:
-        request = validated(TokenizeRequest, read_object(await caller.body()))
+async def tokenize(http: Request, dependencies: GenerationDep, catalog: CatalogDep) -> Response:
+    async with admit_request(http, dependencies) as context:
+        request = validated(TokenizeRequest, read_object(await context.body()))
         if (request.prompt is None) == (request.messages is None):
             raise ApiError(400, "Either prompt or messages must be given.", param="prompt", code="invalid_value")
-        model = await _model(caller, request.model)
+        model = await _model(context, catalog, request.model)
         if request.messages is not None:
             tokens = await chat_prompt(model, template_messages(request.messages), request.chat_template_kwargs or {})
         else:
@@ -67,20 +68,20 @@ async def tokenize(http: Request) -> Response:
 
 
 @router.post("/detokenize", **described(DetokenizeRequest, "prompt"))
-async def detokenize(http: Request) -> Response:
-    async with admitted(http) as caller:
-        request = validated(DetokenizeRequest, read_object(await caller.body()))
-        model = await _model(caller, request.model)
+async def detokenize(http: Request, dependencies: GenerationDep, catalog: CatalogDep) -> Response:
+    async with admit_request(http, dependencies) as context:
+        request = validated(DetokenizeRequest, read_object(await context.body()))
+        model = await _model(context, catalog, request.model)
         tokens = prompt_tokens(model, request.tokens, "tokens") if request.tokens else []
         text = await asyncio.to_thread(model.tokenizer.decode, tokens, skip_special_tokens=False)
         return JSONResponse({"prompt": text})
 
 
-async def _model(caller: GenerationContext, name: str | None) -> ServedModel:
+async def _model(context: GenerationContext, catalog: ModelCatalog, name: str | None) -> ServedModel:
     """Raises ApiError."""
     if name is not None:
-        return await caller.model(name)
-    models = list(caller.services.verifiers.catalog)
+        return await context.model(name)
+    models = list(catalog)
     if len(models) != 1:
         raise ApiError(400, "Say which model; there is not exactly one.", param="model", code="invalid_value")
     return models[0]

@@ -1,7 +1,7 @@
 """Errors as OpenAI clients read them: {"error": {message, type, param, code}}, whatever went wrong.
 
-ApiError is what the gateway's own code raises; the handlers here give the framework's errors the same shape. Errors in
-the middle of a stream take the same body (stream.py) but no status.
+The gateway's own code raises ApiError; the handlers here give the framework's errors the same shape. An error in the
+middle of a stream has the same body and no status (event_stream.py).
 """
 
 from __future__ import annotations
@@ -22,12 +22,11 @@ INVALID = "invalid_request_error"
 SERVER = "server_error"
 RATE_LIMIT = "rate_limit_error"
 
-
 log = logging.getLogger(__name__)
 
 
 class ApiError(Exception):
-    """Ends a request with `status` and an OpenAI error body; `retry_after` in seconds goes into the header."""
+    """Ends a request with `status` and an OpenAI error body. `retry_after`, in seconds, sets the header."""
 
     def __init__(
         self,
@@ -42,6 +41,8 @@ class ApiError(Exception):
     ) -> None:
         super().__init__(message)
         self.status = status
+        self.message = message
+        self.code = code
         self.body = error_body(message, kind, param, code)
         self.headers = dict(headers or {})
         if retry_after is not None:
@@ -56,23 +57,23 @@ def error_body(message: str, kind: str, param: str | None = None, code: str | No
 
 
 def internal_error() -> ApiError:
-    """What a client is told of a fault of ours; the log has the rest."""
+    """The error for a fault of the gateway; details are in the log only."""
     return ApiError(500, "The gateway failed on this request.", kind=SERVER, code="internal_error")
 
 
 def shutting_down() -> ApiError:
-    """What is told to those whose requests outlast the server's patience at its end."""
+    """The error for requests that arrive during shutdown or are not finished within the grace period."""
     return ApiError(503, "The gateway is shutting down.", kind=SERVER, code="shutting_down", retry_after=1)
 
 
 def database_down() -> ApiError:
-    """What is told to those who cannot be served because keys or usage cannot be read or written."""
+    """The error when keys or usage cannot be read or written."""
     message = "The gateway's database cannot be reached."
     return ApiError(503, message, kind=SERVER, code="database_unavailable", retry_after=1)
 
 
 def install(app: FastAPI) -> None:
-    """Give every error that the framework raises the same shape."""
+    """Registers the handlers that give every error the same shape."""
 
     @app.exception_handler(ApiError)
     async def own(request: Request, error: ApiError) -> JSONResponse:

@@ -29,8 +29,8 @@ _LONGEST_PATH = 200
 class RequestContext:
     """ASGI middleware. A usable x-request-id of the client is kept.
 
-    The scope's state holds it as request_id, when the request came as began_at (time.monotonic()), and `facts` that an
-    endpoint puts there go into the line, `headers` into the answer, whatever that is.
+    It sets `request_id` and `began_at` (by time.monotonic()) in the scope's state. What an endpoint puts there as
+    `log_fields` goes into the log line, `headers` into the response, whatever that is.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -77,5 +77,5 @@ class RequestContext:
                     path=scope["path"][:_LONGEST_PATH],
                     status=status or "none",
                     seconds=round(time.monotonic() - began_at, 4),
-                    **state.get("facts", {}),
+                    **state.get("log_fields", {}),
                 )

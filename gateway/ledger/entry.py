@@ -6,13 +6,9 @@ Timestamps are milliseconds since the epoch, durations nanoseconds, money nano-u
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
+from gateway.sessions.record import Outcome
 from gateway.sessions.speculation_stats import Mode
-
-# refused: no verifier accepted it. cancelled: the client disconnected, or the gateway was stopped; tokens so far are
-# counted. failed: it ended with an error. A row is `running` until its end, `unfinished` if its gateway was lost.
-Outcome = Literal["finished", "cancelled", "failed", "refused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +30,10 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Second part of a row. `agent` is the one with the most accepted tokens, None if no agent drafted."""
+    """Second part of a row. `agent` is the one with the most accepted tokens, None if no agent drafted.
+
+    Until it is written a row is `running`, or `unfinished` if its gateway was lost.
+    """
 
     outcome: Outcome
     ended: int

@@ -10,17 +10,16 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from sqlalchemy import delete, func, insert, select, update
 
 from gateway.accounts import Principal
 from gateway.ledger.baseline import PlainStepTimes, baseline_ns, nanoseconds, verifier_ns
-from gateway.ledger.entry import Ended, Outcome, Started
+from gateway.ledger.entry import Ended, Started
 from gateway.ledger.prices import Prices
 from gateway.ledger.writer import RUNNING, UNFINISHED, LedgerWriter
-from gateway.sessions.speculation_stats import SpeculationStats, edgedraft_field
+from gateway.sessions.record import GenerationRecord
 from gateway.storage.database import Database, DatabaseDown, now_ms
 from gateway.storage.tables import gateways, usage
 
@@ -91,30 +90,24 @@ class Ledger:
         )
         return Entry(self, self._writer, started)
 
-    def complete(
-        self,
-        started: Started,
-        outcome: Outcome,
-        choices: Sequence[SpeculationStats],
-        output_tokens: int,
-        first_token_after: float | None,
-    ) -> Ended:
-        """Computes the second part of a row. `first_token_after` is in seconds after the start."""
+    def complete(self, started: Started, record: GenerationRecord) -> Ended:
+        """Computes the second part of a row."""
+        choices, accepted = record.stats, sum(stats.accepted for stats in record.stats)
         prices, spent_ns = self.prices, verifier_ns(choices)
         baseline = baseline_ns(choices, started.model, self._plain_times)
-        accepted = sum(stats.accepted for stats in choices)
         drafter = max((stats for stats in choices if stats.agent), key=lambda stats: stats.accepted, default=None)
         agent_ns = sum(nanoseconds(stats.agent_seconds) for stats in choices) if drafter else None
+        first_text = record.time_to_first_text
         ended = Ended(
-            outcome=outcome,
+            outcome=record.outcome,
             ended=time.time_ns() // 10**6,
-            first_token=None if first_token_after is None else started.started + round(first_token_after * 1000),
-            cached_tokens=max((stats.cached for stats in choices), default=0),
-            output_tokens=output_tokens,
+            first_token=None if first_text is None else started.started + round(first_text * 1000),
+            cached_tokens=record.cached_tokens,
+            output_tokens=record.output_tokens,
             drafted=sum(stats.drafted for stats in choices),
             accepted=accepted,
             verifier_accepted=sum(stats.own_accepted for stats in choices),
-            mode=edgedraft_field(choices)["mode"],
+            mode=record.mode,
             verifier_ns=spent_ns,
             baseline_ns=baseline,
             agent=drafter.agent if drafter else None,
@@ -190,15 +183,9 @@ class Entry:
         """Returns when the row is in the database. Raises DatabaseDown."""
         await self._writer.start(self._started)
 
-    def end(
-        self,
-        outcome: Outcome,
-        choices: Sequence[SpeculationStats],
-        output_tokens: int,
-        first_token_after: float | None,
-    ) -> Ended:
+    def end(self, record: GenerationRecord) -> Ended:
         """Queues the second part and returns at once; if it cannot be written, it is logged."""
-        ended = self._ledger.complete(self._started, outcome, choices, output_tokens, first_token_after)
+        ended = self._ledger.complete(self._started, record)
         self._writer.end(self._started.id, ended)
         return ended
 

@@ -19,6 +19,7 @@ from prometheus_client import (
 from edgedraft.wire import MAX_WINDOW, Commit
 from gateway.accounts import Owner
 from gateway.observability.live import LiveStats
+from gateway.sessions.record import GenerationRecord
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 FLUSH_SECONDS = 0.5  # how often a session's sums are added to the counters
@@ -112,6 +113,15 @@ class Metrics:
         while len(self._positions) <= position:
             self._positions.append(self._accepted_at.labels(len(self._positions)))
         return self._positions[position]
+
+    def generation_ended(self, record: GenerationRecord) -> None:
+        self.requests.labels(record.model, record.reported_outcome, record.mode).inc()
+        self.prompt_tokens.labels(record.model).inc(record.prompt_tokens)
+        self.output_tokens.labels(record.model).inc(record.output_tokens)
+        first_text, per_token = record.time_to_first_text, record.time_per_output_token
+        if first_text is not None:
+            self.first_token.labels(record.model).observe(first_text)
+        self.live.record_end(record.principal.agents_owner, record.mode, first_text, per_token)
 
     def for_model(self, model: str) -> ModelMetrics:
         """The series labelled with this served model."""

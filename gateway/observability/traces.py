@@ -7,12 +7,12 @@ with `edgedraft.`. No span contains text; stop strings are left out too, because
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from edgedraft.observability.tracing import Tracing, epoch_ns, traceparent_of, valid_traceparent
 from edgedraft.wire import Commit, Draft, Open, Sampling
+from gateway.sessions.record import GenerationRecord
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -73,7 +73,7 @@ class GatewayTraces:
         span = self.tracing.start_span(
             f"{operation} {model}", SpanKind.SERVER, traceparent, attributes, at=began_at, tracestate=tracestate
         )
-        return GenerationSpan(self, span, operation, model, began_at)
+        return GenerationSpan(self, span, operation, model)
 
 
 GenerationParameters = tuple[Sampling, int, int]  # sampling, max_tokens, prompt tokens
@@ -89,34 +89,21 @@ def trace_headers(traceparent: str, tracestate: str) -> TraceHeaders:
 class GenerationSpan:
     """The span of one generation, until `end`."""
 
-    def __init__(self, traces: GatewayTraces, span: Span, operation: str, model: str, began_at: float) -> None:
+    def __init__(self, traces: GatewayTraces, span: Span, operation: str, model: str) -> None:
         self._traces = traces
         self._span = span
         self._operation = operation
         self._model = model
-        self._began_at = began_at
 
     @property
     def traceparent(self) -> str:
         """The parent of the verifier's and the agents' spans."""
         return traceparent_of(self._span)
 
-    def end(
-        self,
-        *,
-        outcome: Literal["finished", "cancelled", "failed"],
-        error: str,
-        streamed: bool,
-        first_text_at: float | None,
-        output_tokens: int,
-        cached_tokens: int,
-        reasons: Sequence[str],
-        speculation: dict[str, Any],
-    ) -> None:
-        """The generation is over. `error` is a kind of failure, `speculation` the response's field `edgedraft`."""
+    def end(self, record: GenerationRecord) -> None:
+        """The generation is over."""
         from opentelemetry.trace import StatusCode
 
-        now = time.monotonic()
         measured = {
             "gen_ai.operation.name": self._operation,
             "gen_ai.provider.name": PROVIDER,
@@ -125,27 +112,27 @@ class GenerationSpan:
         }
         attributes: dict[str, Any] = {
             "gen_ai.response.model": self._model,
-            "gen_ai.usage.output_tokens": output_tokens,
-            "gen_ai.usage.cache_read.input_tokens": cached_tokens,
-            "gen_ai.request.stream": streamed,
-            "edgedraft.outcome": outcome,
+            "gen_ai.usage.output_tokens": record.output_tokens,
+            "gen_ai.usage.cache_read.input_tokens": record.cached_tokens,
+            "gen_ai.request.stream": record.streamed,
+            "edgedraft.outcome": record.reported_outcome,
         }
-        attributes |= {f"edgedraft.{name}": value for name, value in speculation.items()}
-        if reasons:
-            attributes["gen_ai.response.finish_reasons"] = list(reasons)
-        if first_text_at is not None:
-            first = first_text_at - self._began_at
+        attributes |= {f"edgedraft.{name}": value for name, value in record.edgedraft.items()}
+        if record.finish_reasons:
+            attributes["gen_ai.response.finish_reasons"] = list(record.finish_reasons)
+        if (first := record.time_to_first_text) is not None:
             self._traces.first_token.record(first, measured)
-            if streamed:
+            if record.streamed:
                 attributes["gen_ai.response.time_to_first_chunk"] = first
-            if outcome == "finished" and output_tokens > 1:
-                self._traces.per_token.record((now - first_text_at) / (output_tokens - 1), measured)
-        if error:
-            attributes["error.type"] = error
+            if record.outcome == "finished" and (per_token := record.time_per_output_token) is not None:
+                self._traces.per_token.record(per_token, measured)
+        failure = {"error.type": record.error} if record.error else {}
+        if failure:
+            attributes |= failure
             self._span.set_status(StatusCode.ERROR)
-        self._traces.duration.record(now - self._began_at, measured | ({"error.type": error} if error else {}))
+        self._traces.duration.record(record.ended_at - record.began_at, measured | failure)
         self._span.set_attributes(attributes)
-        self._span.end(epoch_ns(now))
+        self._span.end(epoch_ns(record.ended_at))
 
 
 class SlotSpan:

@@ -1,7 +1,7 @@
-"""From token ids to the text that a client may see: never half a character, nothing past a stop string.
+"""Incremental detokenization with stop strings: complete characters only, and no text from a stop string on.
 
-Text that might be the beginning of a stop string is held back until it is known to be none. Where a stop is cut does
-not depend on how tokens were grouped or where their borders lie: the match that ends first counts.
+Text that may be the beginning of a stop string is held back until it cannot be one. Where the text is cut depends
+neither on how tokens were grouped nor on token borders: the match that ends first counts.
 """
 
 from __future__ import annotations
@@ -15,35 +15,37 @@ from tokenizers.decoders import DecodeStream
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """Text that is ready, and how many of the pushed tokens count; after a stop, those behind it do not.
+class DecodedText:
+    """New text, and how many of the tokens just added count; after a stop string, the tokens behind it do not.
 
-    `settled` is how many tokens, from the first one that was not settled before, have all of their text in this piece
-    or an earlier one; after a stop, those that have any. A token without text goes with the text that follows it.
+    `num_settled` counts tokens, in order from the first unsettled one, whose text is complete in this text or earlier
+    ones; after a stop string, those that have any text before it. A token without text settles with the text after it.
     """
 
     text: str
-    tokens: int
+    num_tokens: int
     stopped: bool
-    settled: int
+    num_settled: int
 
 
-class TextStream:
-    """One choice's text. Push tokens until a piece is stopped; at the end flush, unless it was."""
+class IncrementalDetokenizer:
+    """One choice's text. Call `add` until it reports a stop; otherwise call `flush` at the end."""
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = (), silent: Collection[int] | None = None) -> None:
-        """`silent` are the tokens that have no text; by default all special ones."""
+    def __init__(
+        self, tokenizer: Tokenizer, stops: Sequence[str] = (), skip_tokens: Collection[int] | None = None
+    ) -> None:
+        """`skip_tokens` are ids that have no text, by default all special tokens."""
         self._tokenizer = tokenizer
         self._stops = tuple(stops)
-        self._silent = silent
+        self._skip_tokens = skip_tokens
         self._decoder = self._new_decoder()
         self._held = ""
-        self._released = 0  # characters that were ready so far
-        self._begins: deque[int] = deque()  # the character at which each unsettled token begins
+        self._released = 0  # characters returned so far
+        self._starts: deque[int] = deque()  # the character at which each unsettled token starts
 
-    def push(self, tokens: Sequence[int]) -> Piece:
+    def add(self, tokens: Sequence[int]) -> DecodedText:
         for count, token in enumerate(tokens, start=1):
-            self._begins.append(self._released + len(self._held))
+            self._starts.append(self._released + len(self._held))
             text = self._decode(token)
             if not text:
                 continue
@@ -52,50 +54,50 @@ class TextStream:
             if cut is not None:
                 ready, self._held = self._held[:cut], ""
                 self._released += cut
-                settled = sum(begin < self._released for begin in self._begins)
-                return Piece(ready, count, stopped=True, settled=settled)
-        keep = self._unsettled()
+                num_settled = sum(start < self._released for start in self._starts)
+                return DecodedText(ready, count, stopped=True, num_settled=num_settled)
+        keep = self._possible_stop()
         ready, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
         self._released += len(ready)
-        return Piece(ready, len(tokens), stopped=False, settled=self._settle())
+        return DecodedText(ready, len(tokens), stopped=False, num_settled=self._settle())
 
     def flush(self) -> str:
-        """What was held back and turned out to be no stop. A character without its last bytes is left out."""
+        """Returns the text held back for a stop string that did not follow, without an incomplete last character."""
         ready, self._held = self._held, ""
         return ready
 
     def _settle(self) -> int:
-        """Take out the tokens all of whose text is released, and tell how many they are."""
+        """Removes the tokens whose text is released completely. Returns their number."""
         if self._held:
-            border = max((begin for begin in self._begins if begin <= self._released), default=0)
+            border = max((start for start in self._starts if start <= self._released), default=0)
         else:
             border = self._released
-        settled = 0
-        while self._begins and self._begins[0] < border:
-            self._begins.popleft()
-            settled += 1
-        return settled
+        num_settled = 0
+        while self._starts and self._starts[0] < border:
+            self._starts.popleft()
+            num_settled += 1
+        return num_settled
 
     def _new_decoder(self) -> DecodeStream:
-        return DecodeStream(skip_special_tokens=self._silent is None)
+        return DecodeStream(skip_special_tokens=self._skip_tokens is None)
 
     def _decode(self, token: int) -> str | None:
-        if self._silent and token in self._silent:
+        if self._skip_tokens and token in self._skip_tokens:
             return None
         try:
             return self._decoder.step(self._tokenizer, token)
         except Exception:
-            # The decoder gives up on byte sequences that no tokenizer produces from text; begin again after them.
+            # The decoder fails on byte sequences that no tokenizer produces from text; continue with a new one.
             self._decoder = self._new_decoder()
             return self._decoder.step(self._tokenizer, token)
 
     def _stop_start(self) -> int | None:
-        """Where the stop string that ends first begins; of two that end together, the longer."""
+        """The position of the stop string that ends first; of two that end together, the longer one's."""
         found = [(start + len(stop), start) for stop in self._stops if (start := self._held.find(stop)) >= 0]
         return min(found)[1] if found else None
 
-    def _unsettled(self) -> int:
-        """How many characters at the end might be the beginning of a stop string."""
+    def _possible_stop(self) -> int:
+        """How many characters at the end may be the beginning of a stop string."""
         return max((_overlap(self._held, stop) for stop in self._stops), default=0)
 
 

@@ -1,26 +1,23 @@
-"""What a generation yields: typed parts of each choice's output, and each choice's end.
+"""The events of a choice's output, as OpenAI's streaming APIs distinguish them. The endpoints encode them.
 
-A choice's plain text is made into parts in one place, a Reader; the shapes that clients see are made from the parts.
+Source: https://platform.openai.com/docs/api-reference/responses-streaming and .../chat-streaming
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from edgedraft.wire import FinishReason, TokenLogprobs
-from gateway.sessions.speculation_stats import SpeculationStats
 
-EndReason = FinishReason | Literal["tool_calls"]
+ChoiceFinishReason = FinishReason | Literal["tool_calls"]
 
 
 @dataclass(frozen=True, slots=True)
-class Delta:
-    """More text of one choice, and the tokens that end in it.
+class TextDelta:
+    """More of a choice's answer, and the ids of the tokens that end in it, with `logprobs` for each if requested.
 
-    The text is empty only where tokens that have none are told for the sake of their `logprobs`: one a token, where
-    they were asked for.
+    `text` is empty only when tokens without text are reported for their log-probabilities.
     """
 
     choice: int
@@ -30,16 +27,16 @@ class Delta:
 
 
 @dataclass(frozen=True, slots=True)
-class Reasoning:
-    """More of what one choice thinks before it answers; never empty."""
+class ReasoningDelta:
+    """More of a choice's reasoning before the answer; never empty."""
 
     choice: int
     text: str
 
 
 @dataclass(frozen=True, slots=True)
-class CallBegun:
-    """One choice begins a tool call, its `index`th from 0: the function `name`, under a new id."""
+class ToolCallStarted:
+    """A choice's tool call number `index`, counted from 0: a call of the function `name` with the id `id`."""
 
     choice: int
     index: int
@@ -48,8 +45,8 @@ class CallBegun:
 
 
 @dataclass(frozen=True, slots=True)
-class CallArguments:
-    """More of the arguments of one choice's `index`th call, a JSON text; never empty."""
+class ToolCallArgumentsDelta:
+    """More of the arguments of tool call `index`, a part of a JSON text; never empty."""
 
     choice: int
     index: int
@@ -57,49 +54,12 @@ class CallArguments:
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
-    """A choice's end. `tokens` are those that count, none behind a stop string; `reasoning` are those of thinking.
-
-    `predicted` tells of the job's prediction how many tokens were accepted and how many were not.
-    """
+class ChoiceFinished:
+    """The last event of a choice."""
 
     choice: int
-    reason: EndReason
-    tokens: int
-    stats: SpeculationStats
-    predicted: tuple[int, int] = (0, 0)
-    reasoning: int = 0
+    reason: ChoiceFinishReason
 
 
-Part = Delta | Reasoning | CallBegun | CallArguments
-Event = Part | Finished
-
-
-class Reader(Protocol):
-    """Makes one choice's plain text into parts. Fed in order; `end` comes after the last text."""
-
-    @property
-    def wanted(self) -> frozenset[int]:
-        """Special tokens, which have no text otherwise, whose text it has to see."""
-        ...
-
-    def read(self, delta: Delta) -> Iterable[Part]: ...
-
-    def end(self, finished: Finished) -> Iterable[Event]:
-        """What was held back, and the end; that last, with the reason that clients are to see."""
-        ...
-
-
-class PlainText:
-    """The reader of output that is nothing but text."""
-
-    wanted: frozenset[int] = frozenset()
-
-    def read(self, delta: Delta) -> Iterable[Part]:
-        return (delta,)
-
-    def end(self, finished: Finished) -> Iterable[Event]:
-        return (finished,)
-
-
-MakeReader = Callable[[], Reader]
+OutputDelta = TextDelta | ReasoningDelta | ToolCallStarted | ToolCallArgumentsDelta
+OutputEvent = OutputDelta | ChoiceFinished

@@ -1,8 +1,8 @@
-"""A model's plain text, as it comes, taken apart into thought, content and tool calls.
+"""Parses a model's text, as it arrives, into reasoning, answer and tool calls.
 
-The parts do not depend on how the text was cut into pieces. Text that may yet turn out to be a mark is held back; what
-looked like a call and is none is content, as it stands. Output under a grammar (grammar.py) is never of that kind, but
-a reader believes nothing.
+The events do not depend on how the text was split. Text that may become a mark is held back; text that looked like a
+tool call and is none is part of the answer, unchanged. Output under a grammar (prompt/grammar.py) always parses; the
+parser does not rely on it.
 """
 
 from __future__ import annotations
@@ -13,63 +13,49 @@ from dataclasses import dataclass
 
 from gateway.model.reasoning import ReasoningFormat
 from gateway.model.tool_call_format import ToolCallFormat
+from gateway.output.events import OutputDelta, ReasoningDelta, TextDelta, ToolCallArgumentsDelta, ToolCallStarted
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]{0,64}")
-_TELLING = re.compile(r'[{}\[\]"\\]')  # what an argument object's end is found by
+_STRUCTURAL = re.compile(r'[{}\[\]"\\]')  # the characters that decide where an argument object ends
+
+_State = Callable[[], bool]  # consumes what it can of the buffer; False when it needs more text
 
 
 @dataclass(frozen=True, slots=True)
-class Thought:
-    """More of what the model thinks before it answers."""
+class OutputSyntax:
+    """What a model's text may contain besides the answer: reasoning, and tool calls of the functions in `names`.
 
-    text: str
+    With `named_tool` the client chose the one call, and the finish reason after it is "stop", as OpenAI has it.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class Content:
-    """More of the answer."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A call of the function `name` begins; calls are numbered from 0."""
-
-    index: int
-    id: str
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Arguments:
-    """More of that call's arguments, a JSON text."""
-
-    index: int
-    text: str
-
-
-OutputPart = Thought | Content | Call | Arguments
-_State = Callable[[], bool]  # takes what it can from the rest; False when it needs more text
+    thinking: ReasoningFormat | None
+    calls: ToolCallFormat | None
+    names: tuple[str, ...] = ()
+    named_tool: bool = False
 
 
 class OutputParser:
-    """Feed it, and finish it at the end."""
+    """Call `feed` with each piece of text and `finish` at the end. TextDeltas carry no tokens yet."""
 
     def __init__(
-        self, thinking: ReasoningFormat | None, calls: ToolCallFormat | None, names: Collection[str] = ()
+        self,
+        thinking: ReasoningFormat | None,
+        calls: ToolCallFormat | None,
+        names: Collection[str] = (),
+        choice: int = 0,
     ) -> None:
-        """`names` are the functions that exist: a call of any other is content."""
-        self._marks = thinking
-        self._format = calls
+        """`names` are the functions that exist: a call of any other function is part of the answer."""
+        self._thinking_marks = thinking
+        self._call_format = calls
         self._names = frozenset(names)
-        self._rest = ""
+        self._buffer = ""
         self._final = False
-        self._parts: list[OutputPart] = []
+        self._choice = choice
+        self._events: list[OutputDelta] = []
         self._call = -1
         self._depth, self._in_string, self._escaped = 0, False, False
         self._opening = ""
-        self._fresh = True  # nothing has been emitted in this state
+        self._at_start = True  # of the reasoning: nothing of it has been emitted
         if thinking is None:
             self._state: _State = self._first
         else:
@@ -77,162 +63,172 @@ class OutputParser:
 
     @property
     def thinking(self) -> bool:
-        """Whether the text now belongs to the thought."""
+        """Whether the next text is reasoning."""
         return self._state in (self._thinking, self._before_thinking)
 
     @property
-    def calls(self) -> int:
-        """How many have begun."""
+    def num_calls(self) -> int:
+        """How many tool calls have started."""
         return self._call + 1
 
     @property
     def in_calls(self) -> bool:
-        """Whether the text now belongs to calls."""
+        """Whether the next text is part of tool calls."""
         return self._state not in (self._first, self._text, self._only_text)
 
-    def feed(self, text: str) -> list[OutputPart]:
-        self._rest += text
-        while self._rest and self._state():
+    def feed(self, text: str) -> list[OutputDelta]:
+        self._buffer += text
+        while self._buffer and self._state():
             pass
-        parts, self._parts = self._parts, []
-        return parts
+        events, self._events = self._events, []
+        return events
 
-    def finish(self) -> list[OutputPart]:
-        """What was held back. A call that was cut off before its name was whole is dropped."""
+    def finish(self) -> list[OutputDelta]:
+        """Returns what was held back. A call that ends before its name is complete is dropped."""
         self._final = True
         return self.feed("")
 
     def _take(self, length: int) -> str:
-        taken, self._rest = self._rest[:length], self._rest[length:]
+        taken, self._buffer = self._buffer[:length], self._buffer[length:]
         return taken
 
-    def _emit(self, part: OutputPart) -> None:
-        last = self._parts[-1] if self._parts else None
-        if isinstance(part, Thought | Content) and not part.text:
+    def _emit_text(self, text: str) -> None:
+        last = self._events[-1] if self._events else None
+        if not text:
             return
-        if isinstance(part, Content) and isinstance(last, Content):
-            part = Content(last.text + part.text)
-            self._parts.pop()
-        self._parts.append(part)
+        if isinstance(last, TextDelta):
+            text = last.text + text
+            self._events.pop()
+        self._events.append(TextDelta(self._choice, text))
+
+    def _emit_reasoning(self, text: str) -> None:
+        if text:
+            self._events.append(ReasoningDelta(self._choice, text))
+
+    def _emit_arguments(self, text: str) -> None:
+        if text:
+            self._events.append(ToolCallArgumentsDelta(self._choice, self._call, text))
 
     def _expect(self, literal: str) -> bool | None:
-        """Whether the rest begins with it; None while that is open."""
-        if self._rest.startswith(literal):
+        """Whether the buffer begins with `literal`; None when more text is needed to tell."""
+        if self._buffer.startswith(literal):
             return True
-        return None if literal.startswith(self._rest) else False
+        return None if literal.startswith(self._buffer) else False
 
     def _before_thinking(self) -> bool:
-        assert self._marks
-        lead = len(self._rest) - len(self._rest.lstrip())
-        begins = self._rest[lead:]
-        if begins.startswith(self._marks.start_marker):
-            self._take(lead + len(self._marks.start_marker))
+        assert self._thinking_marks
+        lead = len(self._buffer) - len(self._buffer.lstrip())
+        begins = self._buffer[lead:]
+        if begins.startswith(self._thinking_marks.start_marker):
+            self._take(lead + len(self._thinking_marks.start_marker))
             self._state = self._thinking
             return True
-        if self._marks.start_marker.startswith(begins) and not self._final:
+        if self._thinking_marks.start_marker.startswith(begins) and not self._final:
             return False
         self._state = self._first
         return True
 
     def _thinking(self) -> bool:
-        assert self._marks
-        if self._fresh:
-            self._rest = self._rest.lstrip()
-            self._fresh = not self._rest
-        end = self._rest.find(self._marks.end_marker)
+        assert self._thinking_marks
+        if self._at_start:
+            self._buffer = self._buffer.lstrip()
+            self._at_start = not self._buffer
+        end = self._buffer.find(self._thinking_marks.end_marker)
         if end >= 0:
-            self._emit(Thought(self._take(end).rstrip()))
-            self._take(len(self._marks.end_marker))
-            self._state, self._fresh = self._after_thinking, True
+            self._emit_reasoning(self._take(end).rstrip())
+            self._take(len(self._thinking_marks.end_marker))
+            self._state, self._at_start = self._after_thinking, True
             return True
-        self._emit(Thought(self._take(len(self._rest) if self._final else self._settled(self._marks.end_marker))))
+        self._emit_reasoning(
+            self._take(len(self._buffer) if self._final else self._settled(self._thinking_marks.end_marker))
+        )
         return False
 
     def _after_thinking(self) -> bool:
-        self._rest = self._rest.lstrip()
-        self._state = self._first if self._rest else self._state
-        return bool(self._rest)
+        self._buffer = self._buffer.lstrip()
+        self._state = self._first if self._buffer else self._state
+        return bool(self._buffer)
 
     def _first(self) -> bool:
-        """The answer's first text: where a call of some formats has to begin, if there is to be one."""
-        if self._format is None or self._format.anywhere:
+        """The start of the answer, the only place where some formats allow a call."""
+        if self._call_format is None or self._call_format.anywhere:
             self._state = self._text
             return True
-        begins = self._expect(self._format.opening)
+        begins = self._expect(self._call_format.opening)
         if begins is None and not self._final:
             return False
-        self._opening = self._format.opening
+        self._opening = self._call_format.opening
         self._state = self._call_head if begins else self._only_text
         return True
 
     def _only_text(self) -> bool:
-        self._emit(Content(self._take(len(self._rest))))
+        self._emit_text(self._take(len(self._buffer)))
         return False
 
     def _text(self) -> bool:
-        form = self._format
+        form = self._call_format
         if form is None:
             return self._only_text()
-        at = self._rest.find(form.marker)
+        at = self._buffer.find(form.marker)
         if at >= 0:
-            self._emit(Content(self._take(len(self._rest[:at].rstrip()))))
+            self._emit_text(self._take(len(self._buffer[:at].rstrip())))
             self._opening = form.opening
             self._state = self._call_head
             return True
-        self._emit(Content(self._take(len(self._rest) if self._final else self._settled(form.marker))))
+        self._emit_text(self._take(len(self._buffer) if self._final else self._settled(form.marker)))
         return False
 
     def _settled(self, mark: str) -> int:
-        """How much of the rest is before any white space, or beginning of the mark, that it ends in."""
-        for length in range(min(len(mark) - 1, len(self._rest)), 0, -1):
-            if self._rest.endswith(mark[:length]):
-                return len(self._rest[:-length].rstrip())
-        return len(self._rest.rstrip())
+        """The length of the buffer without trailing white space and without a trailing beginning of the mark."""
+        for length in range(min(len(mark) - 1, len(self._buffer)), 0, -1):
+            if self._buffer.endswith(mark[:length]):
+                return len(self._buffer[:-length].rstrip())
+        return len(self._buffer.rstrip())
 
     def _call_head(self) -> bool:
-        assert self._format
-        lead = len(self._rest) - len(self._rest.lstrip())
-        head = self._rest[lead:]
+        assert self._call_format
+        lead = len(self._buffer) - len(self._buffer.lstrip())
+        head = self._buffer[lead:]
         if not head.startswith(self._opening):
-            return self._unless(self._opening.startswith(head))
+            return self._as_text_unless(self._opening.startswith(head))
         start = lead + len(self._opening)
-        match = _NAME.match(self._rest, start)
+        match = _NAME.match(self._buffer, start)
         assert match
-        behind = self._rest[match.end() :]
-        if not behind.startswith(self._format.after_name):
-            return self._unless(self._format.after_name.startswith(behind))
+        rest = self._buffer[match.end() :]
+        if not rest.startswith(self._call_format.after_name):
+            return self._as_text_unless(self._call_format.after_name.startswith(rest))
         if match[0] not in self._names:
-            return self._unless(False)
-        self._take(match.end() + len(self._format.after_name))
+            return self._as_text_unless(False)
+        self._take(match.end() + len(self._call_format.after_name))
         self._call += 1
-        self._emit(Call(self._call, self._format.new_id(), match[0]))
+        self._events.append(ToolCallStarted(self._choice, self._call, self._call_format.new_id(), match[0]))
         self._depth, self._in_string, self._escaped = 0, False, False
         self._state = self._arguments
         return True
 
-    def _unless(self, may_become_one: bool) -> bool:
-        """What stands here is no call, unless it may yet become one."""
-        if may_become_one:
-            return self._cut_off()
-        assert self._format
-        at = self._rest.find(self._format.marker) + len(self._format.marker)
-        self._emit(Content(self._take(at)))
-        self._state = self._text if self._format.anywhere else self._only_text
+    def _as_text_unless(self, may_become_call: bool) -> bool:
+        """Treats the buffer as text, unless more text may make it a call."""
+        if may_become_call:
+            return self._await_mark()
+        assert self._call_format
+        at = self._buffer.find(self._call_format.marker) + len(self._call_format.marker)
+        self._emit_text(self._take(at))
+        self._state = self._text if self._call_format.anywhere else self._only_text
         return True
 
     def _arguments(self) -> bool:
-        """An object, up to the brace that closes it."""
-        assert self._format
-        if not self._depth and not self._rest.startswith("{"):
+        """A JSON object, up to its closing brace."""
+        assert self._call_format
+        if not self._depth and not self._buffer.startswith("{"):
             self._state = self._call_tail
             return True
         position = 0
-        while position < len(self._rest):
+        while position < len(self._buffer):
             if self._escaped:
                 self._escaped = False
                 position += 1
                 continue
-            found = _TELLING.search(self._rest, position)
+            found = _STRUCTURAL.search(self._buffer, position)
             if not found:
                 break
             position = found.end()
@@ -247,25 +243,25 @@ class OutputParser:
             elif character in "}]":
                 self._depth -= 1
                 if not self._depth:
-                    self._emit(Arguments(self._call, self._take(position)))
+                    self._emit_arguments(self._take(position))
                     self._state = self._call_tail
                     return True
-        self._emit(Arguments(self._call, self._take(len(self._rest))))
+        self._emit_arguments(self._take(len(self._buffer)))
         return False
 
     def _call_tail(self) -> bool:
-        assert self._format
-        closes = self._expect(self._format.closing)
+        assert self._call_format
+        closes = self._expect(self._call_format.closing)
         if closes is None:
-            return self._cut_off()
+            return self._await_mark()
         if closes:
-            self._take(len(self._format.closing))
+            self._take(len(self._call_format.closing))
         self._state = self._after_call
         return True
 
     def _after_call(self) -> bool:
-        assert self._format
-        form = self._format
+        assert self._call_format
+        form = self._call_format
         following = self._expect(form.following) if form.following else False
         if following:
             self._opening = form.following.lstrip()
@@ -275,18 +271,18 @@ class OutputParser:
         if end:
             self._take(len(form.end))
         elif following is None or end is None:
-            return self._cut_off()
+            return self._await_mark()
         self._state = self._after_calls
         return True
 
-    def _cut_off(self) -> bool:
-        """A mark is not whole: at the end of the text it is dropped."""
+    def _await_mark(self) -> bool:
+        """Waits for the rest of a mark; at the end of the text an incomplete one is dropped."""
         if self._final:
-            self._rest = ""
+            self._buffer = ""
         return False
 
     def _after_calls(self) -> bool:
-        self._rest = self._rest.lstrip()
-        if self._rest:
-            self._state = self._text if self._format and self._format.anywhere else self._only_text
-        return bool(self._rest)
+        self._buffer = self._buffer.lstrip()
+        if self._buffer:
+            self._state = self._text if self._call_format and self._call_format.anywhere else self._only_text
+        return bool(self._buffer)

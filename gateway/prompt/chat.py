@@ -1,4 +1,4 @@
-"""Prepares a chat with its tools and its output format for a model: the prompt, the grammar and the output's reader.
+"""Prepares a chat with its tools and its output format for a model: the prompt, the grammar and the output's syntax.
 
 Chat completions and responses share it.
 """
@@ -16,9 +16,7 @@ from gateway.model.chat_template import ChatTemplateError, Message
 from gateway.model.reasoning import reasoning_after
 from gateway.model.served_model import ServedModel
 from gateway.model.tool_call_format import HERMES
-from gateway.output.events import MakeReader, PlainText
-from gateway.output.parser import OutputParser
-from gateway.output.part_reader import PartReader
+from gateway.output.parser import OutputSyntax
 from gateway.prompt.output_format import ANY_OBJECT, OutputFormat, first_compiling, schema_candidates
 from gateway.prompt.output_grammar import GrammarFragment, ToolCallRule, build_output_grammar, json_fragment
 from gateway.prompt.tool_prompt import add_tools_as_text, tool_definition
@@ -27,11 +25,11 @@ from gateway.prompt.tools import Function, ToolUse
 
 @dataclass(frozen=True, slots=True)
 class PreparedChat:
-    """`prompt` are token ids; `grammar` is Sampling's, empty for none; `make_reader` is for the Generation."""
+    """`prompt` are token ids; `grammar` is Sampling's, empty for none; `syntax` is for the Generation."""
 
     prompt: list[int]
     grammar: str
-    make_reader: MakeReader
+    syntax: OutputSyntax | None
 
 
 async def prepare_chat(
@@ -64,15 +62,11 @@ async def prepare_chat(
             raise ApiError(400, f"Together these cannot be served: {error}", param=param, code="invalid_value")
     grammar = build_output_grammar(content, reasoning, calls, model.marker_tokens)
     if reasoning is None and calls is None:
-        return PreparedChat(prompt, grammar, PlainText)
-
-    def make_reader() -> PartReader:
-        names = [function.name for function in tools.functions] if tools else []
-        parser = OutputParser(reasoning, calls.format if calls else None, names)
-        end_marker = reasoning.end_marker if reasoning else ""
-        return PartReader(model, parser, end_marker, named=bool(tools and tools.named))
-
-    return PreparedChat(prompt, grammar, make_reader)
+        return PreparedChat(prompt, grammar, None)
+    names = tuple(function.name for function in tools.functions) if tools else ()
+    call_format = calls.format if calls else None
+    syntax = OutputSyntax(reasoning, call_format, names, named_tool=bool(tools and tools.named))
+    return PreparedChat(prompt, grammar, syntax)
 
 
 def template_inputs(

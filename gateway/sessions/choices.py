@@ -1,83 +1,85 @@
-"""A request's choices: one session each, run side by side, their text merged as it comes."""
+"""A generation's choices, one session each. Several run side by side; their events are merged as they arrive."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from edgedraft.proposers.prediction import count_accepted
-from edgedraft.wire import FinishReason, TokenLogprobs
-from gateway.output.detokenizer import TextStream
-from gateway.output.events import Delta, Event, Finished, Reader
-from gateway.sessions.session import Session, SessionRequest
+from gateway.output.choice_output import ChoiceOutput
+from gateway.output.events import ChoiceFinished, OutputEvent
+from gateway.sessions.request import SessionRequest
+from gateway.sessions.session import Session
+from gateway.sessions.speculation_stats import SpeculationStats
 
 SIDE_BY_SIDE = 32  # choices of one request that run at once; a long list of prompts would fill a verifier
 
 
-async def follow(
-    session: Session, choice: int, job: SessionRequest, stops: Sequence[str], reader: Reader
-) -> AsyncGenerator[Event]:
-    """One choice's events. Raises what Session.run raises."""
-    silent = job.model.special_tokens - reader.wanted if reader.wanted else None
-    text = TextStream(job.model.tokenizer, stops, silent)
-    output: list[int] = []  # the tokens that count
-    logprobs: list[TokenLogprobs] = []
-    told = 0  # so many of both are in parts already
-    reason: FinishReason | None = None
-    async with aclosing(session.run()) as emissions:
-        async for emission in emissions:
-            piece = text.push(emission.tokens)
-            output += emission.tokens[: piece.tokens]
-            logprobs += emission.logprobs[: piece.tokens]
-            ready, until = piece.text, told + piece.settled
-            reason = "stop" if piece.stopped else emission.finish
-            if reason and not piece.stopped:
-                ready += text.flush()
-                until = len(output) - (output[-1:] != [] and output[-1] in job.eos)
-            if ready or (reason and logprobs and told < until):
-                delta = Delta(choice, ready, tuple(output[told:until]), tuple(logprobs[told:until]))
-                told = until
-                for part in reader.read(delta):
-                    yield part
-            if reason:
-                break
-    assert reason is not None
-    predicted = await asyncio.to_thread(count_accepted, job.prediction, output) if job.prediction else (0, 0)
-    for event in reader.end(Finished(choice, reason, len(output), session.stats, predicted)):
-        yield event
+class Choice:
+    """One choice: its request, its session and its output so far."""
+
+    def __init__(self, request: SessionRequest, session: Session, output: ChoiceOutput) -> None:
+        self.request = request
+        self.output = output
+        self.prediction_tokens = 0, 0  # of the request's `prediction`: accepted, rejected
+        self.first_text_at: float | None = None  # by time.monotonic(); reasoning and tool calls are text too
+        self._session = session
+
+    @property
+    def stats(self) -> SpeculationStats:
+        return self._session.stats
+
+    @property
+    def output_tokens(self) -> int:
+        """The tokens that count; until the choice has finished, all that are committed."""
+        return len(self.output.tokens) if self.output.finish_reason else self.stats.tokens
+
+    async def events(self) -> AsyncGenerator[list[OutputEvent]]:
+        """Yields the events of each commit, none empty. Raises RequestRejected or Unavailable.
+
+        Closing it cancels the session.
+        """
+        async with aclosing(self._session.run()) as commits:
+            async for commit in commits:
+                events = self.output.feed(commit.tokens, commit.logprobs, commit.finish)
+                if self.output.finish_reason and (prediction := self.request.prediction):
+                    # A long prediction takes a while.
+                    self.prediction_tokens = await asyncio.to_thread(count_accepted, prediction, self.output.tokens)
+                if events:
+                    if self.first_text_at is None and not isinstance(events[0], ChoiceFinished):
+                        self.first_text_at = time.monotonic()
+                    yield events
+                if self.output.finish_reason:
+                    return
 
 
-async def merged(sources: Sequence[AsyncGenerator[Event]]) -> AsyncGenerator[Event]:
-    """The events of all, as they come, SIDE_BY_SIDE at once. The first exception ends all; closing this closes them."""
-    if len(sources) == 1:  # neither task nor queue between a token and its client
-        async with aclosing(sources[0]) as events:
-            async for event in events:
-                yield event
-        return
-    places = asyncio.Semaphore(SIDE_BY_SIDE)
-    queue: asyncio.Queue[Event | Exception | None] = asyncio.Queue()
+async def merged(choices: Sequence[Choice]) -> AsyncGenerator[list[OutputEvent]]:
+    """The events of several choices, SIDE_BY_SIDE at once. The first exception ends all; closing it cancels all."""
+    slots = asyncio.Semaphore(SIDE_BY_SIDE)
+    queue: asyncio.Queue[list[OutputEvent] | Exception | None] = asyncio.Queue()
 
-    async def pump(source: AsyncGenerator[Event]) -> None:
+    async def pump(choice: Choice) -> None:
         try:
-            async with places, aclosing(source) as events:
-                async for event in events:
-                    queue.put_nowait(event)
+            async with slots, aclosing(choice.events()) as batches:
+                async for events in batches:
+                    queue.put_nowait(events)
             queue.put_nowait(None)
         except Exception as error:
             queue.put_nowait(error)
 
-    tasks = [asyncio.create_task(pump(source)) for source in sources]
+    tasks = [asyncio.create_task(pump(choice)) for choice in choices]
     try:
         running = len(tasks)
         while running:
-            event = await queue.get()
-            if event is None:
+            events = await queue.get()
+            if events is None:
                 running -= 1
-            elif isinstance(event, Exception):
-                raise event
+            elif isinstance(events, Exception):
+                raise events
             else:
-                yield event
+                yield events
     finally:
         for task in tasks:
             task.cancel()

@@ -1,9 +1,9 @@
-"""A session: one generation from its first try at a verifier to its last token.
+"""A session: the generation of one choice, from the first attempt at a verifier to the last token.
 
-It outlives agents and verifiers. The committed tokens are its own copy of what the verifier said; with them, prompt and
-sampling parameters it can begin again at another verifier and by the determinism of the choice of tokens go on as if
-nothing had happened. Links call in (on_commit, on_draft, ...), one reader takes the tokens out (run); all in one event
-loop, and no call in waits for anything.
+A session outlives its agents and verifiers. It keeps a copy of the committed tokens; with them, the prompt and the
+sampling parameters it can reopen at another verifier, and because sampling is deterministic the text continues
+unchanged. Links call the `on_...` methods; one reader takes the tokens from `run`. Everything runs in one event loop,
+and no `on_...` method waits.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -26,17 +26,15 @@ from edgedraft.wire import (
     MAX_WINDOW,
     Commit,
     Draft,
-    FinishReason,
     Open,
     Queued,
-    Sampling,
-    TokenLogprobs,
 )
 from gateway.accounts import Owner
 from gateway.agents.registry import AgentRegistry
 from gateway.agents.slot import AgentHost, AgentSlot
-from gateway.model.served_model import ServedModel
 from gateway.observability.metrics import Metrics, SessionMetrics
+from gateway.sessions.errors import Overloaded, RequestRejected, Unavailable
+from gateway.sessions.request import SessionRequest
 from gateway.sessions.speculation_stats import SpeculationStats
 from gateway.verifiers.hedging import HedgedSession
 from gateway.verifiers.link import VerifierLink, VerifierSession
@@ -44,67 +42,21 @@ from gateway.verifiers.pool import NoCapacity, NoVerifier, VerifierPool
 
 log = logging.getLogger(__name__)
 
-FIRST_WINDOW = 16  # nodes that an agent may draft before the verifier's first commit tells how many
+FIRST_WINDOW = 16  # nodes that an agent may draft before the verifier's first commit sets the window
 
 _BACKOFF = wait_random_exponential(multiplier=0.05, max=0.5)
 
 
-@dataclass(frozen=True, slots=True)
-class SessionRequest:
-    """What one session is to generate, and whose it is. max_tokens counts output tokens.
-
-    logprobs, prediction, trace and priority are wire.Open's.
-    """
-
-    model: ServedModel
-    prompt: list[int]
-    sampling: Sampling
-    max_tokens: int
-    eos: tuple[int, ...]
-    owner: Owner
-    tenant: str
-    edge: bool
-    logprobs: int = -1
-    prediction: tuple[int, ...] = ()
-    trace: str = ""
-    priority: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Emission:
-    """The next committed tokens; `finish` is set on the last. `logprobs` has one entry a token where the job asks."""
-
-    tokens: list[int]
-    finish: FinishReason | None
-    logprobs: Sequence[TokenLogprobs] = ()
-
-
-class RequestRejected(Exception):
-    """No verifier can ever serve this; the text, a verifier's, says why."""
-
-
-class Unavailable(Exception):
-    """No verifier served this in time; it may be worth trying again after `retry_after` seconds."""
-
-    def __init__(self, message: str, retry_after: float = 1.0) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
-
-
-class Overloaded(Unavailable):
-    """All verifiers have as much to do as they take."""
-
-
 class _VerifierLost(Exception):
-    """The verifier ended the session, or must be given up."""
+    """The verifier ended the session, or the session left it."""
 
 
 class Session:
-    """Run it once; closing the iterator of `run` cancels it everywhere at once."""
+    """Call `run` once; closing its iterator cancels the session at the verifier and at the agent."""
 
     def __init__(
         self,
-        job: SessionRequest,
+        request: SessionRequest,
         verifiers: VerifierPool,
         agents: AgentRegistry,
         metrics: Metrics,
@@ -112,48 +64,48 @@ class Session:
         silence_timeout: float,
     ) -> None:
         self.stats = SpeculationStats()
-        self._job = job
+        self._request = request
         self._verifiers = verifiers
         self._agents = agents
         self._metrics = metrics
-        self._meter = SessionMetrics(metrics, job.model.name, job.owner)
+        self._meter = SessionMetrics(metrics, request.model.name, request.owner)
         self._open_timeout = open_timeout
         self._silence_timeout = silence_timeout
         self._tree = DraftTree(MAX_WINDOW)
         self._inbox: asyncio.Queue[Commit | Queued | _VerifierLost | RequestRejected] = asyncio.Queue()
-        self._lease: VerifierSession | HedgedSession | None = None
-        self._given_up: VerifierLink | None = None
-        self._full: dict[VerifierLink, float] = {}  # those that turned it away before its first token, and until when
-        self._seat: AgentSlot | None = None
-        self._missed = False  # drafts came that the next verifier will not have seen
-        self._known_epoch = 0  # drafts of this epoch and older are not relayed: the verifier lacks part of them
+        self._verifier_session: VerifierSession | HedgedSession | None = None
+        self._avoid: VerifierLink | None = None
+        self._overloaded: dict[VerifierLink, float] = {}  # refused it before its first token; retry-after in seconds
+        self._slot: AgentSlot | None = None
+        self._drafts_lost = False  # drafts have arrived that the next verifier will not receive
+        self._last_stale_epoch = 0  # drafts up to this epoch are not relayed: the verifier lacks some of their parents
 
     @property
     def owner(self) -> Owner:
-        return self._job.owner
+        return self._request.owner
 
     @property
     def fingerprint(self) -> str:
-        return self._job.model.fingerprint
+        return self._request.model.fingerprint
 
     @property
     def vocab_size(self) -> int:
-        return self._job.model.vocab_size
+        return self._request.model.vocab_size
 
-    async def run(self) -> AsyncGenerator[Emission]:
-        """The committed tokens as they come, until one emission has a finish.
+    async def run(self) -> AsyncGenerator[Commit]:
+        """Yields the commits, the last one with `finish` set. Raises RequestRejected or Unavailable.
 
-        Raises Refused or Unavailable; what was emitted before that is right all the same.
+        Commits yielded before an exception stay valid.
         """
         self._meter.began()
         try:
-            if self._job.edge:
+            if self._request.edge:
                 self._agents.seek(self)
             while True:
                 commit = await self._first_commit()
                 try:
                     while True:
-                        yield Emission(commit.tokens, commit.finish, commit.logprobs)
+                        yield commit
                         if commit.finish:
                             return
                         commit = await self._next_commit()
@@ -164,26 +116,26 @@ class Session:
         finally:
             self._meter.ended()
             self._agents.leave(self)
-            if self._seat:
-                self.stats.agent_seconds += self._seat.seconds()
-                self._seat.close()
-            if self._lease:
-                self._lease.close()
+            if self._slot:
+                self.stats.agent_seconds += self._slot.seconds()
+                self._slot.close()
+            if self._verifier_session:
+                self._verifier_session.close()
 
     async def _first_commit(self) -> Commit:
-        """Open at a verifier, at another if that fails, until one commits. Raises Refused or Unavailable.
+        """Opens at one verifier after another until one commits. Raises RequestRejected or Unavailable.
 
-        A request that is new is turned away when all are full; one that has begun is tried until patience ends.
+        When all verifiers are full a new request is rejected; one that has begun is retried until `open_timeout`.
         """
         failing_since: float | None = None
 
-        def out_of_patience(state: RetryCallState) -> bool:
+        def timed_out(state: RetryCallState) -> bool:
             nonlocal failing_since
             failing_since = failing_since or time.monotonic()
             return time.monotonic() - failing_since >= self._open_timeout
 
         attempts = AsyncRetrying(
-            stop=out_of_patience,
+            stop=timed_out,
             wait=_BACKOFF,
             retry=retry_if_exception_type((_VerifierLost, NoVerifier, NoCapacity)),
             sleep=self._verifiers.wait_for_join,
@@ -198,84 +150,89 @@ class Session:
             raise Unavailable(str(error)) from error
         except NoCapacity as error:
             raise Overloaded(str(error)) from error
-        raise AssertionError("retrying ends with a result or an exception")
+        raise AssertionError("the retry loop returns or raises")
 
     def _open(self) -> None:
-        """Raises NoVerifier, NoRoom or Crowded."""
+        """Raises NoVerifier, NoCapacity or Overloaded."""
         message = replace(
-            self._message(),
-            sampling=self._job.sampling,
-            agent=self._seat.agent if self._seat else "",
-            salt=self._job.tenant,
-            logprobs=self._job.logprobs,
-            priority=self._job.priority,
+            self._open_message(),
+            sampling=self._request.sampling,
+            agent=self._slot.agent if self._slot else "",
+            salt=self._request.tenant,
+            logprobs=self._request.logprobs,
+            priority=self._request.priority,
         )
         try:
-            self._lease = self._verifiers.open(self, self._job.model, message, self._given_up, self._full)
+            self._verifier_session = self._verifiers.open(
+                self, self._request.model, message, self._avoid, self._overloaded
+            )
         except NoCapacity as error:
             if self._tree.committed:
                 raise
-            raise Overloaded(str(error), min(self._full.values(), default=1.0)) from error
-        if self._missed:
-            self._replant()
+            raise Overloaded(str(error), min(self._overloaded.values(), default=1.0)) from error
+        if self._drafts_lost:
+            self._restart_drafting()
 
     async def _next_commit(self) -> Commit:
-        """Raises Refused, Crowded or _VerifierLost, after which no lease is held."""
+        """Raises RequestRejected, Overloaded or _VerifierLost; afterwards no verifier session is open."""
         event = await self._next_event(self._silence_timeout)
         if isinstance(event, Queued):
             with self._meter.queued():
                 event = await self._next_event(self._open_timeout)
             if event is None:
-                raise Overloaded(str(self._give_up(f"no room in {self._open_timeout:g} seconds")))
+                raise Overloaded(str(self._leave_verifier(f"no room in {self._open_timeout:g} seconds")))
         if event is None:
-            raise self._give_up(f"no commit in {self._silence_timeout:g} seconds", its_fault=True)
+            raise self._leave_verifier(f"no commit in {self._silence_timeout:g} seconds", at_fault=True)
         if isinstance(event, Exception):
             raise event
-        assert isinstance(event, Commit), "nobody is put into a queue twice"
+        assert isinstance(event, Commit), "a verifier queues a session once"
         return event
 
     async def _next_event(self, seconds: float) -> Commit | Queued | _VerifierLost | RequestRejected | None:
-        """None when there is none for so long."""
+        """Returns None after `seconds` without an event."""
+        if not self._inbox.empty():  # a timer per commit would cost more than the commit
+            return self._inbox.get_nowait()
         try:
             async with asyncio.timeout(seconds):
                 return await self._inbox.get()
         except TimeoutError:
             return None if self._inbox.empty() else self._inbox.get_nowait()
 
-    def _give_up(self, reason: str, its_fault: bool = False) -> _VerifierLost:
-        if self._lease:
-            if its_fault:
-                self._lease.report_failure()
-            self._given_up = self._lease.link
-            self._lease.close()
-            self._lease = None
-        self._missed = self._missed or self._tree.epoch > 0
+    def _leave_verifier(self, reason: str, at_fault: bool = False) -> _VerifierLost:
+        """Closes the session there; `at_fault` counts as a failure of that verifier."""
+        if self._verifier_session:
+            if at_fault:
+                self._verifier_session.report_failure()
+            self._avoid = self._verifier_session.link
+            self._verifier_session.close()
+            self._verifier_session = None
+        self._drafts_lost = self._drafts_lost or self._tree.epoch > 0
         return _VerifierLost(reason)
 
     def on_commit(self, commit: Commit) -> None:
-        if wrong := self._wrong_with(commit):
-            self._inbox.put_nowait(self._give_up(wrong, its_fault=True))
+        if wrong := self._fault_in(commit):
+            self._inbox.put_nowait(self._leave_verifier(wrong, at_fault=True))
             return
-        if self._lease:
-            self._lease.link.health.record_success()
+        if self._verifier_session:
+            self._verifier_session.link.health.record_success()
         self._tree.commit(commit.at, commit.tokens)
-        self.stats.add(commit, paired=self._seat is not None)
+        self.stats.add(commit, paired=self._slot is not None)
         self._meter.committed(commit)
-        if self._seat:
+        if self._slot:
             bare = replace(commit, logprobs=[])
-            self._seat.commit(replace(bare, nodes=0, depth=0, accepted=0) if commit.verifier_drafted else bare)
+            self._slot.commit(replace(bare, nodes=0, depth=0, accepted=0) if commit.verifier_drafted else bare)
         self._inbox.put_nowait(commit)
 
-    def _wrong_with(self, commit: Commit) -> str:
-        """What no correct verifier commits; empty where there is nothing."""
+    def _fault_in(self, commit: Commit) -> str:
+        """Returns what a correct verifier would not have sent, "" for nothing."""
         at, tokens = len(self._tree.committed), commit.tokens
-        if commit.at != at or at + len(tokens) > self._job.max_tokens:
+        if commit.at != at or at + len(tokens) > self._request.max_tokens:
             return f"{len(tokens)} tokens committed at {commit.at} after {at}"
         if not tokens and not commit.finish:
             return "a commit of nothing"
-        if tokens and max(tokens) >= self._job.model.vocab_size:
-            return f"a token outside the vocabulary of {self._job.model.vocab_size}"
-        if self._job.logprobs >= 0 and (
+        if tokens and max(tokens) >= self._request.model.vocab_size:
+            return f"a token outside the vocabulary of {self._request.model.vocab_size}"
+        if self._request.logprobs >= 0 and (
             len(commit.logprobs) != len(tokens)
             or any(len(entry.tokens) != len(entry.logprobs) for entry in commit.logprobs)
         ):
@@ -286,64 +243,78 @@ class Session:
         self._inbox.put_nowait(Queued(1, ahead))
 
     def on_verifier_closed(self, code: str, reason: str, retry_after: float = 0.0) -> None:
-        if self._lease and code == CLOSE_OVERLOADED and not self._tree.committed:
-            self._full[self._lease.link] = retry_after or 1.0
-        lost = self._give_up(f"{code or CLOSE_FAILED}: {reason}")
-        # One that joins later may be smaller than the first; then others may still do.
+        if self._verifier_session and code == CLOSE_OVERLOADED and not self._tree.committed:
+            self._overloaded[self._verifier_session.link] = retry_after or 1.0
+        lost = self._leave_verifier(f"{code or CLOSE_FAILED}: {reason}")
+        # A committed session was accepted once: a verifier with smaller limits that rejects it is not the last word.
         final = code == CLOSE_REFUSED and not self._tree.committed
         self._inbox.put_nowait(RequestRejected(reason) if final else lost)
 
     def on_verifier_changed(self) -> None:
         if self._tree.epoch:
-            self._replant()
+            self._restart_drafting()
 
     def on_agent(self, agent: AgentHost) -> None:
-        self._seat = agent.open(self, self._message())
+        self._slot = agent.open(self, self._open_message())
         self.stats.agent, self.stats.agent_owner = agent.identity, agent.owner
-        if self._lease:
-            self._lease.set_agent(agent.identity)
+        if self._verifier_session:
+            self._verifier_session.set_agent(agent.identity)
 
     def on_agent_lost(self) -> None:
         self._metrics.agents_lost.inc()
-        if self._seat:
-            self.stats.agent_seconds += self._seat.seconds()
-        self._seat = None
-        if self._lease:
-            self._lease.set_agent("")
+        if self._slot:
+            self.stats.agent_seconds += self._slot.seconds()
+        self._slot = None
+        if self._verifier_session:
+            self._verifier_session.set_agent("")
         self._agents.seek(self)
 
     def on_draft(self, draft: Draft) -> None:
-        """Raises Violation."""
-        vocab_size = self._job.model.vocab_size
+        """Raises DraftViolation."""
+        vocab_size = self._request.model.vocab_size
         if (token := max(draft.tokens)) >= vocab_size:
             raise DraftViolation(f"token {token} is outside the vocabulary of {vocab_size}")
         self._tree.add(draft.epoch, draft.at, draft.first, draft.tokens, draft.parents, draft.confidence)
-        if self._lease is None:
-            self._missed = True
-        elif draft.epoch > self._known_epoch and not self._lease.draft(draft):
-            self._replant()
+        if self._verifier_session is None:
+            self._drafts_lost = True
+        elif draft.epoch > self._last_stale_epoch and not self._verifier_session.draft(draft):
+            self._restart_drafting()
 
-    def _replant(self) -> None:
-        """What the agent drafts next would hang from nodes that the verifier has never seen: have it plant anew."""
-        self._missed = False
-        self._known_epoch = self._tree.epoch
-        if self._seat:
-            self._seat.restart(self._message())
+    def _restart_drafting(self) -> None:
+        """Has the agent start a new epoch: its next drafts would extend nodes that the verifier has not received."""
+        self._drafts_lost = False
+        self._last_stale_epoch = self._tree.epoch
+        if self._slot:
+            self._slot.restart(self._open_message())
 
-    def _message(self) -> Open:
-        """The session as it stands and as an agent may know it: no text, which a grammar is.
-
-        The link puts its number in.
-        """
+    def _open_message(self) -> Open:
+        """The session's current state as an agent may see it, without the grammar. The link sets the number."""
         return Open(
             session=1,
-            prompt=self._job.prompt,
-            sampling=replace(self._job.sampling, grammar=""),
-            max_tokens=self._job.max_tokens,
+            prompt=self._request.prompt,
+            sampling=replace(self._request.sampling, grammar=""),
+            max_tokens=self._request.max_tokens,
             committed=list(self._tree.committed),
             window=FIRST_WINDOW,
             epoch=self._tree.epoch,
-            eos=self._job.eos,
-            prediction=list(self._job.prediction),
-            trace=self._job.trace,
+            eos=self._request.eos,
+            prediction=list(self._request.prediction),
+            trace=self._request.trace,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class SessionFactory:
+    """Makes the sessions of one gateway. Timeouts are in seconds.
+
+    `open_timeout` bounds the search for a verifier, `silence_timeout` the time between two commits.
+    """
+
+    verifiers: VerifierPool
+    agents: AgentRegistry
+    metrics: Metrics
+    open_timeout: float
+    silence_timeout: float
+
+    def create(self, request: SessionRequest) -> Session:
+        return Session(request, self.verifiers, self.agents, self.metrics, self.open_timeout, self.silence_timeout)

@@ -33,7 +33,9 @@ from gateway.agents.registry import AgentRegistry
 from gateway.app import build_app as gateway_app
 from gateway.model.served_model import ServedModel
 from gateway.observability.metrics import Metrics
-from gateway.sessions.session import RequestRejected, Session, SessionRequest, Unavailable
+from gateway.sessions.errors import RequestRejected, Unavailable
+from gateway.sessions.request import SessionRequest
+from gateway.sessions.session import Session
 from gateway.settings import GatewaySettings
 from gateway.verifiers.health import VerifierHealth
 from gateway.verifiers.link import VerifierLink
@@ -336,5 +338,5 @@ async def _gateway(folder: Path, verifier: str) -> AsyncIterator[FastAPI]:
     )
     app = gateway_app(settings)
     async with app.router.lifespan_context(app):
-        await app.state.services.verifiers.first_model(10)
+        await app.state.verifiers.first_model(10)
         yield app

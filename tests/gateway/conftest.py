@@ -14,13 +14,13 @@ import httpx
 import openai
 import pytest
 import uvicorn
+from starlette.datastructures import State
 
 from edgedraft.observability.tracing import Tracing
 from edgedraft.serving.server import server_config
 from edgedraft.wire import MAX_AGENT_FRAME
 from gateway.accounts import Accounts
 from gateway.app import build_app
-from gateway.services import Services
 from gateway.settings import GatewaySettings
 from tests.support.databases import database, database_url, postgres_server
 from tests.support.scripted_agent import ScriptedAgent
@@ -61,7 +61,7 @@ class Gateway:
     """A running gateway, and clients of it."""
 
     url: str
-    services: Services
+    services: State  # app.state, which has the app's parts by name
 
     def http(self, key: str = KEY) -> httpx.AsyncClient:
         return httpx.AsyncClient(
@@ -111,7 +111,7 @@ async def running_gateway(
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 14)
     server = _Server(server_config(app, MAX_AGENT_FRAME, ping_seconds, 1))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    services: Services = app.state.services
+    services = app.state
     await until(lambda: server.started)
     if verifiers:
         await until(lambda: services.metrics.verifiers._value.get() == len(verifiers))

@@ -1,61 +1,68 @@
-"""An assistant's message as chat completions show it: whole, or as a stream's deltas.
+"""An assistant's message in a chat completion: complete, or as the deltas of a stream.
 
-Reasoning goes by both names that clients know. `legacy` is for requests with `functions`, the older form of tools: one
-call, without an id.
+Reasoning is sent under both names that clients know. `legacy` is for requests with `functions`, the older form of
+tools: one call, without an id.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from gateway.output.events import CallArguments, CallBegun, Delta, EndReason, Part, Reasoning
+from gateway.output.events import (
+    ChoiceFinishReason,
+    OutputDelta,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallArgumentsDelta,
+    ToolCallStarted,
+)
 
 
-def message_delta(part: Part, first: bool, legacy: bool = False) -> dict[str, Any]:
-    """One part as a chunk's delta; the role comes with a choice's first."""
+def message_delta(event: OutputDelta, first: bool, legacy: bool = False) -> dict[str, Any]:
+    """One event as a chunk's `delta`; the first of a choice has the role."""
     role: dict[str, Any] = {"role": "assistant", "content": None} if first else {}
-    match part:
-        case Delta(_, text):
+    match event:
+        case TextDelta(_, text):
             return role | {"content": text}
-        case Reasoning(_, text):
+        case ReasoningDelta(_, text):
             return role | {"reasoning_content": text, "reasoning": text}
-        case CallBegun(_, index, id_, name):
+        case ToolCallStarted(_, index, id_, name):
             function = {"name": name, "arguments": ""}
             call = {"index": index, "id": id_, "type": "function", "function": function}
-        case CallArguments(_, index, text):
+        case ToolCallArgumentsDelta(_, index, text):
             function = {"arguments": text}
             call = {"index": index, "function": function}
     return role | ({"function_call": function} if legacy else {"tool_calls": [call]})
 
 
-def end_reason(reason: EndReason, legacy: bool) -> str:
+def finish_reason(reason: ChoiceFinishReason | None, legacy: bool) -> str | None:
     return "function_call" if legacy and reason == "tool_calls" else reason
 
 
 class AssistantMessage:
-    """One choice's message, part by part; `said` is its content."""
+    """One choice's message, built from its events; `text` are the deltas of its content."""
 
     def __init__(self) -> None:
-        self.said: list[Delta] = []
+        self.text: list[TextDelta] = []
         self._reasoning = ""
         self._calls: list[dict[str, Any]] = []
 
-    def add(self, part: Part) -> None:
-        match part:
-            case Delta():
-                self.said.append(part)
-            case Reasoning(_, text):
+    def add(self, event: OutputDelta) -> None:
+        match event:
+            case TextDelta():
+                self.text.append(event)
+            case ReasoningDelta(_, text):
                 self._reasoning += text
-            case CallBegun(_, _, id_, name):
+            case ToolCallStarted(_, _, id_, name):
                 self._calls.append({"id": id_, "type": "function", "function": {"name": name, "arguments": ""}})
-            case CallArguments(_, index, text):
+            case ToolCallArgumentsDelta(_, index, text):
                 self._calls[index]["function"]["arguments"] += text
 
     def document(self, legacy: bool = False) -> dict[str, Any]:
-        """The message; its content is null where it has calls or reasoning and no text."""
-        text = "".join(delta.text for delta in self.said)
-        silent = not text and (self._calls or self._reasoning)
-        message: dict[str, Any] = {"role": "assistant", "content": None if silent else text, "refusal": None}
+        """The message. Its content is null when it has tool calls or reasoning and no text."""
+        text = "".join(delta.text for delta in self.text)
+        without_content = not text and (self._calls or self._reasoning)
+        message: dict[str, Any] = {"role": "assistant", "content": None if without_content else text, "refusal": None}
         if self._reasoning:
             message |= {"reasoning_content": self._reasoning, "reasoning": self._reasoning}
         if self._calls:

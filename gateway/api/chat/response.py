@@ -1,85 +1,106 @@
-"""The shapes of a chat completion: the body, and the chunks that a stream is made of.
+"""A chat completion as a stream of chunks, or as one body.
 
-Order and presence of fields are what strict clients want: one id and one `created` throughout, `finish_reason` on every
-choice, `choices` empty only on the usage chunk, usage nowhere else.
+Strict clients depend on the order and presence of fields: the same `id` and `created` throughout, `finish_reason` on
+every choice, an empty `choices` on the usage chunk only, and usage nowhere else.
 """
 
 from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import Sequence
 from typing import Any
 
-from gateway.api.chat.message import AssistantMessage, end_reason, message_delta
+from gateway.api.chat.message import AssistantMessage, finish_reason, message_delta
 from gateway.api.chat.request import ChatRequest
 from gateway.api.logprobs import chat_logprobs
-from gateway.http.event_stream import DONE, frame
-from gateway.output.events import Delta, Finished
+from gateway.http.errors import ApiError
+from gateway.http.event_stream import DONE, error_frames, frame
+from gateway.output.events import ChoiceFinished, OutputEvent, TextDelta
 from gateway.sessions.generation import Generation
 from gateway.sessions.speculation_stats import edgedraft_field
 
 
-async def chunks(generation: Generation, request: ChatRequest) -> AsyncGenerator[bytes]:
-    """The stream's frames. Raises what the generation raises; closing it cancels that."""
-    head = _head(generation, "chat.completion.chunk", request)
+class ChatStream:
+    """Encodes a generation as chat completion chunks (event_stream.StreamEncoder)."""
 
-    def chunk(
-        choice: int, delta: dict[str, Any], reason: str | None, spoken: Delta | None = None, **root: Any
+    def __init__(self, generation: Generation, request: ChatRequest) -> None:
+        self._generation = generation
+        self._request = request
+        self._head = _head(generation, "chat.completion.chunk", request)
+        self._token_bytes = generation.model.token_bytes
+        self._started: set[int] = set()  # choices that have had a chunk
+
+    def encode(self, events: Sequence[OutputEvent]) -> bytes:
+        return b"".join([self._frames(event) for event in events])
+
+    async def finish(self) -> bytes:
+        if not self._request.include_usage:
+            return DONE
+        totals = {"usage": usage(self._generation), "metrics": self._generation.metrics()}
+        return frame(self._head | {"choices": []} | totals) + DONE
+
+    def fail(self, error: ApiError) -> bytes:
+        return error_frames(error)
+
+    def _frames(self, event: OutputEvent) -> bytes:
+        first = event.choice not in self._started
+        if first:
+            self._started.add(event.choice)
+        if not isinstance(event, ChoiceFinished):
+            text = event if isinstance(event, TextDelta) else None
+            return self._chunk(event.choice, message_delta(event, first, self._request.legacy), None, text)
+        reason = finish_reason(event.reason, self._request.legacy)
+        stats = self._generation.choices[event.choice].stats
+        last = self._chunk(event.choice, {}, reason, edgedraft=edgedraft_field([stats]))
+        # A choice without text still has a chunk with the role.
+        return self._chunk(event.choice, {"role": "assistant", "content": ""}, None) + last if first else last
+
+    def _chunk(
+        self, choice: int, delta: dict[str, Any], reason: str | None, text: TextDelta | None = None, **root: Any
     ) -> bytes:
-        logprobs = chat_logprobs([spoken], token_bytes) if spoken and request.logprobs else None
+        logprobs = chat_logprobs([text], self._token_bytes) if text and self._request.logprobs else None
         entry = {"index": choice, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
-        return frame(head | {"choices": [entry]} | root)
-
-    token_bytes = generation.jobs[0].model.token_bytes
-    speaking: set[int] = set()
-    async with aclosing(generation.events()) as events:
-        async for event in events:
-            first = event.choice not in speaking
-            speaking.add(event.choice)
-            if not isinstance(event, Finished):
-                spoken = event if isinstance(event, Delta) else None
-                yield chunk(event.choice, message_delta(event, first, request.legacy), None, spoken)
-                continue
-            if first:
-                yield chunk(event.choice, {"role": "assistant", "content": ""}, None)
-            reason = end_reason(event.reason, request.legacy)
-            yield chunk(event.choice, {}, reason, edgedraft=edgedraft_field([event.stats]))
-    if request.include_usage:
-        yield frame(head | {"choices": [], "usage": usage(generation), "metrics": generation.metrics()})
-    yield DONE
+        return frame(self._head | {"choices": [entry]} | root)
 
 
-async def body(generation: Generation, request: ChatRequest) -> dict[str, Any]:
-    """The whole response. Raises what the generation raises."""
-    head = _head(generation, "chat.completion", request)
-    messages = [AssistantMessage() for _ in generation.jobs]
-    async with aclosing(generation.events()) as events:
-        async for event in events:
-            if not isinstance(event, Finished):
-                messages[event.choice].add(event)
-    token_bytes = generation.jobs[0].model.token_bytes
-    choices = [
-        {
-            "index": index,
-            "message": message.document(request.legacy),
-            "logprobs": chat_logprobs(message.said, token_bytes) if request.logprobs else None,
-            "finish_reason": end_reason(generation.finished[index].reason, request.legacy),
+class ChatBody:
+    """Collects a generation into one chat completion (generation_context.BodyBuilder)."""
+
+    def __init__(self, generation: Generation, request: ChatRequest) -> None:
+        self._generation = generation
+        self._request = request
+        self._head = _head(generation, "chat.completion", request)
+        self._messages = [AssistantMessage() for _ in generation.choices]
+
+    def add(self, events: Sequence[OutputEvent]) -> None:
+        for event in events:
+            if not isinstance(event, ChoiceFinished):
+                self._messages[event.choice].add(event)
+
+    async def document(self) -> dict[str, Any]:
+        generation, legacy = self._generation, self._request.legacy
+        return {
+            **self._head,
+            "choices": [self._choice(index, message, legacy) for index, message in enumerate(self._messages)],
+            "usage": usage(generation),
+            "metrics": generation.metrics(),
+            "edgedraft": generation.edgedraft(),
         }
-        for index, message in enumerate(messages)
-    ]
-    return {
-        **head,
-        "choices": choices,
-        "usage": usage(generation),
-        "metrics": generation.metrics(),
-        "edgedraft": generation.made(),
-    }
+
+    def _choice(self, index: int, message: AssistantMessage, legacy: bool) -> dict[str, Any]:
+        token_bytes, output = self._generation.model.token_bytes, self._generation.choices[index].output
+        return {
+            "index": index,
+            "message": message.document(legacy),
+            "logprobs": chat_logprobs(message.text, token_bytes) if self._request.logprobs else None,
+            "finish_reason": finish_reason(output.finish_reason, legacy),
+        }
 
 
 def usage(generation: Generation) -> dict[str, Any]:
     """OpenAI's usage object of chat completions and completions."""
+    predictions = [choice.prediction_tokens for choice in generation.choices]
     return {
         "prompt_tokens": generation.prompt_tokens,
         "completion_tokens": generation.output_tokens,
@@ -87,8 +108,8 @@ def usage(generation: Generation) -> dict[str, Any]:
         "prompt_tokens_details": {"cached_tokens": generation.cached_tokens},
         "completion_tokens_details": {
             "reasoning_tokens": generation.reasoning_tokens,
-            "accepted_prediction_tokens": sum(choice.predicted[0] for choice in generation.finished.values()),
-            "rejected_prediction_tokens": sum(choice.predicted[1] for choice in generation.finished.values()),
+            "accepted_prediction_tokens": sum(accepted for accepted, _ in predictions),
+            "rejected_prediction_tokens": sum(rejected for _, rejected in predictions),
         },
     }
 
@@ -98,6 +119,6 @@ def _head(generation: Generation, kind: str, request: ChatRequest) -> dict[str, 
         "id": f"chatcmpl-{uuid.uuid4().hex}",
         "object": kind,
         "created": int(time.time()),
-        "model": generation.model,
+        "model": generation.model.name,
         **request.tier,
     }

@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions: from the request's bytes to sessions, and from their text to the response."""
+"""POST /v1/chat/completions."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from gateway.api.caller import admitted
 from gateway.api.chat.request import ChatRequest, parse_chat_request, predicted_text, template_messages
-from gateway.api.chat.response import body, chunks
-from gateway.api.jobs import jobs_for
+from gateway.api.chat.response import ChatBody, ChatStream
+from gateway.api.dependencies import GenerationDep
+from gateway.api.generation_context import admit_request
 from gateway.api.openapi import described
+from gateway.api.session_requests import build_session_requests
 from gateway.http.errors import ApiError
 from gateway.model.chat_template import ChatTemplateError, Message
 from gateway.model.served_model import ServedModel
@@ -21,51 +22,52 @@ from gateway.prompt.chat import prepare_chat
 
 router = APIRouter()
 
-ANSWER = ("id", "object", "created", "model", "choices", "usage")
+RESPONSE_FIELDS = ("id", "object", "created", "model", "choices", "usage")
 
 
-@router.post("/v1/chat/completions", **described(ChatRequest, *ANSWER, streams=True))
-async def chat_completions(http: Request) -> Response:
-    async with admitted(http) as caller:
-        request = parse_chat_request(await caller.body())
-        caller.admit(request.choices)
-        model = await caller.model(request.model)
-        plan = await prepare_chat(
+@router.post("/v1/chat/completions", **described(ChatRequest, *RESPONSE_FIELDS, streams=True))
+async def chat_completions(http: Request, dependencies: GenerationDep) -> Response:
+    async with admit_request(http, dependencies) as context:
+        request = parse_chat_request(await context.body())
+        context.reserve(request.choices)
+        model = await context.model(request.model)
+        chat = await prepare_chat(
             model,
-            caller.services.grammars,
+            dependencies.grammars,
             template_messages(request.messages),
             request.chat_template_kwargs or {},
             request.tool_use(),
             request.output_format(request.response_format),
         )
-        prediction = await predicted(model, request)
-        jobs = jobs_for(
+        sessions = build_session_requests(
             request,
             model,
-            plan.prompt,
-            caller.principal,
+            chat.prompt,
+            context.principal,
             choices=request.choices,
             param="messages",
-            grammar=plan.grammar,
-            prediction=prediction,
+            grammar=chat.grammar,
+            prediction=await prediction_tokens(model, request),
         )
-        generation = caller.generation("chat", jobs, request.stops, len(plan.prompt), plan.make_reader)
+        generation = context.generation(
+            "chat", sessions, request.stops, len(chat.prompt), stream=bool(request.stream), syntax=chat.syntax
+        )
         if request.stream:
-            return caller.stream(chunks(generation, request))
-        return await caller.whole(body(generation, request))
+            return context.stream(generation, ChatStream(generation, request))
+        return await context.complete(generation, ChatBody(generation, request))
 
 
 async def chat_prompt(model: ServedModel, messages: Sequence[Message], options: Mapping[str, Any]) -> list[int]:
-    """The prompt's tokens. `options` are variables for the template. Raises ApiError 400."""
+    """The prompt's token ids. `options` are variables of the chat template. Raises ApiError 400."""
     try:
-        # A long prompt takes a while; streams of others go on meanwhile.
+        # In a thread, because rendering a long prompt would hold up other streams.
         return await asyncio.to_thread(model.encode_chat, messages, options)
     except ChatTemplateError as refusal:
         raise ApiError(400, str(refusal), param="messages", code="invalid_messages") from None
 
 
-async def predicted(model: ServedModel, request: ChatRequest) -> list[int]:
-    """The tokens that the client expects, none if it says nothing of it. Raises ApiError 400."""
+async def prediction_tokens(model: ServedModel, request: ChatRequest) -> list[int]:
+    """The token ids of the request's `prediction`, empty without one. Raises ApiError 400."""
     if request.prediction is None:
         return []
     text = predicted_text(request.prediction)

@@ -1,103 +1,128 @@
-"""The shapes of a legacy completion: the body, and the chunks that a stream is made of.
+"""A legacy completion as a stream of chunks, or as one body.
 
-Choices are numbered through all prompts: prompt 0 has the first n, prompt 1 the next.
+Choices are numbered across all prompts: the first n belong to prompt 0, the next n to prompt 1.
 """
 
 from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import Sequence
 from typing import Any
 
 from gateway.api.chat.response import usage
 from gateway.api.completions.request import CompletionRequest
 from gateway.api.logprobs import LegacyLogprobs, mean_logprob
-from gateway.http.event_stream import DONE, frame
-from gateway.output.events import Delta, Finished
+from gateway.http.errors import ApiError
+from gateway.http.event_stream import DONE, error_frames, frame
+from gateway.output.events import ChoiceFinished, OutputEvent, TextDelta
 from gateway.sessions.generation import Generation
 from gateway.sessions.speculation_stats import edgedraft_field
 
 
-async def chunks(generation: Generation, request: CompletionRequest, echoes: Sequence[str]) -> AsyncGenerator[bytes]:
-    """The stream's frames. `echoes` has a text a prompt, which its choices begin with.
+class CompletionStream:
+    """Encodes a generation as completion chunks (event_stream.StreamEncoder)."""
 
-    Raises what the generation raises; closing it cancels that.
-    """
-    head = _head(generation, request)
-    token_bytes = generation.jobs[0].model.token_bytes
-    lists = [LegacyLogprobs(token_bytes, request.logprobs or 0) for _ in generation.jobs]
+    def __init__(self, generation: Generation, request: CompletionRequest, echoes: Sequence[str]) -> None:
+        """`echoes` has one text per prompt, which the choices of that prompt begin with."""
+        self._generation = generation
+        self._request = request
+        self._echoes = echoes
+        self._head = _head(generation, request)
+        self._logprobs = [
+            LegacyLogprobs(generation.model.token_bytes, request.logprobs or 0) for _ in generation.choices
+        ]
+        self._started: set[int] = set()  # choices that have had a chunk
 
-    def chunk(choice: int, text: str, reason: str | None, *said: Delta, **root: Any) -> bytes:
+    def encode(self, events: Sequence[OutputEvent]) -> bytes:
+        return b"".join([self._frame(event) for event in events])
+
+    async def finish(self) -> bytes:
+        if not self._request.include_usage:
+            return DONE
+        totals = {"usage": usage(self._generation), "metrics": self._generation.metrics()}
+        return frame(self._head | {"choices": []} | totals) + DONE
+
+    def fail(self, error: ApiError) -> bytes:
+        return error_frames(error)
+
+    def _frame(self, event: OutputEvent) -> bytes:
+        echo = ""
+        if event.choice not in self._started:
+            self._started.add(event.choice)
+            echo = self._echoes[event.choice // self._request.choices]
+        if isinstance(event, ChoiceFinished):
+            stats = self._generation.choices[event.choice].stats
+            return self._chunk(event.choice, echo, event.reason, edgedraft=edgedraft_field([stats]))
+        if isinstance(event, TextDelta):
+            return self._chunk(event.choice, echo + event.text, None, event)
+        return b""
+
+    def _chunk(self, choice: int, text: str, reason: str | None, delta: TextDelta | None = None, **root: Any) -> bytes:
         logprobs = None
-        if request.logprobs is not None and said:
-            logprobs = lists[choice].of(said[0].tokens, said[0].logprobs)
+        if self._request.logprobs is not None and delta:
+            logprobs = self._logprobs[choice].of(delta.tokens, delta.logprobs)
         entry = {"index": choice, "text": text, "logprobs": logprobs, "finish_reason": reason}
-        return frame(head | {"choices": [entry]} | root)
-
-    speaking: set[int] = set()
-    async with aclosing(generation.events()) as events:
-        async for event in events:
-            echo = ""
-            if event.choice not in speaking:
-                speaking.add(event.choice)
-                echo = echoes[event.choice // request.choices]
-            if isinstance(event, Delta):
-                yield chunk(event.choice, echo + event.text, None, event)
-            elif isinstance(event, Finished):
-                yield chunk(event.choice, echo, event.reason, edgedraft=edgedraft_field([event.stats]))
-    if request.include_usage:
-        yield frame(head | {"choices": [], "usage": usage(generation), "metrics": generation.metrics()})
-    yield DONE
+        return frame(self._head | {"choices": [entry]} | root)
 
 
-async def body(generation: Generation, request: CompletionRequest, echoes: Sequence[str]) -> dict[str, Any]:
-    """The whole response. Raises what the generation raises."""
-    deltas: list[list[Delta]] = [[] for _ in generation.jobs]
-    async with aclosing(generation.events()) as events:
-        async for event in events:
-            if isinstance(event, Delta):
-                deltas[event.choice].append(event)
-    choices = []
-    for prompt, echo in enumerate(echoes):
-        first = prompt * request.candidates
-        for candidate in _best(deltas, range(first, first + request.candidates), request.choices):
-            said = deltas[candidate]
-            choices.append(
-                {
-                    "index": len(choices),
-                    "text": echo + "".join(delta.text for delta in said),
-                    "logprobs": _logprobs(generation, request, said),
-                    "finish_reason": generation.finished[candidate].reason,
-                }
-            )
-    return {
-        **_head(generation, request),
-        "choices": choices,
-        "usage": usage(generation),
-        "metrics": generation.metrics(),
-        "edgedraft": generation.made(),
-    }
+class CompletionBody:
+    """Collects a generation into one completion (generation_context.BodyBuilder).
 
+    Where a prompt has more candidates than choices (`best_of`), its best ones are the choices.
+    """
 
-def _best(deltas: Sequence[Sequence[Delta]], candidates: range, count: int) -> list[int]:
-    """The `count` candidates with the highest mean log-probability per token, best first; as they come if all are."""
-    if len(candidates) == count:
-        return list(candidates)
+    def __init__(self, generation: Generation, request: CompletionRequest, echoes: Sequence[str]) -> None:
+        """`echoes` has one text per prompt, which the choices of that prompt begin with."""
+        self._generation = generation
+        self._request = request
+        self._echoes = echoes
+        self._deltas: list[list[TextDelta]] = [[] for _ in generation.choices]
 
-    def mean(candidate: int) -> float:
-        return mean_logprob(entry for delta in deltas[candidate] for entry in delta.logprobs)
+    def add(self, events: Sequence[OutputEvent]) -> None:
+        for event in events:
+            if isinstance(event, TextDelta):
+                self._deltas[event.choice].append(event)
 
-    return sorted(candidates, key=mean, reverse=True)[:count]
+    async def document(self) -> dict[str, Any]:
+        generation, request = self._generation, self._request
+        choices = []
+        for prompt, echo in enumerate(self._echoes):
+            first = prompt * request.candidates
+            for candidate in self._best(range(first, first + request.candidates), request.choices):
+                deltas = self._deltas[candidate]
+                choices.append(
+                    {
+                        "index": len(choices),
+                        "text": echo + "".join(delta.text for delta in deltas),
+                        "logprobs": self._logprobs(deltas),
+                        "finish_reason": generation.choices[candidate].output.finish_reason,
+                    }
+                )
+        return {
+            **_head(generation, request),
+            "choices": choices,
+            "usage": usage(generation),
+            "metrics": generation.metrics(),
+            "edgedraft": generation.edgedraft(),
+        }
 
+    def _best(self, candidates: range, count: int) -> list[int]:
+        """The `count` candidates with the highest mean log-probability per token, best first; all in their order."""
+        if len(candidates) == count:
+            return list(candidates)
 
-def _logprobs(generation: Generation, request: CompletionRequest, said: Sequence[Delta]) -> dict[str, Any] | None:
-    if request.logprobs is None:
-        return None
-    tokens = [token for delta in said for token in delta.tokens]
-    entries = [entry for delta in said for entry in delta.logprobs]
-    return LegacyLogprobs(generation.jobs[0].model.token_bytes, request.logprobs).of(tokens, entries)
+        def mean(candidate: int) -> float:
+            return mean_logprob(entry for delta in self._deltas[candidate] for entry in delta.logprobs)
+
+        return sorted(candidates, key=mean, reverse=True)[:count]
+
+    def _logprobs(self, deltas: Sequence[TextDelta]) -> dict[str, Any] | None:
+        if self._request.logprobs is None:
+            return None
+        tokens = [token for delta in deltas for token in delta.tokens]
+        entries = [entry for delta in deltas for entry in delta.logprobs]
+        return LegacyLogprobs(self._generation.model.token_bytes, self._request.logprobs).of(tokens, entries)
 
 
 def _head(generation: Generation, request: CompletionRequest) -> dict[str, Any]:
@@ -105,6 +130,6 @@ def _head(generation: Generation, request: CompletionRequest) -> dict[str, Any]:
         "id": f"cmpl-{uuid.uuid4().hex}",
         "object": "text_completion",
         "created": int(time.time()),
-        "model": generation.model,
+        "model": generation.model.name,
         **request.tier,
     }

@@ -18,10 +18,9 @@ from starlette.responses import JSONResponse, Response
 
 from gateway.accounts import Owner
 from gateway.agents.link import AgentLink
-from gateway.http.authentication import authenticate
+from gateway.api.dependencies import AgentsDep, AnyPrincipal, DatabaseDep, MetricsDep, PricesDep, VerifiersDep
 from gateway.http.errors import ApiError, database_down
 from gateway.ledger.report import usage_totals
-from gateway.services import services_of
 from gateway.storage.database import DatabaseDown
 
 router = APIRouter()
@@ -55,41 +54,37 @@ async def page(request: Request) -> Response:
 
 
 @router.get("/dashboard/data")
-async def data(request: Request) -> Response:
+async def data(principal: AnyPrincipal, registry: AgentsDep, metrics: MetricsDep, verifiers: VerifiersDep) -> Response:
     """Statistics of the last five minutes for the key's owner. Raises ApiError 401."""
-    services = services_of(request)
-    principal = await authenticate(services.accounts, request.headers, scope=None)
     all_owners = principal.is_operator
     owner: Owner | None = None if all_owners else principal.agents_owner
-    agents = services.agents.attached(owner)
+    agents = registry.attached(owner)
     body: dict[str, Any] = {
         "now": round(time.time(), 3),
         "sees": "everybody" if all_owners else principal.owner,
-        "live": services.metrics.live.snapshot(owner),
+        "live": metrics.live.snapshot(owner),
         "agents": [_agent(agent, all_owners) for agent in agents[:MAX_LISTED_AGENTS]],
         "agents_attached": len(agents),
-        "models": [model.name for model in services.verifiers.catalog],
+        "models": [model.name for model in verifiers.catalog],
     }
     if all_owners:
         body["verifiers"] = [
             {"model": link.model.name, "running": link.running, "max_sessions": link.max_sessions}
-            for link in services.verifiers.links
+            for link in verifiers.links
         ]
     return JSONResponse(body, headers={"cache-control": "no-store"})
 
 
 @router.get("/dashboard/money")
-async def money(request: Request) -> Response:
+async def money(principal: AnyPrincipal, database: DatabaseDep, prices: PricesDep) -> Response:
     """Ledger totals of the last MONEY_DAYS for the key's owner. Raises ApiError 401 or 503."""
-    services = services_of(request)
-    principal = await authenticate(services.accounts, request.headers, scope=None)
     tenant, owner = (None, None) if "admin" in principal.scopes else principal.agents_owner
     since = datetime.now(UTC).date() - timedelta(days=MONEY_DAYS - 1)
     try:
-        totals = await usage_totals(services.database, since=since, tenant=tenant, owner=owner)
+        totals = await usage_totals(database, since=since, tenant=tenant, owner=owner)
     except DatabaseDown as error:
         raise database_down() from error
-    body: dict[str, Any] = {"days": MONEY_DAYS, "currency": services.ledger.prices.currency}
+    body: dict[str, Any] = {"days": MONEY_DAYS, "currency": prices.currency}
     body |= totals[0].to_dict() if totals else {"requests": 0}
     return JSONResponse(body, headers={"cache-control": "no-store"})
 

@@ -1,8 +1,7 @@
-"""A response's output items as they grow, and the streaming events that tell of each step.
+"""A response's output items while they grow, and the streaming events for each change.
 
-Items follow each other: one that begins closes the one before. Events are as
-https://platform.openai.com/docs/api-reference/responses-streaming has them, but for the sequence number, which is
-answer.py's to put in.
+One item is open at a time: a new one closes the one before. Events have the shape of
+https://platform.openai.com/docs/api-reference/responses-streaming without the sequence number, which response.py adds.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ StreamEvent = dict[str, Any]
 ItemStatus = Literal["completed", "incomplete"]
 
 
-class Output:
-    """Feed it what the model says, in order; each call returns the events to send. `items` is right at any time."""
+class ResponseOutput:
+    """Takes a model's output in order. Each call returns the events to send; `items` is valid at any time."""
 
     def __init__(self, response_id: str) -> None:
         self.items: list[Item] = []
@@ -25,40 +24,40 @@ class Output:
         self._open: Item | None = None
 
     def text(self, delta: str, logprobs: Sequence[dict[str, Any]] = ()) -> list[StreamEvent]:
-        """More of the answer. `logprobs` are in the API's shape, one a token."""
+        """More of the answer. `logprobs` are in the API's shape, one per token."""
         part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
-        began = self._within("message", {"role": "assistant", "content": []}, part)
-        said = self._part()
-        said["text"] += delta
-        said["logprobs"].extend(logprobs)
+        opening = self._within("message", {"role": "assistant", "content": []}, part)
+        open_part = self._part()
+        open_part["text"] += delta
+        open_part["logprobs"].extend(logprobs)
         if not delta and not logprobs:
-            return began
-        return [*began, self._part_event("output_text.delta", delta=delta, logprobs=_without_bytes(logprobs))]
+            return opening
+        return [*opening, self._part_event("output_text.delta", delta=delta, logprobs=_without_bytes(logprobs))]
 
     def reasoning(self, delta: str) -> list[StreamEvent]:
-        """More of what is thought before the answer."""
+        """More of the reasoning before the answer."""
         part = {"type": "reasoning_text", "text": ""}
-        began = self._within("reasoning", {"summary": [], "content": []}, part)
+        opening = self._within("reasoning", {"summary": [], "content": []}, part)
         self._part()["text"] += delta
-        return [*began, self._part_event("reasoning_text.delta", delta=delta)]
+        return [*opening, self._part_event("reasoning_text.delta", delta=delta)]
 
-    def call(self, call_id: str, name: str) -> list[StreamEvent]:
-        """A function call begins."""
-        return [*self.end("completed"), self._begin("function_call", call_id=call_id, name=name, arguments="")]
+    def tool_call(self, call_id: str, name: str) -> list[StreamEvent]:
+        """A function call starts."""
+        return [*self.end("completed"), self._open_item("function_call", call_id=call_id, name=name, arguments="")]
 
     def arguments(self, delta: str) -> list[StreamEvent]:
-        """More of the arguments of the call that began last."""
+        """More of the arguments of the last call."""
         self._current()["arguments"] += delta
         return [self._event("function_call_arguments.delta", delta=delta)]
 
     def end(self, status: ItemStatus) -> list[StreamEvent]:
-        """No more of the item that is open, if one is."""
+        """Closes the open item, if there is one."""
         item = self._open
         if item is None:
             return []
         item["status"] = status
         if item["type"] == "function_call":
-            # The name was part of this event in earlier versions of the API; clients of that time want it.
+            # `name` was part of this event in earlier versions of the API, and older clients require it.
             done = [self._event("function_call_arguments.done", arguments=item["arguments"], name=item["name"])]
         else:
             part = self._part()
@@ -72,15 +71,15 @@ class Output:
         return done
 
     def _within(self, kind: str, fields: dict[str, Any], part: dict[str, Any]) -> list[StreamEvent]:
-        """Go on with an open item of this kind, or begin one with one empty part."""
+        """Opens an item of this kind with one empty part, unless one is open."""
         if self._open is not None and self._open["type"] == kind:
             return []
-        events = [*self.end("completed"), self._begin(kind, **fields)]
+        events = [*self.end("completed"), self._open_item(kind, **fields)]
         events.append(self._part_event("content_part.added", part=dict(part)))
         self._current()["content"].append(part)
         return events
 
-    def _begin(self, kind: str, **fields: Any) -> StreamEvent:
+    def _open_item(self, kind: str, **fields: Any) -> StreamEvent:
         identity = item_id(kind, self._response_id, len(self.items), output=True)
         self._open = {"id": identity, "type": kind, "status": "in_progress"} | fields
         self.items.append(self._open)
@@ -106,7 +105,7 @@ class Output:
 
 
 def _without_bytes(logprobs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """As events tell them: only the part itself has the bytes."""
+    """The form in events; only the part itself has the bytes."""
     return [
         {
             "token": entry["token"],

@@ -1,116 +1,129 @@
-"""A response as clients see it: the object, and the stream of events that ends with it.
+"""A response of the Responses API as a stream of events, or as one body.
 
-Nothing is sent before the model's first token, so that a request that nobody takes gets an error status and not a
-stream. https://platform.openai.com/docs/api-reference/responses/object
+Nothing is sent before the model's first token, so that a request that no verifier accepts gets an error status and not
+a stream. Source: https://platform.openai.com/docs/api-reference/responses/object
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Literal
 
 from pydantic_core import from_json, to_json
 
 from gateway.api.logprobs import chat_logprobs
-from gateway.api.responses.output import Output, StreamEvent
+from gateway.api.responses.output import ResponseOutput, StreamEvent
 from gateway.api.responses.request import ResponsesRequest
 from gateway.api.responses.tools import function_tools
-from gateway.model.token_bytes import TokenBytes
-from gateway.output.events import CallArguments, CallBegun, Delta, Event, Reasoning
+from gateway.http.errors import ApiError
+from gateway.output.events import OutputEvent, ReasoningDelta, TextDelta, ToolCallArgumentsDelta, ToolCallStarted
 from gateway.sessions.generation import Generation
 
 Status = Literal["in_progress", "completed", "incomplete", "failed"]
-Keep = Callable[[dict[str, Any]], Awaitable[bool]]  # stores a finished response; False when it could not
+StoreResponse = Callable[[dict[str, Any]], Awaitable[bool]]  # stores a finished response; False when it could not
 
 
-class ResponseAnswer:
-    """One response, told as a whole (`body`) or as a stream (`frames`), whichever is asked for first."""
+class ResponseBody:
+    """Collects a generation into one response object (generation_context.BodyBuilder)."""
 
-    def __init__(self, response_id: str, request: ResponsesRequest, token_bytes: TokenBytes, keep: Keep | None) -> None:
-        """`keep` is called with the finished response before the client is told of its end; None stores nothing."""
+    def __init__(
+        self, response_id: str, generation: Generation, request: ResponsesRequest, store: StoreResponse | None
+    ) -> None:
+        """`store` is called with the finished response before the client receives its end; None stores nothing."""
+        self._generation = generation
         self._request = request
-        self._token_bytes = token_bytes
-        self._keep = keep
-        self._output = Output(response_id)
-        self._sequence = 0
-        self._created = int(time.time())
+        self._store = store
+        self._output = ResponseOutput(response_id)
         self._head = {
             "id": response_id,
             "object": "response",
-            "created_at": self._created,
+            "created_at": int(time.time()),
             "model": request.model,
             **_echo(request),
-            "store": keep is not None,
+            "store": store is not None,
         }
 
-    async def body(self, generation: Generation) -> dict[str, Any]:
-        """The whole response. Raises what the generation raises."""
-        async with aclosing(generation.events()) as events:
-            async for event in events:
-                self._take(event)
-        return await self._finished(generation)
+    def add(self, events: Sequence[OutputEvent]) -> None:
+        for event in events:
+            self.take(event)
 
-    async def frames(self, generation: Generation) -> AsyncGenerator[bytes]:
-        """The stream's frames. Raises what the generation raises; closing it cancels that."""
-        async with aclosing(generation.events()) as events:
-            async for event in events:
-                if not self._sequence:
-                    for kind in ("created", "in_progress"):
-                        yield self._frame({"type": f"response.{kind}", "response": self._object("in_progress", [])})
-                for told in self._take(event):
-                    yield self._frame(told)
-        response = await self._finished(generation)
-        yield self._frame({"type": f"response.{response['status']}", "response": response})
-
-    def failed(self, message: str, code: str) -> bytes:
-        """The last frame of a stream that began and could not be finished."""
-        self._output.end("incomplete")
-        error = {"code": "server_error", "message": f"{message} ({code})"}
-        response = self._object("failed", self._output.items, error=error)
-        return self._frame({"type": "response.failed", "response": response})
-
-    def _take(self, event: Event) -> list[StreamEvent]:
-        """Note what the model did; the events to send."""
-        match event:
-            case Delta():
-                return self._output.text(event.text, self._logprobs(event))
-            case Reasoning():
-                return self._output.reasoning(event.text)
-            case CallBegun():
-                return self._output.call(event.id, event.name)
-            case CallArguments():
-                return self._output.arguments(event.text)
-        # An answer without a word is still a message.
-        told = [] if self._output.items else self._output.text("")
-        return told + self._output.end("incomplete" if event.reason == "length" else "completed")
-
-    def _logprobs(self, delta: Delta) -> list[dict[str, Any]]:
-        return chat_logprobs([delta], self._token_bytes)["content"] if self._request.alternatives >= 0 else []
-
-    async def _finished(self, generation: Generation) -> dict[str, Any]:
-        cut = generation.finished[0].reason == "length"
-        response = self._object(
+    async def document(self) -> dict[str, Any]:
+        generation = self._generation
+        cut = generation.choices[0].output.finish_reason == "length"
+        response = self.response(
             "incomplete" if cut else "completed",
-            self._output.items,
             incomplete_details={"reason": "max_output_tokens"} if cut else None,
             completed_at=None if cut else int(time.time()),
             usage=_usage(generation),
             metrics=generation.metrics(),
-            edgedraft=generation.made(),
+            edgedraft=generation.edgedraft(),
         )
-        if self._keep and not await self._keep(response):
+        if self._store and not await self._store(response):
             response["store"] = False
         return response
 
-    def _object(self, status: Status, output: list[dict[str, Any]], **fields: Any) -> dict[str, Any]:
+    def take(self, event: OutputEvent) -> list[StreamEvent]:
+        """Adds one event to the output. Returns the streaming events for it."""
+        match event:
+            case TextDelta():
+                return self._output.text(event.text, self._logprobs(event))
+            case ReasoningDelta():
+                return self._output.reasoning(event.text)
+            case ToolCallStarted():
+                return self._output.tool_call(event.id, event.name)
+            case ToolCallArgumentsDelta():
+                return self._output.arguments(event.text)
+        # An answer without text is still a message.
+        events = [] if self._output.items else self._output.text("")
+        return events + self._output.end("incomplete" if event.reason == "length" else "completed")
+
+    def begin(self) -> list[StreamEvent]:
+        """The streaming events before the first output."""
+        return [
+            {"type": f"response.{kind}", "response": self.response("in_progress", with_output=False)}
+            for kind in ("created", "in_progress")
+        ]
+
+    def failed(self, error: ApiError) -> dict[str, Any]:
+        """The response object of a stream that cannot be finished."""
+        self._output.end("incomplete")
+        return self.response("failed", error={"code": "server_error", "message": f"{error.message} ({error.code})"})
+
+    def response(self, status: Status, with_output: bool = True, **fields: Any) -> dict[str, Any]:
         empty = {"error": None, "incomplete_details": None, "completed_at": None, "usage": None}
+        output = self._output.items if with_output else []
         return self._head | {"status": status, "output": output} | empty | fields
 
+    def _logprobs(self, delta: TextDelta) -> list[dict[str, Any]]:
+        if self._request.alternatives < 0:
+            return []
+        return chat_logprobs([delta], self._generation.model.token_bytes)["content"]
+
+
+class ResponseStream:
+    """Encodes a generation as the events of a streamed response (event_stream.StreamEncoder)."""
+
+    def __init__(self, body: ResponseBody) -> None:
+        self._body = body
+        self._sequence = 0
+
+    def encode(self, events: Sequence[OutputEvent]) -> bytes:
+        stream_events = [] if self._sequence else self._body.begin()
+        frames = [self._frame(event) for event in stream_events]
+        frames += [self._frame(stream_event) for event in events for stream_event in self._body.take(event)]
+        return b"".join(frames)
+
+    async def finish(self) -> bytes:
+        response = await self._body.document()
+        return self._frame({"type": f"response.{response['status']}", "response": response})
+
+    def fail(self, error: ApiError) -> bytes:
+        return self._frame({"type": "response.failed", "response": self._body.failed(error)})
+
     def _frame(self, event: StreamEvent) -> bytes:
-        """One server-sent event. ASCII only, for some clients split lines at U+2028 and its like."""
+        """One server-sent event. ASCII only, because some clients split lines at U+2028 and similar characters."""
         event["sequence_number"] = self._sequence
         self._sequence += 1
         data = json.dumps(event, separators=(",", ":"))
@@ -128,7 +141,7 @@ def _usage(generation: Generation) -> dict[str, Any]:
 
 
 def _echo(request: ResponsesRequest) -> dict[str, Any]:
-    """The request's parameters as the response repeats them, defaults filled in."""
+    """The request's parameters as the response repeats them, with defaults filled in."""
     text, reasoning = request.text, request.reasoning
     echo = {
         "instructions": request.instructions,
@@ -154,5 +167,5 @@ def _echo(request: ResponsesRequest) -> dict[str, Any]:
         "truncation": request.truncation or "disabled",
         "user": request.user,
     }
-    # What clients may nest as they like could hold numbers that JSON does not have.
+    # Free-form parameters may hold NaN or infinity, which JSON does not have.
     return from_json(to_json(echo, inf_nan_mode="null"))

@@ -1,25 +1,21 @@
-"""GET and DELETE /v1/responses/{id}, its input items, and why there is nothing to cancel."""
+"""Stored responses: GET and DELETE /v1/responses/{id}, its input items, and the error for cancelling it."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from gateway.accounts import Owner
+from gateway.accounts import Principal
+from gateway.api.dependencies import InferencePrincipal, ResponsesDep
 from gateway.api.openapi import described
-from gateway.api.responses.create import ANSWER
+from gateway.api.responses.create import RESPONSE_FIELDS
 from gateway.api.responses.items import Item, is_response_id
 from gateway.api.responses.store import NotStored, ResponseStore, StoredResponse
-from gateway.http.authentication import authenticate
-from gateway.http.errors import ApiError, database_down
-from gateway.services import services_of
-from gateway.storage.database import DatabaseDown
+from gateway.http.errors import ApiError
 
-PAGE = 20  # items where the request names no number
+PAGE = 20  # items, when the request sets no limit
 MAX_PAGE = 100
 
 router = APIRouter()
@@ -33,9 +29,11 @@ _PAGING = {
 }
 
 
-@router.get("/v1/responses/{response_id}", **described(None, *ANSWER))
-async def get_response(http: Request, response_id: str) -> Response:
-    stored = await _stored(http, response_id)
+@router.get("/v1/responses/{response_id}", **described(None, *RESPONSE_FIELDS))
+async def get_response(
+    http: Request, response_id: str, principal: InferencePrincipal, responses: ResponsesDep
+) -> Response:
+    stored = await _stored(responses, principal, response_id)
     if http.query_params.get("stream", "false").lower() not in ("false", "0"):
         message = "Only responses made in the background can be streamed again, and there are none here."
         raise ApiError(400, message, param="stream", code="unsupported_parameter")
@@ -43,23 +41,27 @@ async def get_response(http: Request, response_id: str) -> Response:
 
 
 @router.delete("/v1/responses/{response_id}", **described(None, "id", "object", "deleted"))
-async def delete_response(http: Request, response_id: str) -> dict[str, Any]:
-    async with _storage(http) as (store, owner):
-        if store is None or not is_response_id(response_id) or not await store.delete(owner, response_id):
-            raise _not_found(response_id)
+async def delete_response(response_id: str, principal: InferencePrincipal, responses: ResponsesDep) -> dict[str, Any]:
+    if responses is None or not is_response_id(response_id):
+        raise _not_found(response_id)
+    if not await responses.delete(principal.agents_owner, response_id):
+        raise _not_found(response_id)
     return {"id": response_id, "object": "response", "deleted": True}
 
 
-@router.post("/v1/responses/{response_id}/cancel", **described(None, *ANSWER))
-async def cancel_response(http: Request, response_id: str) -> Response:
-    await _stored(http, response_id)
+@router.post("/v1/responses/{response_id}/cancel", **described(None, *RESPONSE_FIELDS))
+async def cancel_response(response_id: str, principal: InferencePrincipal, responses: ResponsesDep) -> Response:
+    """Always fails: only background responses can be cancelled, and there are none here."""
+    await _stored(responses, principal, response_id)
     raise ApiError(400, "Only responses made in the background can be cancelled.", code="not_in_background")
 
 
 @router.get("/v1/responses/{response_id}/input_items", **described(None, "object", "data"), openapi_extra=_PAGING)
-async def list_input_items(http: Request, response_id: str) -> dict[str, Any]:
-    """What the response's own request put in; what came before is with the responses that it follows."""
-    items = (await _stored(http, response_id)).input
+async def list_input_items(
+    http: Request, response_id: str, principal: InferencePrincipal, responses: ResponsesDep
+) -> dict[str, Any]:
+    """Lists the input items of the response's own request, without those of earlier responses."""
+    items = (await _stored(responses, principal, response_id)).input
     limit = _limit(http)
     items = items[::-1] if _newest_first(http) else items
     items = _after(items, http.query_params.get("after"))
@@ -73,25 +75,14 @@ async def list_input_items(http: Request, response_id: str) -> dict[str, Any]:
     }
 
 
-@asynccontextmanager
-async def _storage(http: Request) -> AsyncIterator[tuple[ResponseStore | None, Owner]]:
-    """The store, if there is one, and who asks. Raises ApiError, 503 when the database does not answer."""
-    services = services_of(http)
-    principal = await authenticate(services.accounts, http.headers, "inference")
+async def _stored(responses: ResponseStore | None, principal: Principal, response_id: str) -> StoredResponse:
+    """Raises ApiError 404, or DatabaseDown."""
+    if responses is None or not is_response_id(response_id):
+        raise _not_found(response_id)
     try:
-        yield services.responses, principal.agents_owner
-    except DatabaseDown as error:
-        raise database_down() from error
-
-
-async def _stored(http: Request, response_id: str) -> StoredResponse:
-    async with _storage(http) as (store, owner):
-        if store is None or not is_response_id(response_id):
-            raise _not_found(response_id)
-        try:
-            return await store.get(owner, response_id)
-        except NotStored:
-            raise _not_found(response_id) from None
+        return await responses.get(principal.agents_owner, response_id)
+    except NotStored:
+        raise _not_found(response_id) from None
 
 
 def _not_found(response_id: str) -> ApiError:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from edgedraft.wire import Sampling
-from gateway.api.jobs import choice_seed
+from gateway.api.session_requests import choice_seed
 from tests.gateway.conftest import Gateway, running_gateway
 from tests.support import openai_shapes, toy_model
 from tests.support.scripted_verifier import ScriptedVerifier

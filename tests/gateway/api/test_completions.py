@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from edgedraft.wire import Sampling
-from gateway.api.jobs import choice_seed
+from gateway.api.session_requests import choice_seed
 from tests.gateway.api.test_chat import USAGE, events, user
 from tests.gateway.conftest import Gateway, running_gateway
 from tests.gateway.http.test_bad_requests import error_of

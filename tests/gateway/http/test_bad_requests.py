@@ -216,7 +216,7 @@ async def test_a_fault_of_ours_is_a_500_with_a_body(gateway: Gateway, monkeypatc
     def broken(*_: object) -> None:
         raise RuntimeError("secret detail")
 
-    monkeypatch.setattr("gateway.api.chat.route.jobs_for", broken)
+    monkeypatch.setattr("gateway.api.chat.route.build_session_requests", broken)
     response = await post(gateway, CHAT)
     assert response.status_code == 500
     assert error_of(response)["code"] == "internal_error"

@@ -24,6 +24,7 @@ from gateway.storage.database import Database
 from gateway.storage.tables import gateways, usage
 from tests.gateway.api.test_chat import user
 from tests.gateway.conftest import KEY, Gateway, running_gateway
+from tests.support.generation_records import generation_record
 from tests.support.scripted_verifier import ScriptedVerifier
 
 
@@ -206,7 +207,7 @@ async def test_rows_of_a_lost_gateway_are_marked_and_its_own_end_still_counts(da
         await connection.execute(gateways.update().where(gateways.c.id == lost._gateway).values(seen=1))
     await other._renew()
     assert (await rows(database))[0].outcome == "unfinished"
-    entry.end("finished", [SpeculationStats()], 7, None)  # it had only slept
+    entry.end(generation_record())  # it had only slept
     await lost.close()
     await other.close()
     (row,) = await rows(database)
@@ -227,7 +228,7 @@ async def test_spend_is_this_months_and_grows_with_what_ends(database: Database)
     stats.seconds, stats.steps, stats.tokens = 3600.0, 1, 1
     entry = ledger.new_entry(ANN, "req", "toy", "chat", True, 5, 1, time.monotonic())
     await entry.begin()
-    entry.end("finished", [stats], 1, None)
+    entry.end(generation_record(stats=[stats], output_tokens=1))
     assert await ledger.month_spend(ANN.key_id) == Prices().datacenter_gpu_hour
     await ledger.close()
     again = Ledger(database, Prices())

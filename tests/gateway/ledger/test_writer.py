@@ -10,11 +10,11 @@ import pytest
 
 from gateway.ledger import Ledger, Prices
 from gateway.ledger import writer as writing
-from gateway.sessions.speculation_stats import SpeculationStats
 from gateway.storage import database as database_module
 from gateway.storage.database import Database, DatabaseDown
 from gateway.storage.tables import usage
 from tests.gateway.ledger.test_ledger import ANN, rows
+from tests.support.generation_records import generation_record
 
 
 async def test_what_cannot_be_written_is_logged(
@@ -30,7 +30,7 @@ async def test_what_cannot_be_written_is_logged(
     await entry.begin()
     async with database.begin() as connection:
         await connection.execute(usage.update().values(stream=True))
-        entry.end("finished", [SpeculationStats()], 7, None)
+        entry.end(generation_record())
         await ledger._writer.close()
     assert '"output_tokens": 7' in caplog.text
     with pytest.raises(DatabaseDown):
@@ -47,8 +47,8 @@ async def test_an_end_counts_once_and_many_share_a_transaction(
     entries = [ledger.new_entry(ANN, "same", "toy", "chat", True, 5, 1, time.monotonic()) for _ in range(300)]
     await asyncio.gather(*(entry.begin() for entry in entries))
     for entry in entries:
-        entry.end("finished", [SpeculationStats()], 7, 0.5)
-        entry.end("failed", [SpeculationStats()], 99, None)
+        entry.end(generation_record(first_text=0.5))
+        entry.end(generation_record("failed", output_tokens=99))
     await ledger.close()
     found = await rows(database)
     assert len(found) == 300

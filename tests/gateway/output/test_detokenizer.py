@@ -1,4 +1,4 @@
-"""Detokenising and stop strings, against plain decoding."""
+"""Incremental detokenization and stop strings, against plain decoding."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.output.detokenizer import TextStream
+from gateway.output.detokenizer import IncrementalDetokenizer
 from tests.support.toy_model import EOS, TOKENIZER
 
 TEXTS = st.text(st.sampled_from("abc é漢😀\n"), max_size=30)
@@ -28,14 +28,14 @@ def cut(tokens: list[int], sizes: list[int]) -> list[list[int]]:
 
 
 def read(groups: list[list[int]], stops: list[str]) -> tuple[list[str], int, bool]:
-    stream, pieces, count = TextStream(TOKENIZER, stops), [], 0
+    detokenizer, pieces, count = IncrementalDetokenizer(TOKENIZER, stops), [], 0
     for group in groups:
-        piece = stream.push(group)
-        pieces.append(piece.text)
-        count += piece.tokens
-        if piece.stopped:
+        decoded = detokenizer.add(group)
+        pieces.append(decoded.text)
+        count += decoded.num_tokens
+        if decoded.stopped:
             return pieces, count, True
-    return [*pieces, stream.flush()], count, False
+    return [*pieces, detokenizer.flush()], count, False
 
 
 @settings(max_examples=300, deadline=None)
@@ -65,17 +65,17 @@ def test_any_tokens_at_all_leave_no_half_characters_and_raise_nothing(tokens: li
 
 
 def test_nothing_of_a_possible_stop_is_sent_early() -> None:
-    stream = TextStream(TOKENIZER, ["END"])
-    assert stream.push(ids("the E")).text == "the "
-    assert stream.push(ids("N")).text == ""
-    assert stream.push(ids("E")).text == "EN"
-    piece = stream.push(ids("ND and more"))
-    assert (piece.text, piece.tokens, piece.stopped) == ("", 2, True)
+    detokenizer = IncrementalDetokenizer(TOKENIZER, ["END"])
+    assert detokenizer.add(ids("the E")).text == "the "
+    assert detokenizer.add(ids("N")).text == ""
+    assert detokenizer.add(ids("E")).text == "EN"
+    decoded = detokenizer.add(ids("ND and more"))
+    assert (decoded.text, decoded.num_tokens, decoded.stopped) == ("", 2, True)
 
 
 def test_special_tokens_are_no_text_but_count() -> None:
-    piece = TextStream(TOKENIZER).push([*ids("a"), EOS, *ids("b")])
-    assert (piece.text, piece.tokens) == ("ab", 3)
+    decoded = IncrementalDetokenizer(TOKENIZER).add([*ids("a"), EOS, *ids("b")])
+    assert (decoded.text, decoded.num_tokens) == ("ab", 3)
 
 
 @pytest.mark.parametrize(("stops", "text"), [(["bc", "abc"], ""), (["abcd", "b"], "a"), (["c", "bcd"], "ab")])
@@ -87,11 +87,11 @@ def test_of_several_stops_the_one_that_ends_first_counts(stops: list[str], text:
 @given(TEXTS, STOPS, st.lists(st.integers(1, 9), min_size=1, max_size=4))
 def test_tokens_are_settled_with_the_last_of_their_text(text: str, stops: list[str], sizes: list[int]) -> None:
     tokens = ids(text)
-    stream, ready, settled, stopped = TextStream(TOKENIZER, stops), "", 0, False
+    detokenizer, ready, settled, stopped = IncrementalDetokenizer(TOKENIZER, stops), "", 0, False
     for group in cut(tokens, sizes):
-        piece = stream.push(group)
-        ready, settled, stopped = ready + piece.text, settled + piece.settled, piece.stopped
+        decoded = detokenizer.add(group)
+        ready, settled, stopped = ready + decoded.text, settled + decoded.num_settled, decoded.stopped
         assert settled == len(ids(ready)), "every byte is a token"
         if stopped:
             break
-    assert stopped or ready + stream.flush() == text
+    assert stopped or ready + detokenizer.flush() == text

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from gateway.model.reasoning import ReasoningFormat
 from gateway.model.tool_call_format import HERMES, LLAMA, MISTRAL, MISTRAL_LIST, ToolCallFormat
-from gateway.output.parser import Arguments, Call, Content, OutputParser, Thought
+from gateway.output.events import ReasoningDelta, TextDelta, ToolCallArgumentsDelta, ToolCallStarted
+from gateway.output.parser import OutputParser
 
 THINKING = ReasoningFormat("<think>", "</think>")
 BEGUN = ReasoningFormat("<think>", "</think>", opened_by_prompt=True)
@@ -84,16 +85,16 @@ def parts(
 
     for part in [part for piece in pieces for part in parser.feed(piece)] + (parser.finish() if finish else []):
         match part:
-            case Thought(text):
+            case ReasoningDelta(_, text):
                 add("thought", text)
-            case Content(text):
+            case TextDelta(_, text):
                 add("content", text)
-            case Call(index, id_, name):
+            case ToolCallStarted(_, index, id_, name):
                 assert id_
                 add("call", index, name)
-            case Arguments(index, text):
+            case ToolCallArgumentsDelta(_, index, text):
                 add("arguments", index, text)
-        assert part.name if isinstance(part, Call) else part.text
+        assert part.name if isinstance(part, ToolCallStarted) else part.text
     return joined
 
 

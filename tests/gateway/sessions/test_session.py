@@ -14,7 +14,8 @@ from edgedraft.tree import DraftViolation
 from edgedraft.wire import Commit, Draft, Open, TokenLogprobs
 from gateway.model.served_model import ServedModel
 from gateway.observability.metrics import Metrics
-from gateway.sessions.session import Session, SessionRequest
+from gateway.sessions.request import SessionRequest
+from gateway.sessions.session import Session
 from gateway.verifiers.health import VerifierHealth
 from tests.support import toy_model
 from tests.support.waiting import until
@@ -113,10 +114,10 @@ async def around(request: pytest.FixtureRequest):
     emitted: list[int] = []
 
     async def read() -> None:
-        async with aclosing(session.run()) as emissions:
-            async for emission in emissions:
-                assert [entry.logprob for entry in emission.logprobs] == [-0.5] * len(emission.logprobs)
-                emitted.extend(emission.tokens)
+        async with aclosing(session.run()) as commits:
+            async for commit in commits:
+                assert [entry.logprob for entry in commit.logprobs] == [-0.5] * len(commit.logprobs)
+                emitted.extend(commit.tokens)
 
     task = asyncio.create_task(read())
     await until(lambda: surroundings.leases)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -169,12 +170,11 @@ async def test_log_probabilities(gateway: Gateway) -> None:
     assert [entry["top_logprobs"] for entry in included["output"][0]["content"][0]["logprobs"]] == [[], []]
 
 
-async def test_a_stream_that_cannot_be_finished_says_so(gateway: Gateway, verifier: ScriptedVerifier) -> None:
+async def test_a_stream_that_cannot_be_finished_says_so(tmp_path: Path, verifier: ScriptedVerifier) -> None:
     verifier.silent_at = 3
-    gateway.services.settings.silence_timeout = 0.2
-    gateway.services.settings.open_timeout = 0.3
-    stream = await gateway.openai().responses.create(model="toy", input="say hello", stream=True)
-    got = [event async for event in stream]
+    async with running_gateway(tmp_path, verifier, silence_timeout=0.2, open_timeout=0.3) as gateway:
+        stream = await gateway.openai().responses.create(model="toy", input="say hello", stream=True)
+        got = [event async for event in stream]
     last = got[-1]
     assert last.type == "response.failed"
     assert last.response.status == "failed"

@@ -1,4 +1,4 @@
-"""From a request's parameters and its prompt, in tokens, to the jobs of its choices."""
+"""Builds the session requests of a prompt's choices from the request's parameters."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from gateway.accounts import Principal
 from gateway.api.parameters import Parameters
 from gateway.http.errors import ApiError
 from gateway.model.served_model import ServedModel
-from gateway.sessions.session import SessionRequest
+from gateway.sessions.request import SessionRequest
 
-DEFAULT_MAX_TOKENS = 32768  # output tokens where the request names no limit and the context would hold more
+DEFAULT_MAX_TOKENS = 32768  # output tokens for a request without a limit, if the context holds as many
 _SEEDS = 2**63
 
 
-def jobs_for(
+def build_session_requests(
     parameters: Parameters,
     model: ServedModel,
     prompt: list[int],
@@ -30,14 +30,14 @@ def jobs_for(
     prediction: Sequence[int] = (),
     alternatives: int | None = None,
 ) -> list[SessionRequest]:
-    """One job a choice of this prompt; `param` is the parameter that the prompt came in.
+    """One session request per choice of this prompt. `param` is the parameter that contained the prompt.
 
-    `grammar` binds the output (wire.Sampling), `prediction` is a draft of it, `alternatives` stands in for the
-    request's own (Parameters). Seeds follow from the request's, or a random one, and a choice's number.
-    Raises ApiError 400 when the prompt leaves no room in the context.
+    `prompt` and `prediction` are token ids. `grammar` constrains the output (wire.Sampling). `alternatives` replaces
+    the request's own (Parameters). Seeds are derived from the request's seed, or a random one, and the choice's number.
+    Raises ApiError 400 when the prompt fills the context.
     """
-    room = model.context_length - len(prompt)
-    if room < 1:
+    remaining = model.context_length - len(prompt)
+    if remaining < 1:
         raise ApiError(
             400,
             f"This model's maximum context length is {model.context_length} tokens. "
@@ -52,7 +52,7 @@ def jobs_for(
             model=model,
             prompt=prompt,
             sampling=replace(sampling, seed=choice_seed(seed, choice)),
-            max_tokens=min(parameters.output_limit or DEFAULT_MAX_TOKENS, room),
+            max_tokens=min(parameters.output_limit or DEFAULT_MAX_TOKENS, remaining),
             eos=() if parameters.ignore_eos else model.eos,
             owner=principal.agents_owner,
             tenant=principal.tenant,
@@ -66,7 +66,7 @@ def jobs_for(
 
 
 def choice_seed(seed: int, choice: int) -> int:
-    """Choice 0 takes the seed itself; the others one that follows from it and their number."""
+    """Choice 0 uses the seed itself; the others derive theirs from it and their number."""
     if choice == 0:
         return seed
     digest = hashlib.sha256(f"{seed}/{choice}".encode()).digest()
