@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from gateway.output.part_reader import PartReader
 
 from edgedraft.grammar.service import GrammarService
 from gateway.http.errors import ApiError
 from gateway.model.served_model import ServedModel
 from gateway.output.events import PlainText
-from gateway.output.part_reader import PartReader
 from gateway.prompt.chat import prepare_chat, template_inputs
 from gateway.prompt.output_format import OutputFormat
 from gateway.prompt.output_grammar import choice_fragment, client_grammar_fragment
