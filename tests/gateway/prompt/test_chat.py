@@ -1,16 +1,14 @@
-"""A prepared chat: prompt, grammar and reader for models with and without tools and reasoning."""
+"""A prepared chat: prompt, grammar and output syntax for models with and without tools and reasoning."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
-from gateway.output.part_reader import PartReader
 
 from edgedraft.grammar.service import GrammarService
 from gateway.http.errors import ApiError
 from gateway.model.served_model import ServedModel
-from gateway.output.events import PlainText
 from gateway.prompt.chat import prepare_chat, template_inputs
 from gateway.prompt.output_format import OutputFormat
 from gateway.prompt.output_grammar import choice_fragment, client_grammar_fragment
@@ -33,19 +31,20 @@ async def test_a_plain_chat_has_no_grammar(grammars: GrammarService) -> None:
     prepared = await prepare_chat(MODEL, grammars, USER, {})
     assert prepared.prompt == toy_model.chat_prompt(("user", "hello"))
     assert prepared.grammar == ""
-    assert prepared.make_reader is PlainText
+    assert prepared.syntax is None
 
 
 async def test_an_output_format_becomes_the_grammar(grammars: GrammarService) -> None:
     prepared = await prepare_chat(MODEL, grammars, USER, {}, output_format=OutputFormat((choice_fragment(["a"]),), "x"))
     assert '"a"' in prepared.grammar
-    assert prepared.make_reader is PlainText
+    assert prepared.syntax is None
 
 
-async def test_tools_have_a_reader_of_calls(grammars: GrammarService) -> None:
+async def test_tools_are_part_of_the_output_syntax(grammars: GrammarService) -> None:
     prepared = await prepare_chat(MODEL, grammars, USER, {}, TOOLS)
     assert "time" in prepared.grammar
-    assert isinstance(prepared.make_reader(), PartReader)
+    assert prepared.syntax
+    assert prepared.syntax.names == ("time",)
 
 
 async def test_errors_name_the_parameter(grammars: GrammarService) -> None:
