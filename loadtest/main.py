@@ -1,6 +1,6 @@
 """`edgedraft bench NAME`: runs one benchmark, prints its table and writes its JSON.
 
-Benchmark NAME is the function NAME of loadtest/benchmarks/NAME.py, imported on demand: some of them load torch.
+Benchmark NAME is the function NAME of the module NAME in loadtest/benchmarks/, imported on demand: some load torch.
 """
 
 from __future__ import annotations
