@@ -22,7 +22,7 @@ from edgedraft.tree import DraftSlice, DraftTree
 from edgedraft.wire import AgentWelcome, Commit, Draft, FinishReason, Hello, Open, Sampling
 
 GREEDY = Sampling(temperature=0.0)
-PATIENCE = 10.0
+WAIT_SECONDS = 60.0
 
 
 class Seat:
@@ -194,7 +194,7 @@ class ScriptedGateway:
         self.closes.append((connection.close_code or 0, connection.close_reason or ""))
 
 
-async def until(true: Callable[[], bool], seconds: float = PATIENCE) -> None:
+async def until(true: Callable[[], bool], seconds: float = WAIT_SECONDS) -> None:
     """Raises TimeoutError."""
     async with asyncio.timeout(seconds):
         while not true():  # noqa: ASYNC110 - what is waited for changes in many places

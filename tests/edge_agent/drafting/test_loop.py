@@ -1,4 +1,4 @@
-"""The drafting loop behind a real socket: what reaches the gateway while it commits, opens, closes and misbehaves."""
+"""The drafting loop behind a real socket: what reaches a gateway that commits, opens, closes and sends errors."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ async def test_it_drafts_on_to_its_window_without_any_answer() -> None:
     assert seat.widest == 12
 
 
-async def test_another_models_drafts_miss_and_it_begins_anew_each_time() -> None:
+async def test_each_mismatch_of_another_models_drafts_starts_an_epoch() -> None:
     text = greedy_text(PROMPT, 40, seed=1)
     async with ScriptedGateway(VOCAB) as gateway, attached(gateway, model):
         seat = await gateway.open(PROMPT, text)
