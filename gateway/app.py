@@ -14,9 +14,8 @@ from edgedraft.grammar.service import GrammarService
 from edgedraft.observability.tracing import Tracing
 from edgedraft.serving.drain import Drain
 from gateway.accounts import Accounts, KeyLimits, KeyWatch
-from gateway.agents import endpoint as agent_endpoint
 from gateway.agents.registry import AgentRegistry
-from gateway.api import admin, models, openapi, tokenize
+from gateway.api import admin, agent_endpoint, models, openapi, tokenize
 from gateway.api.chat import route as chat
 from gateway.api.completions import route as completions
 from gateway.api.dashboard import route as dashboard

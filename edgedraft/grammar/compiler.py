@@ -2,7 +2,7 @@
 
 Nothing here bounds time or memory: a grammar that has not been checked is compiled in a worker process (service.py).
 
-Source: llguidance, https://github.com/guidance-ai/llguidance, docs/syntax.md.
+Source: llguidance, https://github.com/guidance-ai/llguidance (syntax.md).
 """
 
 from __future__ import annotations

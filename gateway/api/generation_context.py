@@ -30,10 +30,10 @@ from gateway.observability.metrics import Metrics
 from gateway.observability.traces import GatewayTraces, trace_headers
 from gateway.output.events import OutputEvent
 from gateway.output.parser import OutputSyntax
+from gateway.records.generation import GenerationRecord, Operation
 from gateway.sessions.choices import SIDE_BY_SIDE
 from gateway.sessions.errors import Overloaded, RequestRejected, SessionError, Unavailable
 from gateway.sessions.generation import Generation, GenerationRequest, Recorder
-from gateway.sessions.record import GenerationRecord, Operation
 from gateway.sessions.request import SessionRequest
 from gateway.sessions.session import SessionFactory
 from gateway.storage.database import DatabaseDown

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gateway.sessions.speculation_stats import SpeculationStats
+from gateway.records.speculation_stats import SpeculationStats
 
 OWN_STEPS = 8
 MEMORY_STEPS = 4096  # past this count, the sums behind a model's recent mean are halved

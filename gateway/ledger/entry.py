@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gateway.sessions.record import Outcome
-from gateway.sessions.speculation_stats import Mode
+from gateway.records.generation import Outcome
+from gateway.records.speculation_stats import Mode
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from gateway.ledger.baseline import PlainStepTimes, baseline_ns, nanoseconds, ve
 from gateway.ledger.entry import Ended, Started
 from gateway.ledger.prices import Prices
 from gateway.ledger.writer import RUNNING, UNFINISHED, LedgerWriter
-from gateway.sessions.record import GenerationRecord
+from gateway.records.generation import GenerationRecord
 from gateway.storage.database import Database, DatabaseDown, now_ms
 from gateway.storage.tables import gateways, usage
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from edgedraft.wire import Commit
 from gateway.accounts import Owner
-from gateway.sessions.speculation_stats import Mode
+from gateway.records.speculation_stats import Mode
 
 INTERVAL_SECONDS = 5
 INTERVALS = 60

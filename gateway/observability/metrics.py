@@ -19,7 +19,7 @@ from prometheus_client import (
 from edgedraft.wire import MAX_WINDOW, Commit
 from gateway.accounts import Owner
 from gateway.observability.live import LiveStats
-from gateway.sessions.record import GenerationRecord
+from gateway.records.generation import GenerationRecord
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 FLUSH_SECONDS = 0.5  # how often a session's sums are added to the counters

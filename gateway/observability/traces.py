@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgedraft.observability.tracing import Tracing, epoch_ns, traceparent_of, valid_traceparent
 from edgedraft.wire import Commit, Draft, Open, Sampling
-from gateway.sessions.record import GenerationRecord
+from gateway.records.generation import GenerationRecord
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span

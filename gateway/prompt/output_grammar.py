@@ -3,7 +3,7 @@
 A GrammarFragment says what content or arguments may be; `build_output_grammar` puts fragments together. Nothing here
 compiles a grammar: edgedraft/grammar/service.py checks whether one can be served.
 
-Source: llguidance, docs/syntax.md and docs/json_schema.md.
+Source: the documentation of llguidance (syntax.md, json_schema.md).
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ from contextlib import aclosing
 from edgedraft.proposers.prediction import count_accepted
 from gateway.output.choice_output import ChoiceOutput
 from gateway.output.events import ChoiceFinished, OutputEvent
+from gateway.records.speculation_stats import SpeculationStats
 from gateway.sessions.request import SessionRequest
 from gateway.sessions.session import Session
-from gateway.sessions.speculation_stats import SpeculationStats
 
 SIDE_BY_SIDE = 32  # choices of one request that run at once; a long list of prompts would fill a verifier
 

@@ -18,12 +18,12 @@ from gateway.limits.admission import RateReservation
 from gateway.output.choice_output import ChoiceOutput
 from gateway.output.events import OutputEvent
 from gateway.output.parser import OutputSyntax
+from gateway.records.generation import GenerationRecord, Operation, Outcome
+from gateway.records.speculation_stats import SpeculationStats, edgedraft_field
 from gateway.sessions.choices import Choice, merged
 from gateway.sessions.errors import RequestRejected, Unavailable, error_type
-from gateway.sessions.record import GenerationRecord, Operation, Outcome
 from gateway.sessions.request import SessionRequest
 from gateway.sessions.session import SessionFactory
-from gateway.sessions.speculation_stats import SpeculationStats, edgedraft_field
 from gateway.storage.database import DatabaseDown
 
 Recorder = Callable[[GenerationRecord], object]  # a consumer of the record: metrics, traces or log

@@ -33,9 +33,9 @@ from gateway.accounts import Owner
 from gateway.agents.registry import AgentRegistry
 from gateway.agents.slot import AgentHost, AgentSlot
 from gateway.observability.metrics import Metrics, SessionMetrics
+from gateway.records.speculation_stats import SpeculationStats
 from gateway.sessions.errors import Overloaded, RequestRejected, Unavailable
 from gateway.sessions.request import SessionRequest
-from gateway.sessions.speculation_stats import SpeculationStats
 from gateway.verifiers.hedging import HedgedSession
 from gateway.verifiers.link import VerifierLink, VerifierSession
 from gateway.verifiers.pool import NoCapacity, NoVerifier, VerifierPool

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gateway.accounts import Principal
-from gateway.sessions.record import GenerationRecord, Outcome
-from gateway.sessions.speculation_stats import SpeculationStats
+from gateway.records.generation import GenerationRecord, Outcome
+from gateway.records.speculation_stats import SpeculationStats
 
 PRINCIPAL = Principal("key_1", "ann", "default", frozenset({"inference"}))
 

@@ -16,8 +16,8 @@ from gateway.api.logprobs import LegacyLogprobs, mean_logprob
 from gateway.http.errors import ApiError
 from gateway.http.event_stream import DONE, error_frames, frame
 from gateway.output.events import ChoiceFinished, OutputEvent, TextDelta
+from gateway.records.speculation_stats import edgedraft_field
 from gateway.sessions.generation import Generation
-from gateway.sessions.speculation_stats import edgedraft_field
 
 
 class CompletionStream:

@@ -132,7 +132,7 @@ async def test_a_frozen_agent_stalls_nothing(gateway: Gateway, verifier: Scripte
 
 
 async def test_an_agent_too_slow_to_read_is_closed(tmp_path, verifier: ScriptedVerifier, monkeypatch) -> None:
-    monkeypatch.setattr("gateway.agents.endpoint.SETTINGS", replace(AGENT_ENDPOINT, send_timeout=0.3))
+    monkeypatch.setattr("gateway.api.agent_endpoint.SETTINGS", replace(AGENT_ENDPOINT, send_timeout=0.3))
     verifier.patience = 0.01
     async with (
         running_gateway(tmp_path, verifier, small_buffers=True) as gateway,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edgedraft.wire import Commit
 from gateway.ledger.baseline import PlainStepTimes, baseline_ns
-from gateway.sessions.speculation_stats import SpeculationStats
+from gateway.records.speculation_stats import SpeculationStats
 
 
 def stats(*steps: tuple[int, int, float]) -> SpeculationStats:

@@ -18,7 +18,7 @@ from sqlalchemy import insert, select, text
 
 from gateway.accounts import Principal
 from gateway.ledger import Ledger, Prices
-from gateway.sessions.speculation_stats import SpeculationStats
+from gateway.records.speculation_stats import SpeculationStats
 from gateway.storage import database as database_module
 from gateway.storage.database import Database
 from gateway.storage.tables import gateways, usage

@@ -82,14 +82,14 @@ async def test_a_bad_greeting_is_closed_with_a_reason(gateway: Gateway, frame: b
 
 
 async def test_an_agent_that_does_not_greet_is_closed(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.agents.endpoint.SETTINGS", replace(AGENT_ENDPOINT, greeting_timeout=0.1))
+    monkeypatch.setattr("gateway.api.agent_endpoint.SETTINGS", replace(AGENT_ENDPOINT, greeting_timeout=0.1))
     agent = gateway.agent()
     await agent.dial()
     assert (await agent.closing())[0] == wire.TIMEOUT
 
 
 async def test_without_a_verifier_it_is_told_to_come_again(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.agents.endpoint.FIRST_VERIFIER_SECONDS", 0.1)
+    monkeypatch.setattr("gateway.api.agent_endpoint.FIRST_VERIFIER_SECONDS", 0.1)
     async with running_gateway(tmp_path, verifier=["ws://127.0.0.1:9"]) as gateway:
         agent = await gateway.agent().__aenter__()
         assert (await agent.closing())[0] == 1013

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from gateway.accounts import Principal
-from gateway.sessions.speculation_stats import Mode, SpeculationStats, edgedraft_field
+from gateway.records.speculation_stats import Mode, SpeculationStats, edgedraft_field
 
 Operation = Literal["chat", "completions", "responses"]
 

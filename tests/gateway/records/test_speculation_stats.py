@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from edgedraft.wire import Commit
-from gateway.sessions.speculation_stats import SpeculationStats, edgedraft_field
+from gateway.records.speculation_stats import SpeculationStats, edgedraft_field
 
 
 def commit(nodes: int, depth: int, accepted: int, seconds: float = 0.5) -> Commit:

@@ -1,0 +1,1 @@
+"""What a generation reports when it is over: its record, and the statistics of its speculation."""
