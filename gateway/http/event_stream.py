@@ -1,6 +1,6 @@
 """Server-sent events: sending the frames of a generation, and ending the stream when it fails.
 
-How an event looks in bytes is the endpoint's encoder's; what a failure means is told by the endpoint, too.
+The endpoint's encoder turns events into bytes, and the endpoint says what a failure means.
 """
 
 from __future__ import annotations

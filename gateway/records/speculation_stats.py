@@ -1,8 +1,8 @@
 """How a generation was made: what was drafted, what was right, and what it cost the verifier.
 
-Told in two shapes: the root field `edgedraft` of a response, and vLLM's `metrics.speculative_decoding`, which outside
-tools read. The former keeps what an agent drafted apart from what the verifier guessed by itself; the latter knows no
-such difference. In it only verifies that had a draft are steps, and a draft's length is the depth of its tree.
+Reported in two shapes: the root field `edgedraft` of a response, and vLLM's `metrics.speculative_decoding`, which
+outside tools read. The former separates what an agent drafted from what the verifier drafted itself; the latter counts
+both.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ class Gateway:
     url: str
     model: str
     keys: Mapping[str, str]
-    _told: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _reported: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def stop(self) -> str:
@@ -87,11 +87,11 @@ class Gateway:
         body = {"messages": [{"role": "user", "content": PROMPT}], "seed": SEED, "max_tokens": TOKENS, "temperature": 0}
         body |= change
         mark = json.dumps(body, sort_keys=True)
-        if mark not in self._told:
+        if mark not in self._reported:
             reply = self.post("datacenter", "v1/chat/completions", **body)
             assert reply.status_code == 200, reply.text
-            self._told[mark] = reply.json()
-        return self._told[mark]
+            self._reported[mark] = reply.json()
+        return self._reported[mark]
 
 
 def text_of(completion: dict[str, Any]) -> str:

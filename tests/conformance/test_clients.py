@@ -25,7 +25,7 @@ NODE_CLIENT = (*TEXTS, "usage", *BOUND, "response", "refused", "aborted")
 
 @pytest.fixture(scope="module")
 def expected(gateway: Gateway) -> dict[str, Any]:
-    """By feature: what a bare request is told, with no agent."""
+    """By feature: what a bare request is reported, with no agent."""
     greedy, sampled = gateway.reference(), gateway.reference(temperature=0.8)
     stopped = gateway.reference(stop=[gateway.stop])
     assert stopped["choices"][0]["finish_reason"] == "stop"
@@ -54,14 +54,14 @@ def expected(gateway: Gateway) -> dict[str, Any]:
 def test_python_clients_read_the_same_text(
     script: str, gateway: Gateway, expected: dict[str, Any], python_client: Path
 ) -> None:
-    told = run_client([str(python_client), script], gateway)
+    reported = run_client([str(python_client), script], gateway)
     right = {feature: expected[feature] for feature in PYTHON_CLIENTS[script]}
-    assert told == dict.fromkeys(SIDES, right)
+    assert reported == dict.fromkeys(SIDES, right)
 
 
 def test_the_node_client_reads_the_same_text(gateway: Gateway, expected: dict[str, Any], node_client: Path) -> None:
     node = shutil.which("node")
     assert node, "Node is needed: it is one of the clients"
-    told = run_client([node, str(node_client / "openai_chat.mjs")], gateway)
+    reported = run_client([node, str(node_client / "openai_chat.mjs")], gateway)
     right = {feature: expected[feature] for feature in NODE_CLIENT}
-    assert told == dict.fromkeys(SIDES, right)
+    assert reported == dict.fromkeys(SIDES, right)

@@ -59,15 +59,15 @@ def test_a_bias_keeps_a_token_out_on_both_sides(gateway: Gateway) -> None:
 
 
 def test_log_probabilities_are_the_targets_on_both_sides(gateway: Gateway) -> None:
-    told = [answer_of(gateway, side, logprobs=True, top_logprobs=3).choices[0] for side in SIDES]
-    entries = [choice.logprobs.content for choice in told if choice.logprobs and choice.logprobs.content]
+    reported = [answer_of(gateway, side, logprobs=True, top_logprobs=3).choices[0] for side in SIDES]
+    entries = [choice.logprobs.content for choice in reported if choice.logprobs and choice.logprobs.content]
     assert [[entry.token for entry in content] for content in entries] == [[e.token for e in entries[0]]] * 2
     for mine, theirs in zip(*entries, strict=True):
         assert mine.logprob == pytest.approx(theirs.logprob, abs=1e-3)
         assert len(mine.top_logprobs) == 3
         assert mine.top_logprobs[0].logprob == pytest.approx(mine.logprob, abs=1e-6), "greedy is the most probable"
     joined = b"".join(bytes(entry.bytes or []) for entry in entries[0]).decode()
-    assert joined == told[0].message.content == text_of(gateway.reference())
+    assert joined == reported[0].message.content == text_of(gateway.reference())
 
 
 def test_streamed_log_probabilities_are_those_of_the_whole(gateway: Gateway, side: str) -> None:

@@ -41,7 +41,7 @@ def test_a_streamed_response_tells_its_text_and_its_end(gateway: Gateway, side: 
 
 
 def test_a_conversation_goes_on_from_a_stored_response(gateway: Gateway) -> None:
-    told: list[str] = []
+    reported: list[str] = []
     for side in SIDES:
         responses = client(gateway, side).responses
         first = responses.create(**asked(gateway, max_output_tokens=12))
@@ -62,11 +62,11 @@ def test_a_conversation_goes_on_from_a_stored_response(gateway: Gateway) -> None
         )
         assert second.output_text == by_hand.output_text
         assert responses.retrieve(first.id).output_text == first.output_text
-        told += [first.output_text + second.output_text]
+        reported += [first.output_text + second.output_text]
         responses.delete(first.id)
         with pytest.raises(openai.NotFoundError):
             responses.retrieve(first.id)
-    assert told[0] == told[1]
+    assert reported[0] == reported[1]
 
 
 def test_a_response_is_seen_by_its_owner_alone(gateway: Gateway) -> None:

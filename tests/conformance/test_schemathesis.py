@@ -33,14 +33,14 @@ def test_no_request_is_answered_by_a_5xx(tmp_path: Path) -> None:
             database = f"sqlite+aiosqlite:///{tmp_path / 'gateway.db'}"
             stack.start_gateway(verifier.read_url(), flags=("--port", "0", "--database", database))
             stack.wait_for_verifier()
-            told = schemathesis(stack.url, tmp_path)
+            reported = schemathesis(stack.url, tmp_path)
             answered = generations(stack.url)
     finally:
         verifier.stop()
-    print(told, f"{answered} generations", sep="\n")
-    found = re.search(r"(\d+) generated, (\d+) passed", told)
-    assert found, told
-    assert found[1] == found[2], told
+    print(reported, f"{answered} generations", sep="\n")
+    found = re.search(r"(\d+) generated, (\d+) passed", reported)
+    assert found, reported
+    assert found[1] == found[2], reported
     assert int(found[1]) >= 500, "the document has lost its operations"
     assert answered >= 50, "most requests end before they reach a verifier"
 

@@ -76,9 +76,9 @@ def calls_of(completion: ChatCompletion) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get_weather"}}])
 def test_a_tool_that_must_be_called_is_called_by_its_schema(gateway: Gateway, choice: Any) -> None:
     question = asked(gateway, "What is the weather in Oslo?", tools=[TOOL], tool_choice=choice)
-    told = [calls_of(client(gateway, side).chat.completions.create(**question)) for side in SIDES]
-    assert told[0] == told[1]
-    (name, arguments), *_ = told[0]
+    reported = [calls_of(client(gateway, side).chat.completions.create(**question)) for side in SIDES]
+    assert reported[0] == reported[1]
+    (name, arguments), *_ = reported[0]
     assert name == "get_weather"
     given = json.loads(arguments)
     assert set(given) == {"city", "unit"}

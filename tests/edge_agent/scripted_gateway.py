@@ -25,8 +25,8 @@ GREEDY = Sampling(temperature=0.0)
 WAIT_SECONDS = 60.0
 
 
-class Seat:
-    """One session at the attached agent; `text` is what the target writes after the prompt."""
+class ScriptedSession:
+    """A scripted session at the attached agent; `text` is what the target writes after the prompt."""
 
     def __init__(self, gateway: ScriptedGateway, opened: Open, text: Sequence[int]) -> None:
         self.gateway, self.opened, self.text = gateway, opened, list(text)
@@ -36,7 +36,7 @@ class Seat:
         self.drafts: list[Draft] = []
         self.widest = 0
         self.accepted = 0
-        self.favoured = 0
+        self.num_favourites = 0
         self.steps = 0
 
     def take(self, draft: Draft) -> None:
@@ -65,7 +65,7 @@ class Seat:
             if node < 0:
                 break
             right += 1
-        self.favoured += favourite_path(draft)
+        self.num_favourites += favourite_path(draft)
         self.steps += 1
         self.accepted += right
         await self.commit(self.text[at : at + right + 1], right)
@@ -112,7 +112,7 @@ class ScriptedGateway:
         self.connections: list[ServerConnection] = []
         self.closes: list[tuple[int, str]] = []
         self.failures: list[Exception] = []
-        self.seats: dict[int, Seat] = {}
+        self.sessions: dict[int, ScriptedSession] = {}
         self._server: Server | None = None
 
     async def __aenter__(self) -> ScriptedGateway:
@@ -153,10 +153,10 @@ class ScriptedGateway:
         max_tokens: int = 0,
         epoch: int = 0,
         eos: tuple[int, ...] = (),
-    ) -> Seat:
+    ) -> ScriptedSession:
         """Open a session, or with `number` one again, with that much of its text committed."""
         opened = Open(
-            session=number or len(self.seats) + 1,
+            session=number or len(self.sessions) + 1,
             prompt=list(prompt),
             sampling=sampling,
             max_tokens=max_tokens or len(text),
@@ -165,9 +165,9 @@ class ScriptedGateway:
             epoch=epoch,
             eos=eos,
         )
-        seat = self.seats[opened.session] = Seat(self, opened, text)
+        session = self.sessions[opened.session] = ScriptedSession(self, opened, text)
         await self.send(opened)
-        return seat
+        return session
 
     def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
         self.keys.append(request.headers["Authorization"])
@@ -186,7 +186,7 @@ class ScriptedGateway:
             async for frame in connection:
                 for message in wire.decode_from_agent(frame):
                     assert isinstance(message, Draft)
-                    self.seats[message.session].take(message)
+                    self.sessions[message.session].take(message)
         except ConnectionClosed:
             pass
         except Exception as error:
@@ -202,7 +202,7 @@ async def until(true: Callable[[], bool], seconds: float = WAIT_SECONDS) -> None
 
 
 class Watch:
-    """Remembers what it was told."""
+    """Records what it observes."""
 
     def __init__(self) -> None:
         self.names: list[str] = []

@@ -33,10 +33,10 @@ async def test_a_session_is_one_span_with_counts_and_no_tokens() -> None:
     first, second = tracing.spans
     assert ids(first)[::2] == (TRACE, PARENT)
     assert ids(second)[2] == ""
-    told = attributes(first)
-    assert told["edgedraft.draft.accepted"] == 2
-    assert told["edgedraft.committed"] == 3
-    assert told["edgedraft.finish"] == "finished (stop)"
+    reported = attributes(first)
+    assert reported["edgedraft.draft.accepted"] == 2
+    assert reported["edgedraft.committed"] == 3
+    assert reported["edgedraft.finish"] == "finished (stop)"
     assert [event.name for event in first.events] == ["begun again"]
     assert attributes(second)["edgedraft.finish"] == "closed"
-    assert not {81, 82, 83, 84} & set(told.values())
+    assert not {81, 82, 83, 84} & set(reported.values())

@@ -44,10 +44,10 @@ class OpenSession:
 
 @dataclass
 class ScriptedVerifier:
-    """What to do, above; what happened, below. `step` is seconds of a forward, `patience` of waiting for a draft."""
+    """What to do, above; what happened, below. `step` is seconds of a forward, `draft_wait` of waiting for a draft."""
 
     step: float = 0.002
-    patience: float = 0.5
+    draft_wait: float = 0.5
     max_sessions: int = 64
     max_waiting: int = 0
     card: toy_model.ModelCard = field(default_factory=toy_model.card)
@@ -182,7 +182,7 @@ class ScriptedVerifier:
             if session.edge and (tree.surplus or not len(tree)):
                 session.fed.clear()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(session.fed.wait(), self.patience)
+                    await asyncio.wait_for(session.fed.wait(), self.draft_wait)
             commit = self._verify(session)
             if self.garble_always or (self.garble_at is not None and done >= self.garble_at):
                 self.garble_at = None

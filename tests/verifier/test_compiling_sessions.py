@@ -33,7 +33,7 @@ class Around:
 async def test_messages_of_a_session_follow_its_grammar_in_order() -> None:
     around = Around()
     plain = Open(2, [1], Sampling(), 4)
-    later: list[EngineMessage] = [DRAFT, AgentChanged(1, "desk"), Close(1)]
+    later: list[EngineMessage] = [DRAFT, AgentChanged(1, "laptop"), Close(1)]
     for message in (grammar(1), *later, plain):
         around.sessions.take(message)
     assert around.posted == [plain], "other sessions do not wait"
@@ -51,7 +51,7 @@ async def test_held_messages_are_bounded_and_further_drafts_dropped() -> None:
     for _ in range(MAX_HELD + 9):
         around.sessions.take(DRAFT)
     with pytest.raises(WireError) as full:
-        around.sessions.take(AgentChanged(1, "desk"))
+        around.sessions.take(AgentChanged(1, "laptop"))
     assert full.value.code == TOO_MANY
     around.release.set()
     await until(lambda: around.posted)

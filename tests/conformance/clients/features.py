@@ -42,19 +42,19 @@ class Given:
 
 def answer(*features: Feature) -> None:
     """Print one JSON object: for each of those asked (argv), what each feature gave or the exception it ended in."""
-    told = {who: _told(Given(**given), features) for who, given in json.loads(sys.argv[1]).items()}
-    print(json.dumps(told))
+    reported = {who: _reported(Given(**given), features) for who, given in json.loads(sys.argv[1]).items()}
+    print(json.dumps(reported))
 
 
-def _told(given: Given, features: Sequence[Feature]) -> dict[str, Any]:
-    told: dict[str, Any] = {}
+def _reported(given: Given, features: Sequence[Feature]) -> dict[str, Any]:
+    reported: dict[str, Any] = {}
     for feature in features:
         try:
             result = feature(given)
-            told[feature.__name__] = asyncio.run(_awaited(result)) if inspect.isawaitable(result) else result
+            reported[feature.__name__] = asyncio.run(_awaited(result)) if inspect.isawaitable(result) else result
         except Exception:
-            told[feature.__name__] = {"failed": traceback.format_exc()}
-    return told
+            reported[feature.__name__] = {"failed": traceback.format_exc()}
+    return reported
 
 
 async def _awaited(result: Awaitable[Any]) -> Any:

@@ -49,8 +49,8 @@ def stopped(given: Given) -> str:
 
 def usage(given: Given) -> list[int]:
     chunks = list(litellm.completion(**asked(given, stream=True, stream_options={"include_usage": True})))
-    told = next(chunk.usage for chunk in reversed(chunks) if getattr(chunk, "usage", None))
-    return [told.prompt_tokens, told.completion_tokens]
+    reported = next(chunk.usage for chunk in reversed(chunks) if getattr(chunk, "usage", None))
+    return [reported.prompt_tokens, reported.completion_tokens]
 
 
 def structured(given: Given) -> dict[str, Any]:

@@ -85,17 +85,17 @@ const features = {
   },
 };
 
-const told = {};
+const reported = {};
 for (const [who, asks] of Object.entries(JSON.parse(process.argv[2]))) {
   given = asks;
   client = new OpenAI({ baseURL: given.base_url, apiKey: given.api_key, maxRetries: 0 });
-  told[who] = {};
+  reported[who] = {};
   for (const [name, feature] of Object.entries(features)) {
     try {
-      told[who][name] = await feature();
+      reported[who][name] = await feature();
     } catch (error) {
-      told[who][name] = { failed: String(error.stack ?? error) };
+      reported[who][name] = { failed: String(error.stack ?? error) };
     }
   }
 }
-console.log(JSON.stringify(told));
+console.log(JSON.stringify(reported));

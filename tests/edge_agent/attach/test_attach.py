@@ -22,7 +22,7 @@ from edge_agent.drafters.interface import INCOMPLETE, CombinedDrafter, DraftRequ
 from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
 from edgedraft import wire
 from edgedraft.wire import AgentWelcome, Open
-from tests.edge_agent.scripted_gateway import GREEDY, Attached, ScriptedGateway, Seat, attached, until
+from tests.edge_agent.scripted_gateway import GREEDY, Attached, ScriptedGateway, ScriptedSession, attached, until
 
 VOCAB = 97
 SAID = [11, 12, 13, 14, 15, 16, 17, 18, 19]
@@ -40,10 +40,10 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def drafts(gateway: ScriptedGateway) -> bool:
     """Whether the attached agent drafts for a session that is opened now."""
-    seat = await gateway.open([*SAID, 1, 2, *SAID[:4]], SAID[4:])
+    session = await gateway.open([*SAID, 1, 2, *SAID[:4]], SAID[4:])
     with suppress(TimeoutError):
-        await until(lambda: len(seat.tree) > 2, SOON)
-    return len(seat.tree) > 2
+        await until(lambda: len(session.tree) > 2, SOON)
+    return len(session.tree) > 2
 
 
 async def test_it_says_who_it_is_with_its_key_in_the_header() -> None:
@@ -59,10 +59,10 @@ async def test_messages_that_come_with_the_welcome_are_not_lost() -> None:
     async with ScriptedGateway(VOCAB) as gateway:
         prompt = [*SAID, 1, 2, *SAID[:4]]
         opened = Open(1, prompt, GREEDY, 9, window=8)
-        gateway.seats[1] = Seat(gateway, opened, SAID)
+        gateway.sessions[1] = ScriptedSession(gateway, opened, SAID)
         gateway.welcome = [*gateway.welcome, opened]
         async with attached(gateway, lookup):
-            await gateway.seats[1].nodes(3)
+            await gateway.sessions[1].nodes(3)
 
 
 async def test_it_comes_back_when_the_gateway_drops_it_and_drafts_again() -> None:
@@ -274,7 +274,7 @@ def test_no_address(given: str) -> None:
 async def run(url: str, draft_model: str = "none") -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "edgedraft.cli", "attach", url, "--key", "secret"),
-        *("--draft-model", draft_model, "--name", "desk", "--kv-tokens", "512", "--no-polite"),
+        *("--draft-model", draft_model, "--name", "laptop", "--kv-tokens", "512", "--no-polite"),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -300,7 +300,7 @@ async def test_the_command_attaches_and_a_signal_detaches_it_in_good_order(
         await until(lambda: bool(gateway.closes))
     assert gateway.closes == [(1000, "detached")]
     [hello] = gateway.hellos
-    assert (hello.name, hello.max_sessions) == ("desk", 8)
+    assert (hello.name, hello.max_sessions) == ("laptop", 8)
     assert (hello.drafter == "prompt lookup") == (hello.fingerprint == "") == (not with_model)
 
 

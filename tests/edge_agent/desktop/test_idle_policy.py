@@ -67,12 +67,12 @@ async def test_a_paused_agent_applies_commits_and_drafts_again_afterwards(
         may = False
         task = asyncio.ensure_future(stay_attached(agent))
         await until(lambda: len(attached.watch.names) >= 1)
-        seat = await gateway.open([*SAID, 1, 2, *SAID[:4]], SAID[4:] * 3)
+        session = await gateway.open([*SAID, 1, 2, *SAID[:4]], SAID[4:] * 3)
         await asyncio.sleep(0.2)
-        assert len(seat.tree) == 0
+        assert len(session.tree) == 0
         may = True
-        await seat.verify()
-        await until(lambda: len(seat.tree) > 0)
+        await session.verify()
+        await until(lambda: len(session.tree) > 0)
         task.cancel()
         await asyncio.wait([task])
 

@@ -21,7 +21,7 @@ def shown(view: LiveView) -> str:
 
 def test_the_view_shows_the_link_the_sessions_and_what_was_saved() -> None:
     tally = StatsCollector()
-    view = LiveView("https://gateway.example.com", Hello(PROTOCOL, "desk", "f", "tiny on cpu", 8), tally)
+    view = LiveView("https://gateway.example.com", Hello(PROTOCOL, "laptop", "f", "tiny on cpu", 8), tally)
     assert "connecting" in shown(view)
     view.attached(AgentWelcome(PROTOCOL, "agent-7", "large-model", 100, 8))
     view.round_trip(0.0421)

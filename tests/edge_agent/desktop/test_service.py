@@ -36,8 +36,8 @@ def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
         capture_output=True, text=True, check=False,
         env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)},
     )  # fmt: skip
-    told = [line for line in checked.stderr.splitlines() if service.UNIT in line]
-    assert (checked.returncode, told) == (0, [])
+    reported = [line for line in checked.stderr.splitlines() if service.UNIT in line]
+    assert (checked.returncode, reported) == (0, [])
     assert '"/a b/100%% \\"$$HOME\\"\\\\.gguf"' in unit.read_text()
 
 

@@ -19,8 +19,8 @@ from tests.edge_agent.tiny_drafter import point
 SAID = [11, 12, 13, 14, 15, 16, 17, 18, 19, 20]
 
 
-def drafter(*outputs: list[int], room: int = 4096) -> PastOutputsDrafter:
-    store = PastOutputStore(room)
+def drafter(*outputs: list[int], capacity: int = 4096) -> PastOutputsDrafter:
+    store = PastOutputStore(capacity)
     for output in outputs:
         store.add(output)
     made = PastOutputsDrafter(store, MatchRates())
@@ -102,11 +102,11 @@ def test_a_drafted_path_is_looked_up_but_teaches_nothing() -> None:
 
 
 @given(st.lists(st.lists(st.integers(0, 5), max_size=40), max_size=30), st.integers(16, 120))
-def test_the_bound_holds_and_every_place_found_follows_its_match(outputs: list[list[int]], room: int) -> None:
-    store = PastOutputStore(room)
+def test_the_bound_holds_and_every_place_found_follows_its_match(outputs: list[list[int]], capacity: int) -> None:
+    store = PastOutputStore(capacity)
     for output in outputs:
         store.add(output)
-        assert len(store) <= room
+        assert len(store) <= capacity
         for end in range(len(output) + 1):
             places, length = store.find_matches(output, end)
             for place in places:
@@ -117,7 +117,7 @@ def test_the_bound_holds_and_every_place_found_follows_its_match(outputs: list[l
 
 def test_the_latest_outputs_stay_and_the_oldest_go() -> None:
     outputs = [[n * 100 + i for i in range(20)] for n in range(50)]
-    made = drafter(*outputs, room=400)
+    made = drafter(*outputs, capacity=400)
     assert path(ask(made, outputs[-1][:5]))
     assert ask(made, outputs[0][:5]) == NO_PROPOSAL
 

@@ -9,9 +9,9 @@ from edge_agent.drafting.draft_threshold import MAX_THRESHOLD, MIN_THRESHOLD, SC
 from tests.edge_agent.drafting.test_draft_session import expand, fan, session
 
 
-def paced(look: float, interval: float) -> float:
+def min_path_after(forward_seconds: float, interval: float) -> float:
     pace = DraftThreshold()
-    pace.record_forward(look)
+    pace.record_forward(forward_seconds)
     pace.record_commit(interval)
     return pace.min_path
 
@@ -24,7 +24,7 @@ def test_until_both_are_measured_it_is_a_fixed_one() -> None:
 
 
 def test_fast_drafters_look_into_every_corner_and_slow_ones_only_where_it_pays() -> None:
-    cuts = [paced(look, 0.04) for look in (0.0001, 0.004, 0.01, 0.02, 1.0)]
+    cuts = [min_path_after(forward_seconds, 0.04) for forward_seconds in (0.0001, 0.004, 0.01, 0.02, 1.0)]
     assert cuts == sorted(cuts)
     assert cuts[0] == MIN_THRESHOLD
     assert cuts[1] == pytest.approx(SCALE / 100)
@@ -33,8 +33,8 @@ def test_fast_drafters_look_into_every_corner_and_slow_ones_only_where_it_pays()
 
 def test_it_follows_the_latest_measurements() -> None:
     pace = DraftThreshold()
-    for look in [0.001] * 50 + [0.02] * 50:
-        pace.record_forward(look)
+    for forward_seconds in [0.001] * 50 + [0.02] * 50:
+        pace.record_forward(forward_seconds)
         pace.record_commit(0.04)
     assert pace.min_path == pytest.approx(SCALE * 0.25, rel=0.05)
 

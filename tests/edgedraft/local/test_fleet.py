@@ -43,11 +43,11 @@ def test_gateways_know_all_verifiers_and_take_ports_in_order() -> None:
 def test_agents_attach_to_gateways_in_turn_and_are_numbered() -> None:
     supervisor = RecordingSupervisor()
     fleet = Fleet.start(supervisor, 2, 1)
-    fleet.attach_agents(3, ("--threads", "1"), name_prefix="desk")
+    fleet.attach_agents(3, ("--threads", "1"), name_prefix="laptop")
     fleet.attach_agents(1, url_of=lambda index: f"http://proxy-{index}")
     attached = [words for words in supervisor.launched if words[0] == "attach"]
     assert [words[1] for words in attached] == ["gateway:2", "gateway:3", "gateway:2", "http://proxy-3"]
-    assert [words[words.index("--name") + 1] for words in attached[:3]] == ["desk-1", "desk-2", "desk-3"]
+    assert [words[words.index("--name") + 1] for words in attached[:3]] == ["laptop-1", "laptop-2", "laptop-3"]
     assert "--name" not in attached[3]
     assert len(fleet.agents) == 4
 

@@ -39,16 +39,16 @@ async def test_keys_count_as_active_while_the_database_is_down(
 ) -> None:
     monkeypatch.setattr("gateway.accounts.watch.CHECK_SECONDS", 0.02)
     accounts = Accounts(database)
-    looks = 0
+    checks = 0
 
     async def away(some: Sequence[str]) -> set[str]:
-        nonlocal looks
-        looks += 1
-        if looks < 3:
+        nonlocal checks
+        checks += 1
+        if checks < 3:
             raise DatabaseDown("away")
         return set()
 
     monkeypatch.setattr(accounts, "active_keys", away)
     async with asyncio.timeout(10):
         await KeyWatch(accounts).wait_revoked("any")
-    assert looks == 3
+    assert checks == 3

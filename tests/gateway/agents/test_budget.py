@@ -47,7 +47,7 @@ async def test_messages_past_the_budget_end_the_link(
     gateway: Gateway, verifier: ScriptedVerifier, frame: bytes, word: str
 ) -> None:
     async with gateway.agent(mute=True) as agent:
-        verifier.patience = 0.001
+        verifier.draft_wait = 0.001
         await whole(gateway, **BABBLE | {"max_tokens": 3})
         _, (code, reason) = await until_closed(agent, frame)
         assert code == wire.TOO_FAST

@@ -124,7 +124,7 @@ async def test_a_second_agent_takes_over_at_once(gateway: Gateway, verifier: Scr
 
 
 async def test_a_frozen_agent_stalls_nothing(gateway: Gateway, verifier: ScriptedVerifier, alone: str) -> None:
-    verifier.patience = 0.01
+    verifier.draft_wait = 0.01
     async with gateway.agent() as agent:
         agent.connection.transport.pause_reading()
         async with asyncio.timeout(30):
@@ -133,7 +133,7 @@ async def test_a_frozen_agent_stalls_nothing(gateway: Gateway, verifier: Scripte
 
 async def test_an_agent_too_slow_to_read_is_closed(tmp_path, verifier: ScriptedVerifier, monkeypatch) -> None:
     monkeypatch.setattr("gateway.api.agent_endpoint.SETTINGS", replace(AGENT_ENDPOINT, send_timeout=0.3))
-    verifier.patience = 0.01
+    verifier.draft_wait = 0.01
     async with (
         running_gateway(tmp_path, verifier, small_buffers=True) as gateway,
         gateway.agent(mute=True, max_sessions=64, receive_buffer=4096) as agent,

@@ -27,7 +27,7 @@ BABBLE: dict[str, Any] = {"messages": user("babble"), "max_tokens": 40, "seed": 
 
 @pytest.fixture
 async def slow(gateway: Gateway, verifier: ScriptedVerifier) -> ScriptedVerifier:
-    verifier.step, verifier.patience = 0.005, 0.01
+    verifier.step, verifier.draft_wait = 0.005, 0.01
     return verifier
 
 

@@ -20,10 +20,10 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     cli.main(["keys", "create", *database, "--owner", "ann", "--scopes", "edge", "--name", "her [laptop]", *limits])
     key = capsys.readouterr().out.strip()
     assert key.startswith("ed-")
-    key_id, prefix, owner, tenant, scopes, name, created, expires, revoked, told = listed()
+    key_id, prefix, owner, tenant, scopes, name, created, expires, revoked, limits = listed()
     assert (prefix, owner, tenant, scopes, name) == (f"{key[:10]}…", "ann", "default", "edge", "her [laptop]")
     assert created < expires
-    assert (revoked, told) == ("", "60 requests/min, 2.5 spend/month")
+    assert (revoked, limits) == ("", "60 requests/min, 2.5 spend/month")
     cli.main(["keys", "update", key_id, *database, "--requests-per-minute", "default", "--concurrent", "3"])
     assert key_id in capsys.readouterr().out
     assert listed()[-1] == "3 at once, 2.5 spend/month"

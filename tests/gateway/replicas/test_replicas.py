@@ -55,7 +55,7 @@ async def replicas(
 
 @pytest.fixture
 async def pair(tmp_path: Path, valkey: ValkeyServer, verifier: ScriptedVerifier) -> AsyncIterator[list[Gateway]]:
-    verifier.patience = 2.0
+    verifier.draft_wait = 2.0
     async with replicas(tmp_path, valkey, verifier, 2) as gateways:
         yield gateways
 
@@ -274,7 +274,7 @@ async def test_replicas_leave_and_join_under_load_and_no_request_fails(
     tmp_path: Path, valkey: ValkeyServer, verifier: ScriptedVerifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The clients act as a load balancer: a request that is answered 503 goes to the next replica."""
-    verifier.patience = 0.05
+    verifier.draft_wait = 0.05
     short = BABBLE | {"max_tokens": 40, "model": "toy", "stream": True}
     refused = 0
     texts: list[str] = []

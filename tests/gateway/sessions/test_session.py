@@ -48,13 +48,13 @@ class Lease:
 
 @dataclass
 class Surroundings:
-    """Verifier pool, agents' registry, the agent and its seat, all in one."""
+    """Verifier pool, agents' registry, the agent and its slot, all in one."""
 
     leases: list[Lease] = field(default_factory=list)
     opened: list[Open] = field(default_factory=list)
     commits: list[Commit] = field(default_factory=list)
-    agent: str = "desk"
-    identity: str = "desk"
+    agent: str = "laptop"
+    identity: str = "laptop"
     owner: tuple[str, str] = ("tenant", "ann")
 
     @property

@@ -42,7 +42,7 @@ async def test_another_verifier_goes_on_where_the_first_stopped(
     tmp_path, verifier: ScriptedVerifier, spare: ScriptedVerifier, trouble: str, at: int, edge: bool
 ) -> None:
     setattr(verifier, trouble, at)
-    verifier.patience = spare.patience = 0.1
+    verifier.draft_wait = spare.draft_wait = 0.1
     async with running_gateway(tmp_path, verifier, spare, silence_timeout=0.7) as gateway:
         if not edge:
             assert streamed(await chunks(gateway, **BABBLE)) == ALONE

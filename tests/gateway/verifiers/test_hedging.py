@@ -24,10 +24,10 @@ from tests.support.waiting import until
 @pytest.mark.parametrize("at", [0, 30])
 async def test_when_a_verifier_is_silent_another_is_asked_too(tmp_path: Path, edge: bool, at: int) -> None:
     """At 0 it never begins; at 30 the first is lost by then, and it is the second one that is silent."""
-    silent = ScriptedVerifier(silent_at=0, patience=0.1)
-    verifiers = [silent, ScriptedVerifier(patience=0.1)]
+    silent = ScriptedVerifier(silent_at=0, draft_wait=0.1)
+    verifiers = [silent, ScriptedVerifier(draft_wait=0.1)]
     if at:
-        verifiers.insert(0, ScriptedVerifier(die_at=at, patience=0.1))
+        verifiers.insert(0, ScriptedVerifier(die_at=at, draft_wait=0.1))
     async with (
         serving(tmp_path, *verifiers, hedge_after=0.2, silence_timeout=20) as (gateway, _),
         AsyncExitStack() as s,
@@ -145,7 +145,7 @@ class Around:
         self.session = HedgedSession(
             self.events,
             cast(Any, self.first),
-            Open(1, [1, 2], Sampling(), 9, agent="desk"),
+            Open(1, [1, 2], Sampling(), 9, agent="laptop"),
             policy,
             lambda first: cast(Any, self.second if first is cast(Any, self.first) else None),
             count,

@@ -129,9 +129,9 @@ async def test_a_session_from_open_to_its_last_commit(around: Around) -> None:
     events = Events()
     session = around.link.open(events, OPEN)
     assert session.draft(Draft(9, 1, 0, 1, [5], [0], b"\0"))
-    session.set_agent("desk")
+    session.set_agent("laptop")
     await until(lambda: len(around.received) == 3)
-    assert around.received == [OPEN, Draft(1, 1, 0, 1, [5], [0], b"\0"), AgentChanged(1, "desk")]
+    assert around.received == [OPEN, Draft(1, 1, 0, 1, [5], [0], b"\0"), AgentChanged(1, "laptop")]
     await around.send(Commit(1, 0, [5]), Commit(1, 1, [6], finish="stop"), Commit(1, 2, [7]))
     await until(lambda: len(events.events) == 2)
     assert (around.link.running, around.link.has_capacity) == (0, True)

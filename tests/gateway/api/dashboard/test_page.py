@@ -14,7 +14,7 @@ from tests.gateway.conftest import KEY, Gateway
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PHONE = {"width": 360, "height": 740}
-DESK = {"width": 1280, "height": 900}
+DESKTOP = {"width": 1280, "height": 900}
 
 pytestmark = [
     pytest.mark.long,
@@ -62,7 +62,7 @@ async def ask(gateway: Gateway, key: str = KEY) -> None:
 
 
 async def test_figures_agents_and_charts_are_shown_and_updated(gateway: Gateway, browser: Browser) -> None:
-    visit = await opened(browser, DESK)
+    visit = await opened(browser, DESKTOP)
     async with gateway.agent():
         await ask(gateway)
         await visit.enter(gateway.url, KEY)
@@ -81,7 +81,7 @@ async def test_figures_agents_and_charts_are_shown_and_updated(gateway: Gateway,
 
 
 async def test_the_key_stays_in_the_tab(gateway: Gateway, browser: Browser) -> None:
-    visit = await opened(browser, DESK)
+    visit = await opened(browser, DESKTOP)
     await visit.enter(gateway.url, KEY)
     page = visit.page
     kept = "() => [JSON.stringify(sessionStorage), JSON.stringify(localStorage), document.cookie]"
@@ -108,7 +108,7 @@ async def test_a_wrong_key_is_reported_and_not_kept(gateway: Gateway, browser: B
 
 
 async def test_agent_names_are_inserted_as_text(gateway: Gateway, browser: Browser) -> None:
-    visit = await opened(browser, DESK)
+    visit = await opened(browser, DESKTOP)
     async with gateway.agent(name="<img src=x onerror=alert(1)>"):
         await visit.enter(gateway.url, KEY)
         await expect(visit.page.locator("#agents .who")).to_have_text("<img src=x onerror=alert(1)>")
@@ -117,7 +117,7 @@ async def test_agent_names_are_inserted_as_text(gateway: Gateway, browser: Brows
 
 
 async def test_the_last_figures_stay_when_the_gateway_is_gone(gateway: Gateway, browser: Browser) -> None:
-    visit = await opened(browser, DESK)
+    visit = await opened(browser, DESKTOP)
     await visit.enter(gateway.url, KEY)
     await visit.page.route("**/dashboard/data", lambda route: asyncio.ensure_future(route.abort()))
     await expect(visit.page.locator("#state")).to_have_text("No answer from the gateway")
