@@ -2,7 +2,7 @@
 
 Reported in two shapes: the root field `edgedraft` of a response, and vLLM's `metrics.speculative_decoding`, which
 outside tools read. The former separates what an agent drafted from what the verifier drafted itself; the latter counts
-both.
+both. There, a step is a verify that had a draft, and a draft's length is the depth of its tree.
 """
 
 from __future__ import annotations
