@@ -14,13 +14,17 @@ if TYPE_CHECKING:
 
 os.environ["EDGEDRAFT_PAST_OUTPUTS"] = "false"
 
+# On a machine that is busy otherwise, torch's threads wait for each other: up to ten times as long. torch reads this
+# when it is imported, hence it also holds for fixtures of a module or session, and for the processes of tests.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 # Set to 1, some tests run as long as their subject deserves; without it, as long as every change can wait for.
 THOROUGH = os.environ.get("EDGEDRAFT_THOROUGH") == "1"
 
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
-    """On a machine that has anything else to do several threads wait for each other: up to ten times as long."""
+    """Sets it again for each test, since code under test may set it for its process."""
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
 

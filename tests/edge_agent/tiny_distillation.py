@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -76,6 +75,5 @@ def distilled(distill_target: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="session")
 def draft(distilled: DistillSettings) -> Path:
-    torch.set_num_threads(1)  # session fixtures are set up before the one that does this for every test
     main(distilled)
     return distilled.out
