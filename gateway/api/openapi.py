@@ -1,7 +1,7 @@
-"""GET /openapi.json: what every route takes and answers, for tools that generate clients or tests.
+"""GET /openapi.json: the schema of every route, for tools that generate clients or tests.
 
-Bodies are read by the gateway's own code, so that errors have OpenAI's shape and sizes a bound; routes tell here which
-schema that code holds them against. A route needs a bearer key unless it says otherwise.
+The gateway's own code reads and validates bodies, so that errors have OpenAI's shape and sizes are bounded. Routes
+therefore declare their schemas with `described`. A route needs a bearer key unless it is declared OPEN.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ _ERRORS = {
     "500": "The gateway's own fault",
     "503": "Nobody can serve this now; see retry-after",
 }
-OPEN: dict[str, Any] = {"openapi_extra": {"security": []}}  # for routes that need no key
+OPEN: dict[str, Any] = {"openapi_extra": {"security": []}}  # of routes that need no key
 
 router = APIRouter()
 
 
 def described(body: type[Schema] | None, *required: str, streams: bool = False) -> dict[str, Any]:
-    """Keywords for a route's decorator: the body's schema, and the fields that its JSON answer always has.
+    """Returns keywords for a route's decorator: the body's schema, and the required fields of its JSON response.
 
-    `streams` says that it answers with server-sent events where the body's `stream` is true.
+    With `streams`, the route responds with server-sent events if the body's `stream` is true.
     """
     answer = {"type": "object", "required": list(required)}
     content: dict[str, Any] = {"application/json": {"schema": answer}}

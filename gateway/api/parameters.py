@@ -1,4 +1,4 @@
-"""The parameters that all generating endpoints share: their bounds, and what they come to for a verifier."""
+"""The parameters that all generating endpoints share: their bounds, and their translation to wire.Sampling."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 1024
 MAX_CHOICES = 8
 MAX_BIASED = 1024
-COLDEST = 1e-6  # below it a temperature is 0: in float32 nothing is left of the difference
+_MIN_TEMPERATURE = 1e-6  # lower temperatures count as 0: in float32 the result is the same
 
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
@@ -27,13 +27,13 @@ class StreamOptions(Schema):
 
 
 class EdgeOptions(Schema):
-    """This gateway's own extension: edge false keeps the prompt away from all agents."""
+    """EdgeDraft's extension: with `edge` false no agent gets the prompt."""
 
     edge: bool = True
 
 
 class Parameters(Schema):
-    """What may be asked of any generation; null stands for the default everywhere."""
+    """The parameters of every generation; null means the default."""
 
     model: str
     stream: bool | None = None
@@ -72,25 +72,25 @@ class Parameters(Schema):
 
     @property
     def output_limit(self) -> int | None:
-        """The most output tokens that the request names."""
+        """The maximum number of output tokens, if the request sets one."""
         return self.max_tokens
 
     @property
     def alternatives(self) -> int:
-        """How many alternatives of each token are asked for with their log-probabilities; -1 for neither."""
+        """The number of alternatives per token with log-probabilities; -1 without log-probabilities."""
         return -1
 
     @property
     def tier(self) -> dict[str, str]:
-        """The root field `service_tier` of an answer, where the request has it: there is one tier."""
+        """The response's root field `service_tier`, present if the request has it. There is one tier."""
         return {"service_tier": "default"} if self.service_tier else {}
 
     def sampling(self, vocab_size: int) -> Sampling:
-        """All but the seed, which is each choice's own, and the grammar. Raises ApiError 400."""
+        """Returns all but the seed (each choice has its own) and the grammar. Raises ApiError 400."""
         return Sampling(
             temperature=_temperature(self.temperature),
             top_k=max(0, self.top_k or 0),
-            # 0 leaves the most probable token alone, as does any probability below its own.
+            # top_p 0 keeps only the most probable token, as does any value below that token's probability.
             top_p=1.0 if self.top_p is None else max(self.top_p, 1e-9),
             min_p=self.min_p or 0.0,
             frequency_penalty=self.frequency_penalty or 0.0,
@@ -100,14 +100,14 @@ class Parameters(Schema):
         )
 
 
-def _temperature(asked: float | None) -> float:
-    if asked is None:
+def _temperature(value: float | None) -> float:
+    if value is None:
         return 1.0
-    return asked if asked > COLDEST else 0.0
+    return value if value > _MIN_TEMPERATURE else 0.0
 
 
 def _biased(key: str, vocab_size: int) -> int:
-    """The token that a key of logit_bias stands for. Raises ApiError 400."""
+    """Returns the token id of a key of logit_bias. Raises ApiError 400."""
     if not (key.isascii() and key.isdecimal() and len(key) < 12 and int(key) < vocab_size):
         raise ApiError(
             400,
@@ -118,7 +118,7 @@ def _biased(key: str, vocab_size: int) -> int:
     return int(key)
 
 
-# Parameters that would change the answer and are not served: name -> whether a value leaves it as it is.
+# Unsupported parameters that would change the output: name -> whether a value leaves it unchanged.
 UNSERVED: dict[str, Callable[[Any], bool]] = {
     "min_tokens": empty,
     "stop_token_ids": empty,

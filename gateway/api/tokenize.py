@@ -78,7 +78,7 @@ async def detokenize(http: Request, dependencies: GenerationDep, catalog: Catalo
 
 
 async def _model(context: GenerationContext, catalog: ModelCatalog, name: str | None) -> ServedModel:
-    """Raises ApiError."""
+    """Returns the named model, or the only one. Raises ApiError."""
     if name is not None:
         return await context.model(name)
     models = list(catalog)

@@ -1,4 +1,4 @@
-"""From a request's headers to the principal behind it, or to the error that says why there is none."""
+"""Authenticates a request: looks up the principal of its bearer key and checks the key's scope."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CHALLENGE = {"www-authenticate": "Bearer"}
 
 
 def bearer_key(headers: Headers) -> str:
-    """The key that a request presents. Raises ApiError 401 when there is none."""
+    """Returns the bearer key of a request. Raises ApiError 401 if there is none."""
     scheme, _, key = headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not key.strip():
         raise ApiError(
@@ -29,7 +29,7 @@ def bearer_key(headers: Headers) -> str:
 
 
 async def authenticate(accounts: Accounts, headers: Headers, scope: str | None) -> Principal:
-    """The principal of a request that needs `scope`; None asks for any working key.
+    """Returns the principal of a request that needs `scope`; with None any valid key suffices.
 
     Raises ApiError: 401 for a missing or wrong key, 403 for one without the scope, 503 when keys cannot be looked up.
     """

@@ -1,4 +1,4 @@
-"""A request's body, read whole but never past a bound of bytes and of time."""
+"""Reads a request's complete body, within limits of size and time."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from starlette.requests import ClientDisconnect
 from gateway.http.errors import ApiError
 
 MAX_BODY = 8 << 20  # bytes
-BODY_SECONDS = 60.0  # for all of it
+BODY_SECONDS = 60.0  # for the complete body
 
 
 async def read_body(request: Request) -> bytes:
-    """Raises ApiError: 413 past MAX_BODY, 408 past BODY_SECONDS, 415 for a compressed one."""
+    """Raises ApiError: 413 above MAX_BODY, 408 after BODY_SECONDS, 415 if compressed, 400 if it ends early."""
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length) > MAX_BODY:
         raise _too_large()
@@ -35,5 +35,5 @@ async def read_body(request: Request) -> bytes:
 
 
 def _too_large() -> ApiError:
-    # The server goes on reading, and drops, what is left: a connection closed early would lose the client this answer.
+    # The server reads and discards the rest: if it closed the connection early, the client would lose this response.
     return ApiError(413, f"The body has more than {MAX_BODY} bytes.", code="request_too_large")

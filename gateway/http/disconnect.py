@@ -1,4 +1,4 @@
-"""A piece of work and the HTTP client that it is for: it ends when the client has gone."""
+"""Cancels the work for a request when its HTTP client disconnects."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ T = TypeVar("T")
 
 
 class ClientGone(Exception):
-    """The HTTP client closed the connection; nobody waits for an answer any more."""
+    """The HTTP client closed the connection before the response was complete."""
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """Do `work`, cancelled at once when the client disconnects. The request's body must have been read.
+    """Returns the result of `work`. When the client disconnects, cancels it and raises ClientGone.
 
-    Raises ClientGone then.
+    The request's body must have been read before.
     """
 
     async def gone() -> T:

@@ -1,7 +1,7 @@
-"""A JSON body against a request's schema; the first thing that is wrong is named.
+"""Validates a JSON body against a request's schema; the error names the first invalid parameter.
 
-Unknown parameters pass, for clients keep adding new ones. Parameters that are known and would change the answer are
-never dropped in silence: where they are not served, they are refused by name.
+Unknown parameters are ignored, because clients keep adding new ones. Known parameters that would change the output and
+are not supported are rejected by name.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic_core import from_json
 
 from gateway.http.errors import ApiError
 
-_UNION_BRANCH = re.compile(r"(constrained-)?str|list\[.*")  # pydantic's names for them, of no use to a client
+_UNION_BRANCH = re.compile(r"(constrained-)?str|list\[.*")  # as pydantic names branches; of no use to a client
 
 MAX_NAME = 200  # characters of a parameter's name in an error
 
@@ -23,13 +23,13 @@ R = TypeVar("R", bound="Schema")
 
 
 class Schema(BaseModel):
-    """What requests are made of: no number from a string, no NaN, nothing changed once read."""
+    """Base of request schemas: strict (no number from a string), without NaN or infinity, immutable."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False, frozen=True)
 
 
 def read_object(body: bytes) -> dict[str, Any]:
-    """Raises ApiError 400 when the body is no JSON object."""
+    """Parses a JSON object. Raises ApiError 400 for anything else."""
     try:
         raw = from_json(body, allow_inf_nan=True)
     except ValueError as error:
@@ -40,20 +40,26 @@ def read_object(body: bytes) -> dict[str, Any]:
 
 
 def refuse_unserved(raw: Mapping[str, Any], unserved: Mapping[str, Callable[[Any], bool]]) -> None:
-    """`unserved` holds names with what tells whether a value leaves the answer as it is. Raises ApiError 400."""
+    """Raises ApiError 400 if `raw` has an unsupported parameter with a value that would change the output.
+
+    `unserved` maps the parameter's name to a predicate: whether a value leaves the output unchanged.
+    """
     for name, is_neutral in unserved.items():
         if raw.get(name) is not None and not is_neutral(raw[name]):
             raise ApiError(400, f"{name} is not supported with this value.", param=name, code="unsupported_parameter")
 
 
 def validated(schema: type[R], raw: Mapping[str, Any], within: str = "") -> R:
-    """Raises ApiError 400 that names the parameter at fault, `within` the one that `raw` came in."""
+    """Validates `raw`. Raises ApiError 400 that names the invalid parameter.
+
+    `within` is the path of `raw` in the body.
+    """
     try:
         return schema.model_validate(raw)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = [str(part) for part in first["loc"] if not _UNION_BRANCH.fullmatch(str(part))]
-        # Clients name parts of some parameters.
+        # Parts of the path may be keys that the client chose, of any length.
         param = ".".join([within, *place] if within else place)[:MAX_NAME]
         raise ApiError(400, f"{param}: {first['msg']}", param=param, code="invalid_value") from None
 

@@ -32,7 +32,7 @@ class ServedModel:
 
     `tool_call_format` is the format that the template teaches, None where it teaches no known one. `reasoning_markers`
     are the start and end markers, None for a model without reasoning. `marker_tokens` maps those markers of both that
-    are single tokens to their ids. `special_tokens` are the ids that the detokenizer leaves out unless they are wanted.
+    are single tokens to their ids. `special_tokens` are the ids that the detokenizer leaves out by default.
     """
 
     name: str

@@ -1,8 +1,8 @@
-"""Parses a model's text, as it arrives, into reasoning, answer and tool calls.
+"""Parses a model's text, as it arrives, into reasoning, content and tool calls.
 
-The events do not depend on how the text was split. Text that may become a mark is held back; text that looked like a
-tool call and is none is part of the answer, unchanged. Output under a grammar (prompt/grammar.py) always parses; the
-parser does not rely on it.
+The events do not depend on how the text was split. Text that may become a marker is held back; text that looked like a
+tool call but is none becomes content, unchanged. Output under a grammar (gateway/prompt/output_grammar.py) always
+parses; the parser does not rely on it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _State = Callable[[], bool]  # consumes what it can of the buffer; False when it
 class OutputSyntax:
     """What a model's text may contain besides the answer: reasoning, and tool calls of the functions in `names`.
 
-    With `named_tool` the client chose the one call, and the finish reason after it is "stop", as OpenAI has it.
+    With `named_tool` the client named the function to call, and the finish reason is "stop", as in OpenAI's API.
     """
 
     thinking: ReasoningFormat | None

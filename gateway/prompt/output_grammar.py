@@ -1,4 +1,4 @@
-"""Writes the grammar of a whole output in llguidance's Lark dialect: reasoning, then content or tool calls.
+"""Writes the grammar of a complete output in llguidance's Lark dialect: reasoning, then content or tool calls.
 
 A GrammarFragment says what content or arguments may be; `build_output_grammar` puts fragments together. Nothing here
 compiles a grammar: edgedraft/grammar/service.py checks whether one can be served.
@@ -54,7 +54,7 @@ def json_fragment(schema: Mapping[str, Any], *, lenient: bool = False) -> Gramma
 
 
 def regex_fragment(pattern: str) -> GrammarFragment:
-    """Text that matches the pattern as a whole, in the syntax of Rust's regex crate. Raises ValueError."""
+    """Text whose entirety matches the pattern, in the syntax of Rust's regex crate. Raises ValueError."""
     return GrammarFragment(f"/{regex_to_lark(pattern)}/" if pattern else '""')
 
 

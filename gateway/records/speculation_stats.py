@@ -1,4 +1,4 @@
-"""How a generation was made: what was drafted, what was right, and what it cost the verifier.
+"""Speculation statistics of a generation: tokens drafted and accepted, and the verifier's compute time.
 
 Reported in two shapes: the root field `edgedraft` of a response, and vLLM's `metrics.speculative_decoding`, which
 outside tools read. The former separates what an agent drafted from what the verifier drafted itself; the latter counts
@@ -18,22 +18,22 @@ Mode = Literal["edge", "datacenter", "mixed"]
 
 
 class SpeculationStats:
-    """One session's account, a commit at a time."""
+    """One session's statistics, updated per commit."""
 
     def __init__(self) -> None:
         self.steps = 0
         self.seconds = 0.0
         self.drafted = 0
         self.accepted = 0
-        self.own_accepted = 0  # of the verifier's own guesses
+        self.own_accepted = 0  # of tokens that the verifier itself drafted
         self.cached = 0  # tokens of the prompt that the first verifier had computed before
         self.tokens = 0  # committed
-        self.first_seconds = 0.0  # of the first step, which has the prompt's end in it
-        self.plain_steps = 0  # later ones that had nothing to check
+        self.first_seconds = 0.0  # of the first step, which includes the end of the prefill
+        self.plain_steps = 0  # later steps without a draft
         self.plain_seconds = 0.0
-        self.agent = ""  # who drafted last, by the name that stays the same (AgentLink.identity)
+        self.agent = ""  # the agent that drafted last (AgentLink.identity)
         self.agent_owner: Owner = ("", "")
-        self.agent_seconds = 0.0  # of agents, as far as they were this session's
+        self.agent_seconds = 0.0  # agents' time that was attributed to this session
         self._nodes = 0
         self._outcomes: Counter[tuple[int, int]] = Counter()  # (depth, accepted) of each verify that had a draft
         self._commits: Counter[bool] = Counter()  # by whether an agent was paired
@@ -92,7 +92,7 @@ class SpeculationStats:
 def edgedraft_field(choices: Sequence[SpeculationStats]) -> dict[str, Any]:
     """The root field `edgedraft` of a response: one choice, or several together. verifier_seconds is compute time.
 
-    verifier_accepted counts what the verifier itself guessed right, from what the text said before.
+    verifier_accepted counts the accepted tokens that the verifier itself drafted, from earlier text.
     """
     modes: set[Mode] = {stats.mode for stats in choices}
     return {

@@ -61,7 +61,7 @@ class Gateway:
     """A running gateway, and clients of it."""
 
     url: str
-    services: State  # app.state, which has the app's parts by name
+    state: State  # app.state, which has the app's parts by name
 
     def http(self, key: str = KEY) -> httpx.AsyncClient:
         return httpx.AsyncClient(
@@ -84,7 +84,7 @@ class Gateway:
 
     @property
     def accounts(self) -> Accounts:
-        return self.services.accounts
+        return self.state.accounts
 
 
 @contextlib.asynccontextmanager
@@ -111,12 +111,12 @@ async def running_gateway(
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 14)
     server = _Server(server_config(app, MAX_AGENT_FRAME, ping_seconds, 1))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    services = app.state
+    state = app.state
     await until(lambda: server.started)
     if verifiers:
-        await until(lambda: services.metrics.verifiers._value.get() == len(verifiers))
+        await until(lambda: state.metrics.verifiers._value.get() == len(verifiers))
     try:
-        yield Gateway(f"http://127.0.0.1:{listener.getsockname()[1]}", services)
+        yield Gateway(f"http://127.0.0.1:{listener.getsockname()[1]}", state)
     finally:
         server.should_exit = True
         await serving

@@ -1,4 +1,4 @@
-"""Databases for tests: fresh ones in SQLite and on a real PostgreSQL server that the first test to want it starts."""
+"""Databases for tests: fresh ones in SQLite and on a real PostgreSQL server started by the first test that needs it."""
 
 from __future__ import annotations
 

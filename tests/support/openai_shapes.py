@@ -1,4 +1,4 @@
-"""Answers held against the openai package's own models: what it requires is there, and nothing is misnamed.
+"""Checks responses against the openai package's models: required fields exist, and no field is misnamed.
 
 The package reads leniently and fills in what is missing, so its models are made strict here: every field that a
 response carries must be one of the model's or one of this gateway's own, and each has the model's type.
@@ -15,7 +15,7 @@ from pydantic import BaseModel
 OWN = {"metrics", "edgedraft", "root", "max_model_len"}  # at the root of an answer only
 
 
-def whole_chat(document: dict[str, Any]) -> ChatCompletion:
+def complete_chat(document: dict[str, Any]) -> ChatCompletion:
     check_names(document, ChatCompletion, OWN)
     assert "usage" in document
     for choice in document["choices"]:
@@ -32,7 +32,7 @@ def chat_chunk(document: dict[str, Any]) -> ChatCompletionChunk:
 
 
 def completion(document: dict[str, Any]) -> Completion:
-    """A whole completion or a chunk of one; the package has one model for both, in which an end is never missing."""
+    """A complete completion or a chunk; the package has one model for both, which requires finish_reason."""
     check_names(document, Completion, OWN)
     choices = []
     for choice in document["choices"]:

@@ -32,18 +32,18 @@ from tests.support.waiting import until
 
 @dataclass
 class Drafting:
-    """One session as this agent has it."""
+    """The agent's state of one session."""
 
     opened: Open
     tree: DraftTree
     window: int
-    tip: int = 0  # the node where the next guess hangs
+    tip: int = 0  # the parent of the next drafted node
     wrong: set[int] = field(default_factory=set)
 
 
 @dataclass
 class ScriptedAgent:
-    """`wrong_every` makes each so-manyth guess a miss; `mute` drafts nothing."""
+    """`wrong_every` makes every n-th drafted token wrong; `mute` drafts nothing."""
 
     url: str
     key: str
@@ -94,7 +94,7 @@ class ScriptedAgent:
         )
 
     async def die(self) -> None:
-        """Gone without a word."""
+        """Disconnects abruptly."""
         self.connection.transport.abort()
         if self._task:
             await asyncio.gather(self._task, return_exceptions=True)

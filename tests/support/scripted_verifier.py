@@ -44,7 +44,10 @@ class OpenSession:
 
 @dataclass
 class ScriptedVerifier:
-    """What to do, above; what happened, below. `step` is seconds of a forward, `draft_wait` of waiting for a draft."""
+    """The first fields configure it, those from `opened` on record what happened.
+
+    `step` is seconds of a forward, `draft_wait` of waiting for a draft.
+    """
 
     step: float = 0.002
     draft_wait: float = 0.5
@@ -56,7 +59,7 @@ class ScriptedVerifier:
     refuse: str = ""  # a CLOSE_* code for every Open
     retry_after: float = 0.0
     die_at: int | None = None  # output tokens after which the process is gone
-    silent_at: int | None = None  # output tokens after which it says nothing more
+    silent_at: int | None = None  # output tokens after which it sends nothing more
     fail_at: int | None = None  # output tokens after which the session fails
     garble_at: int | None = None  # output tokens after which a commit is out of place
     fail_always: bool = False  # every session fails
@@ -89,7 +92,7 @@ class ScriptedVerifier:
         await self.stop()
 
     async def stop(self) -> None:
-        """Gone at once, as a killed process is."""
+        """Closes all connections abruptly, as when the process is killed."""
         if self._server:
             server, self._server = self._server, None
             for connection in list(self.connections):
@@ -126,7 +129,7 @@ class ScriptedVerifier:
                 self.opened.append(message)
                 if self.refuse:
                     await connection.send(
-                        encode_frame([Close(message.session, self.refuse, "as told", self.retry_after)])
+                        encode_frame([Close(message.session, self.refuse, "scripted", self.retry_after)])
                     )
                     return
                 alive = sum(1 for session in sessions.values() if session.task and not session.task.done())
@@ -177,7 +180,7 @@ class ScriptedVerifier:
                 return
             if self.fail_always or (self.fail_at is not None and done >= self.fail_at):
                 self.fail_at = None
-                await connection.send(encode_frame([Close(opened.session, "failed", "as told")]))
+                await connection.send(encode_frame([Close(opened.session, "failed", "scripted")]))
                 return
             if session.edge and (tree.surplus or not len(tree)):
                 session.fed.clear()

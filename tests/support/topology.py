@@ -1,4 +1,4 @@
-"""The whole service as processes: two gateways, a Valkey, a PostgreSQL, two verifiers and three agents.
+"""The complete service as processes: two gateways, a Valkey, a PostgreSQL, two verifiers and three agents.
 
 It is `edgedraft up`'s fleet, with a relay between each agent and its gateway, which can be cut and pointed elsewhere.
 """

@@ -88,7 +88,7 @@ def logprobs(prompt: Sequence[int], committed: Sequence[int], token: int, count:
     return TokenLogprobs(best, others, [best - i for i in range(count)])
 
 
-def whole_text(prompt: Sequence[int], sampling: Sampling, max_tokens: int) -> list[int]:
+def complete_text(prompt: Sequence[int], sampling: Sampling, max_tokens: int) -> list[int]:
     """What the model says alone, up to an EOS, that included."""
     tokens: list[int] = []
     while len(tokens) < max_tokens and (not tokens or tokens[-1] != EOS):

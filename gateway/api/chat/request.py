@@ -1,4 +1,4 @@
-"""What POST /v1/chat/completions may ask for beside the shared parameters: its messages, and how templates see them."""
+"""The parameters of POST /v1/chat/completions beside the shared ones, and messages in the shape of chat templates."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gateway.prompt.tools import MAX_TOOLS, Function, Tool, Tools, ToolUse, reso
 
 
 class ContentPart(Schema):
-    """One part of a message's content. Only text is served."""
+    """One part of a message's content. Only text is supported."""
 
     type: str
     text: str | None = None
@@ -27,14 +27,14 @@ class ContentPart(Schema):
 
 
 class CalledFunction(Schema):
-    """A call's function; `arguments` are JSON in a string, or the object itself."""
+    """The function of a tool call; `arguments` are a JSON string or an object."""
 
     name: str
     arguments: str | dict[str, Any] = "{}"
 
 
 class MessageCall(Schema):
-    """An earlier call of a tool, as a client sends it back."""
+    """An earlier tool call that the client sends back."""
 
     id: str = ""
     type: Literal["function"] = "function"
@@ -42,7 +42,7 @@ class MessageCall(Schema):
 
 
 class ChatMessage(Schema):
-    """One message; fields that only some templates know stay raw."""
+    """One message; fields that only some templates use are not validated."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[ContentPart] | None = None
@@ -55,7 +55,7 @@ class ChatMessage(Schema):
 
 
 class Prediction(Schema):
-    """What the client expects the answer to be (OpenAI's Predicted Outputs)."""
+    """The output that the client expects (OpenAI's Predicted Outputs)."""
 
     type: Literal["content"]
     content: str | list[ContentPart]
@@ -79,11 +79,11 @@ class ChatRequest(Parameters, StructuredOutputParameters):
 
     @property
     def legacy(self) -> bool:
-        """Whether calls are to be answered in the older form."""
+        """Whether tool calls are returned in the older form, `function_call`."""
         return bool(self.functions)
 
     def tool_use(self) -> ToolUse | None:
-        """What it wants of its tools. Raises ApiError 400."""
+        """Returns how the model may use the tools. Raises ApiError 400."""
         if not self.functions:
             return resolve_tool_use(self.tools or (), self.tool_choice, self.parallel_tool_calls)
         if self.tools:

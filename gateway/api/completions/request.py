@@ -1,4 +1,4 @@
-"""What POST /v1/completions may ask for beside the shared parameters: prompts as text or tokens, one or several."""
+"""The parameters of POST /v1/completions beside the shared ones: prompts as text or tokens, one or several."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gateway.http.validation import empty, read_object, refuse_unserved, validat
 from gateway.model.served_model import ServedModel
 from gateway.prompt.structured_output import StructuredOutputParameters
 
-DEFAULT_OUTPUT = 16  # tokens where the request names no limit, as OpenAI has it
+DEFAULT_OUTPUT = 16  # tokens, if the request sets no limit (OpenAI's default)
 MAX_PROMPTS = 128
 MAX_BEST_OF = 20
 
@@ -49,7 +49,7 @@ class CompletionRequest(Parameters, StructuredOutputParameters):
 
     @property
     def prompts(self) -> list[str | list[int]]:
-        """One entry a prompt."""
+        """One entry per prompt."""
         match self.prompt:
             case [int(), *_]:
                 return [self.prompt]  # type: ignore[list-item]
@@ -84,7 +84,7 @@ def parse_completion_request(body: bytes) -> CompletionRequest:
 
 
 def prompt_tokens(model: ServedModel, prompt: str | list[int], param: str = "prompt") -> list[int]:
-    """Tokens of a prompt. Raises ApiError 400 when there are none, or one is not the model's."""
+    """Returns a prompt's tokens. Raises ApiError 400 if it is empty or a token is outside the vocabulary."""
     if isinstance(prompt, str):
         tokens = model.tokenizer.encode(prompt).ids
     else:

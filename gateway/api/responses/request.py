@@ -1,7 +1,7 @@
-"""What POST /v1/responses may ask for beside the shared parameters.
+"""The parameters of POST /v1/responses beside the shared ones.
 
-Unknown parameters pass. Those that would change the answer and are not served are refused by name, and so are OpenAI's
-built-in tools: this gateway runs functions of the client's only.
+Unknown parameters are ignored. Unsupported ones that would change the output are rejected by name, and so are OpenAI's
+built-in tools: only the client's own functions can be tools.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gateway.prompt.tools import ToolUse
 
 LOGPROBS = "message.output_text.logprobs"
 
-# What `include` may name: the first is served, the second has nothing hidden to give, the others are refused.
+# What `include` may name: log-probabilities, and encrypted reasoning, which never exists here. Others are rejected.
 _INCLUDABLE = {LOGPROBS, "reasoning.encrypted_content"}
 _UNSERVED_INCLUDES = {
     "file_search_call.results",
@@ -42,14 +42,14 @@ Metadata = Annotated[
 
 
 class TextConfig(Schema):
-    """`format` is text, json_object or json_schema; verbosity is taken and changes nothing."""
+    """`format` is text, json_object or json_schema; `verbosity` is accepted and ignored."""
 
     format: dict[str, Any] | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
 class Reasoning(Schema):
-    """Taken and given back; how long a model thinks is the model's own."""
+    """Accepted and returned, without effect on how long the model reasons."""
 
     effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     summary: Literal["auto", "concise", "detailed"] | None = None
@@ -83,13 +83,13 @@ class ResponsesRequest(Parameters, StructuredOutputParameters):
         return self.max_output_tokens
 
     def tool_use(self) -> ToolUse | None:
-        """What it wants of its tools. Raises ApiError 400."""
+        """Returns how the model may use the tools. Raises ApiError 400."""
         return use_of(function_tools(self.tools or ()), self.tool_choice, self.parallel_tool_calls)
 
     def text_format(self) -> OutputFormat | None:
-        """What its answer's text has to be. Raises ApiError 400."""
-        wanted = self.output_format(chat_format(self.text and self.text.format))
-        return replace(wanted, param="text.format") if wanted and wanted.param == "response_format" else wanted
+        """Returns the required format of the output text. Raises ApiError 400."""
+        output = self.output_format(chat_format(self.text and self.text.format))
+        return replace(output, param="text.format") if output and output.param == "response_format" else output
 
     @property
     def alternatives(self) -> int:

@@ -134,8 +134,8 @@ async def test_lists_come_in_pages(database: Database) -> None:
 async def test_the_key_cache_is_bounded(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CACHE_ENTRIES", 10)
     accounts = Accounts(database)
-    for guess in range(35):
-        await accounts.find(f"ed-{guess}")
+    for candidate in range(35):
+        await accounts.find(f"ed-{candidate}")
     assert len(accounts._cache) <= 10
 
 

@@ -12,7 +12,7 @@ from websockets.exceptions import ConnectionClosed
 from edgedraft import wire
 from edgedraft.wire import Draft, WireError, encode_frame
 from gateway.agents.budget import MAX_MESSAGES, AgentBudget
-from tests.gateway.api.test_chat import user, whole
+from tests.gateway.api.test_chat import complete, user
 from tests.gateway.conftest import Gateway
 from tests.support.scripted_agent import ScriptedAgent
 from tests.support.scripted_verifier import ScriptedVerifier
@@ -48,13 +48,13 @@ async def test_messages_past_the_budget_end_the_link(
 ) -> None:
     async with gateway.agent(mute=True) as agent:
         verifier.draft_wait = 0.001
-        await whole(gateway, **BABBLE | {"max_tokens": 3})
+        await complete(gateway, **BABBLE | {"max_tokens": 3})
         _, (code, reason) = await until_closed(agent, frame)
         assert code == wire.TOO_FAST
         assert reason
         assert f"more {word} than" in reason
     async with gateway.agent():
-        assert (await whole(gateway, **BABBLE))["edgedraft"]["mode"] == "edge"
+        assert (await complete(gateway, **BABBLE))["edgedraft"]["mode"] == "edge"
 
 
 async def test_an_agent_that_drafts_as_the_window_allows_is_never_stopped(
@@ -77,7 +77,7 @@ async def test_an_agent_that_drafts_as_the_window_allows_is_never_stopped(
     monkeypatch.setattr(agent, "say", one_by_one)
     async with agent:
         for _ in range(2):
-            got = await whole(gateway, **BABBLE)
+            got = await complete(gateway, **BABBLE)
             assert got["edgedraft"]["mode"] == "edge"
         await until(lambda: len(agent.closed) == 2)
         assert agent.drafted > 4 * 64, "many times what may be saved up"

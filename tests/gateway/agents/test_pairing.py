@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edgedraft.links.settings import AGENT_ENDPOINT
-from tests.gateway.api.test_chat import chunks, user, whole
+from tests.gateway.api.test_chat import chunks, complete, user
 from tests.gateway.conftest import KEY, Gateway, running_gateway
 from tests.support.scripted_verifier import ScriptedVerifier
 from tests.support.toy_model import card
@@ -25,7 +25,7 @@ def text_of(got: dict[str, Any]) -> str:
 @pytest.fixture
 async def alone(gateway: Gateway) -> str:
     """What the verifier writes without any agent."""
-    return text_of(await whole(gateway, **BABBLE))
+    return text_of(await complete(gateway, **BABBLE))
 
 
 @pytest.mark.parametrize("wrong_every", [0, 2, 5])
@@ -33,7 +33,7 @@ async def test_an_agent_makes_it_quicker_and_changes_no_token(
     gateway: Gateway, verifier: ScriptedVerifier, alone: str, wrong_every: int
 ) -> None:
     async with gateway.agent(wrong_every=wrong_every) as agent:
-        got = await whole(gateway, **BABBLE)
+        got = await complete(gateway, **BABBLE)
         assert text_of(got) == alone
         assert got["edgedraft"]["mode"] == "edge"
         assert got["edgedraft"]["verifier_steps"] < (40 if not wrong_every else 100)
@@ -46,7 +46,7 @@ async def test_an_agent_makes_it_quicker_and_changes_no_token(
 
 async def test_the_stats_have_vllms_shape(gateway: Gateway) -> None:
     async with gateway.agent(wrong_every=4):
-        stats = (await whole(gateway, **BABBLE))["metrics"]["speculative_decoding"]
+        stats = (await complete(gateway, **BABBLE))["metrics"]["speculative_decoding"]
     histogram = stats["acceptance_histogram"]
     assert sum(histogram) == stats["num_spec_steps"] > 0
     assert sum(i * count for i, count in enumerate(histogram)) == stats["num_accepted_draft_tokens"]
@@ -59,17 +59,17 @@ async def test_nobody_elses_agent_ever_sees_a_prompt(gateway: Gateway) -> None:
     ann = await gateway.accounts.create("ann", "default", ["inference", "edge"])
     namesake = await gateway.accounts.create("default", "acme", ["inference", "edge"])
     async with gateway.agent(ann) as hers, gateway.agent(namesake) as theirs, gateway.agent(KEY) as ours:
-        assert (await whole(gateway, **BABBLE))["edgedraft"]["mode"] == "edge"
+        assert (await complete(gateway, **BABBLE))["edgedraft"]["mode"] == "edge"
         assert not hers.opened
         await ours.die()
-        await until(lambda: gateway.services.metrics.agents._value.get() == 2)
-        assert (await whole(gateway, **BABBLE))["edgedraft"]["mode"] == "datacenter"
+        await until(lambda: gateway.state.metrics.agents._value.get() == 2)
+        assert (await complete(gateway, **BABBLE))["edgedraft"]["mode"] == "datacenter"
         assert not hers.opened + theirs.opened
 
 
 async def test_a_request_can_opt_out(gateway: Gateway, verifier: ScriptedVerifier) -> None:
     async with gateway.agent() as agent:
-        got = await whole(gateway, **BABBLE, edgedraft={"edge": False})
+        got = await complete(gateway, **BABBLE, edgedraft={"edge": False})
         assert got["edgedraft"]["mode"] == "datacenter"
         assert not agent.opened
         assert not verifier.opened[0].agent
@@ -93,7 +93,7 @@ async def test_an_agent_that_attaches_late_joins_the_running_session(
     gateway: Gateway, verifier: ScriptedVerifier, alone: str
 ) -> None:
     verifier.step = 0.01
-    task = asyncio.create_task(whole(gateway, **BABBLE))
+    task = asyncio.create_task(complete(gateway, **BABBLE))
     await until(lambda: len(verifier.commits) > 130)
     for _ in range(2):
         async with gateway.agent() as agent:
@@ -111,7 +111,7 @@ async def test_an_agent_that_attaches_late_joins_the_running_session(
 async def test_a_second_agent_takes_over_at_once(gateway: Gateway, verifier: ScriptedVerifier, alone: str) -> None:
     verifier.step = 0.01
     async with gateway.agent(max_sessions=1) as first, gateway.agent(max_sessions=1) as second:
-        task = asyncio.create_task(whole(gateway, **BABBLE))
+        task = asyncio.create_task(complete(gateway, **BABBLE))
         await until(lambda: first.opened or second.opened)
         busy, idle = (first, second) if first.opened else (second, first)
         await until(lambda: len(busy.committed[1]) > 20)
@@ -128,7 +128,7 @@ async def test_a_frozen_agent_stalls_nothing(gateway: Gateway, verifier: Scripte
     async with gateway.agent() as agent:
         agent.connection.transport.pause_reading()
         async with asyncio.timeout(30):
-            assert text_of(await whole(gateway, **BABBLE)) == alone
+            assert text_of(await complete(gateway, **BABBLE)) == alone
 
 
 async def test_an_agent_too_slow_to_read_is_closed(tmp_path, verifier: ScriptedVerifier, monkeypatch) -> None:
@@ -141,22 +141,22 @@ async def test_an_agent_too_slow_to_read_is_closed(tmp_path, verifier: ScriptedV
         agent.connection.transport.pause_reading()
         huge = {"messages": user("x" * 1900), "max_tokens": 1}
         async with asyncio.timeout(10):
-            while gateway.services.metrics.agents._value.get():
-                await asyncio.gather(*(whole(gateway, **huge, n=8) for _ in range(4)))
-        assert (await whole(gateway, **BABBLE))["usage"]["completion_tokens"] == 120
+            while gateway.state.metrics.agents._value.get():
+                await asyncio.gather(*(complete(gateway, **huge, n=8) for _ in range(4)))
+        assert (await complete(gateway, **BABBLE))["usage"]["completion_tokens"] == 120
 
 
 async def test_sessions_spread_over_agents_with_free_slots(gateway: Gateway, verifier: ScriptedVerifier) -> None:
     verifier.step = 0.02
     async with gateway.agent(max_sessions=2) as first, gateway.agent(max_sessions=2) as second:
-        got = await whole(gateway, **BABBLE | {"max_tokens": 60}, n=5)
+        got = await complete(gateway, **BABBLE | {"max_tokens": 60}, n=5)
         assert len(first.opened) >= 2
         assert len(second.opened) >= 2
         # The fifth found no free slot, and got one when another session ended.
         assert len(first.opened) + len(second.opened) == 5
         assert got["edgedraft"]["mode"] == "mixed"
     async with gateway.agent() as first, gateway.agent() as second:
-        await whole(gateway, **BABBLE | {"max_tokens": 5}, n=4)
+        await complete(gateway, **BABBLE | {"max_tokens": 5}, n=4)
         assert len(first.opened) == len(second.opened) == 2
 
 

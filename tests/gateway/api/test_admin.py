@@ -150,7 +150,7 @@ async def test_a_tenants_admin_sees_its_tenant(open_gateway: Gateway) -> None:
         async with gateway.http(key) as http:
             body = {"model": "toy", "messages": user("say hello")}
             assert (await http.post("/v1/chat/completions", json=body)).status_code == 200
-    await ended(gateway.services.database, 2)
+    await ended(gateway.state.database, 2)
     _, keys = await call(gateway, "GET", "/keys", boss)
     assert {key["owner"] for key in keys["data"]} == {"ann", "boss"}
     _, usage = await call(gateway, "GET", "/usage?by=owner,day", boss)
@@ -169,7 +169,7 @@ async def test_usage(open_gateway: Gateway) -> None:
         for _ in range(3):
             body = {"model": "toy", "messages": user("say hello")}
             assert (await http.post("/v1/chat/completions", json=body)).status_code == 200
-        await ended(open_gateway.services.database, 3)
+        await ended(open_gateway.state.database, 3)
         _, recorded = await call(open_gateway, "GET", "/usage?by=day,model&from=2020-01-01")
         (line,) = recorded["data"]
         assert (recorded["currency"], line["model"], line["requests"], line["output_tokens"]) == ("USD", "toy", 3, 18)

@@ -15,7 +15,7 @@ from websockets.exceptions import InvalidStatus
 from edgedraft import wire
 from edgedraft.links.settings import AGENT_ENDPOINT
 from edgedraft.wire import Draft, Hello, Open
-from tests.gateway.api.test_chat import user, whole
+from tests.gateway.api.test_chat import complete, user
 from tests.gateway.conftest import KEY, Gateway, running_gateway
 from tests.support.scripted_agent import ScriptedAgent
 from tests.support.scripted_verifier import ScriptedVerifier
@@ -100,7 +100,7 @@ async def test_more_agents_than_allowed_are_closed(tmp_path, verifier: ScriptedV
         second = await gateway.agent().__aenter__()
         assert (await second.closing())[0] == wire.TOO_MANY
         await first.die()
-        await until(lambda: not gateway.services.metrics.agents._value.get())
+        await until(lambda: not gateway.state.metrics.agents._value.get())
         async with gateway.agent() as third:
             assert third.welcome
 
@@ -140,7 +140,7 @@ async def test_a_faulty_draft_closes_its_agent_and_disturbs_nothing_else(
     async with gateway.agent(ann) as bystander, gateway.agent(mute=True) as agent, gateway.http(ann) as http:
         hers = asyncio.create_task(http.post("/v1/chat/completions", json={"model": "toy"} | BABBLE))
         await until(lambda: bystander.opened)
-        ours = asyncio.create_task(whole(gateway, **BABBLE))
+        ours = asyncio.create_task(complete(gateway, **BABBLE))
         opened = await session_of(agent)
         faulty = [make(opened.session)]
         if fault == "more than the window":
@@ -164,9 +164,9 @@ async def test_drafts_for_a_session_that_has_ended_are_late_and_ignored(
     gateway: Gateway, slow: ScriptedVerifier
 ) -> None:
     async with gateway.agent(mute=True) as agent:
-        await whole(gateway, **BABBLE)
+        await complete(gateway, **BABBLE)
         await agent.say([draft(1, [1], [0]), draft(1, [VOCAB_SIZE], [0])])
-        got = await whole(gateway, **BABBLE)
+        got = await complete(gateway, **BABBLE)
         assert got["edgedraft"]["mode"] == "edge"
         assert agent.connection.close_code is None
 
@@ -179,7 +179,7 @@ async def test_a_second_hello_is_a_bad_frame(gateway: Gateway) -> None:
 
 async def test_a_frame_too_large_in_mid_session(gateway: Gateway, slow: ScriptedVerifier) -> None:
     async with gateway.agent(mute=True) as agent:
-        task = asyncio.create_task(whole(gateway, **BABBLE))
+        task = asyncio.create_task(complete(gateway, **BABBLE))
         await session_of(agent)
         await agent.connection.send(bytes(wire.MAX_AGENT_FRAME + 1))
         assert (await agent.closing())[0] == wire.TOO_LARGE
@@ -194,7 +194,7 @@ async def test_other_models_agents_get_no_sessions(tmp_path, verifier: ScriptedV
     ):
         assert agent.welcome
         assert agent.welcome.model == "other"
-        assert (await whole(gateway, **BABBLE))["edgedraft"]["mode"] == "datacenter"
+        assert (await complete(gateway, **BABBLE))["edgedraft"]["mode"] == "datacenter"
         assert not agent.opened
 
 

@@ -41,7 +41,7 @@ async def chunks(gateway: Gateway, **body: Any) -> list[dict[str, Any]]:
     return [json.loads(text) for text in data[:-1]]
 
 
-async def whole(gateway: Gateway, **body: Any) -> dict[str, Any]:
+async def complete(gateway: Gateway, **body: Any) -> dict[str, Any]:
     async with gateway.http() as http:
         response = await http.post("/v1/chat/completions", json={"model": "toy"} | body)
     assert response.status_code == 200, response.text
@@ -93,8 +93,8 @@ async def test_an_answer_without_text_still_has_its_role(gateway: Gateway) -> No
 
 
 async def test_a_whole_answer(gateway: Gateway) -> None:
-    got = await whole(gateway, messages=user("say hello"), max_tokens=100)
-    openai_shapes.whole_chat({k: v for k, v in got.items() if k != "headers"})
+    got = await complete(gateway, messages=user("say hello"), max_tokens=100)
+    openai_shapes.complete_chat({k: v for k, v in got.items() if k != "headers"})
     assert got["object"] == "chat.completion"
     assert got["choices"][0]["message"] == {"role": "assistant", "content": "hello", "refusal": None}
     assert got["choices"][0]["finish_reason"] == "stop"
@@ -118,17 +118,17 @@ async def test_the_openai_sdk_reads_both(gateway: Gateway) -> None:
 
 async def test_max_tokens_and_ignore_eos(gateway: Gateway) -> None:
     for limit in ({"max_tokens": 4}, {"max_completion_tokens": 4}, {"max_tokens": 9, "max_completion_tokens": 4}):
-        got = await whole(gateway, messages=user("babble"), **limit)
+        got = await complete(gateway, messages=user("babble"), **limit)
         assert got["choices"][0]["finish_reason"] == "length"
         assert got["usage"]["completion_tokens"] == 4
         assert len(got["choices"][0]["message"]["content"]) == 4
-    got = await whole(gateway, messages=user("say ab"), max_tokens=9, ignore_eos=True)
+    got = await complete(gateway, messages=user("say ab"), max_tokens=9, ignore_eos=True)
     assert got["usage"]["completion_tokens"] == 9
     assert got["choices"][0]["message"]["content"] == "ab"
 
 
 async def test_choices_differ_by_seed_and_each_can_be_had_again(gateway: Gateway, verifier: ScriptedVerifier) -> None:
-    several = await whole(gateway, messages=user("babble"), max_tokens=20, n=3, seed=-5)
+    several = await complete(gateway, messages=user("babble"), max_tokens=20, n=3, seed=-5)
     texts = [choice["message"]["content"] for choice in several["choices"]]
     assert [choice["index"] for choice in several["choices"]] == [0, 1, 2]
     assert len(set(texts)) == 3
@@ -137,14 +137,14 @@ async def test_choices_differ_by_seed_and_each_can_be_had_again(gateway: Gateway
     assert several["edgedraft"]["verifier_steps"] == 60
     for choice, text in enumerate(texts):
         seed = choice_seed(-5 % 2**63, choice)
-        again = await whole(gateway, messages=user("babble"), max_tokens=20, seed=seed)
+        again = await complete(gateway, messages=user("babble"), max_tokens=20, seed=seed)
         assert again["choices"][0]["message"]["content"] == text
     assert verifier.opened[0].sampling == Sampling(seed=-5 % 2**63)
 
 
 async def test_streamed_choices_are_told_apart(gateway: Gateway) -> None:
     got = await chunks(gateway, messages=user("babble"), max_tokens=10, n=3, seed=1, stream_options=USAGE)
-    answer = await whole(gateway, messages=user("babble"), max_tokens=10, n=3, seed=1)
+    answer = await complete(gateway, messages=user("babble"), max_tokens=10, n=3, seed=1)
     texts, roles, ends = ["", "", ""], [0, 0, 0], [0, 0, 0]
     for chunk in got[:-1]:
         (choice,) = chunk["choices"]
@@ -158,19 +158,19 @@ async def test_streamed_choices_are_told_apart(gateway: Gateway) -> None:
 
 
 async def test_without_a_seed_answers_differ_and_at_temperature_0_they_do_not(gateway: Gateway) -> None:
-    texts = [await whole(gateway, messages=user("babble"), max_tokens=20) for _ in range(3)]
+    texts = [await complete(gateway, messages=user("babble"), max_tokens=20) for _ in range(3)]
     assert len({got["choices"][0]["message"]["content"] for got in texts}) == 3
-    texts = [await whole(gateway, messages=user("babble"), max_tokens=20, temperature=0) for _ in range(3)]
+    texts = [await complete(gateway, messages=user("babble"), max_tokens=20, temperature=0) for _ in range(3)]
     assert len({got["choices"][0]["message"]["content"] for got in texts}) == 1
 
 
 async def test_sampling_parameters_reach_the_verifier(gateway: Gateway, verifier: ScriptedVerifier) -> None:
-    await whole(gateway, messages=user("say a"), temperature=0.5, top_p=0.9, top_k=40, min_p=0.05, seed=7)
-    await whole(gateway, messages=user("say a"), top_p=0, top_k=-1, seed=7)
+    await complete(gateway, messages=user("say a"), temperature=0.5, top_p=0.9, top_k=40, min_p=0.05, seed=7)
+    await complete(gateway, messages=user("say a"), top_p=0, top_k=-1, seed=7)
     assert verifier.opened[0].sampling == Sampling(0.5, 40, 0.9, 0.05, 7)
     assert verifier.opened[0].eos == (toy_model.EOS,)
     assert verifier.opened[1].sampling == Sampling(1.0, 0, 1e-9, 0.0, 7)
-    await whole(gateway, messages=user("say a"), temperature=1e-300, seed=7)
+    await complete(gateway, messages=user("say a"), temperature=1e-300, seed=7)
     assert verifier.opened[2].sampling == Sampling(0.0, seed=7)
 
 
@@ -186,7 +186,7 @@ async def test_a_stop_string_over_token_borders_cuts_text_and_usage(gateway: Gat
 
 async def check_stop(gateway: Gateway, stop: Any) -> None:
     messages = user("say one two three four five six seven eight nine ten")
-    got = await whole(gateway, messages=messages, stop=stop)
+    got = await complete(gateway, messages=messages, stop=stop)
     assert got["choices"][0]["message"]["content"] == "one two "
     assert got["choices"][0]["finish_reason"] == "stop"
     assert got["usage"]["completion_tokens"] == len("one two three f")
@@ -196,14 +196,14 @@ async def check_stop(gateway: Gateway, stop: Any) -> None:
 
 
 async def test_a_stop_ends_the_session_at_the_verifier(gateway: Gateway, verifier: ScriptedVerifier) -> None:
-    await whole(gateway, messages=user("say one. two. three. four. five."), stop=".")
+    await complete(gateway, messages=user("say one. two. three. four. five."), stop=".")
     assert verifier.cancelled == [1]
-    await whole(gateway, messages=user("say one"))
+    await complete(gateway, messages=user("say one"))
     assert verifier.cancelled == [1]
 
 
 async def test_what_only_looks_like_a_stop_is_sent_after_all(gateway: Gateway) -> None:
-    got = await whole(gateway, messages=user("say thre thr th three"), stop="threes")
+    got = await complete(gateway, messages=user("say thre thr th three"), stop="threes")
     assert got["choices"][0]["message"]["content"] == "thre thr th three"
 
 
@@ -213,7 +213,7 @@ async def test_characters_are_never_split(gateway: Gateway) -> None:
     pieces = [chunk["choices"][0]["delta"].get("content", "") for chunk in got]
     assert "".join(pieces) == text
     assert not any("\ufffd" in piece for piece in pieces)
-    cut = await whole(gateway, messages=user("say 漢字"), max_tokens=4)
+    cut = await complete(gateway, messages=user("say 漢字"), max_tokens=4)
     assert cut["choices"][0]["message"]["content"] == "漢"
     assert cut["usage"]["completion_tokens"] == 4
 
@@ -226,7 +226,7 @@ async def test_messages_reach_the_template_as_it_wants_them(gateway: Gateway, ve
         {"role": "function", "name": "f", "content": "4"},
         {"role": "system", "content": "be kind"},
     ]
-    await whole(gateway, messages=messages, max_tokens=1)
+    await complete(gateway, messages=messages, max_tokens=1)
     assert verifier.opened[0].prompt == toy_model.chat_prompt(
         ("system", "be brief\n\nbe kind"),
         ("user", "say a"),
@@ -269,7 +269,7 @@ async def test_without_a_verifier_it_is_alive_but_not_ready(tmp_path) -> None:
 
 async def test_metrics_have_our_names_and_those_that_tools_read(gateway: Gateway) -> None:
     async with gateway.agent(), gateway.http() as http:
-        got = await whole(gateway, messages=user("say one two three four five"))
+        got = await complete(gateway, messages=user("say one two three four five"))
         text = (await http.get("/metrics")).text
     values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     spec = got["metrics"]["speculative_decoding"]

@@ -23,7 +23,7 @@ def ids(text: str) -> list[int]:
     return toy_model.TOKENIZER.encode(text, add_special_tokens=False).ids
 
 
-async def whole(gateway: Gateway, **body: Any) -> dict[str, Any]:
+async def complete(gateway: Gateway, **body: Any) -> dict[str, Any]:
     async with gateway.http() as http:
         response = await http.post(PATH, json={"model": "toy"} | body)
     assert response.status_code == 200, response.text
@@ -49,7 +49,7 @@ async def refused(gateway: Gateway, path: str = PATH, **body: Any) -> dict[str, 
 
 async def test_a_prompt_as_text_and_as_tokens(gateway: Gateway, verifier: ScriptedVerifier) -> None:
     for prompt in ("say hello", ids("say hello")):
-        got = await whole(gateway, prompt=prompt)
+        got = await complete(gateway, prompt=prompt)
         (choice,) = got["choices"]
         assert (choice["text"], choice["finish_reason"], choice["logprobs"]) == ("hello", "stop", None)
         assert got["object"] == "text_completion"
@@ -62,7 +62,7 @@ async def test_a_prompt_as_text_and_as_tokens(gateway: Gateway, verifier: Script
 @pytest.mark.parametrize("as_tokens", [False, True])
 async def test_several_prompts_have_their_choices_in_order(gateway: Gateway, as_tokens: bool) -> None:
     prompts = ["say one", "say two", "babble"]
-    got = await whole(gateway, prompt=[ids(p) for p in prompts] if as_tokens else prompts, n=2, seed=4, max_tokens=5)
+    got = await complete(gateway, prompt=[ids(p) for p in prompts] if as_tokens else prompts, n=2, seed=4, max_tokens=5)
     assert [choice["index"] for choice in got["choices"]] == list(range(6))
     texts = [choice["text"] for choice in got["choices"]]
     assert texts[:4] == ["one", "one", "two", "two"]
@@ -70,19 +70,19 @@ async def test_several_prompts_have_their_choices_in_order(gateway: Gateway, as_
     assert got["usage"]["prompt_tokens"] == 7 + 7 + 6
     assert got["usage"]["completion_tokens"] == 4 * 4 + 2 * 5
     assert got["metrics"]["speculative_decoding"] is None
-    alone = await whole(gateway, prompt="babble", n=2, seed=4, max_tokens=5)
+    alone = await complete(gateway, prompt="babble", n=2, seed=4, max_tokens=5)
     assert [choice["text"] for choice in alone["choices"]] == texts[4:], "company changes nothing"
 
 
 async def test_a_limit_that_is_not_named_is_sixteen(gateway: Gateway) -> None:
-    got = await whole(gateway, prompt="babble")
+    got = await complete(gateway, prompt="babble")
     assert got["usage"]["completion_tokens"] == 16
     assert got["choices"][0]["finish_reason"] == "length"
 
 
 async def test_echo(gateway: Gateway) -> None:
     for prompt in ("say héllo", ids("say héllo")):
-        got = await whole(gateway, prompt=prompt, echo=True)
+        got = await complete(gateway, prompt=prompt, echo=True)
         assert got["choices"][0]["text"] == "say héllohéllo"
         assert got["usage"]["completion_tokens"] == 7
     got = await chunks(gateway, prompt=["say one", "say "], echo=True)
@@ -102,11 +102,11 @@ async def test_best_of_keeps_what_the_target_finds_most_probable(gateway: Gatewa
 
 
 async def check_best_of(gateway: Gateway) -> None:
-    got = await whole(gateway, prompt="babble", n=2, best_of=5, seed=9, max_tokens=8)
+    got = await complete(gateway, prompt="babble", n=2, best_of=5, seed=9, max_tokens=8)
     means = {}
     prompt = ids("babble")
     for candidate in range(5):
-        tokens = toy_model.whole_text(prompt, Sampling(seed=choice_seed(9, candidate)), 8)
+        tokens = toy_model.complete_text(prompt, Sampling(seed=choice_seed(9, candidate)), 8)
         values = [toy_model.logprobs(prompt, tokens[:i], tokens[i], 0).logprob for i in range(8)]
         means[toy_model.TOKENIZER.decode(tokens)] = sum(values) / 8
     best = sorted(means, key=lambda text: means[text], reverse=True)[:2]
@@ -121,16 +121,16 @@ async def test_logprobs_in_lists(gateway: Gateway, edge: bool) -> None:
     body = {"prompt": "say naïve 😀", "logprobs": 2}
     if edge:
         async with gateway.agent():
-            got, streamed = await whole(gateway, **body), await chunks(gateway, **body)
+            got, streamed = await complete(gateway, **body), await chunks(gateway, **body)
     else:
-        got, streamed = await whole(gateway, **body), await chunks(gateway, **body)
+        got, streamed = await complete(gateway, **body), await chunks(gateway, **body)
     logprobs = got["choices"][0]["logprobs"]
     assert logprobs["tokens"][:5] == ["n", "a", "bytes:\\xc3", "bytes:\\xaf", "v"]
     assert logprobs["text_offset"] == [0, 1, 2, 2, 3, 4, 5, 6, 6, 6, 6]
     tokens = ids("naïve 😀")
-    wanted = [toy_model.logprobs(ids(body["prompt"]), tokens[:i], tokens[i], 2) for i in range(len(tokens))]
-    assert logprobs["token_logprobs"] == [entry.logprob for entry in wanted]
-    assert [list(top.values()) for top in logprobs["top_logprobs"]] == [entry.logprobs for entry in wanted]
+    expected = [toy_model.logprobs(ids(body["prompt"]), tokens[:i], tokens[i], 2) for i in range(len(tokens))]
+    assert logprobs["token_logprobs"] == [entry.logprob for entry in expected]
+    assert [list(top.values()) for top in logprobs["top_logprobs"]] == [entry.logprobs for entry in expected]
     assert [next(iter(top)) for top in logprobs["top_logprobs"]] == logprobs["tokens"]
     joined: dict[str, list[Any]] = {name: [] for name in logprobs}
     for chunk in streamed[:-1]:
@@ -140,7 +140,7 @@ async def test_logprobs_in_lists(gateway: Gateway, edge: bool) -> None:
 
 
 async def test_logprobs_of_zero_have_no_alternatives(gateway: Gateway) -> None:
-    got = await whole(gateway, prompt="say ab", logprobs=0)
+    got = await complete(gateway, prompt="say ab", logprobs=0)
     assert got["choices"][0]["logprobs"]["tokens"] == ["a", "b"]
     assert got["choices"][0]["logprobs"]["top_logprobs"] is None
 
@@ -203,13 +203,13 @@ async def test_more_texts_than_a_key_may_have_at_once_are_a_429(tmp_path, verifi
         response = await http.post(PATH, json={"model": "toy", "prompt": ["a", "b"], "n": 2})
         assert response.status_code == 429
         assert (await http.post(PATH, json={"model": "toy", "prompt": ["a", "b", "c"]})).status_code == 200
-        assert not gateway.services.admission._running
+        assert not gateway.state.admission._running
 
 
 async def test_a_long_list_of_prompts_is_worked_off_in_order(gateway: Gateway, verifier: ScriptedVerifier) -> None:
     prompts = [f"say {i}" for i in range(128)]
     assert len(prompts) > verifier.max_sessions
-    got = await whole(gateway, prompt=prompts)
+    got = await complete(gateway, prompt=prompts)
     assert [choice["text"] for choice in got["choices"]] == [str(i) for i in range(128)]
 
 

@@ -10,7 +10,7 @@ from openai.types.chat.completion_create_params import CompletionCreateParamsBas
 
 from edgedraft.wire import Sampling
 from gateway.api.chat.request import ChatRequest
-from tests.gateway.api.test_chat import USAGE, chunks, user, whole
+from tests.gateway.api.test_chat import USAGE, chunks, complete, user
 from tests.gateway.conftest import Gateway
 from tests.gateway.http.test_bad_requests import CHAT, error_of, post
 from tests.support import openai_shapes, toy_model
@@ -29,7 +29,7 @@ async def maybe_agent(gateway: Gateway, edge: bool):
 
 
 async def test_penalties_and_bias_reach_the_verifier(gateway: Gateway, verifier: ScriptedVerifier) -> None:
-    await whole(
+    await complete(
         gateway,
         messages=user("say a"),
         seed=7,
@@ -60,10 +60,10 @@ async def test_penalties_and_bias_reach_the_verifier(gateway: Gateway, verifier:
 )
 async def test_an_agent_changes_no_answer(gateway: Gateway, change: dict[str, Any]) -> None:
     body = {"messages": user("babble"), "max_tokens": 40, "seed": 3} | change
-    alone = await whole(gateway, **body)
+    alone = await complete(gateway, **body)
     assert alone["edgedraft"]["mode"] == "datacenter"
     async with gateway.agent(wrong_every=5) as agent:
-        edge = await whole(gateway, **body)
+        edge = await complete(gateway, **body)
         assert agent.opened
     assert edge["choices"] == alone["choices"]
     assert edge["usage"] == alone["usage"]
@@ -128,25 +128,25 @@ async def test_every_parameter_of_openai_is_served_refused_or_known_to_change_no
         assert error_of(response)["param"] == name
         refused.add(name)
     assert known == refused | set(IGNORED) & known
-    plain = await whole(gateway, messages=user("say a"))
-    assert (await whole(gateway, messages=user("say a"), **IGNORED))["choices"] == plain["choices"]
+    plain = await complete(gateway, messages=user("say a"))
+    assert (await complete(gateway, messages=user("say a"), **IGNORED))["choices"] == plain["choices"]
 
 
 async def test_service_tier_is_told_where_it_was_asked_for(gateway: Gateway) -> None:
-    got = await whole(gateway, messages=user("say a"), service_tier="flex")
+    got = await complete(gateway, messages=user("say a"), service_tier="flex")
     assert got["service_tier"] == "default"
     for chunk in await chunks(gateway, messages=user("say a"), service_tier="auto"):
         assert chunk["service_tier"] == "default"
-    assert "service_tier" not in await whole(gateway, messages=user("say a"))
+    assert "service_tier" not in await complete(gateway, messages=user("say a"))
 
 
 @pytest.mark.parametrize("edge", [False, True])
 async def test_logprobs_are_the_verifiers_token_by_token(gateway: Gateway, edge: bool) -> None:
     async with maybe_agent(gateway, edge):
-        got = await whole(gateway, messages=user("say naïve 😀"), logprobs=True, top_logprobs=2)
+        got = await complete(gateway, messages=user("say naïve 😀"), logprobs=True, top_logprobs=2)
     headers = got.pop("headers")
     assert headers["x-edgedraft-mode"] == ("edge" if edge else "datacenter")
-    openai_shapes.whole_chat(got)
+    openai_shapes.complete_chat(got)
     (choice,) = got["choices"]
     assert choice["logprobs"]["refusal"] is None
     entries = choice["logprobs"]["content"]
@@ -155,16 +155,16 @@ async def test_logprobs_are_the_verifiers_token_by_token(gateway: Gateway, edge:
     assert len(entries) == got["usage"]["completion_tokens"] - 1, "the end of the answer is no part of it"
     tokens = toy_model.TOKENIZER.encode("naïve 😀", add_special_tokens=False).ids
     for place, entry in enumerate(entries):
-        wanted = toy_model.logprobs(toy_model.chat_prompt(("user", "say naïve 😀")), tokens[:place], tokens[place], 2)
-        assert entry["logprob"] == wanted.logprob
-        assert [top["logprob"] for top in entry["top_logprobs"]] == wanted.logprobs
+        expected = toy_model.logprobs(toy_model.chat_prompt(("user", "say naïve 😀")), tokens[:place], tokens[place], 2)
+        assert entry["logprob"] == expected.logprob
+        assert [top["logprob"] for top in entry["top_logprobs"]] == expected.logprobs
         assert entry["top_logprobs"][0]["bytes"] == entry["bytes"]
 
 
 async def test_logprobs_without_alternatives(gateway: Gateway) -> None:
-    got = await whole(gateway, messages=user("say ab"), logprobs=True)
+    got = await complete(gateway, messages=user("say ab"), logprobs=True)
     assert [entry["top_logprobs"] for entry in got["choices"][0]["logprobs"]["content"]] == [[], []]
-    got = await whole(gateway, messages=user("say ab"), logprobs=False)
+    got = await complete(gateway, messages=user("say ab"), logprobs=False)
     assert got["choices"][0]["logprobs"] is None
 
 
@@ -173,7 +173,7 @@ async def test_logprobs_without_alternatives(gateway: Gateway) -> None:
 async def test_streamed_logprobs_are_those_of_the_whole_answer(gateway: Gateway, edge: bool, stop: str | None) -> None:
     body = {"messages": user("say one 漢字 three f 😀 end"), "logprobs": True, "top_logprobs": 1, "stop": stop}
     async with maybe_agent(gateway, edge):
-        answer = await whole(gateway, **body)
+        answer = await complete(gateway, **body)
         streamed = await chunks(gateway, **body, stream_options=USAGE)
     for chunk in streamed:
         openai_shapes.chat_chunk(chunk)
@@ -189,7 +189,7 @@ async def test_streamed_logprobs_are_those_of_the_whole_answer(gateway: Gateway,
 
 async def test_logprobs_of_a_character_that_was_cut_off(gateway: Gateway) -> None:
     body = {"messages": user("say 漢"), "logprobs": True, "max_tokens": 2}
-    got = await whole(gateway, **body)
+    got = await complete(gateway, **body)
     assert got["choices"][0]["message"]["content"] == ""
     assert [entry["bytes"] for entry in got["choices"][0]["logprobs"]["content"]] == [[0xE6], [0xBC]]
     first, finish = await chunks(gateway, **body)
@@ -200,11 +200,11 @@ async def test_logprobs_of_a_character_that_was_cut_off(gateway: Gateway) -> Non
 
 async def test_a_prediction_reaches_the_verifier_in_tokens(gateway: Gateway, verifier: ScriptedVerifier) -> None:
     for content in ("naïve text", [{"type": "text", "text": "naïve"}, {"type": "text", "text": " text"}]):
-        await whole(gateway, messages=user("say a"), prediction={"type": "content", "content": content})
-    wanted = toy_model.TOKENIZER.encode("naïve text", add_special_tokens=False).ids
-    assert [opened.prediction for opened in verifier.opened] == [wanted, wanted]
+        await complete(gateway, messages=user("say a"), prediction={"type": "content", "content": content})
+    expected = toy_model.TOKENIZER.encode("naïve text", add_special_tokens=False).ids
+    assert [opened.prediction for opened in verifier.opened] == [expected, expected]
     prediction = {"type": "content", "content": "x" * 10_000}
-    await whole(gateway, messages=user("say a"), prediction=prediction)
+    await complete(gateway, messages=user("say a"), prediction=prediction)
     assert len(verifier.opened[2].prediction) == 2048, "no longer than the context"
 
 
@@ -216,7 +216,7 @@ async def test_usage_tells_what_became_of_a_prediction(gateway: Gateway, stream:
         if stream:
             usage = (await chunks(gateway, **body, stream_options=USAGE))[-1]["usage"]
         else:
-            usage = (await whole(gateway, **body))["usage"]
+            usage = (await complete(gateway, **body))["usage"]
         details = usage["completion_tokens_details"]
         assert details["accepted_prediction_tokens"] == accepted
         assert details["rejected_prediction_tokens"] == len(predicted) - accepted
@@ -224,7 +224,7 @@ async def test_usage_tells_what_became_of_a_prediction(gateway: Gateway, stream:
 
 
 async def test_logprobs_are_asked_of_the_verifier_only_on_request(gateway: Gateway, verifier: ScriptedVerifier) -> None:
-    await whole(gateway, messages=user("say a"))
-    await whole(gateway, messages=user("say a"), logprobs=True)
-    await whole(gateway, messages=user("say a"), logprobs=True, top_logprobs=20)
+    await complete(gateway, messages=user("say a"))
+    await complete(gateway, messages=user("say a"), logprobs=True)
+    await complete(gateway, messages=user("say a"), logprobs=True, top_logprobs=20)
     assert [opened.logprobs for opened in verifier.opened] == [-1, 0, 20]

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.gateway.api.test_chat import user, whole
+from tests.gateway.api.test_chat import complete, user
 from tests.gateway.conftest import Gateway
 from tests.support.scripted_verifier import ScriptedVerifier
 from tests.support.waiting import until
@@ -33,8 +33,8 @@ async def test_a_disconnect_cancels_everywhere(
         made = len(verifier.commits)
         await asyncio.sleep(0.1)
         assert len(verifier.commits) == made < 1000
-        assert gateway.services.metrics.sessions._value.get() == 0
-        assert not gateway.services.admission._running
+        assert gateway.state.metrics.sessions._value.get() == 0
+        assert not gateway.state.admission._running
 
 
 async def read_for_ever(gateway: Gateway, body: dict[str, Any]) -> None:
@@ -54,9 +54,9 @@ async def test_a_disconnect_before_the_first_token(gateway: Gateway, verifier: S
 
 async def test_others_do_not_notice(gateway: Gateway, verifier: ScriptedVerifier) -> None:
     short = {"messages": user("babble"), "max_tokens": 60, "seed": 5}
-    alone = await whole(gateway, **short)
+    alone = await complete(gateway, **short)
     tasks = [asyncio.create_task(read_for_ever(gateway, LONG | {"stream": True})) for _ in range(3)]
-    ours = asyncio.create_task(whole(gateway, **short))
+    ours = asyncio.create_task(complete(gateway, **short))
     await until(lambda: len(verifier.opened) == 5)
     for task in tasks:
         task.cancel()
@@ -70,5 +70,5 @@ async def test_a_client_that_does_not_read_holds_up_nobody(gateway: Gateway, ver
         http.stream("POST", "/v1/chat/completions", json=LONG | {"stream": True}) as response,
     ):
         assert response.status_code == 200
-        assert (await whole(gateway, messages=user("babble"), max_tokens=20))["usage"]["completion_tokens"] == 20
+        assert (await complete(gateway, messages=user("babble"), max_tokens=20))["usage"]["completion_tokens"] == 20
         await until(lambda: len(verifier.commits) > 1500, seconds=30)

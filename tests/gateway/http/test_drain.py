@@ -13,7 +13,7 @@ from websockets.exceptions import InvalidStatus
 
 from edgedraft import wire
 from gateway.agents.link import AgentLink
-from tests.gateway.api.test_chat import chunks, user, whole
+from tests.gateway.api.test_chat import chunks, complete, user
 from tests.gateway.conftest import Gateway, running_gateway
 from tests.support.scripted_verifier import ScriptedVerifier
 from tests.support.waiting import until
@@ -27,13 +27,13 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_streams_are_finished_and_new_work_is_refused(gateway: Gateway, verifier: ScriptedVerifier) -> None:
-    alone = (await whole(gateway, **BABBLE))["choices"][0]["message"]["content"]
+    alone = (await complete(gateway, **BABBLE))["choices"][0]["message"]["content"]
     verifier.step = 0.01
     async with gateway.agent() as agent, gateway.http() as http:
         stream = asyncio.create_task(chunks(gateway, **BABBLE))
         awaited = asyncio.create_task(http.post("/v1/chat/completions", json={"model": "toy"} | BABBLE))
         await until(lambda: len(agent.opened) == 2 and all(len(c) > 1 for c in agent.committed.values()))
-        draining = asyncio.create_task(gateway.services.drain.run())
+        draining = asyncio.create_task(gateway.state.drain.run())
         assert await agent.closing() == (wire.MOVE, "this gateway is going; attach again, another one answers")
         assert (await http.get("/readyz")).status_code == 503
         assert (await http.get("/healthz")).status_code == 200
@@ -64,7 +64,7 @@ async def test_it_ends_with_the_grace_at_the_latest(tmp_path: Path) -> None:
         task = asyncio.create_task(chunks(gateway, **BABBLE))
         await until(lambda: verifier.opened)
         began = time.monotonic()
-        await gateway.services.drain.run()
+        await gateway.state.drain.run()
         assert 0.2 <= time.monotonic() - began < 4
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -81,7 +81,7 @@ async def test_agents_go_one_after_the_other(gateway: Gateway, monkeypatch: pyte
 
     monkeypatch.setattr(AgentLink, "request_move", timed)
     async with gateway.agent() as first, gateway.agent() as second, gateway.agent() as third:
-        draining = asyncio.create_task(gateway.services.drain.run())
+        draining = asyncio.create_task(gateway.state.drain.run())
         for agent in (first, second, third):
             assert (await agent.closing())[0] == wire.MOVE
         await draining

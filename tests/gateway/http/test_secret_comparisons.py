@@ -1,4 +1,4 @@
-"""Secrets are compared in a time that tells nothing of where a guess is wrong."""
+"""Secrets are compared in a time that tells nothing of where a candidate is wrong."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ async def test_the_static_key_by_its_digest(
     database: Database, compared: list[tuple[str | bytes, str | bytes]]
 ) -> None:
     accounts = Accounts(database, KEY)
-    for guess in (KEY, KEY[:-1], "x", "ed-" + "é"):
+    for candidate in (KEY, KEY[:-1], "x", "ed-" + "é"):
         compared.clear()
-        assert bool(await accounts.find(guess)) == (guess == KEY)
+        assert bool(await accounts.find(candidate)) == (candidate == KEY)
         assert [len(side) for side in compared[0]] == [64, 64]
 
 

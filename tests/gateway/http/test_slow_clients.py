@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.gateway.api.test_chat import user, whole
+from tests.gateway.api.test_chat import complete, user
 from tests.gateway.conftest import KEY, Gateway, running_gateway
 from tests.support.scripted_verifier import ScriptedVerifier
 from tests.support.waiting import until
@@ -60,7 +60,7 @@ async def test_a_head_that_does_not_end_costs_its_connection(
     dripping = asyncio.create_task(drip())
     assert await cut(reader) == b""
     dripping.cancel()
-    assert (await whole(gateway, messages=user("say hi")))["choices"][0]["message"]["content"] == "hi"
+    assert (await complete(gateway, messages=user("say hi")))["choices"][0]["message"]["content"] == "hi"
 
 
 async def test_so_does_a_second_head_on_a_connection_that_is_kept(
@@ -81,7 +81,7 @@ async def test_a_generation_may_take_longer_than_any_of_them(
     monkeypatch.setattr("edgedraft.serving.slow_clients.HEAD_SECONDS", 0.2)
     monkeypatch.setattr("gateway.http.body.BODY_SECONDS", 0.2)
     verifier.step = 0.15
-    assert (await whole(gateway, messages=user("babble"), max_tokens=5))["usage"]["completion_tokens"] == 5
+    assert (await complete(gateway, messages=user("babble"), max_tokens=5))["usage"]["completion_tokens"] == 5
 
 
 async def test_a_body_that_does_not_end_is_a_408(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +92,7 @@ async def test_a_body_that_does_not_end_is_a_408(gateway: Gateway, monkeypatch: 
     answer = await cut(reader)
     assert answer.startswith(b"HTTP/1.1 408")
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "request_timeout"
-    assert not gateway.services.admission._running
+    assert not gateway.state.admission._running
 
 
 @pytest.mark.parametrize("key", [b"", b"authorization: Bearer ed-wrong\r\n"])
@@ -114,9 +114,9 @@ async def test_a_stream_that_nobody_reads_ends_its_generation(
         endless = CHAT | {"messages": user("babble"), "stream": True, "max_tokens": 1900, "n": 4}
         writer.write(request(json.dumps(endless).encode()))
         try:
-            await until(lambda: gateway.services.metrics.sessions._value.get() > 0)
-            await until(lambda: gateway.services.metrics.sessions._value.get() == 0, seconds=20)
-            await until(lambda: not gateway.services.admission._running)
+            await until(lambda: gateway.state.metrics.sessions._value.get() > 0)
+            await until(lambda: gateway.state.metrics.sessions._value.get() == 0, seconds=20)
+            await until(lambda: not gateway.state.admission._running)
         finally:
             writer.transport.abort()
         await until(lambda: bool(verifier.cancelled))  # by the client's silence, not by its last token
@@ -126,6 +126,6 @@ async def test_an_agent_that_stops_in_mid_frame_is_gone_with_its_pings(
     tmp_path: Path, verifier: ScriptedVerifier
 ) -> None:
     async with running_gateway(tmp_path, verifier, ping_seconds=0.2) as gateway, gateway.agent() as agent:
-        assert gateway.services.agents.attached()
+        assert gateway.state.agents.attached()
         agent.connection.transport.write(b"\x82\xfe\xff\xff\0\0\0\0" + bytes(1000))  # of 65,535 bytes
-        await until(lambda: not gateway.services.agents.attached(), seconds=10)
+        await until(lambda: not gateway.state.agents.attached(), seconds=10)

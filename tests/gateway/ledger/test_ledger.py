@@ -70,7 +70,7 @@ async def test_a_request_is_one_row(serving: Gateway, verifier: ScriptedVerifier
     key = await serving.accounts.create("ann", "acme", ["inference"])
     response = await ask(serving, key, stream=True, n=2)
     assert response.text.endswith("data: [DONE]\n\n")
-    (row,) = await ended(serving.services.database)
+    (row,) = await ended(serving.state.database)
     (record,) = await serving.accounts.list()
     recorded = (
         row.key_id,
@@ -97,7 +97,7 @@ async def test_tokens_of_an_agent_are_recorded_and_credited(gateway: Gateway) ->
     key = await gateway.accounts.create("ann", "acme", ["inference", "edge"])
     async with gateway.agent(key):
         body = (await ask(gateway, key, messages=user("babble"), max_tokens=40, seed=1)).json()
-    (row,) = await ended(gateway.services.database)
+    (row,) = await ended(gateway.state.database)
     made = body["edgedraft"]
     assert (row.mode, row.drafted, row.accepted) == (made["mode"], made["drafted"], made["accepted"])
     assert row.accepted > 0
@@ -116,7 +116,7 @@ async def test_the_row_is_there_before_the_first_token(serving: Gateway) -> None
         http.stream("POST", "/v1/chat/completions", json=BABBLE | {"stream": True}) as response,
     ):
         await anext(response.aiter_lines())
-        (row,) = await rows(serving.services.database)
+        (row,) = await rows(serving.state.database)
         assert (row.outcome, row.ended, row.output_tokens) == ("running", None, None)
         assert row.prompt_tokens > 0
 
@@ -129,7 +129,7 @@ async def test_a_disconnected_client_pays_for_tokens_so_far(
     with contextlib.suppress(httpx.ReadTimeout, TimeoutError):
         async with asyncio.timeout(0.7):
             await ask(gateway, **BABBLE, stream=stream)
-    (row,) = await ended(gateway.services.database)
+    (row,) = await ended(gateway.state.database)
     assert row.outcome == "cancelled"
     assert 0 < row.output_tokens < 1500
     assert row.verifier_cost > 0
@@ -145,7 +145,7 @@ async def test_a_verifier_that_fails(tmp_path: Path) -> None:
         verifier.silent_at = 3
         response = await ask(gateway, **BABBLE, stream=True)
         assert "verifier_unavailable" in response.text
-        refused, failed = await ended(gateway.services.database, 2)
+        refused, failed = await ended(gateway.state.database, 2)
     assert (refused.outcome, refused.output_tokens, refused.verifier_cost) == ("refused", 0, 0)
     assert (failed.outcome, failed.output_tokens) == ("failed", 3)
 
@@ -154,14 +154,14 @@ async def test_a_rejected_request_has_no_row(gateway: Gateway) -> None:
     wrong: list[dict[str, Any]] = [{"model": "other"}, {"max_tokens": 0}, {"messages": []}]
     for body in wrong:
         assert (await ask(gateway, **body)).status_code in (400, 404)
-    assert await rows(gateway.services.database) == []
+    assert await rows(gateway.state.database) == []
 
 
 async def test_without_its_database_the_gateway_starts_no_request(
     impatient: None, gateway: Gateway, verifier: ScriptedVerifier
 ) -> None:
     """A real lock: another connection holds the database for longer than writers wait."""
-    async with gateway.services.database.begin() as connection:
+    async with gateway.state.database.begin() as connection:
         await connection.execute(text("UPDATE tenants SET title = title"))
         response = await ask(gateway)
         assert response.status_code == 503
@@ -172,14 +172,14 @@ async def test_without_its_database_the_gateway_starts_no_request(
         if (await ask(gateway)).status_code == 200:
             break
         await asyncio.sleep(0.1)
-    (row,) = await ended(gateway.services.database)
+    (row,) = await ended(gateway.state.database)
     assert row.outcome == "finished"
 
 
 async def test_an_end_is_written_when_the_database_is_back(
     impatient: None, gateway: Gateway, caplog: pytest.LogCaptureFixture
 ) -> None:
-    database = gateway.services.database
+    database = gateway.state.database
     async with gateway.http() as http:
         body = BABBLE | {"stream": True, "max_tokens": 60}
         async with http.stream("POST", "/v1/chat/completions", json=body) as response:

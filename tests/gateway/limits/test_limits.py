@@ -128,5 +128,5 @@ async def test_a_request_rejected_by_full_verifiers_costs_nothing(tmp_path: Path
             assert refused.headers["retry-after"] == "3"
             later = await ask(http, model="other")
         assert later.headers["x-ratelimit-remaining-tokens"] == "1000", "its tokens are given back"
-        (entry,) = await ended(gateway.services.database)
+        (entry,) = await ended(gateway.state.database)
         assert (entry.output_tokens, entry.verifier_ns, entry.verifier_cost) == (0, 0, 0)

@@ -42,7 +42,7 @@ def _vocabulary() -> tuple[dict[str, int], LLTokenizer]:
 
 
 def passes(grammar: str, text: str, marks: bool = False) -> bool:
-    """Whether the whole text may be the output; with `marks`, these are written by their tokens."""
+    """Whether the complete text may be the output; with `marks`, these are written by their tokens."""
     ids, tokenizer = _vocabulary()
     matcher = LLMatcher(tokenizer, grammar)
     assert not matcher.is_error(), matcher.get_error()

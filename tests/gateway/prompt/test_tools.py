@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from tests.gateway.api.test_chat import chunks, user, whole
+from tests.gateway.api.test_chat import chunks, complete, user
 from tests.gateway.conftest import Gateway, running_gateway
 from tests.support import toy_model
 from tests.support.scripted_verifier import ScriptedVerifier
@@ -72,7 +72,7 @@ async def test_calls_are_streamed_as_clients_join_them(gateway: Gateway, edge: b
 
 
 async def test_a_whole_answer_with_calls(gateway: Gateway) -> None:
-    got = await whole(gateway, messages=user(f"say {ULM}"), tools=TOOLS)
+    got = await complete(gateway, messages=user(f"say {ULM}"), tools=TOOLS)
     ChatCompletion.model_validate({key: got[key] for key in got if key != "headers"}, strict=True)
     message = got["choices"][0]["message"]
     assert message["content"] is None
@@ -85,18 +85,18 @@ async def test_a_whole_answer_with_calls(gateway: Gateway) -> None:
 
 async def test_text_stays_text(gateway: Gateway) -> None:
     text = 'It is {"name": "weather"} <tool> < tool_call>'
-    got = await whole(gateway, messages=user(f"say {text}"), tools=TOOLS)
+    got = await complete(gateway, messages=user(f"say {text}"), tools=TOOLS)
     assert got["choices"][0]["message"] == {"role": "assistant", "content": text, "refusal": None}
     assert got["choices"][0]["finish_reason"] == "stop"
-    got = await whole(gateway, messages=user(f"say {ULM}"))
+    got = await complete(gateway, messages=user(f"say {ULM}"))
     assert got["choices"][0]["message"]["content"] == ULM, "without tools nothing is a call"
 
 
 async def test_a_call_that_is_cut_off_says_so(gateway: Gateway) -> None:
-    got = await whole(gateway, messages=user(f"say {ULM}"), tools=TOOLS, max_tokens=52)
+    got = await complete(gateway, messages=user(f"say {ULM}"), tools=TOOLS, max_tokens=52)
     assert got["choices"][0]["finish_reason"] == "length"
     assert got["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"] == '{"city"'
-    got = await whole(gateway, messages=user(f"say {ULM}"), tools=TOOLS, max_tokens=20)
+    got = await complete(gateway, messages=user(f"say {ULM}"), tools=TOOLS, max_tokens=20)
     assert got["choices"][0]["message"]["content"] == ""
 
 
@@ -116,7 +116,7 @@ async def test_a_call_that_is_cut_off_says_so(gateway: Gateway) -> None:
 async def test_the_choice_binds_the_model(
     gateway: Gateway, verifier: ScriptedVerifier, choice: Any, names: set[str], reason: str
 ) -> None:
-    got = await whole(gateway, messages=user(f"say {ULM}"), tools=TOOLS, tool_choice=choice)
+    got = await complete(gateway, messages=user(f"say {ULM}"), tools=TOOLS, tool_choice=choice)
     grammar = verifier.opened[0].sampling.grammar
     assert {name for name in ("weather", "time") if f'"{name}\\"' in grammar} == names
     assert ("output: TEXT" in grammar) == (reason == "tool_calls" and choice != "required")
@@ -125,7 +125,7 @@ async def test_the_choice_binds_the_model(
 
 
 async def test_none_keeps_tools_from_the_model(gateway: Gateway, verifier: ScriptedVerifier) -> None:
-    got = await whole(gateway, messages=user(f"say {ULM}"), tools=TOOLS, tool_choice="none")
+    got = await complete(gateway, messages=user(f"say {ULM}"), tools=TOOLS, tool_choice="none")
     assert verifier.opened[0].sampling.grammar == ""
     assert verifier.opened[0].prompt == toy_model.chat_prompt(("user", f"say {ULM}"))
     assert got["choices"][0]["message"]["content"] == ULM
@@ -133,7 +133,7 @@ async def test_none_keeps_tools_from_the_model(gateway: Gateway, verifier: Scrip
 
 async def test_parallel_calls_can_be_forbidden(gateway: Gateway, verifier: ScriptedVerifier) -> None:
     for parallel in (True, False):
-        await whole(gateway, messages=user("say a"), tools=TOOLS, parallel_tool_calls=parallel)
+        await complete(gateway, messages=user("say a"), tools=TOOLS, parallel_tool_calls=parallel)
     assert ["{0,15}" in opened.sampling.grammar for opened in verifier.opened] == [True, False]
 
 
@@ -152,7 +152,7 @@ async def test_a_template_without_tools_is_told_in_words(gateway: Gateway, verif
         {"role": "tool", "tool_call_id": "a", "content": "rain"},
         {"role": "tool", "tool_call_id": "b", "content": [{"type": "text", "text": "noon"}]},
     ]
-    await whole(gateway, messages=history, tools=TOOLS, max_tokens=1)
+    await complete(gateway, messages=history, tools=TOOLS, max_tokens=1)
     prompt = prompt_of(verifier)
     system = prompt.partition("<|im_end|>")[0]
     assert system.startswith("<|im_start|>system\nBe brief.\n\n")
@@ -170,7 +170,7 @@ async def test_a_template_with_tools_gets_them(tmp_path: Path) -> None:
     ):
         calls = [{"id": "a", "type": "function", "function": {"name": "time", "arguments": "{}"}}]
         history = [{"role": "assistant", "content": None, "tool_calls": calls}, *user(f"say {NOW}")]
-        got = await whole(gateway, messages=history, tools=[WEATHER, TIME])
+        got = await complete(gateway, messages=history, tools=[WEATHER, TIME])
         prompt = prompt_of(verifier)
         assert prompt.startswith(json.dumps(WEATHER))
         assert '"function": {"name": "time", "arguments": {}}' in prompt
@@ -183,7 +183,7 @@ async def test_the_templates_own_form_of_calls_is_kept_to(tmp_path: Path) -> Non
         ScriptedVerifier(card=toy_model.card(template=MISTRAL)) as verifier,
         running_gateway(tmp_path, verifier) as gateway,
     ):
-        got = await whole(gateway, messages=user("say [TOOL_CALLS]time[ARGS]{}"), tools=TOOLS)
+        got = await complete(gateway, messages=user("say [TOOL_CALLS]time[ARGS]{}"), tools=TOOLS)
         call = got["choices"][0]["message"]["tool_calls"][0]
         assert call["function"] == {"name": "time", "arguments": "{}"}
         assert len(call["id"]) == 9
@@ -197,7 +197,7 @@ async def test_functions_are_answered_in_their_older_form(gateway: Gateway, veri
         "functions": [WEATHER["function"], TIME["function"]],
         "function_call": {"name": "weather"},
     }
-    got = await whole(gateway, **ask)
+    got = await complete(gateway, **ask)
     assert got["choices"][0]["message"]["function_call"] == {"name": "weather", "arguments": '{"city": "Ulm"}'}
     assert "tool_calls" not in got["choices"][0]["message"]
     assert got["choices"][0]["finish_reason"] == "stop"
@@ -269,7 +269,7 @@ async def test_schemas_without_strict_are_kept_to_as_far_as_they_can_be(
     gateway: Gateway, verifier: ScriptedVerifier
 ) -> None:
     for parameters in ({"type": "object", "not": {}, "properties": {"seen": {"type": "string"}}}, {"type": "objekt"}):
-        await whole(gateway, messages=user("say a"), **tool(parameters=parameters))
+        await complete(gateway, messages=user("say a"), **tool(parameters=parameters))
     lenient, free = (opened.sampling.grammar for opened in verifier.opened)
     assert '"seen"' in lenient
     assert '"lenient": true' in lenient
@@ -298,7 +298,7 @@ async def test_schemas_without_strict_are_kept_to_as_far_as_they_can_be(
 async def test_formats_become_grammars(
     gateway: Gateway, verifier: ScriptedVerifier, change: dict[str, Any], part: str
 ) -> None:
-    await whole(gateway, messages=user("say a"), **change)
+    await complete(gateway, messages=user("say a"), **change)
     grammar = verifier.opened[0].sampling.grammar
     assert part in grammar
     assert bool(part) == bool(grammar)
@@ -328,7 +328,7 @@ async def test_thought_is_told_apart(tmp_path: Path, begun: bool, edge: bool) ->
         gateway.agent(),
     ):
         ask = {"messages": user(f"say {output}"), "tools": TOOLS, "edgedraft": {"edge": edge}}
-        got = await whole(gateway, **ask)
+        got = await complete(gateway, **ask)
         message = got["choices"][0]["message"]
         assert message["reasoning_content"] == message["reasoning"] == "Well.\nHm."
         assert message["content"] is None
@@ -348,9 +348,9 @@ async def test_a_template_may_be_told_not_to_think(tmp_path: Path) -> None:
         running_gateway(tmp_path, verifier) as gateway,
     ):
         ask = {"messages": user("say <think>a</think>b")}
-        got = await whole(gateway, **ask, chat_template_kwargs={"enable_thinking": False})
+        got = await complete(gateway, **ask, chat_template_kwargs={"enable_thinking": False})
         assert got["choices"][0]["message"]["content"] == "<think>a</think>b"
         assert prompt_of(verifier).endswith("</think>\n\n")
-        got = await whole(gateway, **ask)
+        got = await complete(gateway, **ask)
         assert got["choices"][0]["message"]["reasoning"] == "a"
         assert got["choices"][0]["message"]["content"] == "b"

@@ -34,8 +34,8 @@ async def host(tmp_path: Path, valkey: ValkeyServer, verifier: ScriptedVerifier)
 
 
 def address(gateway: Gateway) -> str:
-    assert gateway.services.replicas
-    return gateway.services.replicas._endpoint.address
+    assert gateway.state.replicas
+    return gateway.state.replicas._endpoint.address
 
 
 async def connected(gateway: Gateway) -> ClientConnection:
@@ -117,9 +117,9 @@ async def test_a_slot_is_granted_by_owner_only(host: Gateway) -> None:
             assert granted.session == 1
         assert await received(connection, 1) == [Close(1, reason="the agent has gone")]
         await connection.close()
-        await until(lambda: host.services.metrics.remote_sessions._value.get() == 0)
-        assert not host.services.agents._waiting
-        assert host.services.agents.attached()[0].running == 0
+        await until(lambda: host.state.metrics.remote_sessions._value.get() == 0)
+        assert not host.state.agents._waiting
+        assert host.state.agents.attached()[0].running == 0
 
 
 OPEN = Open(1, [1, 2], Sampling(), 50)

@@ -37,7 +37,7 @@ class FakeDirectory:
 
 
 class FakeLink:
-    """A link to a replica that answers requests as told: "granted", "queued", "unavailable" or not at all."""
+    """A link to a replica that answers every request alike: "granted", "queued", "unavailable" or not at all."""
 
     ended = False
 

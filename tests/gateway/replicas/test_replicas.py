@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from edgedraft import wire
-from tests.gateway.api.test_chat import chunks, user, whole
+from tests.gateway.api.test_chat import chunks, complete, user
 from tests.gateway.conftest import KEY, Gateway, running_gateway
 from tests.gateway.ledger.test_ledger import ended
 from tests.support.scripted_verifier import ScriptedVerifier
@@ -63,7 +63,7 @@ async def pair(tmp_path: Path, valkey: ValkeyServer, verifier: ScriptedVerifier)
 @pytest.fixture
 async def alone(pair: list[Gateway]) -> str:
     """What the verifier writes without any agent."""
-    return text_of(await whole(pair[0], **BABBLE))
+    return text_of(await complete(pair[0], **BABBLE))
 
 
 def number(metric: Any) -> float:
@@ -75,19 +75,19 @@ async def test_a_request_is_served_through_the_replica_that_has_the_agent(
 ) -> None:
     here, there = pair
     async with there.agent(wrong_every=5) as agent:
-        assert text_of(await whole(here, **BABBLE)) == alone
-        got = await whole(here, **BABBLE)
+        assert text_of(await complete(here, **BABBLE)) == alone
+        got = await complete(here, **BABBLE)
         assert text_of(got) == alone
         assert got["edgedraft"]["accepted"] > 20
         await until(lambda: agent.closed == [1, 2])
         assert agent.committed[2] == agent.committed[1]
         assert len(agent.committed[1]) == 120
         assert not verifier.violations
-        assert number(here.services.metrics.replicas) == 1
-        assert number(there.services.metrics.remote_sessions) == 0
-        several = await whole(here, **BABBLE, n=4)
+        assert number(here.state.metrics.replicas) == 1
+        assert number(there.state.metrics.remote_sessions) == 0
+        several = await complete(here, **BABBLE, n=4)
         assert several["edgedraft"]["accepted"] > 100
-    drafted = [row for row in await ended(here.services.database, 4) if row.agent_owner]
+    drafted = [row for row in await ended(here.state.database, 4) if row.agent_owner]
     assert len(drafted) == 3
     assert all(0 < row.agent_ns < 10e9 for row in drafted)
 
@@ -95,7 +95,7 @@ async def test_a_request_is_served_through_the_replica_that_has_the_agent(
 async def test_own_agents_come_first(pair: list[Gateway]) -> None:
     here, there = pair
     async with there.agent() as far, here.agent() as near:
-        await whole(here, **BABBLE)
+        await complete(here, **BABBLE)
         assert near.opened
         assert not far.opened
 
@@ -105,11 +105,11 @@ async def test_no_prompt_goes_to_anybody_elses_agent(pair: list[Gateway]) -> Non
     ann = await there.accounts.create("ann", "default", ["inference", "edge"])
     namesake = await there.accounts.create("default", "acme", ["inference", "edge"])
     async with there.agent(ann) as hers, there.agent(namesake) as theirs:
-        assert (await whole(here, **BABBLE))["edgedraft"]["mode"] == "datacenter"
+        assert (await complete(here, **BABBLE))["edgedraft"]["mode"] == "datacenter"
         assert not hers.opened + theirs.opened
-        assert not number(there.services.metrics.remote_sessions)
+        assert not number(there.state.metrics.remote_sessions)
         async with there.agent(KEY, fingerprint=""):
-            assert (await whole(here, **BABBLE))["edgedraft"]["mode"] != "datacenter"
+            assert (await complete(here, **BABBLE))["edgedraft"]["mode"] != "datacenter"
         assert not hers.opened + theirs.opened
 
 
@@ -118,7 +118,7 @@ async def test_an_agent_that_attaches_late_to_another_replica_joins(
 ) -> None:
     here, there = pair
     verifier.step = 0.02
-    task = asyncio.create_task(whole(here, **BABBLE))
+    task = asyncio.create_task(complete(here, **BABBLE))
     await until(lambda: len(verifier.commits) > 130)
     async with there.agent() as agent:
         await until(lambda: agent.opened)
@@ -139,7 +139,7 @@ async def test_agents_of_a_replica_that_shuts_down_draft_on_from_another(
         own = asyncio.create_task(chunks(there, **BABBLE))
         await until(lambda: len(agent.opened) == 2 and all(len(c) > 10 for c in agent.committed.values()))
         verifier.step = 0.15
-        draining = asyncio.create_task(there.services.drain.run())
+        draining = asyncio.create_task(there.state.drain.run())
         assert (await agent.closing())[0] == wire.MOVE
         async with here.agent() as moved:
             await until(lambda: len(moved.opened) == 2)
@@ -161,7 +161,7 @@ async def test_a_lost_agent_replica_or_link_costs_no_text(
     async with there.agent(wrong_every=3) as agent:
         task = asyncio.create_task(chunks(here, **BABBLE))
         await until(lambda: agent.committed and len(agent.committed[1]) > 20)
-        replicas = there.services.replicas
+        replicas = there.state.replicas
         assert replicas
         if how == "agent":
             await agent.die()
@@ -176,7 +176,7 @@ async def test_a_lost_agent_replica_or_link_costs_no_text(
         assert got[-1]["edgedraft"]["mode"] == "mixed" or how == "link"
         if how == "link":  # dialled again, for the directory still names it
             await until(lambda: len(agent.opened) >= 2)
-        await until(lambda: number(there.services.metrics.remote_sessions) == 0)
+        await until(lambda: number(there.state.metrics.remote_sessions) == 0)
         assert not verifier.violations
 
 
@@ -186,12 +186,12 @@ async def test_without_the_store_streams_go_on_and_with_it_back_agents_are_found
     here, there = pair
     verifier.step = 0.02
     async with there.agent() as agent:
-        task = asyncio.create_task(whole(here, **BABBLE))
+        task = asyncio.create_task(complete(here, **BABBLE))
         await until(lambda: agent.committed and len(agent.committed[1]) > 10)
         valkey.stop()
         assert text_of(await task) == alone
-        await until(lambda: not number(here.services.metrics.shared_store))
-        waiting = asyncio.create_task(whole(here, **BABBLE | {"max_tokens": 400}))
+        await until(lambda: not number(here.state.metrics.shared_store))
+        waiting = asyncio.create_task(complete(here, **BABBLE | {"max_tokens": 400}))
         await asyncio.sleep(0.3)
         assert len(agent.opened) == 1
         async with there.agent(name="came meanwhile") as second:
@@ -204,18 +204,18 @@ async def test_a_lease_that_lapsed_is_not_looked_at_and_taken_again(
     pair: list[Gateway], verifier: ScriptedVerifier, valkey: ValkeyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, there = pair
-    assert there.services.replicas
+    assert there.state.replicas
     async with there.agent() as agent:
         with monkeypatch.context() as frozen:
-            frozen.setattr(there.services.replicas._directory, "renew", lambda: asyncio.sleep(0))
+            frozen.setattr(there.state.replicas._directory, "renew", lambda: asyncio.sleep(0))
             await until(lambda: valkey.client.zcard("edgedraft:replicas") == 1)
-            assert (await whole(here, **BABBLE))["edgedraft"]["mode"] == "datacenter"
+            assert (await complete(here, **BABBLE))["edgedraft"]["mode"] == "datacenter"
         await until(lambda: valkey.client.zcard("edgedraft:replicas") == 2)
-        assert (await whole(here, **BABBLE))["edgedraft"]["accepted"] > 20
+        assert (await complete(here, **BABBLE))["edgedraft"]["accepted"] > 20
         assert len(agent.opened) == 1
         verifier.step = 0.02
         valkey.client.flushall()  # as a store that was started anew between two beats
-        assert (await whole(here, **BABBLE))["edgedraft"]["accepted"] > 20
+        assert (await complete(here, **BABBLE))["edgedraft"]["accepted"] > 20
         assert len(agent.opened) == 2
 
 
@@ -229,10 +229,10 @@ async def test_a_gateway_starts_without_the_store_and_uses_its_own_agents(
         running_gateway(tmp_path, verifier, **shared) as there,
         here.agent() as own,
     ):
-        assert (await whole(here, **BABBLE))["edgedraft"]["mode"] == "edge"
+        assert (await complete(here, **BABBLE))["edgedraft"]["mode"] == "edge"
         assert own.opened
         verifier.step = 0.02
-        waiting = asyncio.create_task(whole(there, **BABBLE))
+        waiting = asyncio.create_task(complete(there, **BABBLE))
         await asyncio.sleep(0.2)
         valkey.start()
         assert (await waiting)["edgedraft"]["accepted"]
@@ -244,9 +244,9 @@ async def test_a_session_waits_for_a_free_slot_of_another_replica(
     here, there = pair
     verifier.step = 0.01
     async with there.agent(max_sessions=1) as agent:
-        first = asyncio.create_task(whole(here, **BABBLE))
+        first = asyncio.create_task(complete(here, **BABBLE))
         await until(lambda: agent.opened)
-        second = asyncio.create_task(whole(here, **BABBLE))
+        second = asyncio.create_task(complete(here, **BABBLE))
         assert (await first)["edgedraft"]["accepted"] > 20
         assert (await second)["edgedraft"]["mode"] == "mixed"
         assert len(agent.opened) == 2
@@ -260,7 +260,7 @@ async def test_agents_of_one_owner_at_several_replicas_share_the_sessions(
     verifier.step = 0.01
     async with replicas(tmp_path, valkey, verifier, 3, max_agents_per_owner=2) as (here, second, third):
         async with second.agent(max_sessions=2) as one, third.agent(max_sessions=2) as other:
-            got = await whole(here, **BABBLE, n=4)
+            got = await complete(here, **BABBLE, n=4)
             assert got["edgedraft"]["accepted"] > 100
             assert len(one.opened) == len(other.opened) == 2
             refused = await here.agent().__aenter__()
@@ -310,7 +310,7 @@ async def test_replicas_leave_and_join_under_load_and_no_request_fails(
         clients = [asyncio.create_task(client(number)) for number in range(8)]
         await until(lambda: len(texts) > 15)
         verifier.step = 0.01
-        await first.services.drain.run()
+        await first.state.drain.run()
         seen = len(texts)
         serving.remove(first)
         (third,) = await stack.enter_async_context(replicas(tmp_path, valkey, verifier, 1, known=2))

@@ -22,8 +22,8 @@ from tests.support.waiting import until
 
 
 @dataclass
-class Lease:
-    """A place at a verifier."""
+class FakeVerifierSession:
+    """A session at a verifier that records what it is sent."""
 
     opened: Open
     takes_drafts: bool = True
@@ -50,7 +50,7 @@ class Lease:
 class Surroundings:
     """Verifier pool, agents' registry, the agent and its slot, all in one."""
 
-    leases: list[Lease] = field(default_factory=list)
+    verifier_sessions: list[FakeVerifierSession] = field(default_factory=list)
     opened: list[Open] = field(default_factory=list)
     commits: list[Commit] = field(default_factory=list)
     agent: str = "laptop"
@@ -65,8 +65,8 @@ class Surroundings:
         if isinstance(message, Open):
             self.opened.append(message)
             return self
-        self.leases.append(Lease(rest[0]))
-        return self.leases[-1]
+        self.verifier_sessions.append(FakeVerifierSession(rest[0]))
+        return self.verifier_sessions[-1]
 
     async def wait_for_join(self, seconds: float) -> None:
         await asyncio.sleep(0)
@@ -120,7 +120,7 @@ async def around(request: pytest.FixtureRequest):
                 emitted.extend(commit.tokens)
 
     task = asyncio.create_task(read())
-    await until(lambda: surroundings.leases)
+    await until(lambda: surroundings.verifier_sessions)
     yield session, surroundings, emitted
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -128,14 +128,14 @@ async def around(request: pytest.FixtureRequest):
 
 async def test_a_new_verifier_gets_no_drafts_that_hang_from_what_it_never_saw(around) -> None:
     session, surroundings, emitted = around
-    assert surroundings.leases[0].opened.agent
+    assert surroundings.verifier_sessions[0].opened.agent
     session.on_draft(draft(1, 0, 1, 5, 6))
     session.on_commit(Commit(1, 0, [5]))
     assert surroundings.committed == [5]
     session.on_verifier_closed("failed", "broken")
     session.on_draft(draft(1, 0, 3, 7))
-    await until(lambda: len(surroundings.leases) == 2)
-    first, second = surroundings.leases
+    await until(lambda: len(surroundings.verifier_sessions) == 2)
+    first, second = surroundings.verifier_sessions
     assert second.opened.committed == [5]
     assert second.opened.epoch == 1
     assert surroundings.opened[-1].committed == [5]
@@ -151,15 +151,15 @@ async def test_a_new_verifier_gets_no_drafts_that_hang_from_what_it_never_saw(ar
 
 async def test_a_draft_that_a_verifier_had_no_room_for_has_the_agent_begin_again(around) -> None:
     session, surroundings, _ = around
-    lease = surroundings.leases[0]
-    lease.takes_drafts = False
+    verifier_session = surroundings.verifier_sessions[0]
+    verifier_session.takes_drafts = False
     session.on_draft(draft(1, 0, 1, 5))
     assert surroundings.opened[-1].epoch == 1
     assert len(surroundings.opened) == 2
-    lease.takes_drafts = True
+    verifier_session.takes_drafts = True
     session.on_draft(draft(1, 0, 2, 6))
     session.on_draft(draft(2, 0, 1, 5))
-    assert [d.epoch for d in lease.drafts] == [2]
+    assert [d.epoch for d in verifier_session.drafts] == [2]
 
 
 async def test_a_violation_reaches_whoever_sent_it_and_not_the_verifier(around) -> None:
@@ -168,7 +168,7 @@ async def test_a_violation_reaches_whoever_sent_it_and_not_the_verifier(around) 
         session.on_draft(draft(1, 3, 1, 5))
     with pytest.raises(DraftViolation):
         session.on_draft(draft(1, 0, 1, toy_model.VOCAB_SIZE))
-    assert surroundings.leases[0].drafts == []
+    assert surroundings.verifier_sessions[0].drafts == []
     session.on_commit(Commit(1, 0, [5, 6]))
     await until(lambda: emitted == [5, 6])
 
@@ -176,7 +176,7 @@ async def test_a_violation_reaches_whoever_sent_it_and_not_the_verifier(around) 
 async def test_more_tokens_than_were_asked_for_are_a_verifiers_fault(around) -> None:
     session, surroundings, emitted = around
     session.on_commit(Commit(1, 0, [5] * 51))
-    await until(lambda: len(surroundings.leases) == 2)
+    await until(lambda: len(surroundings.verifier_sessions) == 2)
     assert emitted == surroundings.committed == []
 
 
@@ -191,7 +191,7 @@ ASKING = {
 @pytest.mark.parametrize("around", [ASKING], indirect=True)
 async def test_an_agent_learns_neither_the_grammar_nor_log_probabilities(around) -> None:
     session, surroundings, emitted = around
-    to_agent, to_verifier = surroundings.opened[0], surroundings.leases[0].opened
+    to_agent, to_verifier = surroundings.opened[0], surroundings.verifier_sessions[0].opened
     assert to_verifier.sampling == ASKING["sampling"]
     assert to_verifier.logprobs == 1
     assert to_agent.sampling == toy_model.Sampling(seed=3, frequency_penalty=0.5, logit_bias={4: 1.0})
@@ -209,5 +209,5 @@ async def test_an_agent_learns_neither_the_grammar_nor_log_probabilities(around)
 async def test_a_verifier_that_owes_log_probabilities_is_given_up(around) -> None:
     session, surroundings, emitted = around
     session.on_commit(Commit(1, 0, [5, 6]))
-    await until(lambda: len(surroundings.leases) == 2)
+    await until(lambda: len(surroundings.verifier_sessions) == 2)
     assert emitted == surroundings.committed == []

@@ -66,7 +66,7 @@ async def test_a_database_of_the_previous_version_is_migrated(database_url: str)
     tenants = {tenant.name: tenant.created for tenant in await Tenants(database).list()}
     assert tenants["acme"] == 1_600_000_000
     assert set(tenants) == {"acme", "default"}
-    with pytest.raises(IntegrityError):  # the hash is still unique, and so is told as what it is
+    with pytest.raises(IntegrityError):  # the hash is still unique, and the error says so
         async with database.begin() as connection:
             await connection.execute(text("UPDATE keys SET hash = 'x'"))
     await database.close()

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.gateway.api.test_chat import chunks, user, whole
+from tests.gateway.api.test_chat import chunks, complete, user
 from tests.gateway.conftest import Gateway, running_gateway
 from tests.gateway.verifiers.test_failover import ALONE, BABBLE, streamed
 from tests.support.scripted_verifier import ScriptedVerifier
@@ -72,13 +72,13 @@ async def test_new_addresses_are_used_and_removed_ones_left_when_their_sessions_
         await until(lambda: len(one.commits) > 5)
         name.addresses = {"127.0.0.2", "127.0.0.3"}
         await until(lambda: two.connections and three.connections)
-        await whole(gateway, **BABBLE, n=4)
+        await complete(gateway, **BABBLE, n=4)
         assert (len(one.opened), len(two.opened), len(three.opened)) == (1, 2, 2)
         assert one.connections, "it has a session still"
         assert streamed(await stream) == ALONE
         await until(lambda: not one.connections)
         assert not one.cancelled
-        assert len(gateway.services.verifiers.links) == 2
+        assert len(gateway.state.verifiers.links) == 2
 
 
 async def test_a_name_that_cannot_be_resolved_changes_nothing(
@@ -90,8 +90,8 @@ async def test_a_name_that_cannot_be_resolved_changes_nothing(
         name.addresses = None
         asked = name.asked
         await until(lambda: name.asked > asked + 2)
-        assert len(gateway.services.verifiers.links) == 2
-        assert await whole(gateway, **BABBLE)
+        assert len(gateway.state.verifiers.links) == 2
+        assert await complete(gateway, **BABBLE)
 
 
 async def test_an_address_that_comes_back_before_it_was_removed_stays(
@@ -102,30 +102,28 @@ async def test_an_address_that_comes_back_before_it_was_removed_stays(
     async with serving(tmp_path, one.port) as gateway:
         await until(lambda: one.connections)
         one.step = 0.02
-        task = asyncio.create_task(whole(gateway, **BABBLE))
+        task = asyncio.create_task(complete(gateway, **BABBLE))
         await until(lambda: one.opened)
         name.addresses = set()
-        await until(lambda: not gateway.services.verifiers.ready)
+        await until(lambda: not gateway.state.verifiers.ready)
         name.addresses = {"127.0.0.1"}
-        await until(lambda: gateway.services.verifiers.ready)
+        await until(lambda: gateway.state.verifiers.ready)
         one.step = 0.0
         await task
         asked = name.asked
         await until(lambda: name.asked > asked + 1)
         assert len(one.connections) == 1
-        assert await whole(gateway, **BABBLE)
+        assert await complete(gateway, **BABBLE)
 
 
 async def test_an_unreachable_address_delays_nothing(tmp_path: Path, name: Name, group: list[ScriptedVerifier]) -> None:
     name.addresses = {"127.0.0.9", "127.0.0.3"}
     async with serving(tmp_path, group[0].port) as gateway:
-        assert await whole(gateway, messages=user("say hello"))
+        assert await complete(gateway, messages=user("say hello"))
         assert len(group[2].opened) == 1
 
 
 async def test_names_are_resolved_by_the_operating_system(tmp_path: Path, verifier: ScriptedVerifier) -> None:
     async with serving(tmp_path, verifier.port, host="localhost") as gateway:
-        assert await whole(gateway, **BABBLE)
-        assert [link.url for link in gateway.services.verifiers.links] == [
-            f"ws://localhost:{verifier.port} at 127.0.0.1"
-        ]
+        assert await complete(gateway, **BABBLE)
+        assert [link.url for link in gateway.state.verifiers.links] == [f"ws://localhost:{verifier.port} at 127.0.0.1"]

@@ -11,7 +11,7 @@ import pytest
 
 from edgedraft.wire import PROTOCOL
 from gateway.verifiers.discovery import VerifierAddress
-from tests.gateway.api.test_chat import chunks, events, user, whole
+from tests.gateway.api.test_chat import chunks, complete, events, user
 from tests.gateway.conftest import Gateway, running_gateway
 from tests.support import toy_model
 from tests.support.scripted_verifier import ScriptedVerifier
@@ -20,7 +20,9 @@ from tests.support.waiting import until
 LIMIT = 80
 BABBLE: dict[str, Any] = {"messages": user("babble"), "max_tokens": LIMIT, "seed": 11, "temperature": 0.8}
 ALONE = toy_model.TOKENIZER.decode(
-    toy_model.whole_text(toy_model.chat_prompt(("user", "babble")), toy_model.Sampling(temperature=0.8, seed=11), LIMIT)
+    toy_model.complete_text(
+        toy_model.chat_prompt(("user", "babble")), toy_model.Sampling(temperature=0.8, seed=11), LIMIT
+    )
 )
 
 
@@ -75,7 +77,7 @@ async def test_the_same_verifier_come_back_will_do(tmp_path) -> None:
         async with ScriptedVerifier(port=verifier.port) as again:
             assert streamed(await task) == ALONE
             assert len(again.opened[0].committed) == 30
-            assert await whole(gateway, **BABBLE)
+            assert await complete(gateway, **BABBLE)
 
 
 async def test_with_no_verifier_left_a_stream_ends_with_an_error_and_not_like_success(tmp_path) -> None:
@@ -138,7 +140,7 @@ async def test_a_full_verifier_is_waited_for(tmp_path) -> None:
         ScriptedVerifier(max_sessions=2, max_waiting=3) as verifier,
         running_gateway(tmp_path, verifier, open_timeout=5, silence_timeout=0.2) as gateway,
     ):
-        got = await asyncio.gather(*(whole(gateway, **BABBLE) for _ in range(5)))
+        got = await asyncio.gather(*(complete(gateway, **BABBLE) for _ in range(5)))
         assert {answer["choices"][0]["message"]["content"] for answer in got} == {ALONE}
         assert len(verifier.opened) == 5
         assert all(opened.session <= 5 for opened in verifier.opened)
@@ -146,7 +148,7 @@ async def test_a_full_verifier_is_waited_for(tmp_path) -> None:
 
 async def test_sessions_go_where_fewest_run(tmp_path, verifier: ScriptedVerifier, spare: ScriptedVerifier) -> None:
     async with running_gateway(tmp_path, verifier, spare) as gateway:
-        await whole(gateway, **BABBLE, n=6)
+        await complete(gateway, **BABBLE, n=6)
     assert len(verifier.opened) == len(spare.opened) == 3
 
 
@@ -159,12 +161,12 @@ async def test_a_verifier_that_does_not_fit_is_not_used(
         ScriptedVerifier(token="secret") as closed,
         running_gateway(tmp_path, verifier) as gateway,
     ):
-        pool = gateway.services.verifiers
+        pool = gateway.state.verifiers
         for other in (newer, different, closed):
             pool.add(VerifierAddress(other.url))
         await until(lambda: caplog.messages.count("verifier not used") >= 3)
-        assert gateway.services.metrics.verifiers._value.get() == 1
-        await whole(gateway, **BABBLE, n=4)
+        assert gateway.state.metrics.verifiers._value.get() == 1
+        await complete(gateway, **BABBLE, n=4)
         assert len(verifier.opened) == 4
         assert not newer.opened + different.opened + closed.opened
 
@@ -174,24 +176,24 @@ async def test_a_verifiers_token_is_presented(tmp_path) -> None:
         ScriptedVerifier(token="secret") as verifier,
         running_gateway(tmp_path, verifier, verifier_token="secret") as gateway,
     ):
-        assert await whole(gateway, **BABBLE)
+        assert await complete(gateway, **BABBLE)
 
 
 async def test_a_name_that_nobody_serves_any_more_may_mean_another_model(tmp_path) -> None:
     async with ScriptedVerifier() as old, running_gateway(tmp_path, old) as gateway:
         await old.stop()
         async with ScriptedVerifier(port=old.port, card=toy_model.card(mark="another", context_length=512)):
-            await until(lambda: gateway.services.verifiers.ready)
+            await until(lambda: gateway.state.verifiers.ready)
             async with gateway.http() as http:
                 assert (await http.get("/v1/models/toy")).json()["max_model_len"] == 512
-            assert await whole(gateway, **BABBLE)
+            assert await complete(gateway, **BABBLE)
 
 
 async def test_a_request_before_the_first_verifier_is_served_by_it(tmp_path) -> None:
     async with ScriptedVerifier() as probe:
         port = probe.port
     async with running_gateway(tmp_path, verifier=[f"ws://127.0.0.1:{port}"]) as gateway:
-        task = asyncio.create_task(whole(gateway, **BABBLE))
+        task = asyncio.create_task(complete(gateway, **BABBLE))
         await asyncio.sleep(0.1)
         async with ScriptedVerifier(port=port):
             assert (await task)["choices"][0]["message"]["content"] == ALONE
@@ -202,13 +204,13 @@ async def test_a_card_that_unpacks_to_too_much_is_not_used(
 ) -> None:
     monkeypatch.setattr("gateway.model.served_model.MAX_TOKENIZER_BYTES", 1000)
     async with ScriptedVerifier(card=toy_model.card(name="bomb")) as bomb:
-        pool = gateway.services.verifiers
+        pool = gateway.state.verifiers
         pool.add(VerifierAddress(bomb.url))
         await until(lambda: "verifier not used" in caplog.messages)
         assert pool.catalog.get("bomb") is None
-        assert await whole(gateway, **BABBLE)
+        assert await complete(gateway, **BABBLE)
 
 
 async def test_a_verifier_that_joined_a_moment_ago_is_not_waited_for(gateway: Gateway) -> None:
     async with asyncio.timeout(10):
-        await gateway.services.verifiers.wait_for_model(60)
+        await gateway.state.verifiers.wait_for_model(60)

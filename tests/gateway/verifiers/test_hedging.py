@@ -13,7 +13,7 @@ from edgedraft.wire import Commit, Draft, Open, Queued, Sampling
 from gateway.verifiers.health import VerifierHealth
 from gateway.verifiers.hedging import MAX_BURST, HedgedSession, HedgePolicy
 from gateway.verifiers.link import VerifierLink, VerifierListener, VerifierSession
-from tests.gateway.api.test_chat import chunks, whole
+from tests.gateway.api.test_chat import chunks, complete
 from tests.gateway.verifiers.test_failover import ALONE, BABBLE, streamed
 from tests.gateway.verifiers.test_pool import counted, opened, serving
 from tests.support.scripted_verifier import ScriptedVerifier
@@ -50,7 +50,7 @@ async def test_when_a_verifier_is_silent_another_is_asked_too(tmp_path: Path, ed
 async def test_when_the_first_commits_after_all_the_second_is_given_up(tmp_path: Path) -> None:
     slow, spare = ScriptedVerifier(step=0.4), ScriptedVerifier(step=5)
     async with serving(tmp_path, slow, spare, hedge_after=0.1) as (gateway, verifiers):
-        task = asyncio.create_task(whole(gateway, **BABBLE))
+        task = asyncio.create_task(complete(gateway, **BABBLE))
         await until(lambda: spare.opened)
         await until(lambda: spare.cancelled == [1])
         slow.step = 0
@@ -62,9 +62,9 @@ async def test_when_the_first_commits_after_all_the_second_is_given_up(tmp_path:
 async def test_a_hedge_that_is_refused_or_lost_changes_nothing(tmp_path: Path) -> None:
     slow = ScriptedVerifier(step=0.3)
     async with serving(tmp_path, slow, ScriptedVerifier(refuse="overloaded"), hedge_after=0.05) as (gateway, verifiers):
-        task = asyncio.create_task(whole(gateway, **BABBLE))
+        task = asyncio.create_task(complete(gateway, **BABBLE))
         await until(lambda: verifiers[1].opened)
-        await until(lambda: sum(link.running for link in gateway.services.verifiers.links) == 1)
+        await until(lambda: sum(link.running for link in gateway.state.verifiers.links) == 1)
         slow.step = 0
         assert (await task)["choices"][0]["message"]["content"] == ALONE
         assert opened(verifiers) == [1, 1]
@@ -210,7 +210,7 @@ async def test_a_session_that_was_closed_is_not_hedged() -> None:
 
 async def test_without_hedging_a_session_is_the_verifiers_own(tmp_path: Path) -> None:
     async with serving(tmp_path, ScriptedVerifier(), hedge_after=0) as (gateway, _):
-        pool = gateway.services.verifiers
+        pool = gateway.state.verifiers
         await pool.wait_for_model(5)
         model = next(iter(pool.catalog))
         message = Open(1, [1, 2], Sampling(), 9)

@@ -87,7 +87,7 @@ async def test_what_it_says_is_not_taken_and_another_goes_on(
                 assert response.status_code == 200, response.text
                 assert response.json()["choices"] == right
         assert hostile.opened
-        assert gateway.services.metrics.sessions._value.get() == 0
+        assert gateway.state.metrics.sessions._value.get() == 0
 
 
 @pytest.mark.parametrize(

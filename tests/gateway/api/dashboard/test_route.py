@@ -118,7 +118,7 @@ async def test_the_page_is_static_strict_and_cached_by_its_content(gateway: Gate
 
 
 async def test_figures_are_bounded_however_many_owners_ask(gateway: Gateway) -> None:
-    live = gateway.services.metrics.live
+    live = gateway.state.metrics.live
     for number in range(3000):
         live.record_end(("default", f"owner-{number}"), "edge", 0.1, 0.01)
     assert len(live._owners) == 1024

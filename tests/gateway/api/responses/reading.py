@@ -43,7 +43,7 @@ async def post(gateway: Gateway, body: Any, key: str = KEY) -> httpx.Response:
         return await http.post("/v1/responses", json={"model": "toy"} | body)
 
 
-async def whole(gateway: Gateway, key: str = KEY, **body: Any) -> dict[str, Any]:
+async def complete(gateway: Gateway, key: str = KEY, **body: Any) -> dict[str, Any]:
     response = await post(gateway, body, key)
     assert response.status_code == 200, response.text
     return checked(response.json())

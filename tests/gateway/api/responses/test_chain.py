@@ -9,7 +9,7 @@ import pytest
 from openai.types.responses import ResponseItem
 from pydantic import TypeAdapter
 
-from tests.gateway.api.responses.reading import checked, events, post, text_of, whole
+from tests.gateway.api.responses.reading import checked, complete, events, post, text_of
 from tests.gateway.conftest import Gateway, running_gateway
 from tests.support import toy_model
 from tests.support.scripted_verifier import ScriptedVerifier
@@ -18,8 +18,8 @@ _ITEM: TypeAdapter[Any] = TypeAdapter(ResponseItem)
 
 
 async def test_a_conversation_goes_on(gateway: Gateway, verifier: ScriptedVerifier) -> None:
-    first = await whole(gateway, input="say one", instructions="count")
-    second = await whole(gateway, input="say two", previous_response_id=first["id"])
+    first = await complete(gateway, input="say one", instructions="count")
+    second = await complete(gateway, input="say two", previous_response_id=first["id"])
     third = (await events(gateway, input="say three", previous_response_id=second["id"]))[-1]["response"]
     assert second["previous_response_id"] == first["id"]
     assert third["previous_response_id"] == second["id"]
@@ -31,23 +31,23 @@ async def test_a_conversation_goes_on(gateway: Gateway, verifier: ScriptedVerifi
         ("user", "say one"), ("assistant", "one"), ("user", "say two"), ("assistant", "two"), ("user", "say three")
     )
     # A conversation may fork.
-    await whole(gateway, input="say other", previous_response_id=first["id"], instructions="be odd")
+    await complete(gateway, input="say other", previous_response_id=first["id"], instructions="be odd")
     assert verifier.opened[3].prompt == toy_model.chat_prompt(
         ("system", "be odd"), ("user", "say one"), ("assistant", "one"), ("user", "say other")
     )
 
 
 async def test_a_cut_answer_can_be_gone_on_from(gateway: Gateway, verifier: ScriptedVerifier) -> None:
-    first = await whole(gateway, input="say hello", max_output_tokens=2)
+    first = await complete(gateway, input="say hello", max_output_tokens=2)
     assert first["status"] == "incomplete"
-    await whole(gateway, input="say more", previous_response_id=first["id"])
+    await complete(gateway, input="say more", previous_response_id=first["id"])
     assert verifier.opened[1].prompt == toy_model.chat_prompt(
         ("user", "say hello"), ("assistant", "he"), ("user", "say more")
     )
 
 
 async def test_a_stored_response_is_what_the_client_saw(gateway: Gateway) -> None:
-    made = await whole(gateway, input="say one")
+    made = await complete(gateway, input="say one")
     streamed = (await events(gateway, input="say two"))[-1]["response"]
     async with gateway.http() as http:
         for seen in (made, streamed):
@@ -66,7 +66,7 @@ async def test_input_items_by_the_page(gateway: Gateway) -> None:
         {"type": "reasoning", "id": "rs_mine", "summary": [{"type": "summary_text", "text": "so"}]},
         {"role": "user", "content": "say hi"},
     ]
-    made = await whole(gateway, input=given)
+    made = await complete(gateway, input=given)
     path = f"/v1/responses/{made['id']}/input_items"
     async with gateway.http() as http:
         page = (await http.get(path)).json()
@@ -94,7 +94,7 @@ async def test_input_items_by_the_page(gateway: Gateway) -> None:
 
 
 async def test_items_can_be_named_instead_of_sent_again(gateway: Gateway, verifier: ScriptedVerifier) -> None:
-    made = await whole(gateway, input="say one")
+    made = await complete(gateway, input="say one")
     async with gateway.http() as http:
         (asked,) = (await http.get(f"/v1/responses/{made['id']}/input_items")).json()["data"]
     again = [
@@ -102,18 +102,18 @@ async def test_items_can_be_named_instead_of_sent_again(gateway: Gateway, verifi
         {"id": made["output"][0]["id"]},
         {"role": "user", "content": "say two"},
     ]
-    await whole(gateway, input=again)
+    await complete(gateway, input=again)
     assert verifier.opened[1].prompt == toy_model.chat_prompt(
         ("user", "say one"), ("assistant", "one"), ("user", "say two")
     )
     # The SDK's own way: the output as it came, put back into the input.
-    await whole(gateway, input=[{"role": "user", "content": "say one"}, *made["output"], *again[2:]], store=False)
+    await complete(gateway, input=[{"role": "user", "content": "say one"}, *made["output"], *again[2:]], store=False)
     assert verifier.opened[2].prompt == verifier.opened[1].prompt
 
 
 async def test_deleted_means_gone(gateway: Gateway) -> None:
-    first = await whole(gateway, input="say one")
-    second = await whole(gateway, input="say two", previous_response_id=first["id"])
+    first = await complete(gateway, input="say one")
+    second = await complete(gateway, input="say two", previous_response_id=first["id"])
     async with gateway.http() as http:
         response = await http.delete(f"/v1/responses/{first['id']}")
         assert response.json() == {"id": first["id"], "object": "response", "deleted": True}
@@ -137,7 +137,7 @@ async def test_deleted_means_gone(gateway: Gateway) -> None:
 async def test_nobody_else_sees_it(gateway: Gateway, owner: str, tenant: str) -> None:
     ann, same = [await gateway.accounts.create("ann", "default", ["inference"]) for _ in range(2)]
     other = await gateway.accounts.create(owner, tenant, ["inference"])
-    made = await whole(gateway, ann, input="say one")
+    made = await complete(gateway, ann, input="say one")
     for method, end in (("GET", ""), ("GET", "/input_items"), ("DELETE", "")):
         async with gateway.http(other) as http:
             assert (await http.request(method, f"/v1/responses/{made['id']}{end}")).status_code == 404
@@ -147,7 +147,7 @@ async def test_nobody_else_sees_it(gateway: Gateway, owner: str, tenant: str) ->
     response = await post(gateway, {"input": [reference]}, other)
     assert response.json()["error"]["code"] == "item_not_found"
     # Another key of the same owner does.
-    await whole(gateway, same, input="say two", previous_response_id=made["id"])
+    await complete(gateway, same, input="say two", previous_response_id=made["id"])
     async with gateway.http(same) as http:
         assert (await http.get(f"/v1/responses/{made['id']}")).status_code == 200
     edge = await gateway.accounts.create("ann", "default", ["edge"])
@@ -172,18 +172,18 @@ async def test_ids_that_were_never_ours_are_not_there(gateway: Gateway) -> None:
 
 
 async def test_what_is_not_to_be_stored_is_not(gateway: Gateway, tmp_path) -> None:
-    made = await whole(gateway, input="say secret words", store=False)
+    made = await complete(gateway, input="say secret words", store=False)
     assert made["store"] is False
     with pytest.raises(openai.NotFoundError):
         await gateway.openai().responses.retrieve(made["id"])
     assert not any(b"secret words" in file.read_bytes() for file in tmp_path.rglob("gateway.db*"))
-    await whole(gateway, input="say secret words")
+    await complete(gateway, input="say secret words")
     assert any(b"secret words" in file.read_bytes() for file in tmp_path.rglob("gateway.db*"))
 
 
 async def test_an_operator_may_switch_it_off(tmp_path, verifier: ScriptedVerifier) -> None:
     async with running_gateway(tmp_path, verifier, store_responses=False) as gateway:
-        made = await whole(gateway, input="say secret words", store=True)
+        made = await complete(gateway, input="say secret words", store=True)
         assert made["store"] is False
         assert text_of(made) == "secret words"
         response = await post(gateway, {"input": "say two", "previous_response_id": made["id"]})
@@ -198,9 +198,9 @@ async def test_an_operator_may_switch_it_off(tmp_path, verifier: ScriptedVerifie
 
 async def test_it_outlives_the_gateway(tmp_path, verifier: ScriptedVerifier) -> None:
     async with running_gateway(tmp_path, verifier) as gateway:
-        first = await whole(gateway, input="say one")
+        first = await complete(gateway, input="say one")
     async with running_gateway(tmp_path, verifier) as gateway:
-        assert text_of(await whole(gateway, input="say two", previous_response_id=first["id"])) == "two"
+        assert text_of(await complete(gateway, input="say two", previous_response_id=first["id"])) == "two"
     assert verifier.opened[1].prompt == toy_model.chat_prompt(
         ("user", "say one"), ("assistant", "one"), ("user", "say two")
     )
@@ -208,14 +208,14 @@ async def test_it_outlives_the_gateway(tmp_path, verifier: ScriptedVerifier) -> 
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_database_that_fails_costs_nobody_an_answer(gateway: Gateway, stream: bool) -> None:
-    first = await whole(gateway, input="say one")
-    database = gateway.services.responses._database  # type: ignore[union-attr]
+    first = await complete(gateway, input="say one")
+    database = gateway.state.responses._database  # type: ignore[union-attr]
     async with database.begin() as connection:
         await connection.exec_driver_sql("DROP TABLE responses")
     if stream:
         made = (await events(gateway, input="say two"))[-1]["response"]
     else:
-        made = await whole(gateway, input="say two")
+        made = await complete(gateway, input="say two")
     assert text_of(made) == "two"
     assert (made["status"], made["store"]) == ("completed", False)
     response = await post(gateway, {"input": "say x", "previous_response_id": first["id"]})

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.gateway.api.responses.reading import post, text_of, whole
+from tests.gateway.api.responses.reading import complete, post, text_of
 from tests.gateway.conftest import Gateway, running_gateway
 from tests.support import toy_model
 from tests.support.scripted_verifier import ScriptedVerifier
@@ -31,7 +31,7 @@ TOOLS_TEMPLATE = (
     ],
 )
 async def test_a_text_and_a_message_are_the_same(gateway: Gateway, verifier: ScriptedVerifier, given: Any) -> None:
-    got = await whole(gateway, input=given, instructions="be brief")
+    got = await complete(gateway, input=given, instructions="be brief")
     assert verifier.opened[0].prompt == toy_model.chat_prompt(("system", "be brief"), ("user", "say hi"))
     assert text_of(got) == "hi"
     assert got["instructions"] == "be brief"
@@ -59,7 +59,7 @@ async def test_a_conversation_reaches_the_template_as_it_wants_it(tmp_path) -> N
         {"role": "user", "content": "say so"},
     ]
     async with ScriptedVerifier(card=card) as verifier, running_gateway(tmp_path, verifier) as gateway:
-        assert text_of(await whole(gateway, input=given, instructions="be brief")) == "so"
+        assert text_of(await complete(gateway, input=given, instructions="be brief")) == "so"
         prompt = toy_model.TOKENIZER.decode(verifier.opened[0].prompt, skip_special_tokens=False)
     assert prompt == (
         "<|im_start|>system\nbe brief\n\nbe kind<|im_end|>\n"
@@ -114,7 +114,7 @@ async def test_what_is_wrong_is_named(gateway: Gateway) -> None:
 
 
 async def test_what_changes_nothing_passes(gateway: Gateway) -> None:
-    got = await whole(
+    got = await complete(
         gateway,
         input="say hi",
         background=False,
@@ -148,7 +148,7 @@ async def test_a_conversation_that_is_too_long_is_a_400(gateway: Gateway) -> Non
 async def test_or_loses_its_beginning_where_that_is_asked_for(gateway: Gateway, verifier: ScriptedVerifier) -> None:
     given = long_conversation(20)
     asked = {"instructions": "be brief", "truncation": "auto", "max_output_tokens": 100}
-    got = await whole(gateway, input=given, **asked)
+    got = await complete(gateway, input=given, **asked)
     assert text_of(got) == "hi"
     assert got["truncation"] == "auto"
     used = verifier.opened[0].prompt
@@ -160,7 +160,7 @@ async def test_or_loses_its_beginning_where_that_is_asked_for(gateway: Gateway, 
     assert used == next(end for end in ends if len(end) <= limit)
     assert len(used) > limit - 250
     # One that fits loses nothing.
-    await whole(gateway, input=given[-3:], **asked)
+    await complete(gateway, input=given[-3:], **asked)
     assert verifier.opened[1].prompt == ends[-2]
     # The last message stays, however long.
     response = await post(gateway, {"input": [*given, {"role": "user", "content": "x" * 3000}]} | asked)

@@ -10,7 +10,7 @@ import openai
 import pytest
 from openai.types.responses import Response, ResponseTextDeltaEvent
 
-from tests.gateway.api.responses.reading import events, post, steady, text_of, whole
+from tests.gateway.api.responses.reading import complete, events, post, steady, text_of
 from tests.gateway.conftest import KEY, Gateway, running_gateway
 from tests.support import toy_model
 from tests.support.scripted_verifier import ScriptedVerifier
@@ -75,11 +75,11 @@ async def test_a_stream_has_the_events_in_order(gateway: Gateway) -> None:
     assert text_of(final) == "one two"
     assert final["edgedraft"]["verifier_steps"] == 8
     assert final["usage"]["output_tokens"] == 8
-    assert steady(final) == steady(await whole(gateway, input="say one two"))
+    assert steady(final) == steady(await complete(gateway, input="say one two"))
 
 
 async def test_an_answer_cut_at_its_limit_is_incomplete(gateway: Gateway) -> None:
-    got = await whole(gateway, input="babble", max_output_tokens=5)
+    got = await complete(gateway, input="babble", max_output_tokens=5)
     assert got["status"] == got["output"][0]["status"] == "incomplete"
     assert got["incomplete_details"] == {"reason": "max_output_tokens"}
     assert got["completed_at"] is None
@@ -90,7 +90,7 @@ async def test_an_answer_cut_at_its_limit_is_incomplete(gateway: Gateway) -> Non
 
 
 async def test_an_answer_without_a_word_is_a_message(gateway: Gateway) -> None:
-    got = await whole(gateway, input="say ")
+    got = await complete(gateway, input="say ")
     assert [part["text"] for part in got["output"][0]["content"]] == [""]
     kinds = [event["type"] for event in await events(gateway, input="say ")]
     assert kinds[2:] == [
@@ -135,11 +135,11 @@ async def test_the_synchronous_sdk_too(gateway: Gateway) -> None:
 @pytest.mark.parametrize("body", [{}, {"temperature": 0.7, "seed": 4}, {"temperature": 0}])
 async def test_with_an_agent_the_text_is_the_same(gateway: Gateway, body: dict[str, Any]) -> None:
     asked = {"input": "babble", "max_output_tokens": 40, "seed": 11} | body
-    alone = await whole(gateway, **asked)
+    alone = await complete(gateway, **asked)
     async with gateway.agent():
-        with_agent = await whole(gateway, **asked)
+        with_agent = await complete(gateway, **asked)
         streamed = await events(gateway, **asked)
-        apart = await whole(gateway, **asked, edgedraft={"edge": False})
+        apart = await complete(gateway, **asked, edgedraft={"edge": False})
     assert steady(alone) == steady(with_agent) == steady(streamed[-1]["response"])
     assert with_agent["edgedraft"]["mode"] == "edge"
     assert with_agent["edgedraft"]["accepted"] > 0
@@ -148,7 +148,7 @@ async def test_with_an_agent_the_text_is_the_same(gateway: Gateway, body: dict[s
 
 
 async def test_sampling_parameters_reach_the_verifier(gateway: Gateway, verifier: ScriptedVerifier) -> None:
-    got = await whole(gateway, input="say a", temperature=0.5, top_p=0.9, top_k=40, min_p=0.05, seed=7)
+    got = await complete(gateway, input="say a", temperature=0.5, top_p=0.9, top_k=40, min_p=0.05, seed=7)
     sampling = verifier.opened[0].sampling
     assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p) == (0.5, 0.9, 40, 0.05)
     assert (got["temperature"], got["top_p"]) == (0.5, 0.9)
@@ -156,7 +156,7 @@ async def test_sampling_parameters_reach_the_verifier(gateway: Gateway, verifier
 
 async def test_log_probabilities(gateway: Gateway) -> None:
     asked = {"input": "say añb", "top_logprobs": 2}
-    (message,) = (await whole(gateway, **asked))["output"]
+    (message,) = (await complete(gateway, **asked))["output"]
     (part,) = message["content"]
     assert b"".join(bytes(entry["bytes"]) for entry in part["logprobs"]).decode() == part["text"] == "añb"
     assert all(len(entry["top_logprobs"]) == 2 and entry["logprob"] <= 0 for entry in part["logprobs"])
@@ -166,7 +166,7 @@ async def test_log_probabilities(gateway: Gateway) -> None:
     (done,) = [event for event in got if event["type"].endswith("text.done")]
     assert deltas == done["logprobs"]
     assert [entry["logprob"] for entry in deltas] == [entry["logprob"] for entry in part["logprobs"]]
-    included = await whole(gateway, input="say ab", include=["message.output_text.logprobs"])
+    included = await complete(gateway, input="say ab", include=["message.output_text.logprobs"])
     assert [entry["top_logprobs"] for entry in included["output"][0]["content"][0]["logprobs"]] == [[], []]
 
 

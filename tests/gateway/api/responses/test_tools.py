@@ -9,7 +9,7 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-from tests.gateway.api.responses.reading import events, post, steady, text_of, whole
+from tests.gateway.api.responses.reading import complete, events, post, steady, text_of
 from tests.gateway.conftest import Gateway, running_gateway
 from tests.support import toy_model
 from tests.support.scripted_verifier import ScriptedVerifier
@@ -30,7 +30,7 @@ class City(BaseModel):
 
 async def test_calls_are_items_of_their_own(gateway: Gateway) -> None:
     asked: dict[str, Any] = {"input": f"say Let me see.\n{ULM}\n{NOW}", "tools": TOOLS}
-    got = await whole(gateway, **asked)
+    got = await complete(gateway, **asked)
     message, weather, time = got["output"]
     assert message["content"][0]["text"] == "Let me see."
     assert (weather["type"], weather["name"], weather["status"]) == ("function_call", "weather", "completed")
@@ -98,7 +98,7 @@ async def test_the_sdk_parses_streamed_calls(gateway: Gateway) -> None:
 
 
 async def test_a_call_that_is_cut_off_is_incomplete(gateway: Gateway) -> None:
-    got = await whole(gateway, input=f"say {ULM}", tools=TOOLS, max_output_tokens=52)
+    got = await complete(gateway, input=f"say {ULM}", tools=TOOLS, max_output_tokens=52)
     (call,) = got["output"]
     assert (got["status"], call["status"], call["arguments"]) == ("incomplete", "incomplete", '{"city"')
 
@@ -114,7 +114,7 @@ async def test_a_call_that_is_cut_off_is_incomplete(gateway: Gateway) -> None:
 async def test_the_choice_binds_the_model(
     gateway: Gateway, verifier: ScriptedVerifier, choice: Any, names: set[str]
 ) -> None:
-    got = await whole(gateway, input=f"say {ULM}", tools=TOOLS, tool_choice=choice, parallel_tool_calls=False)
+    got = await complete(gateway, input=f"say {ULM}", tools=TOOLS, tool_choice=choice, parallel_tool_calls=False)
     assert [item["type"] for item in got["output"]] == ["function_call"]
     assert (got["tool_choice"], got["parallel_tool_calls"]) == (choice, False)
     grammar = verifier.opened[0].sampling.grammar
@@ -128,11 +128,11 @@ async def test_structured_text_by_the_sdk(gateway: Gateway, verifier: ScriptedVe
     async with gateway.openai().responses.stream(model="toy", input='say {"city": "Ulm"}', text_format=City) as stream:
         assert (await stream.get_final_response()).output_parsed == City(city="Ulm")
     form = {"type": "json_schema", "name": "city", "schema": CITY, "strict": True}
-    got = await whole(gateway, input='say {"city": "Ulm"}', text={"format": form, "verbosity": "high"})
+    got = await complete(gateway, input='say {"city": "Ulm"}', text={"format": form, "verbosity": "high"})
     assert got["text"] == {"format": form, "verbosity": "high"}
-    await whole(gateway, input="say {}", text={"format": {"type": "json_object"}})
+    await complete(gateway, input="say {}", text={"format": {"type": "json_object"}})
     assert verifier.opened[-1].sampling.grammar
-    await whole(gateway, input="say a", structured_outputs={"choice": ["a", "b"]})
+    await complete(gateway, input="say a", structured_outputs={"choice": ["a", "b"]})
     assert verifier.opened[-1].sampling.grammar
 
 
@@ -142,7 +142,7 @@ async def test_thought_is_an_item_before_the_answer(tmp_path) -> None:
         running_gateway(tmp_path, verifier) as gateway,
     ):
         asked: dict[str, Any] = {"input": "say <think>\nhm, so\n</think>\n\nhello"}
-        got = await whole(gateway, **asked)
+        got = await complete(gateway, **asked)
         reasoning, message = got["output"]
         assert (reasoning["type"], reasoning["summary"], reasoning["status"]) == ("reasoning", [], "completed")
         assert reasoning["content"] == [{"type": "reasoning_text", "text": "hm, so"}]
@@ -160,7 +160,7 @@ async def test_thought_is_an_item_before_the_answer(tmp_path) -> None:
             "output_item.done",
         ]
         assert steady(streamed[-1]["response"]) == steady(got)
-        await whole(gateway, input="say more", previous_response_id=got["id"])
+        await complete(gateway, input="say more", previous_response_id=got["id"])
         async with gateway.openai().responses.stream(model="toy", **asked) as stream:
             assert (await stream.get_final_response()).output_text == "hello"
 
@@ -171,9 +171,9 @@ async def test_with_an_agent_it_is_the_same(tmp_path, asked: dict[str, Any]) -> 
         ScriptedVerifier(card=toy_model.card(template=THINKS)) as verifier,
         running_gateway(tmp_path, verifier) as gateway,
     ):
-        alone = await whole(gateway, **asked)
+        alone = await complete(gateway, **asked)
         async with gateway.agent():
-            drafted = await whole(gateway, **asked)
+            drafted = await complete(gateway, **asked)
     for body in (alone, drafted):
         for item in body["output"]:
             item.pop("call_id", None)
@@ -185,7 +185,7 @@ async def test_input_tokens_are_those_of_the_prompt(gateway: Gateway, verifier: 
     asked: dict[str, Any] = {"model": "toy", "input": "say a", "tools": TOOLS, "instructions": "be brief"}
     counted = await gateway.openai().responses.input_tokens.count(**asked)
     assert not verifier.opened
-    got = await whole(gateway, **asked)
+    got = await complete(gateway, **asked)
     assert counted.input_tokens == got["usage"]["input_tokens"] == len(verifier.opened[0].prompt)
 
 
