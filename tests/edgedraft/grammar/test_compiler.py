@@ -36,6 +36,7 @@ def test_ordinary_grammars_pass_the_trial(grammar: str) -> None:
     ("grammar", "reason"),
     [
         ("start: missing", "missing"),
+        ("start: X\nX: /[ab]/ & /[cd]/", "NoExtensionBias"),  # compiles, and fails at the first token
         ('start: a\na: "x" a', "Too many items"),
         ('start: x "b"\nx[max_tokens=3]: /x*/', "max_tokens"),
     ],
