@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from gateway.http.errors import ApiError
+from gateway.prompt.tools import Tool, ToolUse, resolve_tool_use
 from tests.gateway.api.test_chat import chunks, complete, user
 from tests.gateway.conftest import Gateway, running_gateway
 from tests.support import toy_model
@@ -354,3 +356,40 @@ async def test_a_template_may_be_told_not_to_think(tmp_path: Path) -> None:
         got = await complete(gateway, **ask)
         assert got["choices"][0]["message"]["reasoning"] == "a"
         assert got["choices"][0]["message"]["content"] == "b"
+
+
+def resolve(choice: Any, parallel: bool | None = None, tools: list[dict[str, Any]] = TOOLS) -> ToolUse | None:
+    return resolve_tool_use([Tool.model_validate(tool) for tool in tools], choice, parallel)
+
+
+def allowed(mode: str, *names: str) -> dict[str, Any]:
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [named(name) for name in names]}}
+
+
+@pytest.mark.parametrize(
+    ("choice", "parallel", "expected"),
+    [
+        (None, None, (["weather", "time"], False, False, True)),
+        ("auto", False, (["weather", "time"], False, False, False)),
+        ("required", True, (["weather", "time"], True, False, True)),
+        (named("time"), True, (["time"], True, True, False)),
+        (allowed("auto", "time", "time"), None, (["time"], False, False, True)),
+        (allowed("required", "time", "weather"), False, (["time", "weather"], True, False, False)),
+    ],
+)
+def test_tool_use_follows_the_parameters(
+    choice: Any, parallel: bool | None, expected: tuple[list[str], bool, bool, bool]
+) -> None:
+    use = resolve(choice, parallel)
+    assert use
+    assert ([function.name for function in use.functions], use.required, use.named, use.parallel) == expected
+
+
+def test_no_tool_may_be_called_without_tools_or_with_none() -> None:
+    assert resolve("none") is None
+    assert [resolve(choice, tools=[]) for choice in (None, "none", "auto")] == [None] * 3
+
+
+def test_allowed_tools_without_a_tool_are_rejected() -> None:
+    with pytest.raises(ApiError, match="names no tool"):
+        resolve(allowed("auto"))
