@@ -171,7 +171,7 @@ def _content(index: int, message: ChatMessage) -> str:
 
 
 def _template_call(call: MessageCall) -> dict[str, Any]:
-    """Clients send a call's arguments as a JSON string, templates want the object."""
+    """Clients send a call's arguments as a JSON string; templates take the object."""
     arguments = call.function.arguments
     if isinstance(arguments, str):
         with suppress(ValueError):

@@ -1,4 +1,4 @@
-"""What a request's answer is to follow: the responses before it, then its own input, as items and as messages."""
+"""A request's conversation: the items of earlier responses, then its own input, as items and as chat messages."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from gateway.prompt.chat import template_inputs
 from gateway.prompt.tools import ToolUse
 from gateway.storage.database import DatabaseDown
 
-ROOM = 1024  # output tokens that truncation leaves room for where the request names no limit
+RESERVED_OUTPUT = 1024  # output tokens that truncation reserves if the request sets no limit
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """`own` are the request's items, `before` those of the responses that it follows; `length` counts them and it."""
+    """`own` are the request's items, `before` those of earlier responses; `length` counts responses, with this one."""
 
     before: list[Item]
     own: list[Item]
@@ -36,7 +36,7 @@ class Conversation:
 async def read_conversation(
     store: ResponseStore | None, owner: Owner, request: ResponsesRequest, response_id: str
 ) -> Conversation:
-    """Raises ApiError: 400 for bad items and for what is not there, 503 when the database does not answer."""
+    """Raises ApiError: 400 for invalid items and for missing items or responses, 503 when the database fails."""
     previous, references = request.previous_response_id, referenced(request.input)
     if store is None and (previous or references):
         param = "previous_response_id" if previous else "input"
@@ -83,13 +83,13 @@ async def _resolved(store: ResponseStore, owner: Owner, references: Mapping[str,
 async def messages_of(
     model: ServedModel, request: ResponsesRequest, conversation: Conversation, tools: ToolUse | None
 ) -> list[Message]:
-    """For the model's template, the beginning left out where the request asks for that. Raises ApiError 400."""
+    """Returns messages for the model's template, truncated if the request asks for it. Raises ApiError 400."""
     messages: list[Message] = [*chat_messages(request.instructions, [*conversation.before, *conversation.own])]
     if request.truncation != "auto":
         return messages
-    limit = model.context_length - min(request.output_limit or ROOM, model.context_length // 2)
+    limit = model.context_length - min(request.output_limit or RESERVED_OUTPUT, model.context_length // 2)
     try:
-        # A long conversation takes a while; streams of others go on meanwhile.
+        # Rendering a long conversation would block the event loop.
         return await asyncio.to_thread(_fitting, model, messages, request.chat_template_kwargs or {}, tools, limit)
     except ChatTemplateError as refusal:
         raise ApiError(400, str(refusal), param="input", code="invalid_messages") from None
@@ -98,7 +98,7 @@ async def messages_of(
 def _fitting(
     model: ServedModel, messages: list[Message], options: Mapping[str, Any], tools: ToolUse | None, limit: int
 ) -> list[Message]:
-    """The longest end of a conversation that has at most `limit` tokens, cut where a user speaks; else the shortest."""
+    """Returns the longest suffix of at most `limit` tokens that starts with a user message; else the shortest."""
 
     def fits(messages: Sequence[Message]) -> bool:
         shown, variable = template_inputs(model, messages, tools)
@@ -107,7 +107,7 @@ def _fitting(
     starts = turn_starts(messages)
     if not starts or fits(messages):
         return messages
-    # Each text is counted by itself first: rendering ends that are far too long, again and again, would take too long.
+    # Each text is counted by itself first, because rendering suffixes that are far too long would be slow.
     counts = [len(model.encode(message["content"])) for message in messages]
     ahead = list(accumulate(reversed(counts)))[::-1]
     starts = [start for start in starts if ahead[start] <= limit] or starts[-1:]

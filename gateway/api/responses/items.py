@@ -1,7 +1,7 @@
-"""Input items: what a request may put into a conversation, brought into the shape that is stored and given back.
+"""Input items: validated, and converted to the shape that is stored and returned.
 
 An item is a dict as the API shows it: a message, function_call, function_call_output or reasoning
-(https://platform.openai.com/docs/api-reference/responses). What a chat template makes of them is messages.py's to say.
+(https://platform.openai.com/docs/api-reference/responses). messages.py converts them to chat messages.
 """
 
 from __future__ import annotations
@@ -75,23 +75,23 @@ def new_response_id() -> str:
 
 
 def is_response_id(identity: str) -> bool:
-    """Whether a response made here could have this id; databases are not asked for others."""
+    """Whether the id has the format of this gateway's response ids; others are not looked up."""
     return _RESPONSE_ID.fullmatch(identity) is not None
 
 
 def item_id(kind: str, response_id: str, number: int, *, output: bool) -> str:
-    """The id of a response's item. It names the response, so that an item_reference leads to one row."""
+    """The id of a response's item. It contains the response's id, so that an item_reference leads to one row."""
     return f"{_PREFIXES[kind]}_{response_id.removeprefix('resp_')}{'o' if output else 'i'}{number}"
 
 
 def response_of(identity: str) -> str | None:
-    """The response that an item's id was made for; None when it was not made here."""
+    """Returns the id of the response that an item belongs to; None for an id of another format."""
     made = _ITEM_ID.fullmatch(identity)
     return f"resp_{made[1]}" if made else None
 
 
 def referenced(given: str | list[Any]) -> dict[str, str]:
-    """The item_references of an input: item id -> response id. Raises ApiError 400 for what cannot be one of ours."""
+    """The item_references of an input: item id -> response id. Raises ApiError 400 for an id of another format."""
     found: dict[str, str] = {}
     for number, raw in enumerate(given if isinstance(given, list) else ()):
         if _kind(raw) != "item_reference":
@@ -109,9 +109,9 @@ def referenced(given: str | list[Any]) -> dict[str, str]:
 
 
 def input_items(given: str | list[Any], response_id: str, stored: Mapping[str, Item]) -> list[Item]:
-    """A request's input in the stored shape; `stored` holds the items that its item_references name.
+    """Returns a request's input in the stored shape; `stored` holds the items that its item_references name.
 
-    Raises ApiError 400 that names the part at fault.
+    Raises ApiError 400 that names the invalid part.
     """
     if isinstance(given, str):
         given = [{"role": "user", "content": given}]
@@ -167,7 +167,7 @@ def _item(number: int, raw: Any, response_id: str, stored: Mapping[str, Item]) -
 
 
 def _kind(raw: Any) -> str | None:
-    """An item's type. Messages may leave it out, references too: the SDK's types let both."""
+    """An item's type. It may be missing on messages and references, as in the SDK's types."""
     if not isinstance(raw, dict):
         return None
     kind = raw.get("type")

@@ -1,6 +1,6 @@
-"""A conversation's items as the messages that chat templates take.
+"""Converts a conversation's items to the messages that chat templates take.
 
-Reasoning, text and function calls that follow each other are one assistant's turn; their results are `tool` messages.
+Consecutive reasoning, text and function calls are one assistant message; their results are `tool` messages.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from gateway.model.chat_template import Message
 
 
 def chat_messages(instructions: str | None, items: Iterable[Item]) -> list[dict[str, Any]]:
-    """Instructions become the system message in front. Raises ApiError 400 for a result of a call that nobody made."""
+    """Instructions become the first, system message. Raises ApiError 400 for a result without its call."""
     messages: list[dict[str, Any]] = []
     if instructions is not None:
         messages.append({"role": "system", "content": instructions})
     called: set[str] = set()
-    turn: dict[str, Any] | None = None  # the assistant's, while it may go on
+    turn: dict[str, Any] | None = None  # the assistant's message that is still being assembled
 
     for item in items:
         kind = item["type"]
@@ -49,13 +49,13 @@ def chat_messages(instructions: str | None, items: Iterable[Item]) -> list[dict[
 
 
 def turn_starts(messages: Sequence[Message]) -> list[int]:
-    """Where a conversation may be cut: each user's message but the first thing said. System messages stay."""
+    """Indices where a conversation may be truncated: user messages, except the first message after the system's."""
     said = [index for index, message in enumerate(messages) if message["role"] not in ("system", "developer")]
     return [index for index in said[1:] if messages[index]["role"] == "user"]
 
 
 def without_beginning(messages: Sequence[Message], start: int) -> list[Message]:
-    """The messages from `start` on, and the system's before it."""
+    """Returns the messages from `start` on, preceded by earlier system messages."""
     return [m for m in messages[:start] if m["role"] in ("system", "developer")] + list(messages[start:])
 
 
@@ -71,7 +71,7 @@ def _text(parts: Sequence[dict[str, Any]]) -> str:
 
 
 def _tool_call(item: Item) -> dict[str, Any]:
-    """Clients send a call's arguments as a JSON string, templates want the object."""
+    """Clients send a call's arguments as a JSON string; templates take the object."""
     arguments: Any = item["arguments"]
     with suppress(ValueError, RecursionError):
         arguments = json.loads(arguments)

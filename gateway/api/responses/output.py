@@ -1,6 +1,6 @@
-"""A response's output items while they grow, and the streaming events for each change.
+"""Assembles a response's output items, and makes the streaming event of each change.
 
-One item is open at a time: a new one closes the one before. Events have the shape of
+One item is open at a time; opening another closes it. Events have the shape of
 https://platform.openai.com/docs/api-reference/responses-streaming without the sequence number, which response.py adds.
 """
 

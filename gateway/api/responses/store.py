@@ -1,8 +1,8 @@
-"""Responses kept in SQL, so that a later request can go on from one by its id.
+"""Stores responses in SQL, so that a later request can continue one by its id.
 
-A row holds what one request put in and what it got, as JSON; a conversation is a chain of rows, each naming the one
-before. Rows belong to a tenant's owner and are nobody else's to see. What is kept is bounded: a row by the request's
-own bounds, a chain by its length and bytes, an owner by bytes (the longest unused go first), everything by age.
+A row holds a request's input and its response, as JSON; a conversation is a chain of rows, each with the id of the one
+before. Only the owner within a tenant can read its rows. Storage is bounded: a row by the request's own bounds, a chain
+by length and bytes, an owner by bytes (least recently used rows are deleted first), everything by age.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _row = responses.c
 
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
-    """One response and the items that its own request put in. `length` counts the chain that ends with it."""
+    """One response and its own request's input items. `length` counts the chain that ends with it."""
 
     id: str
     previous: str | None
@@ -48,34 +48,34 @@ class StoredResponse:
 
     @property
     def items(self) -> list[Item]:
-        """What it adds to a conversation."""
+        """The items that it adds to a conversation."""
         return [*self.input, *self.body["output"]]
 
 
 class NotStored(Exception):
-    """A response, or one that it follows, is not there; the text is its id."""
+    """A response, or an earlier one of its conversation, is not stored; the text is its id."""
 
 
 class TooLarge(Exception):
-    """A response is larger than what is kept; the text says how large."""
+    """A response exceeds MAX_RESPONSE_BYTES; the text has its size."""
 
 
 class ChainTooLong(Exception):
-    """A conversation has grown past what is kept; the text says how."""
+    """A conversation exceeds a limit; the text says which."""
 
 
 class ResponseStore:
-    """The stored responses of one database. All raise DatabaseDown when that does not answer."""
+    """The stored responses of one database. All methods raise DatabaseDown when the database fails."""
 
     def __init__(self, database: Database, days: int, bytes_per_owner: int) -> None:
-        """`days` without use and a response is deleted; `bytes_per_owner` counts JSON, and may be passed by a 16th."""
+        """A response is deleted after `days` without use. `bytes_per_owner` counts JSON and may be exceeded by 1/16."""
         self._database = database
         self._days = days
         self._bytes_per_owner = bytes_per_owner
         self._growth: dict[Owner, int] = {}  # bytes since an owner's rows were last added up
 
     async def save(self, owner: Owner, response: StoredResponse) -> None:
-        """Keep it, and keep those it follows for as long. Raises TooLarge."""
+        """Stores a response and marks the earlier ones of its chain as used. Raises TooLarge."""
         given, body = _text(response.input), _text(response.body)
         size = len(given) + len(body)
         if size > MAX_RESPONSE_BYTES:
@@ -96,7 +96,7 @@ class ResponseStore:
             await connection.execute(insert(responses).values(row))
             if response.previous:
                 chain = [link.id for link in await _links(connection, owner, response.previous)]
-                # Once a day is enough for what is kept by days.
+                # Rows are kept by days, so one update per day is enough.
                 stale = and_(_row.id.in_(chain), _row.used < now - _DAY)
                 await connection.execute(update(responses).where(stale).values(used=now))
             if self._has_grown(owner, size):
@@ -110,12 +110,12 @@ class ResponseStore:
         return found[response_id]
 
     async def several(self, owner: Owner, ids: Collection[str]) -> dict[str, StoredResponse]:
-        """Those of them that are there, by id."""
+        """Returns those that are stored, by id."""
         async with self._database.connect() as connection:
             return await _read(connection, owner, ids)
 
     async def chain(self, owner: Owner, response_id: str) -> list[StoredResponse]:
-        """The conversation that ends with this response, oldest first. Raises NotStored or ChainTooLong."""
+        """Returns the conversation that ends with this response, oldest first. Raises NotStored or ChainTooLong."""
         async with self._database.connect() as connection:
             links = await _links(connection, owner, response_id)
             if not links:
@@ -133,13 +133,13 @@ class ResponseStore:
             raise NotStored(gone.args[0]) from None
 
     async def delete(self, owner: Owner, response_id: str) -> bool:
-        """False when it is not there. Responses that follow it can no longer be gone on from."""
+        """Deletes a response. False if it is not stored. Later ones of its chain can no longer be continued."""
         async with self._database.begin() as connection:
             done = await connection.execute(delete(responses).where(_of(owner), _row.id == response_id))
         return done.rowcount == 1
 
     async def purge(self) -> int:
-        """Delete what nobody used for so many days; how many there were."""
+        """Deletes responses that are too old; returns their number."""
         too_old = _row.used < int(time.time()) - self._days * _DAY
         count = 0
         while True:
@@ -151,7 +151,7 @@ class ResponseStore:
                 return count
 
     async def keep_purged(self) -> None:
-        """Purge every hour, until cancelled."""
+        """Purges every hour, until cancelled."""
         while True:
             try:
                 if count := await self.purge():
@@ -161,7 +161,7 @@ class ResponseStore:
             await asyncio.sleep(_HOUR)
 
     def _has_grown(self, owner: Owner, size: int) -> bool:
-        """Whether an owner's rows ought to be added up: at first, and for each 16th of the bound."""
+        """Whether to sum an owner's rows: at first, and after each growth by 1/16 of the bound."""
         grown = self._growth.get(owner, self._bytes_per_owner) + size
         if len(self._growth) >= _OWNERS:
             self._growth.clear()
@@ -170,7 +170,7 @@ class ResponseStore:
         return due
 
     async def _shrink(self, connection: AsyncConnection, owner: Owner) -> None:
-        """Delete an owner's longest unused rows until the rest is within the bound."""
+        """Deletes an owner's least recently used rows until the rest is within the bound."""
         newer = func.sum(_row.size).over(order_by=(_row.used.desc(), _row.id))
         ranked = select(_row.id, newer.label("newer")).where(_of(owner)).subquery()
         beyond = select(ranked.c.id).where(ranked.c.newer > self._bytes_per_owner).scalar_subquery()
@@ -182,7 +182,7 @@ def _of(owner: Owner) -> ColumnElement[bool]:
 
 
 async def _links(connection: AsyncConnection, owner: Owner, response_id: str) -> Sequence[Any]:
-    """(id, previous, length, size) of a chain, newest first, as far as it is there."""
+    """(id, previous, length, size) of a chain, newest first, up to the first missing row."""
     columns = (_row.id, _row.previous, _row.length, _row.size)
     end = select(*columns, literal(1).label("place")).where(_of(owner), _row.id == response_id)
     walk = end.cte("walk", recursive=True)

@@ -1,6 +1,6 @@
-"""Tools and text formats of the Responses API, translated to those of chat completions (gateway/prompt/tools.py).
+"""Translates tools and text formats of the Responses API to those of chat completions (gateway/prompt/tools.py).
 
-OpenAI's built-in tools are refused by name: this gateway calls nothing, it only says what the client is to call.
+OpenAI's built-in tools are rejected by name: the gateway executes no tools, it only returns calls to the client.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from gateway.prompt.tools import MAX_TOOLS, Function, FunctionName, Tool, ToolUs
 
 
 class FunctionTool(Schema):
-    """A function; what chat completions have under `function` stands at the root."""
+    """A function; the fields that chat completions nest under `function` are at the root."""
 
     type: Literal["function"]
     name: FunctionName
@@ -47,7 +47,7 @@ def function_tools(given: Sequence[dict[str, Any]]) -> tuple[FunctionTool, ...]:
 
 
 def use_of(tools: Sequence[FunctionTool], choice: str | dict[str, Any] | None, parallel: bool | None) -> ToolUse | None:
-    """What the request wants of its tools; None where none is to be called. Raises ApiError 400."""
+    """Returns how the model may use the tools; None if it may call none. Raises ApiError 400."""
     functions = [
         Function(name=tool.name, description=tool.description, parameters=tool.parameters, strict=tool.strict)
         for tool in tools
