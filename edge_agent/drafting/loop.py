@@ -37,7 +37,7 @@ class DraftingLimits:
 
 
 class DraftingLoop:
-    """Connects a mailbox and a drafter for one attachment."""
+    """Drafts for the sessions of one attachment: messages from a mailbox, proposals from a drafter."""
 
     def __init__(
         self,
@@ -93,8 +93,8 @@ class DraftingLoop:
         if known is None and len(self._sessions) >= self._limits.max_sessions:
             log.warning("session %d is not drafted: %d are open already", message.session, len(self._sessions))
             return
-        named = [*message.prompt, *message.committed], [*message.sampling.logit_bias], message.prediction
-        if not all(self._acceptable(0, tokens) for tokens in named):
+        token_lists = [*message.prompt, *message.committed], [*message.sampling.logit_bias], message.prediction
+        if not all(self._acceptable(0, tokens) for tokens in token_lists):
             log.warning("session %d is not drafted: %s", message.session, UNACCEPTABLE)
             self._end(message.session, "ended")
             return

@@ -16,10 +16,10 @@ from edgedraft.wire import Close, Commit, Draft, Open
 
 Incoming = Open | Commit | Close
 
-INBOX_MESSAGES = 1024  # messages
+INBOX_MESSAGES = 1024
 INBOX_BYTES = 1 << 22  # of frames; a decoded message takes up to ten times as much
 OUTBOX_DRAFTS = 128  # also the most in one frame: at most 128 kB of the 256 kB that a frame may have
-FULL_INBOX_POLL_SECONDS = 0.01  # seconds
+FULL_INBOX_POLL_SECONDS = 0.01
 
 
 class MailboxClosed(Exception):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class DraftStats:
-    """`drafted` nodes were sent, `accepted` of them were right by the verifier's word, `committed` is the text made."""
+    """Tokens that were drafted and sent, those of them that the verifier accepted, and all committed tokens."""
 
     drafted: int = 0
     accepted: int = 0
@@ -25,7 +25,7 @@ class DraftStats:
 
 @dataclass(frozen=True, slots=True)
 class StatsSnapshot:
-    """`sessions` are the open ones by number, `total` is since the agent started, over all attachments."""
+    """`sessions` has the open sessions by number; `total` is over all attachments since the agent started."""
 
     sessions: dict[int, DraftStats] = field(default_factory=dict)
     total: DraftStats = DraftStats()

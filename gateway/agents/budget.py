@@ -1,8 +1,8 @@
-"""Rate limit of one agent: what it may send is earned by what it is sent.
+"""Rate limit of one agent: each Open or Commit that it is sent adds to the messages that it may send.
 
-An agent has a reason to send when a session opens or tokens are committed, and then at most as many messages as the
-window that came with them, as each holds at least one node of it. An agent that sends more costs the gateway work that
-cannot be of use, even if each message is valid by itself.
+A correct agent drafts after a session opens or tokens are committed, and then sends at most as many messages as the
+window has nodes, since each message holds at least one. More messages only cost the gateway time, even if each of them
+is valid.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from edgedraft.wire import TOO_FAST, WireError
 
-MESSAGES_PER_SECOND = 20.0  # earned by time alone
+MESSAGES_PER_SECOND = 20.0  # added by time alone
 EXTRA_MESSAGES = 8  # beyond each window: drafts that cross with a commit, new epochs
 MAX_MESSAGES = 4096  # that may be saved up
 MESSAGE_BYTES = 64  # of a Draft of one node, at most; further nodes take less
@@ -27,7 +27,7 @@ class AgentBudget:
         self._messages = self._bytes = float(MAX_MESSAGES)  # both in messages
 
     def allow(self, window: int) -> None:
-        """The agent is sent an Open or Commit with this window."""
+        """Add the messages that an Open or Commit with this window may cause."""
         self._earn(window + EXTRA_MESSAGES)
 
     def take_frame(self, size: int) -> None:

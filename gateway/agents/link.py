@@ -42,7 +42,7 @@ from gateway.observability.traces import SlotSpan
 class AgentLink:
     """An agent that drafts for sessions of `owner`, at most `max_sessions` at once.
 
-    `agent` names this attachment; `identity` names the agent to verifiers and is the same whenever it attaches.
+    `agent` names this attachment and changes with each; `identity` names the agent to verifiers and stays the same.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class AgentLink:
         self.max_sessions = max_sessions
         self.outbox = Outbox(settings)
         self._sessions: SessionTable[AgentListener] = SessionTable()
-        self._slots: dict[int, SlotStats] = {}  # of sessions that the agent was sent
+        self._slots: dict[int, SlotStats] = {}  # by session number; only sessions that were sent to the agent
         self._on_slot_freed: Callable[[], None] | None = None
         self._tracing = tracing
         self._clock = _ShareClock()
@@ -128,17 +128,17 @@ class AgentLink:
                 listener.on_draft(message)
             except DraftViolation as violation:
                 raise WireError(VIOLATION, str(violation)) from None
-            self._slots[message.session].drafted(message)
+            self._slots[message.session].record_draft(message)
 
     def commit(self, number: int, commit: Commit) -> None:
         """Send the agent what was committed in a session."""
         if slot := self._slots.get(number):
-            slot.committed(commit)
+            slot.record_commit(commit)
         self._budget.allow(commit.window)
         self.put(replace(commit, session=number))
 
     def shared_seconds(self) -> float:
-        """The share of the agent's time that a session would have had by now, if it had been open from the start."""
+        """Seconds of agent time of a session that has been open since the agent attached."""
         if self.running:
             self._clock.advance(self.running)
         return self._clock.seconds
@@ -177,7 +177,7 @@ class AgentLink:
 
 
 class _ShareClock:
-    """The share of the agent's time of a session that was always open, if the open sessions share it equally."""
+    """The running sum of elapsed time divided by the number of open sessions: a session's equal share of the agent."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -194,7 +194,7 @@ class LocalSlot:
     """slot.AgentSlot at an agent of this gateway."""
 
     def __init__(self, link: AgentLink, number: int) -> None:
-        self.agent = link.identity
+        self.identity = link.identity
         self.owner = link.owner
         self._opened_at = link.shared_seconds()
         self._link = link

@@ -19,10 +19,10 @@ class AgentListener(Protocol):
 
 
 class AgentSlot(Protocol):
-    """One session's slot at an agent. `agent` identifies the agent to verifiers."""
+    """One session's slot at an agent. `identity` names the agent to verifiers."""
 
     @property
-    def agent(self) -> str: ...
+    def identity(self) -> str: ...
 
     @property
     def owner(self) -> Owner: ...
@@ -44,7 +44,7 @@ class AgentSlot(Protocol):
 
 
 class AgentHost(Protocol):
-    """An agent with a free slot for one session."""
+    """An agent with a free slot, which `open` takes. `identity` names the agent to verifiers."""
 
     @property
     def identity(self) -> str: ...

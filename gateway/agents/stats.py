@@ -26,7 +26,7 @@ class AgentStats:
         self.committed = 0
         self.answer: float | None = None  # mean response time in seconds
 
-    def answered(self, seconds: float) -> None:
+    def record_response(self, seconds: float) -> None:
         self.answer = seconds if self.answer is None else self.answer + _WEIGHT * (seconds - self.answer)
 
 
@@ -40,15 +40,15 @@ class SlotStats:
         self._committed_at = 0.0
         agent.sessions += 1
 
-    def drafted(self, draft: Draft) -> None:
+    def record_draft(self, draft: Draft) -> None:
         """Count a draft that was valid."""
         self._agent.drafted += len(draft.tokens)
         if draft.first == 1 and draft.at == self._committed:
-            self._agent.answered(time.monotonic() - self._committed_at)
+            self._agent.record_response(time.monotonic() - self._committed_at)
         if self._span:
             self._span.drafted(draft)
 
-    def committed(self, commit: Commit) -> None:
+    def record_commit(self, commit: Commit) -> None:
         """Count a commit that is sent to the agent."""
         self._agent.checked += commit.nodes
         self._agent.accepted += commit.accepted

@@ -92,7 +92,7 @@ class SpeculationStats:
 def edgedraft_field(choices: Sequence[SpeculationStats]) -> dict[str, Any]:
     """The root field `edgedraft` of a response: one choice, or several together. verifier_seconds is compute time.
 
-    verifier_accepted counts the accepted tokens that the verifier itself drafted, from earlier text.
+    verifier_accepted counts the accepted tokens that the verifier drafted by prompt lookup or from a prediction.
     """
     modes: set[Mode] = {stats.mode for stats in choices}
     return {

@@ -57,7 +57,7 @@ class RemoteSessions:
         if session := self._sessions.pop(number, None):
             session.leave()
 
-    def lost(self, number: int, reason: str) -> None:
+    def report_agent_lost(self, number: int, reason: str) -> None:
         """The session has lost its agent: report it to the requesting replica."""
         if self._sessions.pop(number, None):
             self.outbox.put(Close(number, reason=reason))
@@ -117,7 +117,7 @@ class RemoteSession:
 
     def on_agent_lost(self) -> None:
         self._clear_slot()
-        self._sessions.lost(self._number, "the agent has gone")
+        self._sessions.report_agent_lost(self._number, "the agent has gone")
 
     def on_draft(self, draft: Draft) -> None:
         """Raises DraftViolation."""

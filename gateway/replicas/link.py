@@ -138,10 +138,6 @@ class RemoteSlot:
     def owner(self) -> Owner:
         return self._owner
 
-    @property
-    def agent(self) -> str:
-        return self.identity
-
     def deliver(self, message: SlotGranted | SlotQueued | Draft | SlotUsage) -> None:
         """Raises WireError for what no correct replica sends."""
         if isinstance(message, Draft):

@@ -26,7 +26,7 @@ from gateway.storage.shared_store import StoreDown
 
 log = logging.getLogger(__name__)
 
-ANSWER_SECONDS = 2.0  # that a replica has to answer, before the next one is asked as well
+ANSWER_SECONDS = 2.0  # that a replica has to answer, before a slot is requested at the next one too
 RETRY_SECONDS = 2.0  # until a replica that could not be reached is tried again
 
 
@@ -72,7 +72,7 @@ class RemoteAgents:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def hosts_of(self, session: WaitingSession) -> list[str]:
+    async def find_hosts(self, session: WaitingSession) -> list[str]:
         """Addresses of replicas with usable agents, first those with few sessions of this replica per slot.
 
         Raises StoreDown.
@@ -85,7 +85,7 @@ class RemoteAgents:
 
         return sorted(slots, key=own_load)
 
-    async def link_to(self, address: str) -> ReplicaLink:
+    async def get_link(self, address: str) -> ReplicaLink:
         """The link to that replica, connected now if there is none. Raises Unreachable."""
         if (link := self._links.get(address)) and not link.ended:
             return link
@@ -97,7 +97,7 @@ class RemoteAgents:
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return await asyncio.shield(self._connecting[address])
 
-    def found(self, session: WaitingSession, slot: RemoteSlot) -> None:
+    def assign_slot(self, session: WaitingSession, slot: RemoteSlot) -> None:
         """A slot was granted: the session takes it and ends its other requests."""
         self._agents.leave(session)
         session.on_agent(slot)
@@ -133,7 +133,7 @@ class RemoteAgents:
 
 
 class RemoteSearch:
-    """One session's search; a link.SlotRequester at every replica that it asked."""
+    """One session's search; a link.SlotRequester at every replica where a slot was requested."""
 
     def __init__(self, agents: RemoteAgents, session: WaitingSession) -> None:
         self._agents = agents
@@ -170,13 +170,13 @@ class RemoteSearch:
 
     def on_granted(self, slot: RemoteSlot) -> None:
         self._forget(slot)
-        self._agents.found(self._session, slot)
+        self._agents.assign_slot(self._session, slot)
 
     async def _search(self) -> None:
         while self._outdated:
             self._outdated = False
             try:
-                addresses = await self._agents.hosts_of(self._session)
+                addresses = await self._agents.find_hosts(self._session)
             except StoreDown:
                 self._retry_later()
                 return
@@ -187,7 +187,7 @@ class RemoteSearch:
     async def _request(self, address: str) -> None:
         """Request a slot and wait for the replica's answer; a granted slot ends the search."""
         try:
-            link = await self._agents.link_to(address)
+            link = await self._agents.get_link(address)
         except Unreachable:
             self._retry_later()
             return

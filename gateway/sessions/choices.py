@@ -33,7 +33,7 @@ class Choice:
 
     @property
     def output_tokens(self) -> int:
-        """The tokens that count; until the choice has finished, all that are committed."""
+        """Output tokens: up to the stop string once the choice has finished, until then all committed ones."""
         return len(self.output.tokens) if self.output.finish_reason else self.stats.tokens
 
     async def events(self) -> AsyncGenerator[list[OutputEvent]]:
@@ -45,7 +45,7 @@ class Choice:
             async for commit in commits:
                 events = self.output.feed(commit.tokens, commit.logprobs, commit.finish)
                 if self.output.finish_reason and (prediction := self.request.prediction):
-                    # A long prediction takes a while.
+                    # Counted in a thread: a long prediction would block the event loop.
                     self.prediction_tokens = await asyncio.to_thread(count_accepted, prediction, self.output.tokens)
                 if events:
                     if self.first_text_at is None and not isinstance(events[0], ChoiceFinished):
@@ -55,8 +55,11 @@ class Choice:
                     return
 
 
-async def merged(choices: Sequence[Choice]) -> AsyncGenerator[list[OutputEvent]]:
-    """The events of several choices, SIDE_BY_SIDE at once. The first exception ends all; closing it cancels all."""
+async def merge_events(choices: Sequence[Choice]) -> AsyncGenerator[list[OutputEvent]]:
+    """Yields the events of several choices as they arrive; at most SIDE_BY_SIDE choices run at once.
+
+    The first exception ends all of them. Closing the generator cancels all of them.
+    """
     slots = asyncio.Semaphore(SIDE_BY_SIDE)
     queue: asyncio.Queue[list[OutputEvent] | Exception | None] = asyncio.Queue()
 

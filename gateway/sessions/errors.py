@@ -1,4 +1,4 @@
-"""How a session ends without its last token.
+"""Exceptions that end a session before its last token.
 
 `error_type` is the value of `error.type` in traces and `error` in the log. It stays the same when a class is renamed.
 """

@@ -1,6 +1,6 @@
-"""One request's generation: its choices, and the record of its end.
+"""One request's generation: runs its choices and makes the record of its end.
 
-It knows nothing of HTTP: the endpoints encode its events, and gateway/http sends them.
+It does not use HTTP: the endpoints encode its events, and gateway/http sends them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gateway.output.events import OutputEvent
 from gateway.output.parser import OutputSyntax
 from gateway.records.generation import GenerationRecord, Operation, Outcome
 from gateway.records.speculation_stats import SpeculationStats, edgedraft_field
-from gateway.sessions.choices import Choice, merged
+from gateway.sessions.choices import Choice, merge_events
 from gateway.sessions.errors import RequestRejected, Unavailable, error_type
 from gateway.sessions.request import SessionRequest
 from gateway.sessions.session import SessionFactory
@@ -48,7 +48,7 @@ class GenerationRequest:
 
 
 class Generation:
-    """Call `run` once. The properties are valid at any time, and final when it is over."""
+    """One request's choices. Call `run` once. The properties may be read at any time and are final after `run`."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Generation:
 
     @property
     def output_tokens(self) -> int:
-        """Of finished choices the tokens that count, of the others all that are committed."""
+        """The sum of Choice.output_tokens."""
         return sum(choice.output_tokens for choice in self.choices)
 
     @property
@@ -119,7 +119,7 @@ class Generation:
         outcome: Outcome = "cancelled"
         error = ""
         # A single choice needs neither a task nor a queue.
-        events = self.choices[0].events() if len(self.choices) == 1 else merged(self.choices)
+        events = self.choices[0].events() if len(self.choices) == 1 else merge_events(self.choices)
         try:
             await self._entry.begin()
             async with aclosing(events):

@@ -1,4 +1,4 @@
-"""What one session is asked to generate."""
+"""The request of one session: model, prompt, sampling parameters and owner."""
 
 from __future__ import annotations
 

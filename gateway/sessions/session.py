@@ -75,7 +75,7 @@ class Session:
         self._inbox: asyncio.Queue[Commit | Queued | _VerifierLost | RequestRejected] = asyncio.Queue()
         self._verifier_session: VerifierSession | HedgedSession | None = None
         self._avoid: VerifierLink | None = None
-        self._overloaded: dict[VerifierLink, float] = {}  # refused it before its first token; retry-after in seconds
+        self._overloaded: dict[VerifierLink, float] = {}  # rejected it before its first token; retry-after in seconds
         self._slot: AgentSlot | None = None
         self._drafts_lost = False  # drafts have arrived that the next verifier will not receive
         self._last_stale_epoch = 0  # drafts up to this epoch are not relayed: the verifier lacks some of their parents
@@ -157,7 +157,7 @@ class Session:
         message = replace(
             self._open_message(),
             sampling=self._request.sampling,
-            agent=self._slot.agent if self._slot else "",
+            agent=self._slot.identity if self._slot else "",
             salt=self._request.tenant,
             logprobs=self._request.logprobs,
             priority=self._request.priority,
@@ -175,21 +175,21 @@ class Session:
 
     async def _next_commit(self) -> Commit:
         """Raises RequestRejected, Overloaded or _VerifierLost; afterwards no verifier session is open."""
-        event = await self._next_event(self._silence_timeout)
-        if isinstance(event, Queued):
+        message = await self._next_message(self._silence_timeout)
+        if isinstance(message, Queued):
             with self._meter.queued():
-                event = await self._next_event(self._open_timeout)
-            if event is None:
+                message = await self._next_message(self._open_timeout)
+            if message is None:
                 raise Overloaded(str(self._leave_verifier(f"no room in {self._open_timeout:g} seconds")))
-        if event is None:
+        if message is None:
             raise self._leave_verifier(f"no commit in {self._silence_timeout:g} seconds", at_fault=True)
-        if isinstance(event, Exception):
-            raise event
-        assert isinstance(event, Commit), "a verifier queues a session once"
-        return event
+        if isinstance(message, Exception):
+            raise message
+        assert isinstance(message, Commit), "a verifier queues a session once"
+        return message
 
-    async def _next_event(self, seconds: float) -> Commit | Queued | _VerifierLost | RequestRejected | None:
-        """Returns None after `seconds` without an event."""
+    async def _next_message(self, seconds: float) -> Commit | Queued | _VerifierLost | RequestRejected | None:
+        """Returns None after `seconds` without a message."""
         if not self._inbox.empty():  # a timer per commit would cost more than the commit
             return self._inbox.get_nowait()
         try:
@@ -210,8 +210,8 @@ class Session:
         return _VerifierLost(reason)
 
     def on_commit(self, commit: Commit) -> None:
-        if wrong := self._fault_in(commit):
-            self._inbox.put_nowait(self._leave_verifier(wrong, at_fault=True))
+        if fault := self._find_fault(commit):
+            self._inbox.put_nowait(self._leave_verifier(fault, at_fault=True))
             return
         if self._verifier_session:
             self._verifier_session.link.health.record_success()
@@ -223,8 +223,8 @@ class Session:
             self._slot.commit(replace(bare, nodes=0, depth=0, accepted=0) if commit.verifier_drafted else bare)
         self._inbox.put_nowait(commit)
 
-    def _fault_in(self, commit: Commit) -> str:
-        """Returns what a correct verifier would not have sent, "" for nothing."""
+    def _find_fault(self, commit: Commit) -> str:
+        """Returns what is invalid about a commit, "" if nothing is."""
         at, tokens = len(self._tree.committed), commit.tokens
         if commit.at != at or at + len(tokens) > self._request.max_tokens:
             return f"{len(tokens)} tokens committed at {commit.at} after {at}"
@@ -246,7 +246,7 @@ class Session:
         if self._verifier_session and code == CLOSE_OVERLOADED and not self._tree.committed:
             self._overloaded[self._verifier_session.link] = retry_after or 1.0
         lost = self._leave_verifier(f"{code or CLOSE_FAILED}: {reason}")
-        # A committed session was accepted once: a verifier with smaller limits that rejects it is not the last word.
+        # With committed tokens, another verifier accepted it: this one may only have smaller limits.
         final = code == CLOSE_REFUSED and not self._tree.committed
         self._inbox.put_nowait(RequestRejected(reason) if final else lost)
 

@@ -18,7 +18,7 @@ from gateway.verifiers.link import VerifierLink, VerifierListener, VerifierSessi
 
 HEDGE_RATIO = 0.1  # hedges per opened session, on average
 MAX_BURST = 10.0  # hedges that may be saved up
-SLOW_FACTOR = 3.0  # times the mean time to the first commit that are not yet late
+SLOW_FACTOR = 3.0  # a first commit is late after this multiple of the mean time to it
 _WEIGHT = 0.1  # of the newest first commit in the moving means
 
 
@@ -43,7 +43,7 @@ class HedgePolicy:
     def enabled(self) -> bool:
         return self._after > 0
 
-    def on_open(self, tokens: int) -> float:
+    def record_open(self, tokens: int) -> float:
         """Count a session opened with `tokens` tokens; returns how long to wait for its first commit, in seconds.
 
         0 stands for no limit.
@@ -51,7 +51,7 @@ class HedgePolicy:
         self._allowance = min(MAX_BURST, self._allowance + HEDGE_RATIO)
         return self._after and max(self._after, SLOW_FACTOR * self._mean, SLOW_FACTOR * self._mean_per_token * tokens)
 
-    def on_first_commit(self, seconds: float, tokens: int) -> None:
+    def record_first_commit(self, seconds: float, tokens: int) -> None:
         """Record the time to a first commit."""
         self._mean += _WEIGHT * (seconds - self._mean)
         self._mean_per_token += _WEIGHT * (seconds / max(1, tokens) - self._mean_per_token)
@@ -73,14 +73,14 @@ class HedgedSession:
         link: VerifierLink,
         message: Open,
         policy: HedgePolicy,
-        choose_second: Callable[[VerifierLink], VerifierLink | None],
+        select_second: Callable[[VerifierLink], VerifierLink | None],
         on_hedge: Callable[[], None],
     ) -> None:
-        """Opens at `link`; `choose_second` returns a verifier besides the first, `on_hedge` counts hedges."""
+        """Opens at `link`; `select_second` returns a verifier besides the first, `on_hedge` counts hedges."""
         self._listener = listener
         self._message = message
         self._policy = policy
-        self._choose_second = choose_second
+        self._select_second = select_second
         self._on_hedge = on_hedge
         self._agent = message.agent
         self._opened_at = time.monotonic()
@@ -90,7 +90,7 @@ class HedgedSession:
         self._timer: asyncio.TimerHandle | None = None
         self._attempts: list[_Attempt] = []
         self._current = self._open(link)
-        if wait := policy.on_open(self._tokens):
+        if wait := policy.record_open(self._tokens):
             self._timer = asyncio.get_running_loop().call_later(wait, self._hedge)
 
     @property
@@ -99,7 +99,7 @@ class HedgedSession:
         return self._current.link
 
     def draft(self, draft: Draft) -> bool:
-        """Returns whether the draft is sent; False if the verifier does without it."""
+        """Returns whether the draft was sent; False if it was dropped (VerifierLink.send_draft)."""
         return self._current.session.draft(draft)
 
     def set_agent(self, agent: str) -> None:
@@ -125,7 +125,7 @@ class HedgedSession:
         if not self._committed:
             self._committed = True
             self._cancel_timer()
-            self._policy.on_first_commit(time.monotonic() - self._opened_at, self._tokens)
+            self._policy.record_first_commit(time.monotonic() - self._opened_at, self._tokens)
             for other in self._attempts:
                 if other is not attempt:
                     other.session.close()
@@ -159,7 +159,7 @@ class HedgedSession:
         return attempt
 
     def _hedge(self) -> None:
-        link = self._choose_second(self._current.link)
+        link = self._select_second(self._current.link)
         if link and self._policy.try_acquire():
             self._on_hedge()
             self._open(link)
@@ -170,7 +170,7 @@ class HedgedSession:
 
 
 class _Attempt:
-    """The session at one of the two verifiers; passes its messages on with their origin."""
+    """The session at one of the two verifiers: a VerifierListener that passes each message on with itself as origin."""
 
     session: VerifierSession
 

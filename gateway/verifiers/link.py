@@ -49,7 +49,7 @@ class VerifierListener(Protocol):
         ...
 
     def on_verifier_closed(self, code: str, reason: str, retry_after: float = 0.0) -> None:
-        """The session has ended at this verifier: refused, failed, or lost with the link. `code` is a wire.CLOSE_*.
+        """The session has ended at this verifier: rejected, failed, or lost with the link. `code` is a wire.CLOSE_*.
 
         `retry_after` is when to try an overloaded verifier again, in seconds.
         """
@@ -83,7 +83,7 @@ class VerifierLink:
     def __init__(self, url: str, link: Link, model: ServedModel, max_sessions: int, health: VerifierHealth) -> None:
         self.url = url
         self.health = health
-        self.draining = False  # opens no new sessions: the verifier said so, or the link is ending
+        self.draining = False  # opens no new sessions: the verifier is shutting down, or the link is ending
         self.model = model
         self.max_sessions = max_sessions
         self._link = link
@@ -131,7 +131,7 @@ class VerifierLink:
             await self._link.close()
 
     def send_draft(self, draft: Draft) -> bool:
-        """False if the draft was dropped: a verifier that reads slowly gets none, which costs no text."""
+        """Returns False if the draft was dropped because the outbox is congested, which changes no text."""
         if self._outbox.congested:
             return False
         self._outbox.put(draft)
@@ -190,7 +190,7 @@ class VerifierSession:
         self.begun = False  # it was queued or has commits: being queued is reported once and first
 
     def draft(self, draft: Draft) -> bool:
-        """Returns whether the draft is sent; False if the verifier does without it."""
+        """Returns whether the draft was sent; False if it was dropped (VerifierLink.send_draft)."""
         return self.link.send_draft(replace(draft, session=self.number))
 
     def set_agent(self, agent: str) -> None:
@@ -198,7 +198,7 @@ class VerifierSession:
         self.link.set_agent(self.number, agent)
 
     def report_failure(self) -> None:
-        """Count a silent or wrong verifier as failed."""
+        """Count a failure of the verifier: silence, or an invalid commit."""
         self.link.health.record_failure()
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
-"""The verifiers of this gateway, configured by URL or by DNS name: connected to, and selected from for sessions.
+"""The verifiers of this gateway, configured by URL or by DNS name: connects to them and opens sessions at them.
 
-What makes a verifier the better choice is in selection.py; opening a session at a second one, in hedging.py.
+Which verifier is best is decided in selection.py; a session opens at a second one in hedging.py.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class VerifierPool:
         if not self._hedge_policy.enabled:
             return link.open(listener, message)
 
-        def choose_second(first: VerifierLink) -> VerifierLink | None:
+        def select_second(first: VerifierLink) -> VerifierLink | None:
             others = [
                 other
                 for other in self._links_serving(model)
@@ -152,7 +152,7 @@ class VerifierPool:
             ]
             return select_verifier(others, avoid, blocks, ("", 0)) if others else None
 
-        return HedgedSession(listener, link, message, self._hedge_policy, choose_second, self._metrics.hedged.inc)
+        return HedgedSession(listener, link, message, self._hedge_policy, select_second, self._metrics.hedged.inc)
 
     async def wait_for_model(self, seconds: float) -> None:
         """Wait until some verifier has reported its model, for `seconds` at most."""
@@ -243,10 +243,7 @@ class VerifierPool:
         raise AssertionError("retrying never gives up")
 
     async def _model_of(self, card: ModelCard) -> ServedModel:
-        """The model that a card describes. Raises UnusableCard if its name is in use for another model.
-
-        A name that no connected verifier serves any more may be used for another model.
-        """
+        """The card's model. Raises UnusableCard if a connected verifier serves another model of that name."""
         known = self.catalog.get(card.name)
         if known and known.fingerprint == card.fingerprint:
             return known

@@ -57,8 +57,8 @@ class SimulatedAgent:
         session.min_path = self._threshold.min_path
         if (wanted := session.next_request()) is None:
             return
-        node, point = wanted
-        pending = self._model.start_forward(chat, point, self._lookup)
+        node, request = wanted
+        pending = self._model.start_forward(chat, request, self._lookup)
         self._busy = True
 
         def finished() -> None:

@@ -38,7 +38,7 @@ class PendingForward:
 
 
 class MemoizedDraftModel:
-    """Not thread-safe."""
+    """Proposals by position, each computed once. Not thread-safe."""
 
     def __init__(self, vocab_size: int, threads: int, kv_tokens: int = 1 << 15) -> None:
         """`vocab_size` is the target's."""
@@ -61,16 +61,16 @@ class MemoizedDraftModel:
         self._open: set[int] = set()
 
     def start_forward(
-        self, chat: RecordedChat, point: DraftRequest, lookup: PromptLookupDrafter | None, model: bool = True
+        self, chat: RecordedChat, request: DraftRequest, lookup: PromptLookupDrafter | None, model: bool = True
     ) -> PendingForward:
         """`lookup` is the agent's own prompt lookup, if it has one; without `model` only that one proposes."""
-        [looked_up] = lookup.propose([point]) if lookup else [NO_PROPOSAL]
+        [looked_up] = lookup.propose([request]) if lookup else [NO_PROPOSAL]
         if not model:
             return PendingForward(None, looked_up)
-        position = position_of(chat, point)
+        position = position_of(chat, request)
         if position not in self._computed:
             self._pending[position] = DraftRequest(
-                chat.number + 1, point.context, point.num_committed, point.output_index, point.sampling
+                chat.number + 1, request.context, request.num_committed, request.output_index, request.sampling
             )
         return PendingForward(position, looked_up)
 
@@ -115,11 +115,11 @@ class MemoizedDraftModel:
             seconds: list[float] = []
             for _ in range(MEASURED_FORWARDS + 1):
                 began = time.thread_time()
-                points = [DraftRequest(number, text, len(text), 0, greedy) for number, text in texts.items()]
-                proposals: Sequence[Proposal] = self._drafter.propose(points)
+                requests = [DraftRequest(number, text, len(text), 0, greedy) for number, text in texts.items()]
+                proposals: Sequence[Proposal] = self._drafter.propose(requests)
                 seconds.append(time.thread_time() - began)
                 while not all(proposal.complete for proposal in proposals):
-                    proposals = self._drafter.propose(points)
+                    proposals = self._drafter.propose(requests)
                 for text in texts.values():
                     text.append(FILLER)
             costs.record(size, median(seconds[1:]))
@@ -128,8 +128,8 @@ class MemoizedDraftModel:
         return costs
 
 
-def position_of(chat: RecordedChat, point: DraftRequest) -> Position:
-    """The position of a point in relation to the chat's recorded text."""
-    output = tuple(point.context[len(chat.prompt) :])
+def position_of(chat: RecordedChat, request: DraftRequest) -> Position:
+    """The position of a draft request relative to the chat's recorded text."""
+    output = tuple(request.context[len(chat.prompt) :])
     right = common_prefix(output, chat.text)
     return chat.number, right, output[right:]

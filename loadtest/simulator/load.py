@@ -89,6 +89,8 @@ def run(system: System, chats: Sequence[RecordedChat], load: Load, seed: int) ->
 
 
 class _LoadGenerator:
+    """Submits streams, checks their tokens and measures the window."""
+
     def __init__(self, system: System, chats: Sequence[RecordedChat], load: Load, seed: int) -> None:
         self.measurement = Measurement()
         self.done = False

@@ -31,20 +31,20 @@ class SimulatedVerifier:
         self,
         clock: Clock,
         target: Target,
-        steps: StepCosts,
+        step_costs: StepCosts,
         meters: Meters,
         deliver: Callable[[Mapping[int, Commit]], None],
         limits: SchedulerLimits = LIMITS,
         compute: Compute | None = None,
         select: SelectDraftNodes = select_for_goodput,
     ) -> None:
-        """`steps` are the costs that the scheduler knows from the start, `select` is how it selects draft nodes."""
+        """`step_costs` are known to the scheduler from the start; `select` selects its draft nodes."""
         self.nodes_per_step: Counter[int] = Counter()
         self._clock, self._target, self._meters, self._deliver = clock, target, meters, deliver
         self._compute = compute or clock.call_later
         self._scheduler = Scheduler(target.engine, limits, select)
         for rows in KNOWN_ROWS:
-            self._scheduler.step_costs.record(rows, steps.seconds(rows))
+            self._scheduler.step_costs.record(rows, step_costs.seconds(rows))
         self._open: set[int] = set()
         self._stepping = False
 
@@ -91,14 +91,14 @@ class SimulatedVerifier:
         self._compute(seconds, lambda: self._finish_step(output.scheduled, results, started_at, seconds))
 
     def _finish_step(
-        self, work: list[ScheduledSession], results: list[StepResult], started_at: float, seconds: float
+        self, scheduled: list[ScheduledSession], results: list[StepResult], started_at: float, seconds: float
     ) -> None:
         began = self._target.cpu_clock()
         results = [result for result in results if result.session in self._open]  # others belong to an earlier run
-        commits = self._scheduler.update(work, results, started_at, self._clock.now)
+        commits = self._scheduler.update(scheduled, results, started_at, self._clock.now)
         self._meters.server_seconds += seconds + self._target.cpu_clock() - began
         self._meters.steps += 1
-        self.nodes_per_step[sum(len(item.draft) for item in work)] += 1
+        self.nodes_per_step[sum(len(item.draft) for item in scheduled)] += 1
         for key, commit in commits.items():
             self._meters.verifies += 1
             self._meters.nodes += commit.nodes

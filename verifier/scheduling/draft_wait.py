@@ -1,7 +1,7 @@
 """Waiting for drafts: whether the engine stays idle until drafts arrive, and until when.
 
 The engine waits only when every session would gain by it and no prompt is left to compute. A step that runs anyway
-takes all sessions along: a session that sat it out would wait for as long as the step lasts.
+includes all sessions, since a session left out of it would have to wait until it ends.
 """
 
 from __future__ import annotations

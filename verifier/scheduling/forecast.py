@@ -1,7 +1,7 @@
 """How long a session would wait for admission, predicted from the sessions that run and from those ahead of it.
 
 An answer is expected to be as long as answers have been on average, or as its limit still allows, at the token rate of
-recent steps. Nothing is decided here.
+recent steps. scheduler.py and admission_queue.py decide what follows from it.
 """
 
 from __future__ import annotations

@@ -33,8 +33,8 @@ def running_mean(mean: float | None, value: float) -> float:
 class LatencyBudget:
     """How far a session is ahead of datacenter-only decoding, in seconds: `saved_seconds`, negative if it is behind.
 
-    Each accepted token saves a plain step, of which `wait_share` may be spent on waiting for drafts; the rest is the
-    client's. Waiting and verifying cost time. Invariant 3 keeps `saved_seconds` above minus one plain step.
+    Each accepted token saves a plain step, of which `wait_share` may be spent on waiting for drafts; the rest
+    shortens the response. Waiting and verifying cost time. Invariant 3: `saved_seconds` stays above minus a plain step.
     """
 
     wait_share: float
@@ -51,7 +51,7 @@ class LatencyBudget:
         return replace(self, saved_seconds=min(saved, MAX_SAVED_STEPS * plain_seconds))
 
     def may_verify_drafts(self, plain_seconds: float) -> bool:
-        """Whether verifying may still cost this session time; too many rejected drafts use that up."""
+        """Whether drafts may be verified; False once rejected drafts have put the session a plain step behind."""
         return self.saved_seconds > -plain_seconds
 
     def max_draft_wait(self, plain_seconds: float, draft_delay: float | None, limit: float) -> float:
@@ -85,7 +85,7 @@ def should_wait_for_draft(
 def verification_pays(acceptance: float, sessions: int, seconds: Callable[[int], float]) -> bool:
     """Whether verifying raises the tokens per second if all `sessions` have drafts with this `acceptance` rate.
 
-    It does not where steps have no arithmetic to spare. `seconds` maps a step's rows to its duration.
+    It does not where plain steps are compute-bound already. `seconds` maps a step's rows to its duration.
     """
     plain = sessions / seconds(sessions)
     for depth in PROBED_DEPTHS:

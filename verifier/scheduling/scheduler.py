@@ -1,8 +1,8 @@
 """The scheduler: which sessions and which draft nodes go into the next step, which sessions wait, what was committed.
 
-It holds the state of all sessions. It is synchronous, is given the time, and neither computes nor sends anything.
-Admission is admission_queue.py's, the choice of a session's draft draft_selection.py's, waiting for drafts
-draft_wait.py's, and the rules themselves are in policy.py.
+It holds the state of all sessions. It is synchronous, gets the time as an argument, and neither runs the model nor
+sends anything. Queueing is in admission_queue.py, a session's draft is selected in draft_selection.py, waiting for
+drafts is decided in draft_wait.py, and the rules themselves are pure functions in policy.py.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ class Scheduler:
         self._may_admit = False  # capacity was freed since the engine rejected the head of the queue
         self._calibrations = Calibrations()
         self.step_costs = StepCosts()
-        self._drafts = DraftSelector(engine, self._calibrations, limits.verify_nodes)
-        self._draft_wait = DraftWait(self.step_costs, self._calibrations, self._drafts, limits.draft_wait)
+        self._draft_selector = DraftSelector(engine, self._calibrations, limits.verify_nodes)
+        self._draft_wait = DraftWait(self.step_costs, self._calibrations, self._draft_selector, limits.draft_wait)
 
     def __len__(self) -> int:
         """The number of running sessions."""
@@ -203,7 +203,7 @@ class Scheduler:
         drafts = {
             key: draft
             for key in sampling
-            if self._may_verify(key) and len(draft := self._drafts.select(self._sessions[key]))
+            if self._may_verify(key) and len(draft := self._draft_selector.select(self._sessions[key]))
         }
         probabilities = {
             key: self._calibrations.get(self._sessions[key].draft_source).path_probabilities(draft)
@@ -230,7 +230,7 @@ class Scheduler:
     def update(
         self, scheduled: Sequence[ScheduledSession], results: Sequence[StepResult], began: float, now: float
     ) -> dict[int, Commit]:
-        """Take in a step's results and return one Commit per session that has new tokens or has ended.
+        """Apply a step's results; returns one Commit per session that has new tokens or has ended.
 
         A Commit's session number is the engine's key; the sender replaces it.
         """

@@ -1,4 +1,4 @@
-"""The scheduler's state of one session: its text, its draft tree, who drafts for it and what drafting has cost it.
+"""The scheduler's state of one session: its text, its draft tree, its agent and its latency budget.
 
 It holds data only; decisions are made by scheduler.py, draft_selection.py and draft_wait.py.
 """

@@ -88,7 +88,7 @@ async def test_a_slot_is_requested_queued_granted_and_used(around) -> None:
     assert link.sessions == 1
     await host.send(SlotQueued(1), SlotGranted(1, "agent", 3))
     await until(lambda: events.events == ["queued", "granted"])
-    assert (slot.agent, slot.owner) == ("agent", ("acme", "ann"))
+    assert (slot.identity, slot.owner) == ("agent", ("acme", "ann"))
     slot.open(events, OPEN)
     slot.commit(Commit(7, 0, [1]))
     await host.send(DRAFT, SlotUsage(1, 20.0, 1))

@@ -118,7 +118,7 @@ async def test_replicas_with_few_own_sessions_per_slot_come_first(around: Around
     for address, sessions in (("ws://a", 1), ("ws://b", 2), ("ws://c", 3)):
         around.links[address] = FakeLink("queued")
         around.links[address].sessions = sessions
-    assert await around.agents.hosts_of(around.session) == ["ws://b", "ws://a", "ws://c"]
+    assert await around.agents.find_hosts(around.session) == ["ws://b", "ws://a", "ws://c"]
 
 
 async def test_a_new_agent_starts_the_search_again(around: Around) -> None:
@@ -162,7 +162,7 @@ async def test_failures_are_tried_again(around: Around, monkeypatch: pytest.Monk
 async def test_a_replica_that_was_not_reached_is_not_dialled_again_at_once(around: Around) -> None:
     for _ in range(2):
         with pytest.raises(Unreachable):
-            await around.agents.link_to("ws://127.0.0.1:9")
+            await around.agents.get_link("ws://127.0.0.1:9")
     assert around.agents._not_before.keys() == {"ws://127.0.0.1:9"}
 
 

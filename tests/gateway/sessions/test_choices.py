@@ -15,7 +15,7 @@ from gateway.model.served_model import ServedModel
 from gateway.output.choice_output import ChoiceOutput
 from gateway.output.events import ChoiceFinished, TextDelta
 from gateway.records.speculation_stats import SpeculationStats
-from gateway.sessions.choices import SIDE_BY_SIDE, Choice, merged
+from gateway.sessions.choices import SIDE_BY_SIDE, Choice, merge_events
 from gateway.sessions.errors import Unavailable
 from gateway.sessions.request import SessionRequest
 from tests.support import toy_model
@@ -102,7 +102,7 @@ async def test_the_accepted_part_of_a_prediction_is_counted() -> None:
 async def test_choices_are_merged_and_run_side_by_side_up_to_a_limit() -> None:
     ScriptedSession.most = 0
     choices = [choice(number, ScriptedSession("ab", "c")) for number in range(SIDE_BY_SIDE + 3)]
-    got = await events_of(merged(choices))
+    got = await events_of(merge_events(choices))
     assert texts(got) == dict.fromkeys(range(len(choices)), "abc")
     assert sum(isinstance(event, ChoiceFinished) for event in got) == len(choices)
     assert ScriptedSession.most == SIDE_BY_SIDE
@@ -111,13 +111,13 @@ async def test_choices_are_merged_and_run_side_by_side_up_to_a_limit() -> None:
 async def test_the_first_failure_ends_all_choices() -> None:
     sessions = [ScriptedSession("a", finish=False), ScriptedSession("b", finish=False, error=Unavailable("gone"))]
     with pytest.raises(Unavailable):
-        await events_of(merged([choice(number, session) for number, session in enumerate(sessions)]))
+        await events_of(merge_events([choice(number, session) for number, session in enumerate(sessions)]))
     assert all(session.closed for session in sessions)
 
 
 async def test_closing_cancels_all_sessions() -> None:
     sessions = [ScriptedSession("a", finish=False) for _ in range(3)]
-    events = merged([choice(number, session) for number, session in enumerate(sessions)])
+    events = merge_events([choice(number, session) for number, session in enumerate(sessions)])
     async with aclosing(events):
         await anext(events)
     assert ScriptedSession.running == 0

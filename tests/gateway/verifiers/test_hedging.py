@@ -72,16 +72,16 @@ async def test_a_hedge_that_is_refused_or_lost_changes_nothing(tmp_path: Path) -
 
 def test_hedges_are_few_and_wait_longer_where_all_are_slow() -> None:
     hedges = HedgePolicy(2.0)
-    assert hedges.on_open(100) == 2.0
+    assert hedges.record_open(100) == 2.0
     assert [hedges.try_acquire() for _ in range(int(MAX_BURST) + 1)] == [True] * int(MAX_BURST) + [False]
     for _ in range(11):
-        hedges.on_open(100)
+        hedges.record_open(100)
     assert [hedges.try_acquire(), hedges.try_acquire()] == [True, False]
     for _ in range(100):
-        hedges.on_first_commit(4.0, 1000)
-    assert hedges.on_open(1000) == pytest.approx(12, rel=0.01)
-    assert hedges.on_open(4000) == pytest.approx(48, rel=0.01)
-    assert HedgePolicy(0.0).on_open(100) == 0
+        hedges.record_first_commit(4.0, 1000)
+    assert hedges.record_open(1000) == pytest.approx(12, rel=0.01)
+    assert hedges.record_open(4000) == pytest.approx(48, rel=0.01)
+    assert HedgePolicy(0.0).record_open(100) == 0
 
 
 class FakeLink:
