@@ -53,7 +53,7 @@ async def limited_key(gateway: Gateway, concurrent: int) -> str:
 
 
 def reserved(gateway: Gateway) -> int:
-    return sum(gateway.services.admission._running.values())
+    return sum(gateway.state.admission._running.values())
 
 
 def logged_statuses(caplog: pytest.LogCaptureFixture) -> list[int]:
