@@ -262,7 +262,7 @@ class WireError(Exception):
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason)
         self.code = code
-        self.reason = reason.encode()[:120].decode(errors="ignore")  # a close frame has room for 123 bytes of reason
+        self.reason = reason.encode()[:120].decode(errors="ignore")  # a close frame holds at most 123 bytes of reason
 
 
 class FrameDecoder(Generic[M]):

@@ -31,37 +31,37 @@ class Metrics:
         ProcessCollector(registry=registry)
         name = "edgedraft_verifier_"
         self._sessions = Gauge(name + "sessions", "Open sessions", registry=registry)
-        self._waiting = Gauge(name + "waiting", "Sessions that wait for room", registry=registry)
+        self._waiting = Gauge(name + "waiting", "Sessions in the admission queue", registry=registry)
         self._kv = Gauge(name + "kv_tokens", "Tokens that the KV cache holds", registry=registry)
         self._kv_free = Gauge(name + "kv_free_tokens", "Tokens of KV cache free", registry=registry)
         self._steps = Counter(name + "steps", "Forwards", registry=registry)
-        self._session_steps = Counter(name + "session_steps", "Forwards, one for each session in it", registry=registry)
+        self._session_steps = Counter(name + "session_steps", "Forwards, counted per session", registry=registry)
         self._rows = Counter(name + "rows", "Tokens that went into forwards", registry=registry)
         self._tokens = Counter(name + "tokens", "Output tokens committed", registry=registry)
-        self._cached = Counter(name + "cached_tokens", "Prompt tokens found computed", registry=registry)
-        self._nodes = Counter(name + "draft_nodes", "Drafted nodes checked", registry=registry)
-        self._accepted = Counter(name + "draft_accepted", "Drafted nodes that became output", registry=registry)
+        self._cached = Counter(name + "cached_tokens", "Prompt tokens found in the prefix cache", registry=registry)
+        self._nodes = Counter(name + "draft_nodes", "Draft nodes verified", registry=registry)
+        self._accepted = Counter(name + "draft_accepted", "Draft nodes accepted", registry=registry)
         self._seconds = Histogram(
             name + "step_seconds",
-            "Seconds of a forward with its choices",
+            "Seconds of a step: forward and sampling",
             registry=registry,
             buckets=(0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5),
         )
         self._first_token = Histogram(
             name + "time_to_first_token_seconds",
-            "From a session's arrival to its first commit, waiting for room included",
+            "From a session's arrival to its first commit, time in the admission queue included",
             registry=registry,
             buckets=_LATENCY,
         )
         self._inter_token = Histogram(
             name + "inter_token_seconds",
-            "Between two commits of a session, divided by the tokens of the later one; one entry a token",
+            "Between two commits of a session, divided by the tokens of the later one; one entry per token",
             registry=registry,
             buckets=_LATENCY,
         )
         self._length = Histogram(
             name + "acceptance_length",
-            "Tokens committed by a forward that checked a draft",
+            "Tokens committed by a forward that verified a draft",
             registry=registry,
             buckets=(1, 2, 3, 4, 5, 6, 8, 10, 12, 16),
         )
@@ -73,7 +73,7 @@ class Metrics:
             vllm + "num_requests_running", "Sessions that run", ["model_name"], registry=registry
         ).labels(model)
         self._vllm_waiting = Gauge(
-            vllm + "num_requests_waiting", "Sessions that wait for room", ["model_name"], registry=registry
+            vllm + "num_requests_waiting", "Sessions in the admission queue", ["model_name"], registry=registry
         ).labels(model)
         self._vllm_kv = Gauge(
             vllm + "kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1", ["model_name"], registry=registry

@@ -30,11 +30,9 @@ from edgedraft.wire import (
     PROTOCOL,
     UNAUTHORIZED,
     Close,
-    Commit,
     Hello,
     ModelCard,
     Open,
-    Queued,
     VerifierWelcome,
     WireError,
     decode_to_verifier,
@@ -42,7 +40,7 @@ from edgedraft.wire import (
 from verifier.compiling_sessions import CompilingSessions
 from verifier.drain import wait_for_sessions
 from verifier.engine.interface import Engine
-from verifier.engine_loop import EngineLoop, LinkClosed
+from verifier.engine_loop import EngineLoop, LinkClosed, Reply
 from verifier.metrics import Metrics
 from verifier.scheduling.scheduler import SchedulerLimits
 from verifier.traces import SessionSpans
@@ -52,8 +50,6 @@ log = logging.getLogger(__name__)
 MAX_BACKLOG = 1 << 13  # messages that the engine's thread has not taken, after which gateways are read no further
 BACKLOG_PAUSE = 0.01  # seconds
 DRAINING = "this verifier is going"
-
-Answer = Commit | Queued | Close
 
 
 def build_app(
@@ -80,8 +76,8 @@ def build_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         loop = asyncio.get_running_loop()
 
-        def deliver(answers: Sequence[tuple[int, Answer]]) -> None:
-            loop.call_soon_threadsafe(distribute, answers)
+        def deliver(replies: Sequence[tuple[int, Reply]]) -> None:
+            loop.call_soon_threadsafe(distribute, replies)
 
         app.state.engine_loop = engine_loop = EngineLoop(engine, limits, deliver, metrics, spans)
         engine_loop.start()
@@ -91,9 +87,9 @@ def build_app(
         if tracing:
             await asyncio.to_thread(tracing.close)
 
-    def distribute(answers: Sequence[tuple[int, Answer]]) -> None:
-        """Put a step's answers, each with its link's number, into the links' outboxes."""
-        for number, message in answers:
+    def distribute(replies: Sequence[tuple[int, Reply]]) -> None:
+        """Put a step's replies, each with its link's number, into the links' outboxes."""
+        for number, message in replies:
             if outbox := outboxes.get(number):
                 outbox.put(message)
 

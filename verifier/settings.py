@@ -40,7 +40,7 @@ class VerifierSettings(TracedSettings):
         (), description="CPUs to stay on, such as 0-7,16; one thread on each unless --threads says otherwise"
     )
     max_sessions: int = Field(64, ge=1, le=4096, description="sessions at once; more wait")
-    max_waiting: int = Field(64, ge=0, le=4096, description="sessions that wait for room; more are turned away")
+    max_waiting: int = Field(64, ge=0, le=4096, description="sessions in the admission queue; more are rejected")
     max_wait: float = Field(30.0, gt=0, le=3600, description="seconds in that line at most, waited or foreseen")
     kv_tokens: int = Field(32768, ge=256, description="tokens that the KV cache holds, all sessions together")
     context_length: int = Field(0, ge=0, description="longest prompt with output; 0 takes the model's own")

@@ -46,7 +46,7 @@ class SlotStats:
         if draft.first == 1 and draft.at == self._committed:
             self._agent.record_response(time.monotonic() - self._committed_at)
         if self._span:
-            self._span.drafted(draft)
+            self._span.record_draft(draft)
 
     def record_commit(self, commit: Commit) -> None:
         """Count a commit that is sent to the agent."""
@@ -56,7 +56,7 @@ class SlotStats:
         self._committed = commit.at + len(commit.tokens)
         self._committed_at = time.monotonic()
         if self._span:
-            self._span.committed(commit)
+            self._span.record_commit(commit)
 
     def end(self, lost: bool) -> None:
         if self._span:

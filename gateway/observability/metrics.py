@@ -159,22 +159,22 @@ class SessionMetrics:
         self._drafts = self._nodes = self._accepted = 0
         self._seconds = 0.0
 
-    def began(self) -> None:
+    def record_start(self) -> None:
         self._metrics.sessions.inc()
         self._metrics.vllm_running.inc()
 
-    def ended(self) -> None:
+    def record_end(self) -> None:
         self._flush()
         self._metrics.sessions.dec()
         self._metrics.vllm_running.dec()
 
     @contextmanager
-    def queued(self) -> Iterator[None]:
+    def track_queued(self) -> Iterator[None]:
         """Counts the session as queued while the context lasts."""
         with self._metrics.queued.track_inprogress(), self._metrics.vllm_waiting.track_inprogress():
             yield
 
-    def committed(self, commit: Commit) -> None:
+    def record_commit(self, commit: Commit) -> None:
         now, tokens = time.monotonic(), len(commit.tokens)
         if self._last is not None and tokens:
             self._model.inter_token.observe((now - self._last) / tokens)

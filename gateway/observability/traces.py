@@ -38,7 +38,7 @@ class GatewayTraces:
         server = "gen_ai.server."
         self.duration = histogram(server + "request.duration", "Time from request to last token", DURATION)
         self.first_token = histogram(server + "time_to_first_token", "Time from request to first text", FIRST_TOKEN)
-        self.per_token = histogram(server + "time_per_output_token", "Time a token after the first text", PER_TOKEN)
+        self.per_token = histogram(server + "time_per_output_token", "Time per token after the first text", PER_TOKEN)
 
     def start_generation(
         self,
@@ -144,13 +144,13 @@ class SlotSpan:
         self._span = tracing.start_span("edge agent", SpanKind.CLIENT, message.trace, {"edgedraft.drafter": drafter})
         self._drafts = self._nodes = self._accepted = 0
 
-    def drafted(self, draft: Draft) -> None:
+    def record_draft(self, draft: Draft) -> None:
         self._drafts += 1
         self._nodes += len(draft.tokens)
         if self._drafts == 1:
             self._span.add_event("first draft", {"edgedraft.draft.nodes": len(draft.tokens)})
 
-    def committed(self, commit: Commit) -> None:
+    def record_commit(self, commit: Commit) -> None:
         self._accepted += commit.accepted
 
     def end(self, lost: bool) -> None:

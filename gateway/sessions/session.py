@@ -97,7 +97,7 @@ class Session:
 
         Commits yielded before an exception stay valid.
         """
-        self._meter.began()
+        self._meter.record_start()
         try:
             if self._request.edge:
                 self._agents.seek(self)
@@ -114,7 +114,7 @@ class Session:
                     at = len(self._tree.committed)
                     event(log, "session reopens", level=logging.WARNING, at=at, reason=str(lost))
         finally:
-            self._meter.ended()
+            self._meter.record_end()
             self._agents.leave(self)
             if self._slot:
                 self.stats.agent_seconds += self._slot.seconds()
@@ -177,7 +177,7 @@ class Session:
         """Raises RequestRejected, Overloaded or _VerifierLost; afterwards no verifier session is open."""
         message = await self._next_message(self._silence_timeout)
         if isinstance(message, Queued):
-            with self._meter.queued():
+            with self._meter.track_queued():
                 message = await self._next_message(self._open_timeout)
             if message is None:
                 raise Overloaded(str(self._leave_verifier(f"no room in {self._open_timeout:g} seconds")))
@@ -217,7 +217,7 @@ class Session:
             self._verifier_session.link.health.record_success()
         self._tree.commit(commit.at, commit.tokens)
         self.stats.add(commit, paired=self._slot is not None)
-        self._meter.committed(commit)
+        self._meter.record_commit(commit)
         if self._slot:
             bare = replace(commit, logprobs=[])
             self._slot.commit(replace(bare, nodes=0, depth=0, accepted=0) if commit.verifier_drafted else bare)

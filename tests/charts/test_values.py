@@ -1,4 +1,4 @@
-"""What the chart's schema turns away, and with which words; and that it knows the settings of this version."""
+"""Which values the chart's schema rejects, and with which messages; and that it knows the settings of this version."""
 
 from __future__ import annotations
 

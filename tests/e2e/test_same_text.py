@@ -77,7 +77,7 @@ def test_without_any_agent_the_datacenter_answers(service: Service, alone: dict[
     assert (answer.text, answer.mode) == (alone[CASES[0]].text, "datacenter")
 
 
-def test_the_verifiers_own_guesses_change_the_steps_and_no_token(service: Service, tmp_path: Path) -> None:
+def test_the_verifiers_own_drafts_change_the_steps_and_no_token(service: Service, tmp_path: Path) -> None:
     cases = CASES[:6]
     plain = service.ask_all(cases, edge=False, tokens=LONGER)
     with Supervisor(KEY, tmp_path) as stack:
@@ -87,9 +87,9 @@ def test_the_verifiers_own_guesses_change_the_steps_and_no_token(service: Servic
         )
         stack.wait_for_verifier()
         client = OpenAI(base_url=f"{stack.url}/v1", api_key=KEY, max_retries=0, timeout=300)
-        guessed = Service(stack, verifier, client, service.model).ask_all(cases, tokens=LONGER)
-    assert [answer.text for answer in guessed] == [answer.text for answer in plain]
-    assert {answer.mode for answer in guessed} == {"datacenter"}
-    assert not any(answer.accepted for answer in guessed)
-    assert sum(answer.verifier_accepted for answer in guessed) > 10
-    assert sum(answer.verifier_steps for answer in guessed) < sum(answer.verifier_steps for answer in plain) - 10
+        drafted = Service(stack, verifier, client, service.model).ask_all(cases, tokens=LONGER)
+    assert [answer.text for answer in drafted] == [answer.text for answer in plain]
+    assert {answer.mode for answer in drafted} == {"datacenter"}
+    assert not any(answer.accepted for answer in drafted)
+    assert sum(answer.verifier_accepted for answer in drafted) > 10
+    assert sum(answer.verifier_steps for answer in drafted) < sum(answer.verifier_steps for answer in plain) - 10

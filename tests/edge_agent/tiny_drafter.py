@@ -31,7 +31,7 @@ def point(
 def complete(drafter: ModelDrafter, asked: DraftRequest) -> Proposal:
     """Ask until the context has been run."""
     for _ in range(100):
-        [guesses] = drafter.propose([asked])
-        if guesses.complete:
-            return guesses
+        [proposal] = drafter.propose([asked])
+        if proposal.complete:
+            return proposal
     raise AssertionError("never complete")

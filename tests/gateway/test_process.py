@@ -1,4 +1,4 @@
-"""The gateway as a process: what it prints, what it weighs, and how it ends."""
+"""The gateway as a process: what it prints, how much memory it takes, and how it ends."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def test_the_shipped_draft_fits_the_demo_model() -> None:
         text = target.generate(**prompt, max_new_tokens=64, do_sample=False)
         start = prompt["input_ids"].shape[1]
         with torch.inference_mode():
-            guesses = head_ids[draft(text[:, :-1]).logits[0, start - 1 :].argmax(-1)]
-        hits += int((guesses == text[0, start:]).sum())
-        total += len(guesses)
+            drafted = head_ids[draft(text[:, :-1]).logits[0, start - 1 :].argmax(-1)]
+        hits += int((drafted == text[0, start:]).sum())
+        total += len(drafted)
     assert hits / total > 0.3

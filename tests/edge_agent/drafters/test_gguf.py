@@ -92,7 +92,7 @@ def complete(drafter: GgufDrafter, asked: DraftRequest) -> Proposal:
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, WARM, Sampling(temperature=1.0, seed=5)])
-def test_it_guesses_what_the_same_model_guesses_in_torch(
+def test_it_proposes_what_the_same_model_proposes_in_torch(
     drafter: GgufDrafter, torch_model: PreTrainedModel, sampling: Sampling
 ) -> None:
     drafter.open(1)
@@ -143,14 +143,14 @@ def test_what_it_cannot_draft_gets_nothing_and_harms_nobody(drafter: GgufDrafter
     assert complete(drafter, point(PROMPT)).tokens
 
 
-def test_tokens_beyond_the_targets_vocabulary_are_no_guesses(model: LlamaCpp) -> None:
+def test_tokens_beyond_the_targets_vocabulary_are_not_proposed(model: LlamaCpp) -> None:
     drafter = GgufDrafter(model, 300)
     drafter.open(1)
     assert all(token < 300 for token in complete(drafter, point([5, 6, 7])).tokens)
     drafter.close(1)
 
 
-def test_the_best_guesses_of_a_short_list_are_those_of_all_logits() -> None:
+def test_the_best_tokens_of_a_short_list_are_those_of_all_logits() -> None:
     logits = torch.randn(1, 400, generator=torch.Generator().manual_seed(1)) * 4
     logps, tokens = logits[0].log_softmax(0).sort(descending=True)
     top = list(zip(tokens.tolist(), logps.tolist(), strict=True))

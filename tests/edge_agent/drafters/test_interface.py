@@ -1,4 +1,4 @@
-"""Guesses of several drafters become one tree."""
+"""Proposals of several drafters are merged into one tree."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgedraft.wire import Sampling
 POINT = DraftRequest(9, [1], 1, 0, Sampling())
 
 
-def test_the_same_token_under_the_same_parent_is_one_guess_of_the_surer_drafter() -> None:
+def test_the_same_token_under_the_same_parent_is_one_token_with_the_higher_probability() -> None:
     chain = Proposal((5, 6, 7), (-1, 0, 1), (0.4, 0.9, 0.5))
     fan = Proposal((5, 8), (-1, -1), (0.6, 0.2))
     merged = merge([chain, fan])
@@ -55,6 +55,6 @@ def test_together_asks_and_tells_every_drafter() -> None:
     both = [Recorder(3), Recorder(4)]
     together = CombinedDrafter(both)
     together.open(9)
-    assert [guesses.tokens for guesses in together.propose([POINT, POINT])] == [(3, 4), (3, 4)]
+    assert [proposal.tokens for proposal in together.propose([POINT, POINT])] == [(3, 4), (3, 4)]
     together.close(9)
     assert all(recorder.calls == ["open 9", "close 9"] for recorder in both)

@@ -28,7 +28,7 @@ def settings(**values: Any) -> AgentSettings:
     )
 
 
-def first_guess(drafters: loading.DrafterSet) -> int:
+def first_proposed(drafters: loading.DrafterSet) -> int:
     drafter = drafters.new_drafter(VOCAB)
     drafter.open(1)
     return drafter.propose([point(PROMPT)])[0].tokens[0]
@@ -38,7 +38,7 @@ def test_a_folder_is_loaded_with_its_own_tokenizer(target: Path) -> None:
     drafters = load_drafters(settings(draft_model=str(target)))
     assert drafters.fingerprint == fingerprint((target / "tokenizer.json").read_bytes())
     assert drafters.description == f"{target.name} on cpu in float32, prompt lookup"
-    assert first_guess(drafters) == greedy_text(PROMPT, 1)[0]
+    assert first_proposed(drafters) == greedy_text(PROMPT, 1)[0]
 
 
 def test_memory_bounds_the_cache_and_too_little_is_said(target: Path) -> None:
@@ -46,7 +46,7 @@ def test_memory_bounds_the_cache_and_too_little_is_said(target: Path) -> None:
     token = 2 * 2 * 2 * 8 * 4  # keys and values, layers, heads, numbers, bytes
     bound = settings(draft_model=str(target), kv_tokens=5000, max_memory=(weights + 300.5 * token) / 1e9)
     assert loading.fit_kv_tokens(bound, weights, token) == 300
-    assert first_guess(load_drafters(bound)) == greedy_text(PROMPT, 1)[0]
+    assert first_proposed(load_drafters(bound)) == greedy_text(PROMPT, 1)[0]
     with pytest.raises(DrafterUnavailable, match="--max-memory allows"):
         load_drafters(settings(draft_model=str(target), max_memory=(weights + 100 * token) / 1e9))
 
@@ -64,7 +64,7 @@ def test_a_distilled_draft_stands_for_its_targets_tokenizer(target: Path, tmp_pa
     drafters = load_drafters(settings(draft_model=str(tmp_path), prompt_lookup=False))
     assert drafters.fingerprint == fingerprint((target / "tokenizer.json").read_bytes())
     assert drafters.description == f"{tmp_path.name} on cpu in float32"
-    assert first_guess(drafters) == ids[2]
+    assert first_proposed(drafters) == ids[2]
 
 
 def test_without_a_model_there_is_no_tokenizer() -> None:

@@ -1,4 +1,4 @@
-"""The model drafter guesses what its model would write alone, whatever its KV cache went through before."""
+"""The model drafter proposes what its model would write alone, whatever its KV cache went through before."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PROMPT = [5, 17, 80, 3, 44, 21, 9]
 
 @torch.inference_mode()
 def fresh(text: Sequence[int], sampling: Sampling = GREEDY, index: int = 0) -> tuple[list[int], list[float]]:
-    """The best guesses after `text` by one plain forward."""
+    """The most likely tokens after `text` by one plain forward."""
     tokens, probabilities = propose_tokens(
         plain_tiny_llama()(torch.tensor([text])).logits[0, -1:], sampling, [index], model_drafter.MAX_CANDIDATES
     )
@@ -32,11 +32,11 @@ def fresh(text: Sequence[int], sampling: Sampling = GREEDY, index: int = 0) -> t
 
 
 def assert_fresh(drafter: ModelDrafter, prompt: Sequence[int], output: Sequence[int], session: int = 1) -> None:
-    guesses = complete(drafter, point(prompt, output, session))
+    proposal = complete(drafter, point(prompt, output, session))
     tokens, probabilities = fresh([*prompt, *output])
-    width = len(guesses.tokens)
-    assert list(guesses.tokens) == tokens[:width]
-    assert list(guesses.probabilities) == pytest.approx(probabilities[:width], abs=1e-4)
+    width = len(proposal.tokens)
+    assert list(proposal.tokens) == tokens[:width]
+    assert list(proposal.probabilities) == pytest.approx(probabilities[:width], abs=1e-4)
 
 
 class Forwards:
@@ -70,7 +70,7 @@ def test_a_path_costs_one_row_a_token_and_a_miss_only_what_differs(monkeypatch: 
     assert forwards.rows == [[7], [1], [1], [1], [1], [1], [1]]
 
 
-def test_after_any_jumps_the_guesses_are_those_of_a_fresh_forward() -> None:
+def test_after_any_jumps_the_proposals_are_those_of_a_fresh_forward() -> None:
     drafter, rng, output = tiny_drafter(), random.Random(3), list[int]()
     drafter.open(1)
     for _ in range(60):
@@ -87,19 +87,19 @@ def test_points_of_several_sessions_share_one_forward(monkeypatch: pytest.Monkey
         drafter.open(session)
     answers = drafter.propose([point(prompt, session=session) for session, prompt in prompts.items()])
     assert len(forwards.rows) == 1
-    for guesses, prompt in zip(answers, prompts.values(), strict=True):
-        assert guesses.tokens[0] == greedy_text(prompt, 1)[0]
+    for proposal, prompt in zip(answers, prompts.values(), strict=True):
+        assert proposal.tokens[0] == greedy_text(prompt, 1)[0]
     drafter.propose([point(prompt, [4], session) for session, prompt in prompts.items()])
     assert forwards.rows[1:] == [[1, 1, 1]]
 
 
-def test_with_the_targets_noise_it_guesses_what_the_target_will_sample() -> None:
+def test_with_the_targets_noise_it_proposes_what_the_target_will_sample() -> None:
     drafter = tiny_drafter()
     drafter.open(1)
     text = sampled_text(PROMPT, 40, WARM)
     assert text != greedy_text(PROMPT, 40)
-    guessed = [complete(drafter, point(PROMPT, text[:i], sampling=WARM)).tokens[0] for i in range(40)]
-    assert guessed == text
+    proposed = [complete(drafter, point(PROMPT, text[:i], sampling=WARM)).tokens[0] for i in range(40)]
+    assert proposed == text
 
 
 def test_unlikely_siblings_are_left_out() -> None:
@@ -107,10 +107,10 @@ def test_unlikely_siblings_are_left_out() -> None:
     drafter.open(1)
     widths = set()
     for length in range(1, 40):
-        guesses = complete(drafter, point(list(range(length))))
-        widths.add(len(guesses.tokens))
-        assert guesses.parents == (-1,) * len(guesses.tokens)
-        assert all(p >= model_drafter.MIN_SIBLING_PROBABILITY for p in guesses.probabilities[1:])
+        proposal = complete(drafter, point(list(range(length))))
+        widths.add(len(proposal.tokens))
+        assert proposal.parents == (-1,) * len(proposal.tokens)
+        assert all(p >= model_drafter.MIN_SIBLING_PROBABILITY for p in proposal.probabilities[1:])
     assert len(widths) > 1
 
 
@@ -164,7 +164,7 @@ def test_sessions_that_do_not_fit_together_take_turns(monkeypatch: pytest.Monkey
     for session in prompts:
         drafter.open(session)
     answers = drafter.propose(points)
-    assert [guesses.complete for guesses in answers].count(True) == 1
+    assert [proposal.complete for proposal in answers].count(True) == 1
     assert forwards.rows == [[60]]
     for session, prompt in prompts.items():
         assert_fresh(drafter, prompt, [], session)
@@ -174,7 +174,7 @@ def test_sessions_that_do_not_fit_together_take_turns(monkeypatch: pytest.Monkey
     assert drafter._model.block_manager.num_free_tokens == 96
 
 
-def test_what_it_cannot_run_gets_no_guesses() -> None:
+def test_what_it_cannot_run_gets_no_proposal() -> None:
     drafter = tiny_drafter(kv_tokens=96, context_length=64)
     drafter.open(1)
     assert drafter.propose([point([1] * 64)])[0] != NO_PROPOSAL
@@ -185,7 +185,7 @@ def test_what_it_cannot_run_gets_no_guesses() -> None:
     assert foreign.propose([point([1, 300])])[0] == NO_PROPOSAL
 
 
-def test_guesses_lie_in_the_targets_vocabulary() -> None:
+def test_proposals_lie_in_the_targets_vocabulary() -> None:
     text, wide, narrow = greedy_text(PROMPT, 30), tiny_drafter(vocab_size=40), tiny_drafter(vocab_size=500)
     for drafter in (wide, narrow):
         drafter.open(1)
@@ -196,7 +196,7 @@ def test_guesses_lie_in_the_targets_vocabulary() -> None:
         assert max(complete(narrow, asked).tokens) < VOCAB
 
 
-def test_a_cut_head_guesses_the_tokens_that_its_columns_stand_for() -> None:
+def test_a_cut_head_proposes_the_tokens_that_its_columns_stand_for() -> None:
     ids = torch.tensor([3, 96, 20, 41, 5, 77, 60, 61])
     model = tiny_llama()
     head = torch.nn.Linear(48, len(ids), bias=False)
@@ -210,9 +210,9 @@ def test_a_cut_head_guesses_the_tokens_that_its_columns_stand_for() -> None:
             with torch.inference_mode():
                 logits = plain_tiny_llama()(torch.tensor([text])).logits[0, -1:]
             tokens, probabilities = propose_tokens(logits[:, ids], sampling, [4], 1, column_ids=ids, vocab_size=VOCAB)
-            guesses = complete(drafter, point(text[:8], text[8:], sampling=sampling))
-            assert guesses.tokens[0] == int(tokens)
-            assert guesses.probabilities[0] == pytest.approx(float(probabilities), abs=1e-4)
+            proposal = complete(drafter, point(text[:8], text[8:], sampling=sampling))
+            assert proposal.tokens[0] == int(tokens)
+            assert proposal.probabilities[0] == pytest.approx(float(probabilities), abs=1e-4)
 
 
 def test_a_session_begun_again_or_closed_holds_no_blocks() -> None:
@@ -238,7 +238,7 @@ def test_common_prefix() -> None:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
-def test_with_the_targets_penalties_it_guesses_what_the_target_will_choose(temperature: float) -> None:
+def test_with_the_targets_penalties_it_proposes_what_the_target_will_choose(temperature: float) -> None:
     """Down a path that is not settled yet, after a miss, and in a session begun again."""
     sampling = Sampling(
         temperature=temperature, seed=5, frequency_penalty=0.8, presence_penalty=0.6, repetition_penalty=1.3,
@@ -250,13 +250,13 @@ def test_with_the_targets_penalties_it_guesses_what_the_target_will_choose(tempe
     for index in range(24):
         settled = index // 5 * 5  # five tokens of path, then they are committed
         context = [*prompt, *output]
-        [guesses] = drafter.propose([DraftRequest(1, context, len(prompt) + settled, index, sampling)])
+        [proposal] = drafter.propose([DraftRequest(1, context, len(prompt) + settled, index, sampling)])
         logits = plain_tiny_llama()(torch.tensor([context])).logits[0, -1:]
-        assert guesses.tokens[0] == sample_next(logits, sampling, index, TokenCounts(sampling, prompt, output))
+        assert proposal.tokens[0] == sample_next(logits, sampling, index, TokenCounts(sampling, prompt, output))
         if index % 7 == 3:
             drafter.propose([DraftRequest(1, [*context, 11, 12], len(prompt) + settled, index + 2, sampling)])
-        output.append(guesses.tokens[0] if index % 6 else (guesses.tokens[0] + 1) % VOCAB)
+        output.append(proposal.tokens[0] if index % 6 else (proposal.tokens[0] + 1) % VOCAB)
     drafter.open(1)
-    [guesses] = drafter.propose([DraftRequest(1, prompt, len(prompt), 0, sampling)])
+    [proposal] = drafter.propose([DraftRequest(1, prompt, len(prompt), 0, sampling)])
     logits = plain_tiny_llama()(torch.tensor([prompt])).logits[0, -1:]
-    assert guesses.tokens[0] == sample_next(logits, sampling, 0, TokenCounts(sampling, prompt))
+    assert proposal.tokens[0] == sample_next(logits, sampling, 0, TokenCounts(sampling, prompt))

@@ -1,4 +1,4 @@
-"""Past outputs: what was answered before comes back as guesses, within bounds, and outlives the process."""
+"""Past outputs: earlier outputs are proposed again, within bounds, and outlives the process."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def drafter(*outputs: list[int], capacity: int = 4096) -> PastOutputsDrafter:
     return made
 
 
-def path(guesses: Proposal) -> list[int]:
+def path(proposal: Proposal) -> list[int]:
     """The most probable child of each node in turn."""
     found, parent = [], -1
-    while children := [i for i, p in enumerate(guesses.parents) if p == parent]:
-        parent = max(children, key=lambda i: guesses.probabilities[i])
-        found.append(guesses.tokens[parent])
+    while children := [i for i, p in enumerate(proposal.parents) if p == parent]:
+        parent = max(children, key=lambda i: proposal.probabilities[i])
+        found.append(proposal.tokens[parent])
     return found
 
 
@@ -43,9 +43,9 @@ def ask(made: PastOutputsDrafter, context: list[int]) -> Proposal:
 
 def test_an_answer_that_begins_as_an_earlier_one_goes_on_like_it() -> None:
     made = drafter(SAID)
-    guesses = ask(made, [1, 2, *SAID[:4]])
-    assert path(guesses) == SAID[4:]
-    assert all(0 < p < 1 for p in guesses.probabilities)
+    proposal = ask(made, [1, 2, *SAID[:4]])
+    assert path(proposal) == SAID[4:]
+    assert all(0 < p < 1 for p in proposal.probabilities)
 
 
 def test_an_output_is_known_once_its_session_has_ended_and_no_sooner() -> None:
@@ -59,10 +59,10 @@ def test_an_output_is_known_once_its_session_has_ended_and_no_sooner() -> None:
 def test_earlier_outputs_vote_and_each_way_is_a_branch() -> None:
     common = [5, 6, 7, 8, 9]
     ways = [[*common, 30, 31, 32, 33], [*common, 40, 41, 42, 43], [*common, 40, 41, 52, 53]]
-    guesses = ask(drafter(*ways), [9, 9, *common])
-    first = {guesses.tokens[i]: guesses.probabilities[i] for i, p in enumerate(guesses.parents) if p == -1}
+    proposal = ask(drafter(*ways), [9, 9, *common])
+    first = {proposal.tokens[i]: proposal.probabilities[i] for i, p in enumerate(proposal.parents) if p == -1}
     assert first[40] == pytest.approx(2 * first[30])
-    assert path(guesses)[:2] == [40, 41]
+    assert path(proposal)[:2] == [40, 41]
 
 
 def test_the_longest_match_wins_over_the_latest() -> None:

@@ -1,4 +1,4 @@
-"""Prompt lookup copies what was said before, trusts long matches more, and learns whether it is right."""
+"""Prompt lookup proposes what followed an earlier match, with probabilities by match length and measured accuracy."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def ask(prompt: list[int], output: list[int] | None = None, lookup: PromptLookup
 
 
 def test_it_goes_on_as_the_text_did_last_time() -> None:
-    guesses = ask([*LINE, 1, 2, *LINE[:4]])
-    assert guesses.tokens[:5] == (15, 16, 17, 18, 19)
-    assert guesses.parents == tuple(range(-1, len(guesses.tokens) - 1))
-    assert guesses.complete
+    proposal = ask([*LINE, 1, 2, *LINE[:4]])
+    assert proposal.tokens[:5] == (15, 16, 17, 18, 19)
+    assert proposal.parents == tuple(range(-1, len(proposal.tokens) - 1))
+    assert proposal.complete
 
 
 def test_the_path_grows_less_probable_along_the_chain() -> None:
@@ -48,7 +48,7 @@ def test_a_period_is_continued_beyond_the_end_of_the_text() -> None:
     assert ask([0, 7, 8, 9, 7, 8, 9, 7, 8]).tokens == tuple([9, 7, 8] * 4)[:MAX_CHAIN]
 
 
-def test_nothing_is_guessed_where_nothing_was_repeated() -> None:
+def test_nothing_is_proposed_where_nothing_was_repeated() -> None:
     assert ask([1, 2, 3, 4, 5, 6]) == NO_PROPOSAL
     assert ask([1]) == NO_PROPOSAL
     assert ask([]) == NO_PROPOSAL

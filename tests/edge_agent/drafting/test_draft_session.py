@@ -19,18 +19,18 @@ def session(**options: int | tuple[int, ...]) -> DraftSession:
     return DraftSession(opened(**options), epoch=1)  # type: ignore[arg-type]
 
 
-def fan(*guesses: tuple[int, float]) -> Proposal:
-    return Proposal(tuple(t for t, _ in guesses), (-1,) * len(guesses), tuple(p for _, p in guesses))
+def fan(*candidates: tuple[int, float]) -> Proposal:
+    return Proposal(tuple(t for t, _ in candidates), (-1,) * len(candidates), tuple(p for _, p in candidates))
 
 
 def chain(*tokens: int, probability: float = 0.9) -> Proposal:
     return Proposal(tokens, tuple(range(-1, len(tokens) - 1)), (probability,) * len(tokens))
 
 
-def expand(drafting: DraftSession, guesses: Proposal) -> Draft | None:
+def expand(drafting: DraftSession, proposal: Proposal) -> Draft | None:
     wanted = drafting.next_request()
     assert wanted is not None
-    return drafting.add_proposal(wanted[0], guesses)
+    return drafting.add_proposal(wanted[0], proposal)
 
 
 def context(drafting: DraftSession) -> list[int] | None:
@@ -121,7 +121,7 @@ def test_improbable_nodes_are_neither_sent_nor_expanded_until_a_commit_makes_the
     assert context(drafting) == [*PROMPT, 10, 10, 10, 10]
 
 
-def test_behind_the_committed_text_the_best_guess_is_sent_however_improbable() -> None:
+def test_behind_the_committed_text_the_most_likely_token_is_sent_however_improbable() -> None:
     draft = expand(session(), fan((10, 0.003), (11, 0.002)))
     assert draft is not None
     assert draft.tokens == [10]

@@ -1,4 +1,4 @@
-"""How improbable a place may be: by the drafters' speed beside the verifier's."""
+"""The draft threshold by the speeds of drafter and verifier."""
 
 from __future__ import annotations
 

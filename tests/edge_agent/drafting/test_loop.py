@@ -26,7 +26,7 @@ def model(vocab_size: int) -> Drafter:
 
 
 class Counting(CombinedDrafter):
-    """Guesses that the next token is the last one plus one."""
+    """Proposes the last token plus one."""
 
     def __init__(self, vocab_size: int = VOCAB) -> None:
         super().__init__([])
@@ -36,9 +36,9 @@ class Counting(CombinedDrafter):
         self.opened.append(session)
 
     def propose(self, requests: Sequence[DraftRequest]) -> list[Proposal]:
-        return [self.guess(point) for point in requests]
+        return [self.propose_one(point) for point in requests]
 
-    def guess(self, point: DraftRequest) -> Proposal:
+    def propose_one(self, point: DraftRequest) -> Proposal:
         return Proposal(((point.context[-1] + 1) % VOCAB,), (-1,), (0.95,))
 
 
@@ -96,7 +96,7 @@ async def test_the_window_holds_while_it_changes() -> None:
 
 async def test_what_was_held_back_goes_out_with_the_commit_that_makes_room() -> None:
     class Once(Counting):
-        def guess(self, point: DraftRequest) -> Proposal:
+        def propose_one(self, point: DraftRequest) -> Proposal:
             return Proposal((10, 11, 12), (-1, 0, 1), (0.9, 0.9, 0.9)) if point.context == PROMPT else Proposal()
 
     async with ScriptedGateway(VOCAB) as gateway, attached(gateway, Once) as agent:
@@ -205,10 +205,10 @@ async def test_late_and_unknown_messages_are_passed_over() -> None:
 
 async def test_what_breaks_in_one_session_ends_that_session_alone(caplog: pytest.LogCaptureFixture) -> None:
     class Fragile(Counting):
-        def guess(self, point: DraftRequest) -> Proposal:
+        def propose_one(self, point: DraftRequest) -> Proposal:
             if point.context[0] == 2 and len(point.context) > 20:
                 raise RuntimeError("broken")
-            return super().guess(point)
+            return super().propose_one(point)
 
     async with ScriptedGateway(VOCAB) as gateway, attached(gateway, Fragile) as agent:
         sessions = [await gateway.open(prompt, counting_text(prompt, 60), window=32) for prompt in PROMPTS]

@@ -1,4 +1,4 @@
-"""The budget of an agent: what it may send is earned by what it is sent. Past that its link ends, and nothing else."""
+"""An agent's message budget: Opens and Commits add to it, and exceeding it ends that agent's link only."""
 
 from __future__ import annotations
 

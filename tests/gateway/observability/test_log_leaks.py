@@ -1,4 +1,4 @@
-"""At the most talkative level, no key, no prompt, no answer and no token id is in the log."""
+"""At log level debug, no key, no prompt, no answer and no token id is in the log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The account of a generation, in both shapes."""
+"""Speculation statistics of a generation, in both shapes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_modes() -> None:
     assert edgedraft_field([edge, edge])["mode"] == "edge"
 
 
-def test_what_the_verifier_guessed_itself_is_nobody_elses_merit() -> None:
+def test_what_the_verifier_drafted_itself_is_not_counted_for_an_agent() -> None:
     own = replace(commit(6, 6, 4), verifier_drafted=True)
     stats = stats_of(own, commit(0, 0, 0), paired=False)
     assert edgedraft_field([stats]) == {
