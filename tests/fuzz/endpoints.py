@@ -338,5 +338,5 @@ async def _gateway(folder: Path, verifier: str) -> AsyncIterator[FastAPI]:
     )
     app = gateway_app(settings)
     async with app.router.lifespan_context(app):
-        await app.state.verifiers.first_model(10)
+        await app.state.verifiers.wait_for_model(10)
         yield app
