@@ -5,6 +5,7 @@ A program's package is imported only when its command is called, so that `edgedr
 
 from __future__ import annotations
 
+import argparse
 import shlex
 import sys
 from importlib import import_module
@@ -47,9 +48,28 @@ COMMANDS: dict[tuple[str, ...], tuple[type[Settings], str]] = {
     ("bench",): (loadtest.BenchSettings, "loadtest.main"),
 }
 
+# First command word -> the extra of pyproject.toml with the packages that it needs.
+EXTRAS = {
+    "up": "demo",
+    "verifier": "verifier",
+    "gateway": "gateway",
+    "attach": "agent",
+    "keys": "gateway",
+    "tenants": "gateway",
+    "usage": "gateway",
+    "db": "gateway",
+    "distill": "agent",
+    "demo": "demo",
+    "bench": "bench",
+}
+PACKAGES = {"edgedraft", "gateway", "verifier", "edge_agent", "loadtest"}
+
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point. Exits with 2 for an unknown command or invalid values, with one line per problem on stderr."""
+    """Entry point. Exits with 2 for an unknown command or invalid values, with one line per problem on stderr.
+
+    Exits with 1 when a package of the command's extra is not installed.
+    """
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["--version"]:
         print(f"edgedraft {__version__}")
@@ -62,7 +82,24 @@ def main(argv: list[str] | None = None) -> None:
         print(f"edgedraft: no command {' '.join(argv[:2])!r}; edgedraft --help lists them", file=sys.stderr)
         sys.exit(2)
     settings = _read_settings(words, argv[len(words) :])
-    import_module(COMMANDS[words][1]).main(settings)
+    try:
+        import_module(COMMANDS[words][1]).main(settings)
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get(words[0])
+        if extra is None or (error.name or "").partition(".")[0] in PACKAGES:
+            raise
+        print(f"{_name(words)}: {error.name} is not installed: pip install 'edgedraft[{extra}]'", file=sys.stderr)
+        sys.exit(1)
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Leaves out defaults that are empty."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text = action.help
+        for empty in ("", "None", "()", "[]"):
+            text = text and text.removesuffix(f" (default: {empty})")
+        return text
 
 
 def _read_settings(words: tuple[str, ...], arguments: list[str]) -> Settings:
@@ -73,7 +110,7 @@ def _read_settings(words: tuple[str, ...], arguments: list[str]) -> Settings:
         end = arguments.index("--")
         arguments = [*arguments[:end], f"--engine-args={shlex.join(arguments[end + 1 :])}"]
     try:
-        return CliApp.run(kind, arguments, CliSettingsSource(kind, cli_prog_name=name))
+        return CliApp.run(kind, arguments, CliSettingsSource(kind, cli_prog_name=name, formatter_class=HelpFormatter))
     except ValidationError as error:
         for problem in error.errors(include_url=False):
             field = "-".join(str(part) for part in problem["loc"]).replace("_", "-")

@@ -93,7 +93,7 @@ class GatewaySettings(TracedSettings):
 class DatabaseSettings(Settings):
     """Base of the commands on the gateway's database, which work while a gateway runs or not."""
 
-    database: str = DATABASE_URL
+    database: str = Field(DATABASE_URL, description="SQLAlchemy URL of accounts and usage ledger")
 
 
 class KeysCreateSettings(DatabaseSettings):

@@ -27,4 +27,4 @@ class UpSettings(Settings):
     redis: str = Field(
         "", description="URL of the Redis or Valkey that several gateways share; one is started if empty"
     )
-    database: str = DATABASE_URL
+    database: str = Field(DATABASE_URL, description="SQLAlchemy URL of accounts and usage ledger")

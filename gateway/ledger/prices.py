@@ -60,7 +60,7 @@ class Prices:
                 else tomllib.loads(text, parse_float=Decimal)
             )
         except (OSError, ValueError) as error:
-            raise PricesError(f"{path}: {error}") from error
+            raise PricesError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
         if not isinstance(table, dict):
             raise PricesError(f"{path}: it must be a table of prices")
         if unknown := set(table) - set(cls.__dataclass_fields__):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -105,9 +106,35 @@ def test_a_command_hands_its_settings_to_its_module(run: Run, name: str) -> None
 def test_every_setting_has_a_description_and_no_alias() -> None:
     for kind, _ in cli.COMMANDS.values():
         for name, field in kind.model_fields.items():
-            assert field.description or name == "database"
+            assert field.description, name
             # An alias would take the EDGEDRAFT_ from the variable's name.
             assert not isinstance(field.validation_alias, str | AliasChoices)
+
+
+def test_help_has_no_empty_defaults(run: Run) -> None:
+    help_text = run("gateway", "--help").out
+    assert "(default: 8000)" in help_text
+    assert "(default: )" not in help_text
+    assert "(default: None)" not in help_text
+
+
+def test_a_missing_package_is_one_line_with_the_extra_that_has_it(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(name: str) -> None:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    monkeypatch.setattr(cli, "import_module", fail)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["verifier"])
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "edgedraft verifier: torch is not installed: pip install 'edgedraft[verifier]'\n"
+
+
+def test_every_command_that_needs_an_extra_names_one_that_exists() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert set(cli.EXTRAS) <= {words[0] for words in cli.COMMANDS}
+    assert set(cli.EXTRAS.values()) <= set(project["optional-dependencies"])
 
 
 def test_version(run: Run) -> None:
