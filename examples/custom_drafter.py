@@ -68,8 +68,8 @@ def main(url: str, key: str) -> None:
         key=key,
         # No tokenizer's fingerprint: this drafter repeats token ids, whatever they mean.
         hello=Hello(PROTOCOL, name="custom drafter", drafter="followers of two tokens", max_sessions=4),
-        drafter=lambda vocab_size, tokenizer: drafter,
-        tally=StatsCollector(),
+        new_drafter=lambda vocab_size, tokenizer: drafter,
+        stats=StatsCollector(),
         observer=LineObserver(url),
     )
     asyncio.run(stay_attached(agent))

@@ -45,15 +45,15 @@ class LostSoon(LinkLost):
 class Agent:
     """What is attached, and where.
 
-    `drafter(vocab_size, tokenizer)` makes a fresh drafter over the loaded model. While `may_draft` returns False,
-    sessions are followed and not drafted for.
+    `new_drafter(vocab_size, tokenizer)` returns a drafter over the loaded model. While `may_draft` returns False,
+    commits are applied and nothing is drafted.
     """
 
     url: str
     key: str
     hello: Hello
-    drafter: Callable[[int, str], Drafter]
-    tally: StatsCollector
+    new_drafter: Callable[[int, str], Drafter]
+    stats: StatsCollector
     observer: Observer
     may_draft: Callable[[], bool] = lambda: True
     tracing: Tracing | None = None
@@ -107,9 +107,9 @@ async def _draft_for(link: GatewayLink, welcome: AgentWelcome, messages: Sequenc
     """Draft in a thread while messages are relayed. Raises AttachRejected or LinkLost once the thread has ended."""
     mailbox = Mailbox()
     limits = DraftingLimits(welcome.vocab_size, min(agent.hello.max_sessions, welcome.max_sessions))
-    drafter = agent.drafter(welcome.vocab_size, welcome.fingerprint)
+    drafter = agent.new_drafter(welcome.vocab_size, welcome.fingerprint)
     spans = DraftSpans(agent.tracing, agent.hello.drafter) if agent.tracing else None
-    loop = DraftingLoop(mailbox, drafter, limits, agent.tally, agent.may_draft, spans)
+    loop = DraftingLoop(mailbox, drafter, limits, agent.stats, agent.may_draft, spans)
     ended = asyncio.Event()
     # A daemon, so that a long step does not delay the end of the process.
     threading.Thread(target=_run, args=(loop, asyncio.get_running_loop(), ended), name="drafting", daemon=True).start()

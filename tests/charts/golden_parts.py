@@ -1,4 +1,4 @@
-"""What a change of the chart must not change unseen: who may do what, who reaches whom, where secrets come from.
+"""What a change of the chart must not change unnoticed: permissions, network access, where secrets come from.
 
 `python -m tests.charts.golden_parts` writes the files in golden/; look at their difference before keeping it.
 """

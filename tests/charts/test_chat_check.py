@@ -1,4 +1,4 @@
-"""What `helm test` runs, run against a gateway on a real socket: what it takes for a chat, and what not."""
+"""What `helm test` runs, against a gateway on a real socket: which responses pass, and which fail."""
 
 from __future__ import annotations
 

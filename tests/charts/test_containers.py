@@ -1,4 +1,4 @@
-"""The container files: pinned, not root, small where they can be; and what the chart takes for granted of them."""
+"""The container files: pinned, not root, small where they can be; and what the chart assumes of them."""
 
 from __future__ import annotations
 

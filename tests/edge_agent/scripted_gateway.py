@@ -231,10 +231,10 @@ class Attached:
 
     def __init__(self, gateway: ScriptedGateway, drafter: Callable[[int], Drafter], max_sessions: int = 8) -> None:
         hello = Hello(wire.PROTOCOL, "test", "f1", "drafter", max_sessions)
-        self.tally = StatsCollector()
+        self.stats = StatsCollector()
         self.watch = Watch()
         self.agent = Agent(
-            agent_url(gateway.url), "secret", hello, lambda size, _: drafter(size), self.tally, self.watch
+            agent_url(gateway.url), "secret", hello, lambda size, _: drafter(size), self.stats, self.watch
         )
         self.task = asyncio.ensure_future(stay_attached(self.agent))
 

@@ -74,29 +74,29 @@ class Tally:
         self.grown_mib = round((_rss() - self._rss) / (1 << 20), 1)
 
 
-def decoders(tally: Tally, frames: int, rng: Random) -> None:
+def decoders(stats: Tally, frames: int, rng: Random) -> None:
     """Sends frames of every direction in turn to their own decoder, and every 64th to another one."""
     supplies = [(decoder, Frames(direction, rng)) for direction, decoder in DECODERS.items()]
     others = list(DECODERS.values())
     for n in range(frames):
         if n == frames // 20:
-            tally.settled()
+            stats.settled()
         decoder, supply = supplies[n % len(supplies)]
         if n % 64 == 0:
             decoder = rng.choice(others)
         frame = supply.next()
-        tally.frames += 1
+        stats.frames += 1
         try:
             messages = decoder(frame)
             again = wire.encode_frame(messages)
             if len(messages) <= wire.MAX_MESSAGES:
                 decoder(again)
         except WireError:
-            tally.rejected += 1
+            stats.rejected += 1
         except Exception as error:
-            tally.escape(error, frame)
+            stats.escape(error, frame)
         else:
-            tally.accepted += 1
+            stats.accepted += 1
 
 
 def main() -> None:
@@ -108,47 +108,47 @@ def main() -> None:
     given = parser.parse_args()
     configure_logging("error")
     tallies = run(given.frames, given.seed, given.part)
-    for tally in tallies:
+    for stats in tallies:
         print(
-            f"{tally.part:16} {tally.frames:>10,} frames {tally.accepted:>9,} accepted {tally.rejected:>9,} rejected "
-            f"{tally.links:>7,} links {tally.chats:>4} chats {tally.escaped:>3} escaped {tally.grown_mib:>6} MiB "
-            f"{tally.seconds:>7} s  {dict(tally.closes.most_common())}"
+            f"{stats.part:16} {stats.frames:>10,} frames {stats.accepted:>9,} accepted {stats.rejected:>9,} rejected "
+            f"{stats.links:>7,} links {stats.chats:>4} chats {stats.escaped:>3} escaped {stats.grown_mib:>6} MiB "
+            f"{stats.seconds:>7} s  {dict(stats.closes.most_common())}"
         )
-        for escape in tally.escapes:
+        for escape in stats.escapes:
             print(f"    {escape}")
     if given.json:
-        rows = [{k: v for k, v in asdict(tally).items() if not k.startswith("_")} for tally in tallies]
+        rows = [{k: v for k, v in asdict(stats).items() if not k.startswith("_")} for stats in tallies]
         given.json.write_text(json.dumps({"frames": given.frames, "seed": given.seed, "parts": rows}, indent=2) + "\n")
-    sys.exit(1 if any(tally.escaped for tally in tallies) else 0)
+    sys.exit(1 if any(stats.escaped for stats in tallies) else 0)
 
 
 def run(frames: int, seed: int, only: str | None = None) -> list[Tally]:
     """Returns each part's counts; `frames` are divided between the parts that run."""
     parts: dict[str, Callable[[Tally, int, Random], Any]] = {
         "decoders": decoders,
-        "agent endpoint": lambda tally, count, rng: _in_loop(fuzz_agent_endpoint, tally, count, rng),
-        "verifier endpoint": lambda tally, count, rng: _in_loop(fuzz_verifier_endpoint, tally, count, rng),
+        "agent endpoint": lambda stats, count, rng: _in_loop(fuzz_agent_endpoint, stats, count, rng),
+        "verifier endpoint": lambda stats, count, rng: _in_loop(fuzz_verifier_endpoint, stats, count, rng),
         "drafting loop": fuzz_drafting_loop,
-        "verifier link": lambda tally, count, rng: _in_loop(fuzz_verifier_link, tally, count, rng),
+        "verifier link": lambda stats, count, rng: _in_loop(fuzz_verifier_link, stats, count, rng),
     }
     tallies = []
     for name, part in parts.items():
         if only not in (None, name):
             continue
-        tally, began = Tally(name), time.monotonic()
-        tally.settled()
-        part(tally, frames if only else round(frames * SHARES[name]), Random(f"{seed} {name}"))
+        stats, began = Tally(name), time.monotonic()
+        stats.settled()
+        part(stats, frames if only else round(frames * SHARES[name]), Random(f"{seed} {name}"))
         gc.collect()
-        tally.done(began)
-        tallies.append(tally)
-        print(f"{name}: {tally.frames:,} frames, {tally.escaped} escaped", file=sys.stderr, flush=True)
+        stats.done(began)
+        tallies.append(stats)
+        print(f"{name}: {stats.frames:,} frames, {stats.escaped} escaped", file=sys.stderr, flush=True)
     return tallies
 
 
-def _in_loop(part: Callable[..., Any], tally: Tally, count: int, rng: Random) -> None:
+def _in_loop(part: Callable[..., Any], stats: Tally, count: int, rng: Random) -> None:
     with ExitStack() as running:
         folder = Path(running.enter_context(TemporaryDirectory()))
-        asyncio.run(part(tally, count, rng, folder))
+        asyncio.run(part(stats, count, rng, folder))
 
 
 def _rss() -> int:

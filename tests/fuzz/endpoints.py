@@ -67,7 +67,7 @@ class Account(Protocol):
     def settled(self) -> None: ...
 
 
-async def fuzz_agent_endpoint(tally: Account, count: int, rng: Random, folder: Path) -> None:
+async def fuzz_agent_endpoint(stats: Account, count: int, rng: Random, folder: Path) -> None:
     """Agents attack a gateway while chats of their owner run, for which they get sessions."""
     supply = Frames("agent to gateway", rng, vocab=toy_card().vocab_size)
     async with _verifier() as verifier, _serving(verifier) as url, _gateway(folder, url) as app:
@@ -75,63 +75,63 @@ async def fuzz_agent_endpoint(tally: Account, count: int, rng: Random, folder: P
         async with httpx.AsyncClient(
             transport=transport, base_url="http://gateway", headers={"authorization": f"Bearer {KEY}"}
         ) as http:
-            while tally.frames < count:
+            while stats.frames < count:
                 chats = [asyncio.create_task(http.post("/v1/chat/completions", json=CHAT)) for _ in range(2)]
                 link = FuzzedSocket(app, "/v1/agent", KEY)
                 link.begin()
-                await _attack(tally, link, supply, rng, "agent")
-                await _gather(tally, chats)
-                if tally.links == 50:
-                    tally.settled()
+                await _attack(stats, link, supply, rng, "agent")
+                await _gather(stats, chats)
+                if stats.links == 50:
+                    stats.settled()
 
 
-async def fuzz_verifier_endpoint(tally: Account, count: int, rng: Random, folder: Path) -> None:
+async def fuzz_verifier_endpoint(stats: Account, count: int, rng: Random, folder: Path) -> None:
     """Gateways attack a verifier, beside an honest one."""
     supply = Frames("gateway to verifier", rng, vocab=toy_card().vocab_size)
     async with _verifier() as app:
-        while tally.frames < count:
+        while stats.frames < count:
             link = FuzzedSocket(app, "/v1/engine", KEY)
             link.begin()
-            await _attack(tally, link, supply, rng, "gateway")
-            if tally.links % LINKS_PER_CHAT == 0:
-                await _honest(tally, app)
-            if tally.links == 50:
-                tally.settled()
+            await _attack(stats, link, supply, rng, "gateway")
+            if stats.links % LINKS_PER_CHAT == 0:
+                await _honest(stats, app)
+            if stats.links == 50:
+                stats.settled()
 
 
-def fuzz_drafting_loop(tally: Account, count: int, rng: Random) -> None:
+def fuzz_drafting_loop(stats: Account, count: int, rng: Random) -> None:
     """A gateway attacks an agent: what passes the decoder reaches the drafting loop."""
     vocab = 1000
     supply = Frames("gateway to agent", rng, vocab=vocab)
-    while tally.frames < count:
+    while stats.frames < count:
         batches = []
         for _ in range(MAX_LINK_FRAMES):
             frame = supply.valid() if rng.random() < 0.5 else supply.next()
-            tally.frames += 1
+            stats.frames += 1
             try:
                 batches.append(only_sessions(wire.decode_to_agent(frame)))
             except WireError:
-                tally.rejected += 1
-        tally.accepted += len(batches)
+                stats.rejected += 1
+        stats.accepted += len(batches)
         drafter = CombinedDrafter([PredictionDrafter(), PromptLookupDrafter()])
         try:
             DraftingLoop(cast(Any, ScriptedMailbox(batches)), drafter, DraftingLimits(vocab, 8), StatsCollector()).run()
         except Exception as error:
-            tally.escape(error)
-        tally.links += 1
-        if tally.links == 50:
-            tally.settled()
+            stats.escape(error)
+        stats.links += 1
+        if stats.links == 50:
+            stats.settled()
 
 
-async def fuzz_verifier_link(tally: Account, count: int, rng: Random, folder: Path) -> None:
+async def fuzz_verifier_link(stats: Account, count: int, rng: Random, folder: Path) -> None:
     """A verifier attacks a gateway's sessions, each of which must end in an expected way."""
     card = toy_card()
     model = ServedModel.from_card(card)
     supply = Frames("verifier to gateway", rng, vocab=card.vocab_size)
     metrics = Metrics()
     agents = AgentRegistry(4, metrics)
-    while tally.frames < count:
-        connection = _Hostile(supply, rng, tally, count)
+    while stats.frames < count:
+        connection = _Hostile(supply, rng, stats, count)
         link = VerifierLink("ws://hostile", Link(connection, GATEWAY_TO_VERIFIER), model, 64, VerifierHealth())
         pool = _OnlyLink(link, metrics)
         running = asyncio.create_task(link.run())
@@ -147,16 +147,16 @@ async def fuzz_verifier_link(tally: Account, count: int, rng: Random, folder: Pa
             ends += await asyncio.gather(*(_consumed(session) for session in sessions), return_exceptions=True)
         for end in [*ends, *await asyncio.gather(running, return_exceptions=True)]:
             if isinstance(end, WireError):
-                tally.rejected += 1
+                stats.rejected += 1
             elif isinstance(end, BaseException) and not isinstance(
                 end, (RequestRejected, Unavailable, TransportClosed, asyncio.CancelledError)
             ):
-                tally.escape(end)
-        tally.links += 1
-        if tally.links == 50:
-            tally.settled()
+                stats.escape(end)
+        stats.links += 1
+        if stats.links == 50:
+            stats.settled()
         if metrics.sessions._value.get():
-            tally.escape("a session was left open")
+            stats.escape("a session was left open")
 
 
 async def _consumed(session: Session) -> None:
@@ -178,8 +178,8 @@ class _OnlyLink(VerifierPool):
 class _Hostile:
     """A transport.Transport whose peer is the fuzz."""
 
-    def __init__(self, supply: Frames, rng: Random, tally: Account, count: int) -> None:
-        self._supply, self._rng, self._tally, self._count = supply, rng, tally, count
+    def __init__(self, supply: Frames, rng: Random, stats: Account, count: int) -> None:
+        self._supply, self._rng, self._tally, self._count = supply, rng, stats, count
         self._left = 10 * MAX_LINK_FRAMES
         self._last = 0  # session that was opened
 
@@ -204,7 +204,7 @@ class _Hostile:
         pass
 
 
-async def _attack(tally: Account, link: FuzzedSocket, supply: Frames, rng: Random, who: str) -> None:
+async def _attack(stats: Account, link: FuzzedSocket, supply: Frames, rng: Random, who: str) -> None:
     """One link from its hello, which is mostly correct, to its end."""
     frames: list[bytes | str] = []
     if rng.random() < 0.95:
@@ -215,18 +215,18 @@ async def _attack(tally: Account, link: FuzzedSocket, supply: Frames, rng: Rando
         if not frames:
             frames.append(_next(supply, link, rng, who))
         frame = frames.pop(0)
-        tally.frames += 1
+        stats.frames += 1
         await link.put(frame)
     try:
         await link.end()
     except Exception as error:
-        tally.escape(error)
-    tally.links += 1
+        stats.escape(error)
+    stats.links += 1
     if link.closed is None:
-        tally.accepted += 1
+        stats.accepted += 1
     else:
-        tally.rejected += 1
-        tally.closes[link.closed] += 1
+        stats.rejected += 1
+        stats.closes[link.closed] += 1
 
 
 def _next(supply: Frames, link: FuzzedSocket, rng: Random, who: str) -> bytes | str:
@@ -256,26 +256,26 @@ def toy_vocab() -> int:
     return _VOCAB[0]
 
 
-async def _gather(tally: Account, chats: list[asyncio.Task[httpx.Response]]) -> None:
+async def _gather(stats: Account, chats: list[asyncio.Task[httpx.Response]]) -> None:
     """Checks that each chat gets its complete answer, whatever its agent did."""
     for answer in await asyncio.gather(*chats, return_exceptions=True):
         if isinstance(answer, BaseException):
-            tally.escape(answer)
+            stats.escape(answer)
             continue
         usage = answer.json().get("usage", {})
         if answer.status_code != 200 or usage.get("completion_tokens") != CHAT["max_tokens"]:
-            tally.escape(f"a chat was answered {answer.status_code} {answer.text[:200]}")
+            stats.escape(f"a chat was answered {answer.status_code} {answer.text[:200]}")
         text = answer.json()["choices"][0]["message"]["content"] if answer.status_code == 200 else ""
-        if tally.chats and text != _RIGHT[0]:
-            tally.escape("a chat's text changed")
+        if stats.chats and text != _RIGHT[0]:
+            stats.escape("a chat's text changed")
         _RIGHT[:] = [text]
-        tally.chats += 1
+        stats.chats += 1
 
 
 _RIGHT = [""]
 
 
-async def _honest(tally: Account, app: FastAPI) -> None:
+async def _honest(stats: Account, app: FastAPI) -> None:
     """Checks that an honest gateway's generation is complete."""
     link, prompt = FuzzedSocket(app, "/v1/engine", KEY), [7, 8, 9]
     link.begin()
@@ -290,10 +290,10 @@ async def _honest(tally: Account, app: FastAPI) -> None:
                 for message in (message for frame in sent for message in wire.decode_from_verifier(frame)):
                     got += message.tokens if isinstance(message, wire.Commit) else []
     except TimeoutError:
-        tally.escape(f"an honest session got {len(got)} of 20 tokens")
+        stats.escape(f"an honest session got {len(got)} of 20 tokens")
     if got and got != [scripted_token(prompt, 3 + i, toy_vocab()) for i in range(len(got))]:
-        tally.escape("an honest session's text changed")
-    tally.chats += 1
+        stats.escape("an honest session's text changed")
+    stats.chats += 1
     await link.end()
 
 

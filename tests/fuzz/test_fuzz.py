@@ -31,11 +31,11 @@ def accepted(direction: str, frame: bytes) -> bool:
 
 @pytest.mark.parametrize(("part", "frames"), [("decoders", 3000), ("drafting loop", 600), ("verifier endpoint", 300)])
 def test_nothing_escapes(part: str, frames: int) -> None:
-    [tally] = fuzz.run(frames, 3, part)
-    assert tally.frames >= frames
-    assert tally.accepted
-    assert tally.rejected
-    assert tally.escapes == []
+    [stats] = fuzz.run(frames, 3, part)
+    assert stats.frames >= frames
+    assert stats.accepted
+    assert stats.rejected
+    assert stats.escapes == []
 
 
 def test_an_escape_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,12 +43,12 @@ def test_an_escape_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
         raise KeyError(len(frame))
 
     monkeypatch.setitem(DECODERS, "agent to gateway", broken)  # type: ignore[arg-type]
-    [tally] = fuzz.run(60, 3, "decoders")
-    assert tally.escaped >= 9
-    assert "KeyError" in tally.escapes[0]
+    [stats] = fuzz.run(60, 3, "decoders")
+    assert stats.escaped >= 9
+    assert "KeyError" in stats.escapes[0]
 
 
 def test_a_frame_that_breaks_a_drafting_loop_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edge_agent.drafting.loop.MAX_AGENT_TEXT", "no number")
-    [tally] = fuzz.run(100, 3, "drafting loop")
-    assert tally.escaped
+    [stats] = fuzz.run(100, 3, "drafting loop")
+    assert stats.escaped

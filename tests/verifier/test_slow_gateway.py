@@ -1,4 +1,4 @@
-"""A gateway that does not read what it is sent loses its link, not the verifier its memory."""
+"""A gateway that does not read what it is sent loses its link, and the verifier's memory stays bounded."""
 
 from __future__ import annotations
 

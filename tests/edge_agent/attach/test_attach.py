@@ -75,7 +75,7 @@ async def test_it_comes_back_when_the_gateway_drops_it_and_drafts_again() -> Non
         await gateway.attached(3)
         assert await drafts(gateway)
         assert len(agent.watch.names) == 3
-        assert list(agent.tally.snapshot().sessions) == [3], "sessions of a lost link are gone"
+        assert list(agent.stats.snapshot().sessions) == [3], "sessions of a lost link are gone"
 
 
 async def test_a_gateway_that_goes_in_good_order_is_left_at_once_and_is_no_loss(

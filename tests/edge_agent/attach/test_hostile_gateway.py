@@ -1,4 +1,4 @@
-"""A gateway that an agent cannot trust: what it allocates is bounded, and what it shows is only text."""
+"""A hostile gateway: what the agent allocates for it is bounded, and its messages are displayed as plain text."""
 
 from __future__ import annotations
 

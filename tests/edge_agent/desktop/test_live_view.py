@@ -20,13 +20,13 @@ def shown(view: LiveView) -> str:
 
 
 def test_the_view_shows_the_link_the_sessions_and_what_was_saved() -> None:
-    tally = StatsCollector()
-    view = LiveView("https://gateway.example.com", Hello(PROTOCOL, "laptop", "f", "tiny on cpu", 8), tally)
+    stats = StatsCollector()
+    view = LiveView("https://gateway.example.com", Hello(PROTOCOL, "laptop", "f", "tiny on cpu", 8), stats)
     assert "connecting" in shown(view)
     view.attached(AgentWelcome(PROTOCOL, "agent-7", "large-model", 100, 8))
     view.round_trip(0.0421)
-    tally.begin(1)
-    tally.add(1, DraftStats(drafted=4000, accepted=1500, committed=3000))
+    stats.begin(1)
+    stats.add(1, DraftStats(drafted=4000, accepted=1500, committed=3000))
     picture = shown(view)
     for words in (
         "agent-7",

@@ -1,4 +1,4 @@
-"""From settings to drafters: which model is taken, whose tokenizer it stands for, and what is said when none fits."""
+"""From settings to drafters: which model is loaded, whose tokenizer it uses, and the error when none fits."""
 
 from __future__ import annotations
 

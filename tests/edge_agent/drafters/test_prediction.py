@@ -1,4 +1,4 @@
-"""The client's prediction as one more drafter: from its place in it, settled text and drafted path alike."""
+"""The client's prediction as a drafter: proposals follow its cursor through committed text and drafted path."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ async def test_what_was_held_back_goes_out_with_the_commit_that_makes_room() -> 
         session.window = 8
         await session.commit([10])
         await session.nodes(2)
-        assert agent.tally.snapshot().total.drafted == 3
+        assert agent.stats.snapshot().total.drafted == 3
     assert [draft.tokens for draft in session.drafts] == [[10], [11, 12]]
 
 
@@ -190,7 +190,7 @@ async def test_an_impossible_commit_ends_its_session_alone(wrong: tuple[int, lis
         other = await gateway.open(PROMPTS[1], counting_text(PROMPTS[1], 40))
         await victim.nodes(8)
         await gateway.send(Commit(victim.number, *wrong, window=16))
-        await until(lambda: list(agent.tally.snapshot().sessions) == [other.number])
+        await until(lambda: list(agent.stats.snapshot().sessions) == [other.number])
         await other.finish()
 
 
@@ -212,7 +212,7 @@ async def test_what_breaks_in_one_session_ends_that_session_alone(caplog: pytest
 
     async with ScriptedGateway(VOCAB) as gateway, attached(gateway, Fragile) as agent:
         sessions = [await gateway.open(prompt, counting_text(prompt, 60), window=32) for prompt in PROMPTS]
-        await until(lambda: len(agent.tally.snapshot().sessions) == 2)
+        await until(lambda: len(agent.stats.snapshot().sessions) == 2)
         for session in (sessions[0], sessions[2]):
             await session.finish()
             assert session.accepted == session.num_favourites > 10
@@ -252,10 +252,10 @@ async def test_counts_tell_what_was_drafted_and_accepted_and_the_log_says_no_mor
         while session.left > 10:
             await session.nodes(8)
             await session.verify()
-        snapshot = agent.tally.snapshot()
+        snapshot = agent.stats.snapshot()
         await session.commit(session.text[-session.left :], finish="length")
-        await until(lambda: not agent.tally.snapshot().sessions)
-        total = agent.tally.snapshot().total
+        await until(lambda: not agent.stats.snapshot().sessions)
+        total = agent.stats.snapshot().total
     assert snapshot.sessions[1] == snapshot.total
     assert snapshot.total.drafted >= snapshot.total.accepted > 10
     assert total.accepted == session.accepted

@@ -1,4 +1,4 @@
-"""A served app that is told to end: it drains first, a second signal ends that, and neither is a failure."""
+"""Stopping a served app: it drains first, a second signal ends the drain, and neither is a failure."""
 
 from __future__ import annotations
 

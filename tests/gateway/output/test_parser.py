@@ -1,4 +1,4 @@
-"""Text taken apart into thought, content and calls: the same however it comes, and nothing of a mark in the content."""
+"""Output parsed into reasoning, content and tool calls, however it is split; no part of a marker is in the content."""
 
 from __future__ import annotations
 

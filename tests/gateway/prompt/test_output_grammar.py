@@ -1,4 +1,4 @@
-"""Grammars as llguidance reads them: what they let pass, and which are refused before anything runs."""
+"""Grammars compiled by llguidance: which outputs they accept, and which grammars are rejected beforehand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A session between a verifier and an agent that are not there: what is relayed, and what is not."""
+"""A session with a scripted verifier and agent: which drafts, commits and losses it relays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verifiers die, fall silent, fail or refuse; the text goes on as if nothing had happened, or ends with an error."""
+"""Verifiers that die, are silent, fail or reject: the text continues unchanged, or ends with an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A verifier that says what no correct one says: its session goes on at another, and the gateway takes no harm."""
+"""A verifier that sends invalid messages: the session reopens at another one, and the gateway is unaffected."""
 
 from __future__ import annotations
 

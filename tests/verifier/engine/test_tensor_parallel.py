@@ -1,4 +1,4 @@
-"""A verifier of two ranks: real processes over loopback, whose text is that of one, and none of which stays alone."""
+"""A verifier of two ranks: real processes over loopback, with the text of a single rank; none outlives the other."""
 
 from __future__ import annotations
 
