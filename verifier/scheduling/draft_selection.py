@@ -1,6 +1,6 @@
 """The draft of one session for its next step: an agent's tree, the client's prediction, or prompt lookup.
 
-The source that promises the most tokens is taken. How many of the nodes are verified is policy.py's decision.
+The source with the most expected accepted tokens is taken. How many of its nodes are verified is decided in policy.py.
 """
 
 from __future__ import annotations
