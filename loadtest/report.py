@@ -56,7 +56,7 @@ def print_result(result: Result) -> None:
 
 
 def _table(title: str, rows: list[dict[str, Any]], side_by_side: bool) -> Table:
-    table = Table(title=title)
+    table = Table(title=title, min_width=min(len(title), 76))
     lines = [[_cell(value) for value in row.values()] for row in rows]
     headers = [name.replace("_", " ") for name in rows[0]]
     if side_by_side:
