@@ -12,6 +12,7 @@ import asyncio
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 
 from edge_agent.attach.attachment import Agent, stay_attached
 from edge_agent.attach.connection import agent_url
@@ -72,7 +73,8 @@ def main(url: str, key: str) -> None:
         stats=StatsCollector(),
         observer=LineObserver(url),
     )
-    asyncio.run(stay_attached(agent))
+    with suppress(KeyboardInterrupt):  # Ctrl-C detaches
+        asyncio.run(stay_attached(agent))
 
 
 if __name__ == "__main__":
