@@ -78,4 +78,6 @@ def main(url: str, key: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3])
+    if len(sys.argv) != 3:
+        sys.exit("usage: custom_drafter.py URL KEY")
+    main(*sys.argv[1:])

@@ -167,4 +167,6 @@ def main(paths: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit("usage: custom_engine.py TEXT_FILE...")
     main(sys.argv[1:])

@@ -39,9 +39,9 @@ class ScriptedModel(MemoizedDraftModel):
         self._wrong = wrong
 
     def start_forward(
-        self, chat: RecordedChat, point: DraftRequest, lookup: PromptLookupDrafter | None, model: bool = True
+        self, chat: RecordedChat, request: DraftRequest, lookup: PromptLookupDrafter | None, model: bool = True
     ) -> PendingForward:
-        return PendingForward(position_of(chat, point), Proposal())
+        return PendingForward(position_of(chat, request), Proposal())
 
     def finish_forward(self, pending: PendingForward) -> Proposal:
         assert pending.position
