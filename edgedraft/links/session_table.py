@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 H = TypeVar("H")
@@ -16,6 +17,9 @@ class SessionTable(Generic[H]):
 
     def __len__(self) -> int:
         return len(self._handlers)
+
+    def __iter__(self) -> Iterator[H]:
+        return iter(self._handlers.values())
 
     def add(self, handler: H) -> int:
         """Returns the new session's number."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgedraft.links.frame_meter import FRAME_LIMITS, FrameLimits
 from edgedraft.wire import MAX_AGENT_FRAME, MAX_FRAME, MAX_FRAME_TO_AGENT
 
 
@@ -14,12 +15,14 @@ class LinkSettings:
     max_frame: bytes of one message that this end accepts; a larger one closes the link with code 1009.
     max_peer_frame: bytes of one message that the peer accepts.
     max_queued: messages that wait to be sent; one more ends the link.
-    send_timeout: for one frame; None where the peer may hold up sending and pings alone detect a dead link.
+    send_timeout: for one frame; None where write_timeout and pings alone detect a dead link.
     greeting_timeout: for the peer's first frame.
     open_timeout: for the TCP connection, TLS and the WebSocket handshake.
     close_timeout: for the closing handshake, after which the connection is dropped.
     ping_interval: between pings; the answer may take as long again. None where the HTTP server is set up with it.
+    write_timeout: that the write buffer may stay full, whatever is in it, after which the connection is aborted.
     max_unread_frames: received frames that are buffered before the socket is read no further.
+    frames: what the peer may send in control frames and fragments; beyond it the connection is aborted.
     use_proxy: whether the dialling side honours the system's proxy settings.
     identify: whether the User-Agent and Server headers are sent.
     """
@@ -32,7 +35,9 @@ class LinkSettings:
     open_timeout: float = 10.0
     close_timeout: float = 2.0
     ping_interval: float | None = None
+    write_timeout: float = 20.0
     max_unread_frames: int = 16
+    frames: FrameLimits = FRAME_LIMITS
     use_proxy: bool = False
     identify: bool = True
 
@@ -43,6 +48,7 @@ AGENT_TO_GATEWAY = LinkSettings(
     max_frame=MAX_FRAME_TO_AGENT,
     max_peer_frame=MAX_AGENT_FRAME,
     send_timeout=None,
+    write_timeout=30.0,
     close_timeout=0.5,
     ping_interval=20.0,
     max_unread_frames=4,

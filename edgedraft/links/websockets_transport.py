@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from websockets.exceptions import ConnectionClosed
 
 from edgedraft.links.settings import LinkSettings
 from edgedraft.links.transport import TransportClosed
+from edgedraft.links.websockets_connection import client_connection
 
 
 def connection_options(settings: LinkSettings) -> dict[str, Any]:
@@ -52,7 +54,11 @@ class WebSocketsTransport:
             raise _closed(closed) from None
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
-        await self._connection.close(code, reason)
+        try:
+            async with asyncio.timeout(self._connection.close_timeout):
+                await self._connection.close(code, reason)
+        except TimeoutError:  # the closing frame waits behind what the peer does not read
+            self._connection.transport.abort()
 
     async def ping(self) -> float:
         """Returns the round-trip time of one ping in seconds. Raises TransportClosed."""
@@ -71,7 +77,7 @@ async def dial(
     (InvalidStatus for an HTTP response that refuses it); ImportError if a SOCKS proxy is configured and its package
     is not installed.
     """
-    options = connection_options(settings)
+    options = {**connection_options(settings), "create_connection": client_connection(settings)}
     if host:
         options["host"] = host
     if not settings.use_proxy:

@@ -1,1 +1,1 @@
-"""Running ASGI apps under uvicorn, hardened against slow clients."""
+"""Running ASGI apps under uvicorn, with bounds on what a peer may send and on how long it may take."""

