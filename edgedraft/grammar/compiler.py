@@ -7,18 +7,30 @@ Source: llguidance, https://github.com/guidance-ai/llguidance (syntax.md).
 
 from __future__ import annotations
 
+import json
+import re
+
 from llguidance import LLMatcher, LLTokenizer
 
 from edgedraft.grammar.limits import MAX_ERROR_CHARACTERS, parser_limits
+from edgedraft.grammar.probe import find_dead_end
 
 _TRIAL_TOKENS = 24
+
+# llguidance quotes the lines of the grammar, which is the gateway's, below what it says.
+_QUOTED_LINE = re.compile(r"\n *\d+ \|.*")
+_PLACE_IN_SCHEMA = re.compile(r"^at \d+\(\d+\): failed to compile JSON schema: ")
+
+_UNIMPLEMENTED = re.compile(r"^Unimplemented keys: (\[.*\])$")
+_UNKNOWN_FORMAT = re.compile(r"^Unknown format: (.*)$")
 
 
 class GrammarError(ValueError):
     """The grammar cannot be used; the text says why, in at most MAX_ERROR_CHARACTERS."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(reason[:MAX_ERROR_CHARACTERS])
+        said = _PLACE_IN_SCHEMA.sub("", _QUOTED_LINE.split(reason, maxsplit=1)[0])
+        super().__init__(said[:MAX_ERROR_CHARACTERS])
 
 
 def compile_grammar(grammar: str, tokenizer: LLTokenizer) -> LLMatcher:
@@ -39,13 +51,31 @@ def validate_grammar(grammar: str) -> None:
         raise GrammarError(messages[0])
 
 
+def unimplemented_keywords(grammar: str) -> list[str]:
+    """Keywords of JSON schemas in the grammar that the compiler leaves out; a format as `format:` and its name.
+
+    Of a grammar that compiles because its schemas are lenient.
+    """
+    _, messages = LLMatcher.validate_grammar_with_warnings(grammar, None, limits=parser_limits())
+    keywords: set[str] = set()
+    for message in messages:
+        if keys := _UNIMPLEMENTED.match(message):
+            keywords.update(json.loads(keys[1]))
+        elif unknown := _UNKNOWN_FORMAT.match(message):
+            keywords.add(f"format:{unknown[1]}")
+        elif message.startswith("min/maxProperties"):
+            keywords.update(("minProperties", "maxProperties"))
+    return sorted(keywords)
+
+
 def try_grammar(grammar: str) -> None:
     """Compiles the grammar over single bytes and generates a few tokens by it. Raises GrammarError.
 
     The grammar must not refer to token ids, since no model's tokenizer is at hand. The bytes taken are the lowest that
-    are allowed, so the same text is generated each time.
+    are allowed, so the same text is generated each time. Then probe.py looks for dead ends.
     """
     matcher = compile_grammar(grammar, LLTokenizer("byte"))
+    beginning = matcher.deep_copy()
     for step in range(_TRIAL_TOKENS):
         mask = int.from_bytes(matcher.compute_bitmask(), "little") if not matcher.is_error() else 0
         if matcher.is_error():
@@ -61,3 +91,5 @@ def try_grammar(grammar: str) -> None:
             break
     if matcher.is_error():
         raise GrammarError(matcher.get_error())
+    if fault := find_dead_end(beginning):
+        raise GrammarError(fault)

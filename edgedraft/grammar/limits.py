@@ -6,34 +6,19 @@ from clients: a short one can occupy a compiler for minutes, or an engine's step
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from llguidance import LLParserLimits
 
 from edgedraft.wire import MAX_GRAMMAR
+from edgedraft.workers.limits import WorkerLimits
 
 MAX_CHARACTERS = MAX_GRAMMAR  # what a wire message carries
 
-MAX_ERROR_CHARACTERS = 500  # llguidance quotes the grammar in its messages
+MAX_ERROR_CHARACTERS = 300
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerLimits:
-    """What one grammar may use of a worker process, which is killed beyond it.
-
-    llguidance's own limits count parser work, and some inputs escape them: an intersection of twenty patterns in a JSON
-    schema compiles for minutes.
-    """
-
-    cpu_seconds: float = 2.0
-    """Processor time, so that a busy machine accepts what an idle one does. Ordinary grammars take milliseconds."""
-    wall_seconds: float = 30.0
-    """Elapsed time: for a worker that is stopped or swapped out, and where processor time cannot be limited."""
-    memory_bytes: int = 1 << 30
-    """Address space of the process. An idle worker has about 30 MiB; most grammars add less than that again."""
-
-
-WORKER_LIMITS = WorkerLimits()
+# llguidance's own limits count parser work, and some inputs escape them: an intersection of twenty patterns in a JSON
+# schema compiles for minutes. Ordinary grammars take milliseconds, and less than the 30 MiB of an idle worker again.
+WORKER_LIMITS = WorkerLimits(cpu_seconds=2.0, wall_seconds=30.0, memory_bytes=1 << 30, output_bytes=1 << 16)
 
 
 def parser_limits() -> LLParserLimits:

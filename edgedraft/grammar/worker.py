@@ -1,21 +1,18 @@
-"""The worker process of service.py: checks one grammar per line of its input, within the limits of its arguments.
+"""The worker process of service.py: checks grammars, one per job.
 
-Run as `python -m edgedraft.grammar.worker CPU_SECONDS MEMORY_BYTES`. An input line is a JSON pair of a Check and a
-grammar; an output line is a JSON string, empty for a grammar without fault. The first output line says that the worker
-is ready. A grammar that exceeds a limit ends the process.
+A job is a JSON pair of a Check and a grammar, its output what is wrong with the grammar, empty for nothing. That of the
+check "list" is JSON, the keywords that are left out of the grammar's schemas.
 """
 
 from __future__ import annotations
 
 import json
-import signal
-import sys
-from contextlib import suppress
 from typing import Literal
 
-from edgedraft.grammar.compiler import GrammarError, try_grammar, validate_grammar
+from edgedraft.grammar.compiler import GrammarError, try_grammar, unimplemented_keywords, validate_grammar
+from edgedraft.workers.child import serve
 
-Check = Literal["compile", "try"]
+Check = Literal["compile", "try", "list"]
 
 
 def find_error(check: Check, grammar: str) -> str:
@@ -30,31 +27,13 @@ def find_error(check: Check, grammar: str) -> str:
     return ""
 
 
-def main() -> None:
-    cpu_seconds, memory_bytes = float(sys.argv[1]), int(sys.argv[2])
-    with suppress(ImportError, ValueError, OSError):  # Windows has no such limits; a container's may be lower
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    find_error("try", "start: /a*/")  # the tokenizer is built once, before the time of any grammar counts
-    _write("ready")
-    for line in sys.stdin:
-        check, grammar = json.loads(line)
-        _limit_cpu(cpu_seconds)
-        error = find_error(check, grammar)
-        _limit_cpu(0)
-        _write(error)
-
-
-def _write(text: str) -> None:
-    print(json.dumps(text), flush=True)
-
-
-def _limit_cpu(seconds: float) -> None:
-    """Has the process killed after so much more processor time; 0 removes the limit. Does nothing on Windows."""
-    with suppress(AttributeError):
-        signal.setitimer(signal.ITIMER_PROF, seconds)
+def _check(job: bytes, setup: object) -> bytes:
+    check, grammar = json.loads(job)
+    if check == "list":
+        return json.dumps(unimplemented_keywords(grammar)).encode()
+    return find_error(check, grammar).encode(errors="replace")
 
 
 if __name__ == "__main__":
-    main()
+    find_error("try", "start: /a*/")  # the tokenizer is built once, before the time of any grammar counts
+    serve(_check)

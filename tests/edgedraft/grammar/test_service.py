@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llguidance import LLMatcher
 
 from edgedraft.grammar import service as service_module
-from edgedraft.grammar.limits import MAX_CHARACTERS, MAX_ERROR_CHARACTERS, WorkerLimits
-from edgedraft.grammar.service import TOO_COSTLY, GrammarService
+from edgedraft.grammar.limits import MAX_CHARACTERS, MAX_ERROR_CHARACTERS
+from edgedraft.grammar.service import TOO_COSTLY, GrammarChecker, GrammarService
+from edgedraft.workers.limits import WorkerLimits
+from edgedraft.workers.pool import JobOwner, WorkersUnavailable
 from gateway.model.tool_call_format import HERMES
 from gateway.prompt.output_grammar import (
     GrammarFragment,
@@ -26,6 +27,7 @@ from gateway.prompt.output_grammar import (
 from tests.support import toy_model
 from verifier.engine.grammar import Constraint, GrammarCache
 
+OWNER = JobOwner("key")
 CITY = {
     "type": "object",
     "properties": {"city": {"type": "string"}},
@@ -74,25 +76,36 @@ HOSTILE: list[tuple[GrammarFragment, str]] = [
 
 async def test_what_cannot_be_served_is_told_apart(service: GrammarService) -> None:
     for fragment, said in HOSTILE:
-        error = await service.find_error(alone(fragment))
+        error = await service.find_error(alone(fragment), OWNER)
         assert error, fragment
         assert said in error
-    assert await service.find_error(alone(json_fragment(CITY))) == "", "the next is served by a new process"
+    assert await service.find_error(alone(json_fragment(CITY)), OWNER) == "", "the next is served by a new process"
 
 
 async def test_a_result_is_remembered(service: GrammarService) -> None:
     good, bad = alone(json_fragment(CITY)), alone(regex_fragment("(a"))
-    results = [await service.find_error(good), await service.find_error(bad)]
+    results = [await service.find_error(good, OWNER), await service.find_error(bad, OWNER)]
     service.close()
-    assert [await service.find_error(good), await service.find_error(bad)] == results
-    with pytest.raises(RuntimeError):  # no worker is left to ask
-        await service.find_error(alone(json_fragment({"type": "string"})))
+    assert [await service.find_error(good, OWNER), await service.find_error(bad, OWNER)] == results
+    with pytest.raises(WorkersUnavailable):  # no worker is left to ask
+        await service.find_error(alone(json_fragment({"type": "string"})), OWNER)
+
+
+async def test_a_compiler_that_fails_is_the_grammars_fault(service: GrammarService) -> None:
+    """It would fail again, so that telling the client to try again later is of no use."""
+    job = service_module._job("try", 'start: "a"')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(service_module, "_job", lambda check, grammar: b"no pair")
+        error = await service.find_error('start: "a"', OWNER)
+        assert error == await asyncio.to_thread(service.find_compile_error, 'start: "a"', OWNER)
+    assert "the compiler fails on it" in error
+    assert await service._pool.run(job, OWNER) == b"", "its worker goes on"
 
 
 async def test_remembered_results_are_bounded(service: GrammarService, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service_module, "MAX_REMEMBERED", 2)
     for number in range(5):
-        await service.find_error(f'start: "{number}"')
+        await service.find_error(f'start: "{number}"', OWNER)
     assert len(service._results) == 2
 
 
@@ -101,7 +114,10 @@ async def test_grammars_are_checked_side_by_side_and_a_killed_worker_takes_no_ot
     slow = alone(json_fragment({"type": "integer", "multipleOf": 999983}))
     good = [alone(choice_fragment([str(number)])) for number in range(8)]
     try:
-        assert await asyncio.gather(*map(service.find_error, [slow, *good])) == [TOO_COSTLY, *[""] * len(good)]
+        assert await asyncio.gather(*(service.find_error(g, OWNER) for g in [slow, *good])) == [
+            TOO_COSTLY,
+            *[""] * len(good),
+        ]
     finally:
         service.close()
 
@@ -110,7 +126,7 @@ async def test_a_worker_is_killed_after_the_elapsed_time_too() -> None:
     service = GrammarService(WorkerLimits(cpu_seconds=60, wall_seconds=0.3))
     try:
         slow = alone(json_fragment({"type": "integer", "multipleOf": 999983}))
-        assert await service.find_error(slow) == TOO_COSTLY
+        assert await service.find_error(slow, OWNER) == TOO_COSTLY
     finally:
         service.close()
 
@@ -118,16 +134,26 @@ async def test_a_worker_is_killed_after_the_elapsed_time_too() -> None:
 async def test_a_worker_is_killed_for_its_memory() -> None:
     service = GrammarService(WorkerLimits(memory_bytes=60 << 20))
     try:
-        assert await service.find_error("start: /a{100000}/") == TOO_COSTLY
-        assert await service.find_error("start: /a{100}/") == ""
+        assert await service.find_error("start: /a{100000}/", OWNER) == TOO_COSTLY
+        assert await service.find_error("start: /a{100}/", OWNER) == ""
     finally:
         service.close()
 
 
+async def test_the_checks_of_one_request_have_one_budget(service: GrammarService) -> None:
+    charged: list[float] = []
+    checker = GrammarChecker(service, JobOwner("key", 1.0, charged.append), max_seconds=0.01)
+    slow = alone(json_fragment({"type": "integer", "multipleOf": 9973}))
+    assert await checker.find_error(slow) == ""
+    assert sum(charged) > 0.01
+    assert await checker.find_error(alone(json_fragment(CITY))) == TOO_COSTLY
+    assert await GrammarChecker(service, OWNER).find_error(alone(json_fragment(CITY))) == "", "another request"
+
+
 async def test_an_error_is_short(service: GrammarService) -> None:
-    error = await service.find_error("start: " + "undefined_" * 200)
+    error = await service.find_error("start: " + "undefined_" * 200, OWNER)
     assert 0 < len(error) <= MAX_ERROR_CHARACTERS
-    assert "characters" in await service.find_error("x" * (MAX_CHARACTERS + 1))
+    assert "characters" in await service.find_error("x" * (MAX_CHARACTERS + 1), OWNER)
 
 
 async def test_nothing_is_imported_from_the_current_folder(
@@ -135,7 +161,7 @@ async def test_nothing_is_imported_from_the_current_folder(
 ) -> None:
     (tmp_path / "llguidance.py").write_text("raise SystemExit")
     monkeypatch.chdir(tmp_path)
-    assert await service.find_error('start: "a"') == ""
+    assert await service.find_error('start: "a"', OWNER) == ""
 
 
 # Grammars near a limit, and whether the gateway accepts them.
@@ -179,12 +205,12 @@ async def test_what_the_gateway_accepts_runs_at_the_verifier(
 ) -> None:
     service, cache = shared
     grammar, accepted = BORDERLINE[name]
-    error = await service.find_error(grammar)
-    compiled = await asyncio.to_thread(cache.get_or_compile, grammar)
+    error = await service.find_error(grammar, OWNER)
+    compiled = await asyncio.to_thread(cache.compile, grammar)
     assert (error == "") == accepted, error
     if accepted:
-        assert isinstance(compiled, LLMatcher), compiled
-        generate(cache.start(grammar, ()), 24)
+        assert not compiled.error
+        generate(cache.start(compiled, ()), 24)
 
 
 @pytest.fixture(scope="module")
@@ -198,5 +224,5 @@ def shared() -> Iterator[tuple[GrammarService, GrammarCache]]:
 
 def test_token_ids_compile_at_the_verifier(shared: tuple[GrammarService, GrammarCache]) -> None:
     _, cache = shared
-    compiled = cache.get_or_compile(f'start: "a" <[{toy_model.EOS}]> "b"')
-    assert isinstance(compiled, LLMatcher), compiled
+    compiled = cache.compile(f'start: "a" <[{toy_model.EOS}]> "b"')
+    assert not compiled.error
