@@ -7,16 +7,19 @@ in its own package (gateway/settings.py, ...).
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
 from platformdirs import user_data_path
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from edgedraft.observability.logs import LogFormat
 from edgedraft.observability.tracing import OtelMode
 
 Port = Annotated[int, Field(ge=0, le=65535)]
+SECRET_ADVICE = "; a flag shows in the process list, its environment variable does not"
+KEY_ADVICE = f"{SECRET_ADVICE}, nor does --key-file"
 DATABASE_URL = f"sqlite+aiosqlite:///{user_data_path('edgedraft') / 'gateway.db'}"
 
 
@@ -48,6 +51,22 @@ class Settings(BaseSettings):
         "info", description="lowest level that is logged to stderr"
     )
     log_format: Annotated[LogFormat, Field(description="json for one JSON object per line")] = "text"
+
+
+class KeySettings(Settings):
+    """Base of the settings of commands that take a key."""
+
+    key: str = ""
+    key_file: Path | None = Field(None, description="file that holds the key; read where no key is given otherwise")
+
+    @model_validator(mode="after")
+    def _read_key_file(self) -> Self:
+        if self.key_file and not self.key:
+            try:
+                self.key = self.key_file.read_text().strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise ValueError(f"{self.key_file} cannot be read: {error}") from None
+        return self
 
 
 class TracedSettings(Settings):

@@ -7,7 +7,8 @@ any order is valid, and nothing is acknowledged. The rules that make this safe:
 - An epoch starts after `at` output tokens. Its node 0 is the root and stands for that position.
 - The cursor is the deepest node on the committed path. Committed tokens beyond it are the surplus: their nodes are
   still on the way or were never drafted. A late node below the cursor that equals the next surplus token moves the
-  cursor on. Any other contradicts the text and is dropped, as are its descendants.
+  cursor on. Any other contradicts the text and is dropped, as are its descendants. A draft whose nodes at some position
+  were all dropped is of no more use: its agent starts a new epoch when it receives the commit.
 - Only the cursor and its descendants are kept, so a tree never has more than `max_nodes` live nodes, whatever the peer
   sends.
 
@@ -112,6 +113,11 @@ class DraftTree:
     def surplus(self) -> int:
         """The number of committed tokens beyond the cursor."""
         return len(self.committed) - self._position
+
+    @property
+    def awaits_epoch(self) -> bool:
+        """Whether no node of this epoch is of use any more, or none has ever arrived."""
+        return self._is_contradicted or self._is_inherited
 
     @property
     def cursor(self) -> int:
@@ -222,6 +228,7 @@ class DraftTree:
         self._last_id = 0
         self._position = at
         self._is_inherited = False
+        self._is_contradicted = False
 
     def _add_node(self, node_id: int, token: int, parent_id: int, cost: int) -> bool:
         parent = self._nodes.get(parent_id)
@@ -229,6 +236,7 @@ class DraftTree:
             return False
         is_late = parent_id == self._cursor and self.surplus > 0
         if is_late and token != self.committed[self._position]:
+            self._is_contradicted = True
             return False
         if not is_late and len(self) >= self.max_nodes:
             raise DraftViolation(f"more than {self.max_nodes} drafted nodes are uncommitted")
@@ -241,11 +249,14 @@ class DraftTree:
     def _advance_cursor(self) -> None:
         while self._position < len(self.committed):
             cursor = self._nodes[self._cursor]
+            drafted = len(cursor.children)
             hit = cursor.children.pop(self.committed[self._position], None)
             self._drop_subtrees(cursor.children.values())
             cursor.children.clear()
             if hit is None:
+                self._is_contradicted = self._is_contradicted or drafted > 0
                 return
+            self._is_contradicted = False
             del self._nodes[self._cursor]
             self._cursor = hit
             self._position += 1

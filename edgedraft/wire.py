@@ -27,7 +27,7 @@ MAX_FRAME_TO_AGENT = 1 << 22  # bytes per frame to an agent, enough for MAX_AGEN
 MAX_AGENT_TEXT = 1 << 18  # tokens of prompt and output; longer texts are not drafted
 MAX_FRAME = 1 << 26  # bytes per frame between gateway and verifier: prompts, and the model card with its tokenizer
 MAX_PRIORITY = 9
-MAX_WINDOW = 64  # uncommitted draft nodes of one session
+MAX_WINDOW = 256  # uncommitted draft nodes of one session
 MAX_DRAFT_NODES = 64  # nodes per Draft
 MAX_MESSAGES = 1024  # messages per frame
 MAX_GRAMMAR = 1 << 18  # characters
@@ -53,7 +53,8 @@ class Sampling(Struct, frozen=True, omit_defaults=True):
 
     temperature 0 is argmax. top_k 0, top_p 1, min_p 0, penalties of 0 and a repetition_penalty of 1 are off.
     repetition_penalty applies to tokens of prompt and output, the other two to tokens of the output. logit_bias is
-    added by token id. grammar is in llguidance's Lark or JSON form, empty for none; it is not sent to agents.
+    added by token id. grammar is in llguidance's Lark or JSON form, empty for none; it is not sent to agents. None of
+    the first min_tokens tokens is one that ends the output, unless the grammar allows no other.
     """
 
     temperature: Annotated[float, Meta(ge=0, le=100)] = 1.0
@@ -66,6 +67,7 @@ class Sampling(Struct, frozen=True, omit_defaults=True):
     repetition_penalty: Annotated[float, Meta(gt=0, le=10)] = 1.0
     logit_bias: Annotated[dict[TokenId, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=1024)] = {}
     grammar: Annotated[str, Meta(max_length=MAX_GRAMMAR)] = ""
+    min_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
 
 
 class TokenLogprobs(Struct, frozen=True, array_like=True):
@@ -83,7 +85,8 @@ class Hello(Struct, frozen=True, tag="hello", array_like=True):
     """The first message of a client: of an agent to a gateway, or of a gateway to a verifier.
 
     name is the agent's, drafter describes its draft model, and max_sessions is how many it drafts for at once.
-    fingerprint is that of the agent's tokenizer (tokenizer.py). A gateway leaves all of them empty.
+    fingerprint is that of the agent's tokenizer (tokenizer.py). A gateway leaves all of them empty. `reports` is a
+    gateway's: it takes Progress and Spent.
     """
 
     protocol: int
@@ -91,6 +94,7 @@ class Hello(Struct, frozen=True, tag="hello", array_like=True):
     fingerprint: Name = ""
     drafter: Name = ""
     max_sessions: Annotated[int, Meta(ge=0, le=4096)] = 0
+    reports: bool = False
 
 
 class ModelCard(Struct, frozen=True):
@@ -142,7 +146,8 @@ class Open(Struct, frozen=True, tag="open", array_like=True):
     For verifiers only: `agent` identifies the agent whose drafts to expect by an opaque name that is the same in all of
     its sessions, empty for none. Sessions of the same `salt` share the prefix cache. With `logprobs` >= 0, commits
     carry TokenLogprobs with that many alternatives per token; -1 asks for none. Under contention, sessions of higher
-    `priority` go first.
+    `priority` go first. `share` is an opaque name of the API key: capacity is shared between them. `request` is an
+    opaque name of the request, the same for all of its sessions at all verifiers, and `attempt` counts those from 1.
     """
 
     session: SessionId
@@ -159,6 +164,9 @@ class Open(Struct, frozen=True, tag="open", array_like=True):
     prediction: list[TokenId] = []
     trace: Name = ""
     priority: Annotated[int, Meta(ge=0, le=MAX_PRIORITY)] = 0
+    share: Name = ""
+    request: Name = ""
+    attempt: Count = 0
 
 
 class Draft(Struct, frozen=True, tag="draft", array_like=True):
@@ -209,6 +217,41 @@ class Queued(Struct, frozen=True, tag="queued", array_like=True):
     ahead: Count
 
 
+class Progress(Struct, frozen=True, tag="progress", array_like=True):
+    """Verifier to gateway: the session is being worked on, though it commits nothing yet.
+
+    `computed` of `total` tokens of its text are computed; 0 of 0 while it waits for a long step or for its grammar.
+    Sent about once a second and session at most, and only to a gateway whose Hello said `reports`.
+    """
+
+    session: SessionId
+    computed: Count = 0
+    total: Count = 0
+
+
+class Spent(Struct, frozen=True, tag="spent", array_like=True):
+    """Verifier to gateway: all that one session has cost, after its end, however it ended.
+
+    `request` and `attempt` are those of its Open. `seconds` is the session's share of the verifier's compute time, what
+    its commits carried included. `computed` tokens were computed, `cached` ones found in the prefix cache. Repeated,
+    to other gateways too once that of the session is gone, until one has recorded it; only sent to gateways whose Hello
+    said `reports`.
+    """
+
+    request: Name
+    attempt: Count
+    seconds: Seconds = 0.0
+    computed: Count = 0
+    cached: Count = 0
+
+
+class SpentRecorded(Struct, frozen=True, tag="recorded", array_like=True):
+    """Gateway to verifier: the Spent of this request and attempt is in the ledger."""
+
+    request: Name
+    attempt: Count
+
+
 class AgentChanged(Struct, frozen=True, tag="edge", array_like=True):
     """Gateway to verifier: from now on the session has this agent, named as in Open, or none if empty."""
 
@@ -231,12 +274,13 @@ class Close(Struct, frozen=True, tag="close", array_like=True):
 CLOSE_OVERLOADED = "overloaded"  # no capacity now; another verifier or a later attempt may succeed
 CLOSE_REFUSED = "refused"  # can never be served: too long, or a token outside the vocabulary
 CLOSE_FAILED = "failed"  # an internal error of the verifier
+CLOSE_GRAMMAR = "grammar"  # the session's grammar cannot be followed any further within its limits
 CLOSE_LEAVING = "leaving"  # the verifier is shutting down and accepts no new sessions
 
 FromAgent = Hello | Draft
 ToAgent = AgentWelcome | Open | Commit | Close
-FromVerifier = VerifierWelcome | Commit | Queued | Close
-ToVerifier = Hello | Open | Draft | AgentChanged | Close
+FromVerifier = VerifierWelcome | Commit | Queued | Progress | Spent | Close
+ToVerifier = Hello | Open | Draft | AgentChanged | SpentRecorded | Close
 
 # WebSocket close codes (RFC 6455 section 7.4.2: 4000-4999 are for private use).
 BAD_FRAME = 4400

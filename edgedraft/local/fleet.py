@@ -56,7 +56,7 @@ class Fleet:
         for index in range(first, first + agents):
             url = url_of(index) if url_of else self.urls[index % len(self.urls)]
             name = ("--name", f"{name_prefix}-{index + 1}") if name_prefix else ()
-            self.agents.append(self.supervisor.launch("attach", url, "--key", self.supervisor.key, *name, *flags))
+            self.agents.append(self.supervisor.launch("attach", url, *name, *flags))
         for child in self.agents[first:]:
             self.supervisor.wait_ready(child)
 

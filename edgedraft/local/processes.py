@@ -5,10 +5,9 @@ Used by `edgedraft up`, benchmarks and tests. Each process is the `edgedraft` co
 
 from __future__ import annotations
 
-import os
+import secrets
 import signal
 import subprocess
-import sys
 import threading
 import time
 import urllib.error
@@ -19,6 +18,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 from urllib.parse import urlsplit
+
+from edgedraft.child_process import program_environment, python_command
+from edgedraft.private_files import open_private
 
 GRACE_SECONDS = 10.0
 _BRIEF_DRAIN = ("--drain-grace", str(GRACE_SECONDS / 2))  # shorter than the grace, so that a drain ends before SIGKILL
@@ -36,12 +38,12 @@ class ManagedProcess:
         self.address = ""
         self._ready = threading.Event()
         self.popen = subprocess.Popen(
-            [sys.executable, "-m", "edgedraft.cli", *words],
+            python_command("edgedraft.cli", *words),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
-            env={**os.environ, **(env or {})},
+            env=program_environment(words[0], env),
             start_new_session=True,  # Ctrl-C reaches the supervisor only, which stops processes in order
         )
         threading.Thread(target=self._read_stdout, daemon=True).start()
@@ -80,7 +82,11 @@ class ManagedProcess:
 
 
 class Supervisor:
-    """Starts processes; leaving the context stops all of them, the last one first."""
+    """Starts processes; leaving the context stops all of them, the last one first.
+
+    Gateways and agents get `key`, and gateways and verifiers a random token, in their environment: flags show in the
+    process list.
+    """
 
     def __init__(
         self,
@@ -91,7 +97,8 @@ class Supervisor:
     ) -> None:
         self.key = key
         self.url = ""
-        self._env = env
+        self.verifier_token = secrets.token_urlsafe(24)
+        self._env = {"EDGEDRAFT_KEY": key, "EDGEDRAFT_VERIFIER_TOKEN": self.verifier_token, **(env or {})}
         self._log_folder = log_folder
         self._start_seconds = start_seconds
         self.processes: list[ManagedProcess] = []
@@ -106,7 +113,7 @@ class Supervisor:
         """Starts a process without waiting."""
         log: IO[str] | None = None
         if self._log_folder:
-            log = (self._log_folder / f"{len(self.processes)}-{words[0]}.log").open("w")
+            log = open_private(self._log_folder / f"{len(self.processes)}-{words[0]}.log")
         child = ManagedProcess(*words, env=self._env, log=log)
         self.processes.append(child)
         return child
@@ -132,7 +139,7 @@ class Supervisor:
 
     def start_gateway(self, *verifiers: str, flags: tuple[str, ...] = ()) -> ManagedProcess:
         named = [word for url in verifiers for word in ("--verifier", url)]
-        child = self.start("gateway", *_BRIEF_DRAIN, "--key", self.key, *named, *(flags or ("--port", "0")))
+        child = self.start("gateway", *_BRIEF_DRAIN, *named, *(flags or ("--port", "0")))
         self.url = child.address
         return child
 
@@ -146,7 +153,7 @@ class Supervisor:
         raise StartError("the gateway found no verifier")
 
     def start_agent(self, *flags: str) -> ManagedProcess:
-        return self.start("attach", self.url, "--key", self.key, *flags)
+        return self.start("attach", self.url, *flags)
 
     def wait_any_exit(self) -> ManagedProcess:
         """Blocks until any process ends by itself, and returns it."""

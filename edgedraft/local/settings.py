@@ -7,14 +7,14 @@ from typing import Literal
 from pydantic import Field
 
 from edgedraft.local.demo_model import DEMO_MODEL
-from edgedraft.settings import DATABASE_URL, Port, Settings
+from edgedraft.settings import DATABASE_URL, KEY_ADVICE, KeySettings, Port
 
 
-class UpSettings(Settings):
+class UpSettings(KeySettings):
     """Run verifier, gateway and agent on this machine, with the demo models."""
 
     port: Port = Field(8000, description="the gateway's port; 0 takes a free one")
-    key: str = Field("", description="the key, with every scope; a random one if empty")
+    key: str = Field("", description=f"the key, with every scope; a random one if empty{KEY_ADVICE}")
     model: str = Field(DEMO_MODEL, description="target model")
     draft_model: str = Field("auto", description="draft model")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="of both models")

@@ -73,7 +73,7 @@ def _print_urls(urls: list[str], key: str) -> None:
     bases = "".join(f"  base URL  {url}/v1\n" for url in urls)
     print(
         f"\nEdgeDraft is up.\n\n{bases}  API key   {key}\n\n"
-        f"  attach another desktop:  edgedraft attach {urls[0]} --key {key}\n"
+        f"  attach another desktop:  EDGEDRAFT_KEY={key} edgedraft attach {urls[0]}\n"
         "  stop:                    Ctrl-C\n",
         flush=True,
     )

@@ -5,6 +5,7 @@ The server must be installed. In production, gateways get the URL of an external
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import socket
 import subprocess
@@ -13,6 +14,8 @@ from contextlib import suppress
 from importlib import import_module
 from types import TracebackType
 from typing import Self
+
+from edgedraft.child_process import minimal_environment
 
 START_SECONDS = 10.0
 
@@ -40,15 +43,24 @@ class Valkey:
         self._program = find_valkey()
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = probe.getsockname()[1]
-        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._password = secrets.token_urlsafe(24)  # other users of this machine reach the port too
+        self.url = f"redis://:{self._password}@127.0.0.1:{self.port}/0"
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Returns when the server answers. Raises ValkeyUnavailable."""
-        flags = ("--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no")
+        flags = ("--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "-")
         self.process = subprocess.Popen(
-            (self._program, *flags), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            (self._program, *flags),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            env=minimal_environment(),
         )
+        assert self.process.stdin
+        with suppress(OSError), self.process.stdin as settings:  # OSError: it has ended, as is found out below
+            settings.write(f"requirepass {self._password}\n".encode())
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and self.process.poll() is None:
             if self._answers():
@@ -80,5 +92,5 @@ class Valkey:
     def _answers(self) -> bool:
         with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1) as talk:
             talk.sendall(b"PING\r\n")
-            return talk.recv(16).startswith(b"+PONG")
+            return talk.recv(16).startswith(b"-NOAUTH")
         return False

@@ -28,9 +28,10 @@ MIN_BMM_KEYS = 512
 class SequenceSpan:
     """One sequence in a packed batch: rows `start` to `stop`, which follow `num_cached` tokens in the KV cache.
 
-    blocks is the block table, with the blocks that the rows are written to. depth is int64 [rows]: a row's position
-    minus num_cached. tree_mask is bool [rows, rows]: entry (i, j) is True where row i attends to row j; None means
-    causal, that is, the rows are a chain.
+    Between those tokens and the rows there may be kept rows: rows of earlier forwards, which only their descendants
+    attend to. blocks is the block table, with the blocks that the rows are written to. depth is int64 [kept + rows]: a
+    row's position minus num_cached. tree_mask is bool [rows, kept + rows]: entry (i, j) is True where row i attends to
+    row j; None means causal, that is, the rows are a chain and none are kept.
     """
 
     start: int
@@ -46,26 +47,32 @@ class SequenceSpan:
 
     @property
     def num_keys(self) -> int:
-        return self.num_cached + self.num_rows
+        return self.num_cached + len(self.depth)
+
+    @property
+    def positions(self) -> torch.Tensor:
+        """int64 [rows]"""
+        return self.num_cached + self.depth[len(self.depth) - self.num_rows :]
 
     def attention_mask(self, window: int | None) -> torch.Tensor:
         """bool [rows, keys], True where a row attends to a key; limited to a sliding `window` where the layer has one.
 
-        The keys are the cached tokens followed by the rows themselves.
+        The keys are the cached tokens, the kept rows and the rows themselves.
         """
         among_rows = self.tree_mask
         if among_rows is None:
             among_rows = torch.ones((self.num_rows, self.num_rows), dtype=torch.bool).tril()
         mask = torch.cat([torch.ones((self.num_rows, self.num_cached), dtype=torch.bool), among_rows], dim=1)
         if window is not None and self.num_keys > window:
-            positions = self.num_cached + self.depth
-            key_positions = torch.cat([torch.arange(self.num_cached), positions])
-            mask &= key_positions[None, :] > positions[:, None] - window
+            key_positions = torch.cat([torch.arange(self.num_cached), self.num_cached + self.depth])
+            mask &= key_positions[None, :] > self.positions[:, None] - window
         return mask
 
     def attends_to_all(self, window: int | None) -> bool:
         """Whether attention_mask is True everywhere."""
-        return self.num_rows == 1 and (window is None or self.num_keys <= window)
+        if self.num_rows != 1 or (window is not None and self.num_keys > window):
+            return False
+        return self.tree_mask is None or bool(self.tree_mask.all())
 
 
 @dataclass(frozen=True)

@@ -171,13 +171,24 @@ class BlockTable:
 
     def keep_accepted(self, rows: Sequence[int]) -> None:
         """Append accepted `rows` of the last forward to the sequence: ascending, each the parent of the next."""
-        if list(rows) != list(range(len(rows))):
+        self.keep_rows(rows, ())
+
+    def keep_rows(self, accepted: Sequence[int], kept: Sequence[int]) -> None:
+        """Append `accepted` rows to the sequence, move the `kept` rows right behind them, and drop all others.
+
+        Rows are numbered by their slots after `length`. Accepted rows ascend and are each the parent of the next; kept
+        rows ascend and come after them.
+        """
+        rows = [*accepted, *kept]
+        moves = [(row, place) for place, row in enumerate(rows) if row != place]
+        if moves:
             slots = self.slot_mapping(self.length, self.length + rows[-1] + 1)
-            self._manager.copy_slots([slots[row] for row in rows], slots[: len(rows)])
-        self.truncate(self.length + len(rows))
+            self._manager.copy_slots([slots[row] for row, _ in moves], [slots[place] for _, place in moves])
+        self.length += len(accepted)
+        self._free_after(self.length + len(kept))
 
     def truncate(self, length: int) -> None:
-        """Drop all tokens after `length` and free their blocks.
+        """Drop all tokens after `length`, and all rows, and free their blocks.
 
         Raises ValueError for a length inside the cached blocks, unless it is 0: other sequences may be reading them.
         """
@@ -186,7 +197,10 @@ class BlockTable:
         elif length < len(self._block_hashes) * BLOCK_SIZE:
             raise ValueError("cached blocks are final")
         self.length = length
-        needed = -(-length // BLOCK_SIZE)
+        self._free_after(length)
+
+    def _free_after(self, num_slots: int) -> None:
+        needed = -(-num_slots // BLOCK_SIZE)
         self._manager.free(self._blocks[needed:])
         del self._blocks[needed:]
 

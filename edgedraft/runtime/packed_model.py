@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
@@ -31,13 +32,19 @@ class SequenceRows:
     """One sequence's rows of a packed forward.
 
     parents[i] is the row that row i follows, -1 for the sequence's last accepted token; None means that the rows are a
-    chain. logit_rows are the rows whose logits are returned.
+    chain. Where `parents` is longer than `tokens`, its first rows are kept ones, which earlier forwards left in the KV
+    cache (BlockTable.keep_rows). logit_rows are the rows whose logits are returned, 0 being that of tokens[0].
     """
 
     block_table: BlockTable
     tokens: Sequence[int]
     parents: Sequence[int] | None = None
     logit_rows: Sequence[int] = ()
+
+    @property
+    def num_slots(self) -> int:
+        """Slots after the accepted tokens: those of kept and of new rows."""
+        return len(self.tokens) if self.parents is None else len(self.parents)
 
 
 class PackedModel:
@@ -65,12 +72,12 @@ class PackedModel:
     def forward(self, sequences: Sequence[SequenceRows]) -> torch.Tensor:
         """Logits [n, vocab] of the logit_rows of all sequences, in order.
 
-        The rows' keys and values are written after each sequence's accepted tokens (BlockTable.keep_accepted). Raises
-        OutOfBlocks before anything is computed.
+        The rows' keys and values are written after each sequence's accepted tokens and kept rows; BlockTable.keep_rows
+        tells which of them stay. Raises OutOfBlocks before anything is computed.
         """
         for rows in sequences:
-            rows.block_table.reserve_slots(len(rows.tokens))
-        sizes = [(len(rows.tokens), rows.block_table.length + len(rows.tokens)) for rows in sequences]
+            rows.block_table.reserve_slots(rows.num_slots)
+        sizes = [(len(rows.tokens), rows.block_table.length + rows.num_slots) for rows in sequences]
         groups = group_sequences(sizes, bounded=self.device.type == "cpu")
         spans: dict[int, SequenceSpan] = {}
         tokens: list[int] = []
@@ -78,10 +85,10 @@ class PackedModel:
         for i in chain.from_iterable(groups):
             rows = sequences[i]
             span = spans[i] = _make_span(rows, start=len(tokens))
-            slot_mapping.extend(rows.block_table.slot_mapping(span.num_cached, span.num_keys))
+            slot_mapping.extend(rows.block_table.slot_mapping(span.num_keys - span.num_rows, span.num_keys))
             tokens.extend(rows.tokens)
         logit_rows = [spans[i].start + row for i, rows in enumerate(sequences) for row in rows.logit_rows]
-        positions = torch.cat([span.num_cached + span.depth for span in spans.values()])
+        positions = torch.cat([span.positions for span in spans.values()])
         batch = PackedBatch(
             self.block_manager,
             torch.tensor(slot_mapping, device=self.device),
@@ -122,12 +129,15 @@ class PackedModel:
 
 def _make_span(rows: SequenceRows, start: int) -> SequenceSpan:
     """The span of `rows` when the first of them is row `start` of the batch."""
-    num_rows, num_cached = len(rows.tokens), rows.block_table.length
-    depth, mask = torch.arange(num_rows), None
-    if rows.parents is not None and list(rows.parents) != list(range(-1, num_rows - 1)):
-        depth, mask = torch.zeros(num_rows, dtype=torch.int64), torch.eye(num_rows, dtype=torch.bool)
-        for row, parent in enumerate(rows.parents):
-            if parent >= 0:
-                mask[row] |= mask[parent]
-                depth[row] = depth[parent] + 1
-    return SequenceSpan(start, start + num_rows, num_cached, rows.block_table.blocks(num_rows), depth, mask)
+    num_rows, num_slots, num_cached = len(rows.tokens), rows.num_slots, rows.block_table.length
+    stop, blocks = start + num_rows, rows.block_table.blocks(num_slots)
+    if rows.parents is None or list(rows.parents) == list(range(-1, num_slots - 1)):
+        return SequenceSpan(start, stop, num_cached + num_slots - num_rows, blocks, torch.arange(num_rows), None)
+    depth, mask = np.zeros(num_slots, dtype=np.int64), np.eye(num_slots, dtype=np.bool_)
+    for row, parent in enumerate(rows.parents):
+        if parent >= 0:
+            mask[row] |= mask[parent]
+            depth[row] = depth[parent] + 1
+    return SequenceSpan(
+        start, stop, num_cached, blocks, torch.from_numpy(depth), torch.from_numpy(mask[num_slots - num_rows :])
+    )

@@ -101,6 +101,42 @@ def test_late_nodes_do_not_count_against_the_bound() -> None:
     assert without_room.surplus == 0
 
 
+# Drafts that are of no more use
+
+
+def test_other_tokens_where_the_text_continues_call_for_an_epoch() -> None:
+    tree = grown((10, 0, 1), (11, 1, 1), (12, 1, 1))
+    tree.commit(0, [10, 99])
+    assert tree.awaits_epoch
+    assert add(tree, (20, 0, 1), epoch=2, at=2) == 1
+    assert not tree.awaits_epoch
+
+
+def test_a_draft_that_ends_before_the_text_does_may_go_on() -> None:
+    tree = grown((10, 0, 1))
+    tree.commit(0, [10, 11])
+    assert not tree.awaits_epoch
+    assert add(tree, (99, 1, 1), first=2) == 0
+    assert tree.awaits_epoch, "what was under way contradicts"
+    tree.commit(2, [12])
+    assert tree.awaits_epoch
+
+
+def test_a_right_sibling_that_comes_later_is_of_use() -> None:
+    tree = grown((10, 0, 1), (99, 1, 1))
+    tree.commit(0, [10, 11])
+    assert tree.awaits_epoch
+    assert add(tree, (11, 1, 1), first=3) == 1
+    assert not tree.awaits_epoch
+
+
+def test_before_its_first_node_a_tree_awaits_an_epoch() -> None:
+    tree = DraftTree(64)
+    assert tree.awaits_epoch
+    assert add(tree, (10, 0, 1)) == 1
+    assert not tree.awaits_epoch
+
+
 # Epochs
 
 

@@ -22,7 +22,7 @@ def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
 def test_a_started_process_answers_at_its_address_and_restarts_on_its_port(supervisor: Supervisor) -> None:
     first = supervisor.start_gateway("ws://127.0.0.1:1")
     assert supervisor.url == first.address
-    with urllib.request.urlopen(f"{first.address}/healthz", timeout=10) as response:
+    with urllib.request.urlopen(f"{first.address}/healthz", timeout=60) as response:
         assert response.status == 200
     assert first.stop() == 0
     assert supervisor.wait_any_exit() is first

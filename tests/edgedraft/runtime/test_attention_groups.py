@@ -32,6 +32,12 @@ def branch(start: int, num_cached: int, blocks: list[int]) -> SequenceSpan:
     return SequenceSpan(start, start + 4, num_cached, blocks, torch.tensor([0, 1, 1, 2]), mask)
 
 
+def continued_branch(start: int, num_cached: int, blocks: list[int]) -> SequenceSpan:
+    """Two rows behind three kept ones, of which 1 and 2 follow 0: row 3 follows row 1, row 4 follows row 2."""
+    mask = torch.tensor([[1, 1, 0, 1, 0], [1, 0, 1, 0, 1]], dtype=torch.bool)
+    return SequenceSpan(start, start + 2, num_cached, blocks, torch.tensor([0, 1, 1, 2, 2]), mask)
+
+
 # Masks
 
 
@@ -54,6 +60,23 @@ def test_a_sliding_window_counts_positions_rather_than_rows() -> None:
         [0, 0, 1, 1, 0, 1, 0],
         [0, 0, 0, 1, 0, 1, 1],
     ]
+
+
+def test_kept_rows_have_positions_of_their_own() -> None:
+    """Both rows are at position 4, and with a window of 3 see 2, 3 (a kept row each) and themselves."""
+    span = continued_branch(0, num_cached=2, blocks=[0])
+    assert span.positions.tolist() == [4, 4]
+    assert span.attention_mask(None).int().tolist() == [[1, 1, 1, 1, 0, 1, 0], [1, 1, 1, 0, 1, 0, 1]]
+    assert span.attention_mask(3).int().tolist() == [[0, 0, 1, 1, 0, 1, 0], [0, 0, 1, 0, 1, 0, 1]]
+    assert span.attention_mask(1).int().tolist() == [[0, 0, 0, 0, 0, 1, 0], [0, 0, 0, 0, 0, 0, 1]]
+
+
+def test_a_single_row_beside_a_kept_branch_needs_a_mask() -> None:
+    def span(mask: list[int]) -> SequenceSpan:
+        return SequenceSpan(0, 1, 4, [0], torch.tensor([0, 0, 1]), torch.tensor([mask], dtype=torch.bool))
+
+    assert not span([0, 1, 1]).attends_to_all(None)
+    assert span([1, 1, 1]).attends_to_all(None)
 
 
 @pytest.mark.parametrize(("rows", "num_cached"), [(1, 0), (1, 4), (1, 5), (2, 0), (2, 9)])
@@ -99,11 +122,12 @@ def dense(layer: LayerInputs, span: SequenceSpan, window: int | None, scale: flo
 
 
 def spans() -> list[SequenceSpan]:
-    """Chains and a tree of different sizes; each table's blocks are out of order."""
+    """Chains and trees of different sizes; each table's blocks are out of order."""
     return [
         chain(0, rows=1, num_cached=37, blocks=[5, 1, 9]),
         branch(1, num_cached=18, blocks=[3, 0]),
         chain(5, rows=3, num_cached=0, blocks=[7]),
+        continued_branch(8, num_cached=12, blocks=[8, 2]),
     ]
 
 
@@ -114,10 +138,10 @@ def test_groups_attend_as_dense_attention_does(window: int | None, dtype: torch.
     torch.manual_seed(0)
     manager = BlockManager(10 * BLOCK_SIZE, dtype, CPU)
     layer = LayerInputs(
-        query=torch.randn((KV_HEADS, GROUP, 8, DIM)).to(dtype),
+        query=torch.randn((KV_HEADS, GROUP, 10, DIM)).to(dtype),
         keys=torch.randn((10, BLOCK_SIZE, KV_HEADS, DIM)).to(dtype),
         values=torch.randn((10, BLOCK_SIZE, KV_HEADS, DIM)).to(dtype),
-        out=torch.zeros((8, KV_HEADS * GROUP, DIM), dtype=dtype),
+        out=torch.zeros((10, KV_HEADS * GROUP, DIM), dtype=dtype),
     )
     for group in [spans()] if padded else [[span] for span in spans()]:
         make_attention_group(manager, group).attend(layer, window, 0.4)

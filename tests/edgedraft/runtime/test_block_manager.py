@@ -81,6 +81,27 @@ def test_cached_blocks_cannot_be_truncated() -> None:
         sequence.truncate(2 * BLOCK_SIZE - 1)
 
 
+def test_kept_rows_move_behind_the_accepted_ones() -> None:
+    dice = random.Random(5)
+    for _ in range(100):
+        kv, num_rows = cache(8), dice.randint(1, 60)
+        keys, _ = kv.layer_kv(0, torch.zeros((1, 1, 1)), torch.zeros((1, 1, 1)))
+        places = keys.flatten()
+        sequence = BlockTable(kv)
+        sequence.reserve_slots(7)
+        sequence.keep_accepted(range(7))
+        sequence.reserve_slots(num_rows)
+        for row, slot in enumerate(sequence.slot_mapping(0, 7 + num_rows)):
+            places[slot] = row
+        rows = sorted(dice.sample(range(num_rows), dice.randint(0, num_rows)))
+        accepted = dice.randint(0, len(rows))
+        sequence.keep_rows(rows[:accepted], rows[accepted:])
+        assert sequence.length == 7 + accepted
+        kept = places[sequence.slot_mapping(7, 7 + len(rows))].tolist()
+        assert kept == [7 + row for row in rows]
+        assert kv.num_free_tokens == (8 - -(-(7 + len(rows)) // BLOCK_SIZE)) * BLOCK_SIZE
+
+
 def test_random_traffic_never_shares_a_slot_between_different_texts() -> None:
     dice, kv = random.Random(3), cache(24)
     live: list[tuple[list[int], BlockTable]] = []

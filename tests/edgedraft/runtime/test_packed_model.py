@@ -86,6 +86,38 @@ def test_logits_equal_the_plain_models_with_chunks_trees_and_other_sequences(
     close(rows, truth[16:])
 
 
+@pytest.mark.parametrize("padding", [0.0, 99.0], ids=["single", "padded"])
+@pytest.mark.parametrize("kind", ["llama", "gpt-neox", "mistral"])
+def test_kept_rows_of_a_tree_serve_all_of_its_branches(
+    kind: str, padding: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention_groups, "MAX_PADDING_ON_CPU", padding)
+    model = PackedModel(make(kind), 256)
+    text, other = [(7 * i + 2) % 61 for i in range(14)], [(5 * i + 1) % 61 for i in range(9)]
+    mine, theirs = model.new_block_table(), model.new_block_table()
+    model.forward([SequenceRows(mine, text), SequenceRows(theirs, other[:7])])
+    mine.keep_accepted(range(14))
+    theirs.keep_accepted(range(7))
+
+    # 10 has the children 20 and 30; 21 and 22 follow 20, 31 follows 30.
+    model.forward([SequenceRows(mine, [10, 20, 30], [-1, 0, 0])])
+    mine.keep_rows([], [0, 1, 2])
+    tree = SequenceRows(mine, [21, 31, 22], [-1, 0, 0, 1, 2, 1], logit_rows=range(3))
+    rows = model.forward([tree, SequenceRows(theirs, other[7:], logit_rows=[1])])
+    close(rows[0], plain(kind, [*text, 10, 20, 21])[-1])
+    close(rows[1], plain(kind, [*text, 10, 30, 31])[-1])
+    close(rows[2], plain(kind, [*text, 10, 20, 22])[-1])
+    close(rows[3], plain(kind, other)[-1])
+
+    # 10 and 20 are accepted; 21 and 22 are kept behind them, and 22 is run again.
+    mine.keep_rows([0, 1], [3, 5])
+    assert mine.length == 16
+    rows = model.forward([SequenceRows(mine, [23, 24, 22], [-1, -1, 1, 0, -1], logit_rows=[2, 1, 0])])
+    close(rows[0], plain(kind, [*text, 10, 20, 22])[-1])
+    close(rows[1], plain(kind, [*text, 10, 20, 21, 24])[-1])
+    close(rows[2], plain(kind, [*text, 10, 20, 22, 23])[-1])
+
+
 def test_truncating_drops_exactly_the_last_tokens() -> None:
     model = PackedModel(make("llama"), 256)
     text = [(7 * i + 2) % 61 for i in range(20)]
