@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from edgedraft.tree import DraftSlice
 from edgedraft.wire import confidence_probability
-from verifier.scheduling.draft_arrivals import DraftArrivals
+from verifier.scheduling.draft_growth import DraftGrowth
 
 BUCKET_WIDTH = 8  # confidence bytes per bucket: half a bit of probability
 PRIOR_TRIALS = 10.0  # weight of the prior in trials
@@ -27,9 +26,9 @@ class Calibration:
     """One source's trials and hits by bucket of confidence. `prior` maps a confidence byte to a probability."""
 
     def __init__(
-        self, prior: Callable[[int], float] = confidence_probability, arrivals: DraftArrivals | None = None
+        self, prior: Callable[[int], float] = confidence_probability, growth: DraftGrowth | None = None
     ) -> None:
-        self.arrivals = arrivals or DraftArrivals()
+        self.growth = growth or DraftGrowth()
         self._prior = prior
         self._trials = [0.0] * (256 // BUCKET_WIDTH)
         self._hits = [0.0] * (256 // BUCKET_WIDTH)
@@ -79,7 +78,7 @@ class Calibrations:
         """The source's calibration, a new one if it is unknown."""
         calibration = self._by_source.get(source)
         if calibration is None:
-            calibration = Calibration(self._overall.acceptance_probability, replace(self._overall.arrivals))
+            calibration = Calibration(self._overall.acceptance_probability, self._overall.growth.copy())
             self._by_source[source] = calibration
         self._by_source.move_to_end(source)
         if len(self._by_source) > MAX_SOURCES:
@@ -91,15 +90,10 @@ class Calibrations:
         self.get(source).record_verification(draft, tokens)
         self._overall.record_verification(draft, tokens)
 
-    def record_step(self, source: str, nodes: int, tokens: int, draft_ready: bool) -> None:
-        """Add a step of a session that `source` drafts for (DraftArrivals.record_step)."""
+    def record_growth(self, source: str, record: Callable[[DraftGrowth], None]) -> None:
+        """Add a measurement of drafts of `source` with `record`, to its own growth and that of all sources."""
         for calibration in (self.get(source), self._overall):
-            calibration.arrivals.record_step(nodes, tokens, draft_ready)
-
-    def record_draft_delay(self, source: str, delay: float) -> None:
-        """Add a draft of `source` that was waited for (DraftArrivals.record_delay)."""
-        for calibration in (self.get(source), self._overall):
-            calibration.arrivals.record_delay(delay)
+            record(calibration.growth)
 
 
 def _confidence(draft: DraftSlice, node: int) -> int:

@@ -44,6 +44,13 @@ class DraftSelector:
         session.draft_source = source if session.verifier_drafted else agent
         return own_draft if session.verifier_drafted else drafted
 
+    def evaluate(self, session: SessionState) -> tuple[DraftSlice, list[float]]:
+        """The nodes that may be verified next, and for each the probability that it and its ancestors are accepted."""
+        if session.evaluated_draft is None:
+            draft = self.select(session)
+            session.evaluated_draft = draft, self._calibrations.get(session.draft_source).path_probabilities(draft)
+        return session.evaluated_draft
+
     def verifier_draft(self, session: SessionState, use_lookup: bool = True) -> tuple[str, DraftSlice]:
         """The verifier's own draft and its source: the client's prediction or else, with `use_lookup`, prompt lookup.
 

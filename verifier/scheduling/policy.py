@@ -11,22 +11,21 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from edgedraft.tree import DraftSlice
-from verifier.scheduling.draft_arrivals import DraftArrivals
 
 NEWEST_WEIGHT = 0.2  # of the newest value in a running mean
-MIN_GAIN = 1.05  # ratio of tokens per second that verifying must promise over plain decoding
-MIN_SAVING_TO_WAIT_RATIO = 2.0  # expected seconds saved by deeper nodes, per second of waiting for them
-PROBED_DEPTHS = (1, 2, 4)  # draft depths at which verification_pays compares
+MIN_GAIN = 1.4  # tokens that a node must promise, per token that its time is worth; see select_draft_nodes
 MIN_PROMPT_TOKENS = 16  # per step, whatever they cost: a prompt always makes progress
+MIN_WINDOW, WINDOW_PER_NODE = 8, 16  # found by `edgedraft bench policy`
+MAX_PROMPT_STEPS = 8  # over which prompts are spread while other sessions decode
 MAX_SAVED_STEPS = 4.0  # plain steps of saved time that a session may hold for later waits
 # Plain steps that a session may wait before drafts have saved any time. The other half of the step that invariant 3
 # allows is left for verifying drafts that arrive late.
 INITIAL_WAIT_STEPS = 0.5
 
 
-def running_mean(mean: float | None, value: float) -> float:
+def running_mean(mean: float | None, value: float, weight: float = NEWEST_WEIGHT) -> float:
     """The exponentially weighted mean after one more value; None is the mean of no values."""
-    return value if mean is None else mean + NEWEST_WEIGHT * (value - mean)
+    return value if mean is None else mean + weight * (value - mean)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,72 +49,24 @@ class LatencyBudget:
         saved = self.saved_seconds + (self.wait_share * gain if gain > 0 else gain)
         return replace(self, saved_seconds=min(saved, MAX_SAVED_STEPS * plain_seconds))
 
-    def may_verify_drafts(self, plain_seconds: float) -> bool:
-        """Whether drafts may be verified; False once rejected drafts have put the session a plain step behind."""
-        return self.saved_seconds > -plain_seconds
+    def may_verify_drafts(self, extra_seconds: float, plain_seconds: float) -> bool:
+        """Whether nodes may be verified that make the step `extra_seconds` longer.
 
-    def max_draft_wait(self, plain_seconds: float, draft_delay: float | None, limit: float) -> float:
-        """Seconds to wait for the next draft, at most `limit`; 0 if it is not expected within that time.
-
-        `draft_delay` is how long this session's drafts usually take when none is ready, None if that is unknown.
+        False where their rejection would put the session more than a plain step behind.
         """
-        allowed = min(limit, INITIAL_WAIT_STEPS * plain_seconds + self.saved_seconds)
-        if allowed <= 0 or (draft_delay is not None and draft_delay > allowed):
-            return 0.0
-        return allowed
+        return self.saved_seconds - extra_seconds >= -plain_seconds
+
+    def max_draft_wait(self, plain_seconds: float, limit: float) -> float:
+        """Seconds that a step may be put off for drafts, at most `limit`."""
+        return max(0.0, min(limit, INITIAL_WAIT_STEPS * plain_seconds + self.saved_seconds))
 
 
-def should_wait_for_draft(
-    arrivals: DraftArrivals, delay: float, tokens_without_draft: float, plain_seconds: float, verify_seconds: float
-) -> bool:
-    """Whether sessions without a draft commit more tokens per second by waiting `delay` for one than by stepping now.
+def draft_window(nodes_per_session: float, max_window: int) -> int:
+    """How many uncommitted nodes an agent may hold, when steps verify `nodes_per_session` of a session's nodes.
 
-    Two policies are compared by their long-run rate (renewal reward). Waiting: every step is a verify step of
-    `verify_seconds`, and one that leaves no draft is followed by the delay. Not waiting: sessions without a draft step
-    at once, in `plain_seconds` for `tokens_without_draft` tokens. How often a draft is ready after each kind of step is
-    taken from `arrivals`.
+    WINDOW_PER_NODE for each of them and for the decoded token: what is not verified is what the next commit may end at.
     """
-    no_draft = 1 - arrivals.draft_ready_after_verify
-    ready = arrivals.draft_ready_after_decode
-    waiting = arrivals.tokens_per_verify / (verify_seconds + no_draft * delay)
-    tokens = ready * arrivals.tokens_per_verify + no_draft * tokens_without_draft
-    return waiting > tokens / (ready * verify_seconds + no_draft * plain_seconds)
-
-
-def verification_pays(acceptance: float, sessions: int, seconds: Callable[[int], float]) -> bool:
-    """Whether verifying raises the tokens per second if all `sessions` have drafts with this `acceptance` rate.
-
-    It does not where plain steps are compute-bound already. `seconds` maps a step's rows to its duration.
-    """
-    plain = sessions / seconds(sessions)
-    for depth in PROBED_DEPTHS:
-        accepted = sum(acceptance**i for i in range(1, depth + 1))
-        if sessions * (1 + accepted) / seconds(sessions * (1 + depth)) > MIN_GAIN * plain:
-            return True
-    return False
-
-
-def should_wait_for_deeper_draft(
-    leaf_probability: float, acceptance: float, plain_seconds: float, interval: float
-) -> bool:
-    """Whether to wait `interval` seconds for nodes below a draft whose most probable leaf has `leaf_probability`.
-
-    Deeper nodes save about leaf_probability * acceptance tokens, each worth a plain step. Both factors are estimates,
-    so the saving must be MIN_SAVING_TO_WAIT_RATIO times the wait.
-    """
-    return leaf_probability * acceptance * plain_seconds >= MIN_SAVING_TO_WAIT_RATIO * interval
-
-
-def draft_window(acceptance: float, delay_steps: float, max_window: int) -> int:
-    """How many uncommitted nodes an agent may hold, when a fraction `acceptance` of its most likely tokens is accepted.
-
-    Twice the depth at which the most likely path has a probability of 2 %, so that there are siblings too, and as much
-    again for each step that passes between a commit that leaves no draft and the next draft (`delay_steps`).
-    """
-    if acceptance >= 0.98:
-        return max_window
-    depth = math.ceil(math.log(0.02) / math.log(max(acceptance, 0.05)))
-    return max(8, min(max_window, int(2 * depth * (1 + delay_steps))))
+    return max(MIN_WINDOW, min(max_window, round(WINDOW_PER_NODE * (1 + nodes_per_session))))
 
 
 def prompt_token_budget(running_rows: int, limit: int, delay: float, seconds: Callable[[int], float]) -> int:
@@ -130,6 +81,46 @@ def prompt_token_budget(running_rows: int, limit: int, delay: float, seconds: Ca
     return fits
 
 
+def prompt_chunk(
+    prompt_tokens: int, prompts: int, rows: int, sessions: int, rate: float, seconds: Callable[[int], float]
+) -> int:
+    """How many of `prompt_tokens` to compute in this step beside `rows` other rows, so that the fewest tokens are lost.
+
+    Computed at once, a prompt makes one step long for all `sessions`; spread over several, it takes room that those
+    steps have to spare, and its own session starts later. A second is worth `rate` tokens, and the engine's rate shared
+    by its sessions to each of the `prompts` that wait. The prompts are spread over at most MAX_PROMPT_STEPS steps.
+    """
+    best, chunk = math.inf, prompt_tokens
+    for steps in range(1, MAX_PROMPT_STEPS + 1):
+        size = -(-prompt_tokens // steps)
+        longer = seconds(rows + size) - seconds(rows)
+        lost = rate * steps * longer + rate / sessions * prompts * (steps - 1) * (seconds(rows) + longer)
+        if lost < best:
+            best, chunk = lost, size
+    return max(chunk, MIN_PROMPT_TOKENS)
+
+
+def step_prompt_tokens(
+    prompts: Sequence[int],
+    running: int,
+    rows: int,
+    sessions: int,
+    room: int,
+    delay: float,
+    rate: float,
+    seconds: Callable[[int], float],
+) -> int:
+    """How many tokens of `prompts` (the tokens left of each) the next step computes, at most `room`.
+
+    Beside `running` rows prompt_token_budget bounds them and prompt_chunk chooses them; `rows` is how many rows such
+    steps usually have, draft nodes included. Other parameters as there.
+    """
+    budget = prompt_token_budget(running, room, delay, seconds)
+    if not prompts or not running:
+        return budget
+    return min(budget, prompt_chunk(sum(prompts), len(prompts), rows, sessions, rate, seconds))
+
+
 def cost_beside_prefill(
     prompt_tokens: int, running_rows: int, seconds: Callable[[int], float]
 ) -> Callable[[int], float]:
@@ -138,8 +129,8 @@ def cost_beside_prefill(
     The prompt tokens cost their time whatever else is in the step. With that time included every node would look cheap
     beside a long prompt.
     """
-    prefill_seconds = seconds(prompt_tokens + running_rows) - seconds(running_rows)
-    return lambda rows: seconds(prompt_tokens + rows) - prefill_seconds
+    alone, beside = seconds(running_rows), seconds(prompt_tokens + running_rows)
+    return lambda rows: alone + (seconds(prompt_tokens + rows) - beside)  # in this order: never rounded to 0
 
 
 class SelectDraftNodes(Protocol):
@@ -153,6 +144,7 @@ class SelectDraftNodes(Protocol):
         tokens: float,
         max_nodes: int,
         seconds: Callable[[int], float],
+        rate: float = 0.0,
     ) -> dict[int, list[int]]: ...
 
 
@@ -163,9 +155,10 @@ def select_for_goodput(
     tokens: float,
     max_nodes: int,
     seconds: Callable[[int], float],
+    rate: float = 0.0,
 ) -> dict[int, list[int]]:
     """The default policy: select_draft_nodes, which needs the probabilities only."""
-    return select_draft_nodes(probabilities, rows, tokens, max_nodes, seconds)
+    return select_draft_nodes(probabilities, rows, tokens, max_nodes, seconds, rate)
 
 
 def select_draft_nodes(
@@ -174,20 +167,27 @@ def select_draft_nodes(
     tokens: float,
     max_nodes: int,
     seconds: Callable[[int], float],
+    rate: float = 0.0,
 ) -> dict[int, list[int]]:
-    """The nodes, at most `max_nodes`, that maximise the step's expected committed tokens per second (its goodput).
+    """The nodes, at most `max_nodes`, that are worth more tokens than the time they add to the step.
 
     probabilities[session][i] is the probability that node i of the session's slice is committed, never above its
-    parent's. Without nodes the step has `rows` rows and commits `tokens` tokens; `seconds` maps rows to its duration.
-    Step costs rise in stairs, so every number of nodes is tried, most probable nodes first. The best of many estimates
-    tends to be an overestimate, so nodes must promise MIN_GAIN over none. Returns ascending node indices by session.
+    parent's. Without nodes the step has `rows` rows and commits `tokens` tokens; `seconds` maps rows to its duration. A
+    second is worth `rate` tokens, the engine's long-run rate, or what the step itself commits per second without nodes
+    if that is more. Step costs rise in stairs, so every number of nodes is tried, most probable nodes first. Nodes must
+    promise MIN_GAIN times what they cost: the best of many estimates tends to be an overestimate, and a node that is
+    not verified is not lost, since the step may end at it and find what is drafted below. Returns ascending node
+    indices by session.
     """
     ranked = sorted((-p, session, i) for session, row in probabilities.items() for i, p in enumerate(row))
-    best, count, expected = MIN_GAIN * tokens / seconds(rows), 0, tokens
+    plain = seconds(rows)
+    price = MIN_GAIN * max(rate, tokens / plain)
+    best, count, expected = 0.0, 0, 0.0
     for n, (negative_probability, _, _) in enumerate(ranked[: max(0, max_nodes)], 1):
         expected -= negative_probability
-        if expected / seconds(rows + n) > best:
-            best, count = expected / seconds(rows + n), n
+        worth = expected - price * (seconds(rows + n) - plain)
+        if worth > best:
+            best, count = worth, n
     selected: dict[int, list[int]] = {session: [] for session in probabilities}
     for _, session, i in ranked[:count]:
         selected[session].append(i)

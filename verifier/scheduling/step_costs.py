@@ -11,6 +11,7 @@ from bisect import bisect_left, insort
 
 SHAPE_WEIGHT = 0.05  # of the newest measurement
 SCALE_WEIGHT = 0.1
+MAX_SCALE = 8.0  # either way; see _fit_scale
 MAX_RECORDED_ROWS = 256  # larger steps are extrapolated
 
 
@@ -34,17 +35,30 @@ class StepCosts:
         """Expected seconds of a step in which each of `sessions` decodes one token without a draft."""
         return self.seconds(max(1, sessions))
 
+    def prompt_seconds(self, prompt_tokens: int, other_rows: int) -> float:
+        """Expected seconds by which `prompt_tokens` rows make a step of `other_rows` longer."""
+        alone = self.seconds(other_rows) if other_rows else 0.0
+        return max(0.0, self.seconds(prompt_tokens + other_rows) - alone) if prompt_tokens else 0.0
+
     def record(self, rows: int, seconds: float) -> None:
         """Learn from a step of `rows` rows that took `seconds`."""
-        if rows > MAX_RECORDED_ROWS:
+        if rows > MAX_RECORDED_ROWS or seconds <= 0.0:
             return
         if rows not in self._seconds:
             # A new size is added at the current scale and does not change it.
             insort(self._rows, rows)
             self._seconds[rows] = seconds / self._scale
             return
-        self._scale += SCALE_WEIGHT * (seconds / self._seconds[rows] - self._scale)
+        self._scale = self._fit_scale(seconds / self._seconds[rows])
         self._seconds[rows] += SHAPE_WEIGHT * (seconds / self._scale - self._seconds[rows])
+
+    def _fit_scale(self, measured: float) -> float:
+        """Within bounds: under noise the scale would grow for ever, and the sizes that are measured shrink by as much.
+
+        A size that is seldom measured would then be expected to take a million times as long as it does.
+        """
+        scale = self._scale + SCALE_WEIGHT * (measured - self._scale)
+        return min(MAX_SCALE, max(1 / MAX_SCALE, scale))
 
     def _shape(self, rows: int) -> float:
         index = bisect_left(self._rows, rows)

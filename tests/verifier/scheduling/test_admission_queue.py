@@ -22,7 +22,7 @@ def test_first_come_first_served_and_bounded() -> None:
     assert queue.peek() == (3, "short")
     assert queue.pop_rejected(30.9) == []
     assert queue.next_deadline == 31
-    assert [key for key, _ in queue.pop_rejected(31.0)] == [3]
+    assert [key for key, _, _ in queue.pop_rejected(31.0)] == [3]
     assert queue.next_deadline is None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from verifier.scheduling.step_costs import StepCosts
@@ -38,3 +40,21 @@ def test_one_slow_step_has_no_lasting_effect() -> None:
         costs.record(1, 0.02)
     assert costs.seconds(1) == pytest.approx(0.02, rel=0.3)
     assert costs.seconds(4) == pytest.approx(0.02, rel=0.5)
+
+
+def test_noise_does_not_change_what_a_seldom_measured_size_is_expected_to_take() -> None:
+    """Measurements moved the scale up and the other sizes down for ever, until one of them was rounded to nothing."""
+    costs, rng = StepCosts(), random.Random(1)
+    costs.record(200, 0.2)
+    for _ in range(50_000):
+        rows = rng.choice((1, 2, 3, 4, 8))
+        costs.record(rows, 0.001 * rows * rng.lognormvariate(0, 0.7) * (100 if rng.random() < 0.01 else 1))
+    assert 0.02 < costs.seconds(200) < 2.0
+    assert 0.0002 < costs.seconds(1) < 0.02
+
+
+def test_a_step_that_took_no_time_is_no_measurement() -> None:
+    costs = StepCosts()
+    for _ in range(2):
+        costs.record(1, 0.0)
+    assert not costs.has_measurements
