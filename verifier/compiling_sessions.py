@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import Executor
 
 from edgedraft.wire import TOO_MANY, AgentChanged, Close, Draft, Open, Sampling, WireError
 
@@ -21,12 +22,17 @@ class CompilingSessions:
 
     def __init__(
         self,
-        compile_grammar: Callable[[Sampling], None],
-        post: Callable[[EngineMessage], None],
+        compile_grammar: Callable[[Sampling, str], object],
+        threads: Executor,
+        post: Callable[[EngineMessage, object], None],
         max_sessions: int,
     ) -> None:
-        """`compile_grammar` is called in a thread; at most `max_sessions` are compiled at once."""
+        """`compile_grammar` is called in one of `threads`, with whose part of the workers it takes.
+
+        `post` gets its result. At most `max_sessions` are compiled at once.
+        """
         self._compile_grammar = compile_grammar
+        self._threads = threads
         self._post = post
         self._max_sessions = max_sessions
         self._held: dict[int, list[EngineMessage]] = {}
@@ -35,6 +41,11 @@ class CompilingSessions:
     def __len__(self) -> int:
         """Sessions whose grammars are being compiled."""
         return len(self._held)
+
+    @property
+    def sessions(self) -> tuple[int, ...]:
+        """Their numbers."""
+        return tuple(self._held)
 
     def take(self, message: EngineMessage) -> None:
         """Post a message, now or after its session's grammar. Raises WireError TOO_MANY past the bounds.
@@ -54,7 +65,7 @@ class CompilingSessions:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         else:
-            self._post(message)
+            self._post(message, None)
 
     def cancel(self) -> None:
         """The link is closed: what is held is never posted."""
@@ -62,6 +73,8 @@ class CompilingSessions:
             task.cancel()
 
     async def _compile(self, message: Open) -> None:
-        await asyncio.to_thread(self._compile_grammar, message.sampling)
+        compiled = await asyncio.get_running_loop().run_in_executor(
+            self._threads, self._compile_grammar, message.sampling, message.salt
+        )
         for held in self._held.pop(message.session):
-            self._post(held)
+            self._post(held, compiled if held is message else None)

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from edgedraft.tree import DraftViolation
 from edgedraft.wire import (
     CLOSE_FAILED,
+    CLOSE_GRAMMAR,
     CLOSE_OVERLOADED,
     CLOSE_REFUSED,
     AgentChanged,
@@ -26,13 +27,16 @@ from edgedraft.wire import (
     Commit,
     Draft,
     Open,
+    Progress,
     Queued,
     Sampling,
+    Spent,
 )
 from verifier.engine.interface import Engine, EngineLost, Overloaded, Request, RequestRejected, ScheduledSession
 from verifier.metrics import Metrics
 from verifier.scheduling.scheduler import Scheduler, SchedulerLimits
 from verifier.scheduling.step_costs import StepCosts
+from verifier.session_meter import SessionMeter, StepUnderWay
 from verifier.traces import SessionSpans
 
 log = logging.getLogger(__name__)
@@ -42,7 +46,7 @@ WARM_UP_KEY = 0
 NO_PROGRESS_PAUSE = 0.001  # seconds
 
 Address = tuple[int, int]  # link number, and the session's number on that link
-Reply = Commit | Queued | Close
+Reply = Commit | Queued | Progress | Spent | Close
 Deliver = Callable[[Sequence[tuple[int, Reply]]], None]  # replies with their link numbers
 
 
@@ -56,6 +60,7 @@ class _PostedMessage:
     link: int
     message: Open | Draft | AgentChanged | Close | LinkClosed
     received_at: float  # time.monotonic()
+    prepared: object  # of an Open: what Engine.precompile returned
 
 
 def warm_up(engine: Engine, step_costs: StepCosts) -> None:
@@ -98,8 +103,10 @@ class EngineLoop:
         self._inbox: queue.SimpleQueue[_PostedMessage | None] = queue.SimpleQueue()  # None stops the thread
         self._keys: dict[Address, int] = {}
         self._addresses: dict[int, Address] = {}
+        self._meters: dict[int, SessionMeter] = {}
         self._last_key = 0
         self.broken = False
+        self.step_under_way: StepUnderWay | None = None  # read by other threads
         self._thread = threading.Thread(target=self._run_thread, name="engine", daemon=True)
 
     @property
@@ -120,9 +127,11 @@ class EngineLoop:
         self._inbox.put(None)
         self._thread.join()
 
-    def post(self, link: int, message: Open | Draft | AgentChanged | Close | LinkClosed) -> None:
-        """Queue a message for the thread. Safe from any thread."""
-        self._inbox.put(_PostedMessage(link, message, time.monotonic()))
+    def post(
+        self, link: int, message: Open | Draft | AgentChanged | Close | LinkClosed, prepared: object = None
+    ) -> None:
+        """Queue a message for the thread. Safe from any thread. An Open is `prepared` by Engine.precompile."""
+        self._inbox.put(_PostedMessage(link, message, time.monotonic(), prepared))
 
     def _run_thread(self) -> None:
         try:
@@ -165,13 +174,12 @@ class EngineLoop:
     def _handle_message(self, posted: _PostedMessage, replies: list[tuple[int, Reply]]) -> None:
         if isinstance(posted.message, LinkClosed):
             for address in [address for address in self._keys if address[0] == posted.link]:
-                self._close(address)
+                self._close(address, replies)
             return
         address = (posted.link, posted.message.session)
         match posted.message:
             case Open() as message:
-                if reply := self._open(address, message, posted.received_at):
-                    replies.append((posted.link, reply))
+                replies.extend((posted.link, reply) for reply in self._open(address, message, posted))
             case Draft() as message if key := self._keys.get(address):
                 try:
                     self._scheduler.add_draft(key, message, posted.received_at)
@@ -180,39 +188,44 @@ class EngineLoop:
             case AgentChanged() as message if key := self._keys.get(address):
                 self._scheduler.set_agent(key, message.agent)
             case Close():
-                self._close(address)
+                self._close(address, replies)
             case _:
                 pass  # the session has ended meanwhile
 
-    def _open(self, address: Address, message: Open, received_at: float) -> Queued | Close | None:
-        """Open a session. Returns the reply, None if the session runs at once."""
+    def _open(self, address: Address, message: Open, posted: _PostedMessage) -> list[Reply]:
+        """Open a session. Returns the replies, none if the session runs at once."""
         if address in self._keys:
-            return Close(message.session, CLOSE_REFUSED, "this session is open already")
+            return [Close(message.session, CLOSE_REFUSED, "this session is open already")]
         self._last_key += 1
         try:
-            ahead = self._scheduler.open(self._last_key, message, received_at)
+            ahead = self._scheduler.open(self._last_key, message, posted.received_at, posted.prepared)
         except RequestRejected as rejected:
-            return Close(message.session, CLOSE_REFUSED, str(rejected))
+            return [Close(message.session, CLOSE_REFUSED, str(rejected)), *SessionMeter(message).report()]
         except Overloaded as overloaded:
-            return Close(message.session, CLOSE_OVERLOADED, str(overloaded), overloaded.retry_after)
+            close = Close(message.session, CLOSE_OVERLOADED, str(overloaded), overloaded.retry_after)
+            return [close, *SessionMeter(message).report()]
         self._keys[address] = self._last_key
         self._addresses[self._last_key] = address
-        self._metrics.record_open(self._last_key, received_at)
+        self._meters[self._last_key] = SessionMeter(message)
+        self._metrics.record_open(self._last_key, posted.received_at)
         if self._spans:
-            self._spans.record_open(self._last_key, message, received_at, ahead)
-        return None if ahead is None else Queued(message.session, ahead)
+            self._spans.record_open(self._last_key, message, posted.received_at, ahead)
+        return [] if ahead is None else [Queued(message.session, ahead)]
 
     def _close_expired(self, replies: list[tuple[int, Reply]]) -> None:
-        """Close the sessions that the admission queue has rejected."""
+        """Close the sessions that the admission queue has rejected, unless their gateway has cancelled them since."""
         for key, reason in self._scheduler.drop_expired(time.monotonic()):
-            link, session = self._addresses[key]
-            replies.append((link, Close(session, CLOSE_OVERLOADED, str(reason), reason.retry_after)))
-            self._close((link, session))
+            if address := self._addresses.get(key):
+                link, session = address
+                replies.append((link, Close(session, CLOSE_OVERLOADED, str(reason), reason.retry_after)))
+                self._close(address, replies)
 
-    def _close(self, address: Address) -> None:
+    def _close(self, address: Address, replies: list[tuple[int, Reply]]) -> None:
+        """End a session, unless it has ended, and report what it has cost."""
         if key := self._keys.pop(address, None):
             del self._addresses[key]
             self._scheduler.close(key)
+            replies.extend((address[0], spent) for spent in self._meters.pop(key).report())
             self._metrics.record_close(key)
             if self._spans:
                 self._spans.record_close(key)
@@ -220,20 +233,50 @@ class EngineLoop:
     def _run_step(self, scheduled: Sequence[ScheduledSession]) -> list[tuple[int, Reply]]:
         """Run one step. A failed step closes its sessions. Raises EngineLost."""
         began = time.monotonic()
+        rows = sum(item.num_tokens + len(item.draft) for item in scheduled)
+        self.step_under_way = StepUnderWay(
+            began, self._scheduler.step_costs.seconds(rows), tuple(self._addresses.values())
+        )
+        replies: list[tuple[int, Reply]] = []
         try:
             results = self._engine.step(scheduled)
         except EngineLost:
             raise
         except Exception:
             log.exception("a step of %d sessions failed", len(scheduled))
-            return [self._close_failed(item) for item in scheduled]
+            seconds = time.monotonic() - began
+            for item in scheduled:
+                share = (item.num_tokens + len(item.draft)) / rows
+                self._meters[item.session].add_failed(seconds * share)
+                self._fail(item.session, CLOSE_FAILED, "the verifier failed in this session's step", replies)
+            self._metrics.record_compute(seconds)
+            return replies
+        finally:
+            self.step_under_way = None
         now = time.monotonic()
         if not results:
             time.sleep(NO_PROGRESS_PAUSE)  # older sessions hold all blocks: let their drafts arrive
         self._metrics.record_step(scheduled, results, now - began)
+        self._metrics.record_compute(sum(result.seconds for result in results))
+        scheduled_tokens = {item.session: item.num_tokens for item in scheduled}
+        for result in results:
+            self._meters[result.session].add(
+                result.seconds,
+                scheduled_tokens[result.session],
+                result.num_uncomputed,
+                self._scheduler.num_cached_tokens(result.session),
+            )
         commits = self._scheduler.update(scheduled, results, began, now)
         self._record_step(scheduled, commits, began, now)
-        return [self._address_commit(key, commit) for key, commit in commits.items()]
+        for key, commit in commits.items():
+            self._send_commit(key, commit, replies)
+        for result in results:
+            if result.failure:
+                self._fail(result.session, CLOSE_GRAMMAR, result.failure, replies)
+            elif result.session not in commits and self._meters[result.session].progress_is_due(now):
+                link, session = self._addresses[result.session]
+                replies.append((link, self._meters[result.session].progress(session)))
+        return replies
 
     def _record_step(
         self, scheduled: Sequence[ScheduledSession], commits: Mapping[int, Commit], began: float, now: float
@@ -247,16 +290,17 @@ class EngineLoop:
             for key, commit in commits.items():
                 self._spans.record_commit(key, commit, now)
 
-    def _address_commit(self, key: int, commit: Commit) -> tuple[int, Reply]:
-        """The commit under its link's number of the session, which is forgotten if it has ended."""
+    def _send_commit(self, key: int, commit: Commit, replies: list[tuple[int, Reply]]) -> None:
+        """Reply with the commit under its link's number of the session, which is forgotten if it has ended."""
         link, session = self._addresses[key]
+        replies.append((link, replace(commit, session=session)))
         if commit.finish:
             del self._addresses[key], self._keys[link, session]
-        return link, replace(commit, session=session)
+            replies.extend((link, spent) for spent in self._meters.pop(key).report())
 
-    def _close_failed(self, item: ScheduledSession) -> tuple[int, Reply]:
-        link, session = self._addresses[item.session]
+    def _fail(self, key: int, code: str, reason: str, replies: list[tuple[int, Reply]]) -> None:
+        link, session = self._addresses[key]
         if self._spans:
-            self._spans.record_failure(item.session, CLOSE_FAILED)
-        self._close((link, session))
-        return link, Close(session, CLOSE_FAILED, "the verifier failed in this session's step")
+            self._spans.record_failure(key, code)
+        replies.append((link, Close(session, code, reason)))
+        self._close((link, session), replies)

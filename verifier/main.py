@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from edgedraft.observability.logs import configure_logging
+from edgedraft.observability.logs import configure_logging, event
 from edgedraft.observability.tracing import TracingUnavailable, start_tracing
 from edgedraft.serving.drain import Drain
-from edgedraft.serving.server import serve
+from edgedraft.serving.server import is_loopback, serve
 from edgedraft.wire import MAX_FRAME, ModelCard
 from verifier.engine.interface import Engine
 from verifier.scheduling.scheduler import SchedulerLimits
 from verifier.settings import VerifierSettings
+
+log = logging.getLogger(__name__)
 
 
 def main(settings: VerifierSettings) -> None:
@@ -32,22 +36,38 @@ def main(settings: VerifierSettings) -> None:
         prompt_lookup=settings.prompt_lookup,
         max_waiting=settings.max_waiting,
         max_wait=settings.max_wait,
+        max_sessions=settings.max_sessions,
     )
+    if settings.engine == "transformers" and os.environ.get("RANK", "0") == "0":
+        _check_door(settings)  # before the model is loaded, where it is known that this process will serve
     load = {"transformers": _load_transformers, "vllm": _load_vllm}[settings.engine]
     with load(settings) as loaded:
         if loaded is None:
             return  # this process was a worker of another verifier process, which has ended
         from verifier.server import build_app
 
+        _check_door(settings)
         engine, card = loaded
         drain = Drain(settings.drain_grace)
         app = build_app(
-            engine, limits, card, settings.max_sessions + settings.max_waiting, settings.verifier_token, tracing, drain
+            engine, limits, card, settings.places + settings.max_waiting, settings.verifier_token, tracing, drain
         )
         ready = "edgedraft verifier ready ws://{}".format
         serve(app, settings.host, settings.port, ready, MAX_FRAME, drain=drain.run)
     if app.state.engine_loop.broken:
         sys.exit("edgedraft verifier: the engine's thread broke")
+
+
+def _check_door(settings: VerifierSettings) -> None:
+    """Exits with 1 if strangers could use the model, unless that is allowed, which is logged."""
+    if settings.verifier_token or is_loopback(settings.host):
+        return
+    if not settings.allow_unauthenticated:
+        sys.exit(
+            f"edgedraft verifier: {settings.host} is reached by others than this machine: set "
+            "EDGEDRAFT_VERIFIER_TOKEN, or --allow-unauthenticated where the network lets only gateways in"
+        )
+    event(log, "without a token whoever reaches the port uses the model", level=logging.WARNING, host=settings.host)
 
 
 @contextmanager
@@ -70,7 +90,7 @@ def _load_transformers(settings: VerifierSettings) -> Iterator[tuple[Engine, Mod
         ranks.follow(model)
         yield None
         return
-    engine = TransformersEngine(model, card.vocab_size, card.context_length, settings.max_sessions, GrammarCache(card))
+    engine = TransformersEngine(model, card.vocab_size, card.context_length, settings.places, GrammarCache(card))
     if ranks:
         with ranks.lead():
             yield engine, card

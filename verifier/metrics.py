@@ -41,6 +41,9 @@ class Metrics:
         self._cached = Counter(name + "cached_tokens", "Prompt tokens found in the prefix cache", registry=registry)
         self._nodes = Counter(name + "draft_nodes", "Draft nodes verified", registry=registry)
         self._accepted = Counter(name + "draft_accepted", "Draft nodes accepted", registry=registry)
+        self._compute = Counter(
+            name + "compute_seconds", "Seconds of steps by the shares of their sessions", registry=registry
+        )
         self._seconds = Histogram(
             name + "step_seconds",
             "Seconds of a step: forward and sampling",
@@ -100,6 +103,10 @@ class Metrics:
         self._tokens.inc(sum(len(result.tokens) for result in results))
         self._nodes.inc(sum(result.nodes for result in results))
         self._accepted.inc(sum(result.accepted for result in results))
+
+    def record_compute(self, seconds: float) -> None:
+        """Count what the sessions of a step are charged for together."""
+        self._compute.inc(seconds)
 
     def record_open(self, key: int, received_at: float) -> None:
         """A session was opened."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from edgedraft.wire import Close, Commit, Draft, Open, Queued, Sampling
 from verifier.engine.interface import Capacity, Overloaded, Request, RequestRejected, ScheduledSession, StepResult
-from verifier.engine_loop import EngineLoop
+from verifier.engine_loop import EngineLoop, Reply
 from verifier.metrics import Metrics
 from verifier.scheduling.scheduler import Scheduler, SchedulerLimits
 from verifier.traces import SessionSpans
@@ -30,8 +30,8 @@ class CountingEngine:
         self.last_token: dict[int, int] = {}
         self.max_tokens: dict[int, int] = {}
 
-    def precompile(self, sampling: Sampling) -> None:
-        pass
+    def precompile(self, sampling: Sampling, share: str) -> object:
+        return None
 
     def validate(self, request: Request) -> None:
         if len(request.prompt) > self.context_length:
@@ -78,6 +78,7 @@ class SchedulerSim:
         self, limits: SchedulerLimits = LIMITS, costs: Callable[[int], float] = lambda _: STEP, max_sessions: int = 64
     ) -> None:
         self.now = 100.0
+        self.costs = costs
         self.scheduler = Scheduler(CountingEngine(max_sessions), limits)
         for rows in range(1, 70):
             self.scheduler.step_costs.record(rows, costs(rows))
@@ -116,10 +117,10 @@ class LoopRunner:
         self, engine: CountingEngine, limits: SchedulerLimits = LIMITS, spans: SessionSpans | None = None
     ) -> None:
         self.metrics = Metrics("toy")
-        self.replies: queue.SimpleQueue[tuple[int, Commit | Queued | Close]] = queue.SimpleQueue()
+        self.replies: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
         self.loop = EngineLoop(engine, limits, self._deliver, self.metrics, spans)
 
-    def next(self) -> tuple[int, Commit | Queued | Close]:
+    def next(self) -> tuple[int, Any]:
         """The next reply and its link."""
         return self.replies.get(timeout=60)
 
@@ -132,6 +133,6 @@ class LoopRunner:
                 seen.append(reply)
         return seen
 
-    def _deliver(self, replies: Sequence[tuple[int, Commit | Queued | Close]]) -> None:
+    def _deliver(self, replies: Sequence[tuple[int, Reply]]) -> None:
         for reply in replies:
             self.replies.put(reply)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -10,6 +11,7 @@ from edgedraft.wire import TOO_MANY, AgentChanged, Close, Draft, Open, Sampling,
 from tests.support.waiting import until
 from verifier.compiling_sessions import MAX_HELD, CompilingSessions, EngineMessage
 
+PREPARED = object()
 DRAFT = Draft(1, 1, 0, 1, [5], [0], b"\0")
 
 
@@ -24,10 +26,16 @@ class Around:
         self.posted: list[EngineMessage] = []
         self.release = threading.Event()
 
-        def compile_grammar(sampling: Sampling) -> None:
+        def compile_grammar(sampling: Sampling, share: str) -> object:
             self.release.wait(5)
+            return PREPARED
 
-        self.sessions = CompilingSessions(compile_grammar, self.posted.append, max_sessions)
+        self.prepared: list[object] = []
+        self.sessions = CompilingSessions(compile_grammar, ThreadPoolExecutor(max_sessions), self._post, max_sessions)
+
+    def _post(self, message: EngineMessage, prepared: object) -> None:
+        self.posted.append(message)
+        self.prepared.append(prepared)
 
 
 async def test_messages_of_a_session_follow_its_grammar_in_order() -> None:
@@ -41,6 +49,7 @@ async def test_messages_of_a_session_follow_its_grammar_in_order() -> None:
     around.release.set()
     await until(lambda: not len(around.sessions))
     assert around.posted == [plain, grammar(1), *later]
+    assert around.prepared == [None, PREPARED, *[None] * len(later)], "only its own Open gets what was compiled"
     around.sessions.take(DRAFT)
     assert around.posted[-1] == DRAFT
 

@@ -134,6 +134,22 @@ def test_a_session_that_has_waited_too_long_is_closed_as_overloaded(run: Run) ->
     assert last.retry_after >= 1
 
 
+def test_a_session_may_be_cancelled_right_after_the_queue_has_rejected_it(run: Run) -> None:
+    """All of it arrives during one step."""
+    engine = GatedEngine(1)
+    runner = run(engine, replace(LIMITS, max_waiting=1))
+    runner.loop.post(1, Open(1, [0, 0], GREEDY, LONG))
+    runner.next()
+    engine.gate.clear()
+    runner.loop.post(1, Open(2, [0, 0], GREEDY, 2))
+    runner.loop.post(1, Open(3, [0, 0], GREEDY, 2, priority=5))
+    runner.loop.post(1, Close(2))
+    runner.loop.post(1, Close(1))
+    engine.gate.set()
+    assert sum(len(reply.tokens) for reply in runner.until_end(3) if isinstance(reply, Commit)) == 2
+    assert not runner.loop.broken
+
+
 def test_a_closed_link_ends_its_own_sessions_only(run: Run) -> None:
     engine = GatedEngine(4)
     runner = run(engine)

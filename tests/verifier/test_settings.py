@@ -20,7 +20,9 @@ def test_cpus_that_are_no_numbers_are_rejected() -> None:
         VerifierSettings.model_validate({"cpus": "a-b"})
 
 
-@pytest.mark.parametrize("wrong", [{"max_sessions": 0}, {"verify_nodes": 65}, {"wait_share": 1.5}, {"engine": "other"}])
+@pytest.mark.parametrize(
+    "wrong", [{"max_sessions": 0}, {"verify_nodes": 257}, {"wait_share": 1.5}, {"engine": "other"}]
+)
 def test_values_out_of_bounds_are_rejected(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         VerifierSettings.model_validate(wrong)

@@ -10,11 +10,11 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from edgedraft.wire import Close, Commit, Draft, Open, Queued, Sampling
+from edgedraft.wire import Close, Draft, Open, Sampling
 from tests.support.in_memory_tracing import PARENT, TRACE, TRACEPARENT, InMemoryTracing, attributes, ids
 from tests.verifier.counting_engine import LIMITS, CountingEngine
 from verifier.engine.interface import ScheduledSession, StepResult
-from verifier.engine_loop import EngineLoop
+from verifier.engine_loop import EngineLoop, Reply
 from verifier.metrics import Metrics
 from verifier.traces import MAX_STEP_EVENTS, SessionSpans
 
@@ -37,11 +37,11 @@ class Running:
     def __init__(self) -> None:
         self.tracing = InMemoryTracing()
         self.metrics = Metrics("toy")
-        self.answers: queue.SimpleQueue[Commit | Queued | Close] = queue.SimpleQueue()
+        self.answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         spans = SessionSpans(self.tracing, "toy")
         self.loop = EngineLoop(Breakable(2), LIMITS, self._deliver, self.metrics, spans)
 
-    def _deliver(self, answers: Sequence[tuple[int, Commit | Queued | Close]]) -> None:
+    def _deliver(self, answers: Sequence[tuple[int, Reply]]) -> None:
         for _, message in answers:
             self.answers.put(message)
 

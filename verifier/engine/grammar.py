@@ -13,6 +13,8 @@ import time
 import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
 
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer
@@ -20,13 +22,39 @@ from llguidance import LLMatcher, LLTokenizer
 from edgedraft.grammar.compiler import GrammarError, compile_grammar
 from edgedraft.grammar.service import MAX_WORKERS, GrammarService
 from edgedraft.wire import ModelCard
-from verifier.engine.interface import Request, RequestRejected
+from edgedraft.workers.pool import JobOwner, JobRefused, WorkersUnavailable
+from verifier.engine.interface import Overloaded, Request, RequestRejected
 
 log = logging.getLogger(__name__)
 
-MAX_CACHED = 32  # grammars, those used last
+MAX_CACHED_BYTES = 128 << 20  # of compiled grammars that no session uses, those used last; by the estimates below
+MATCHER_BYTES = 256 << 10  # a compiled grammar, without what depends on its length
+BYTES_PER_CHARACTER = 20  # measured: a choice of 2,000 texts takes 17
+BYTES_PER_TOKEN = 10 << 10  # that the lexer grows by while a text is followed, at worst
+MAX_LEXER_BYTES = 28 << 20  # where it ends, at the limit of lexer states
+
 TOKEN_SECONDS = 0.5  # of processor time for one mask or one token; common ones take a few 0.0001
 TOO_SLOW = "the grammar takes too long a token"
+
+
+@dataclass(eq=False, slots=True)
+class CompiledGrammar:
+    """A compiled grammar, or why it is rejected. Sessions follow copies of the matcher, which share its lexer.
+
+    Without `is_final` it was not compiled, since the workers are busy or cannot be started: the grammar may be good.
+    """
+
+    matcher: LLMatcher | None
+    error: str = ""
+    num_characters: int = 0
+    num_tokens: int = 0  # that sessions have followed it by
+    is_final: bool = True
+
+    @property
+    def estimated_bytes(self) -> int:
+        """What it takes in memory: llguidance does not tell."""
+        lexer = min(MAX_LEXER_BYTES, self.num_tokens * BYTES_PER_TOKEN) if self.matcher else 0
+        return MATCHER_BYTES + self.num_characters * BYTES_PER_CHARACTER + lexer
 
 
 class GrammarCache:
@@ -40,49 +68,58 @@ class GrammarCache:
         self._card = card
         self._service = service or GrammarService()
         self._tokenizer: LLTokenizer | None = None
-        self._cached: OrderedDict[str, LLMatcher | str] = OrderedDict()  # a str is why the grammar is rejected
+        self._cached: OrderedDict[bytes, CompiledGrammar] = OrderedDict()
         self._lock = threading.Lock()
         self._compiling = threading.Semaphore(MAX_WORKERS)
 
-    def get_or_compile(self, grammar: str) -> LLMatcher | str:
-        """Returns the compiled grammar, or why it is rejected. Blocks while one that is not cached compiles."""
+    def compile(self, grammar: str, share: str = "") -> CompiledGrammar:
+        """Blocks while a grammar that is not cached compiles. `share` is whose part of the workers it takes."""
+        digest = sha256(grammar.encode()).digest()
         with self._lock:
-            if cached := self._cached.get(grammar):
-                self._cached.move_to_end(grammar)
+            if cached := self._cached.get(digest):
+                self._cached.move_to_end(digest)
                 return cached
-        with self._compiling:
-            compiled = self._service.find_compile_error(grammar) or self._compile(grammar)
-        self._store(grammar, compiled)
+        compiled = self._compile(grammar, share)
+        if compiled.is_final:
+            with self._lock:
+                self._cached[digest] = compiled
+                self._evict()
         return compiled
 
-    def start(self, grammar: str, committed: Sequence[int]) -> Constraint:
-        """Returns a session's constraint after the tokens that it has committed. Raises RequestRejected."""
-        compiled = self.get_or_compile(grammar)
-        if isinstance(compiled, str):
-            raise RequestRejected(f"Invalid grammar: {compiled}")
-        matcher = compiled.deep_copy()
+    def start(self, compiled: CompiledGrammar, committed: Sequence[int]) -> Constraint:
+        """Returns a session's constraint after the tokens that it has committed.
+
+        Raises RequestRejected, and Overloaded for a grammar that was not compiled.
+        """
+        if not compiled.is_final:
+            raise Overloaded(f"grammars cannot be compiled now: {compiled.error}")
+        if compiled.matcher is None:
+            raise RequestRejected(f"Invalid grammar: {compiled.error}")
+        matcher = compiled.matcher.deep_copy()
         if committed and not matcher.consume_tokens(list(committed)):
             raise RequestRejected("the text so far does not follow the grammar")
-        return Constraint(self, grammar, matcher)
+        return Constraint(compiled, matcher)
 
-    def reject(self, grammar: str, reason: str) -> None:
-        """Rejects the grammar from now on, for as long as it stays in the cache."""
-        self._store(grammar, reason)
+    def _evict(self) -> None:
+        taken = sum(compiled.estimated_bytes for compiled in self._cached.values())
+        while taken > MAX_CACHED_BYTES:
+            taken -= self._cached.popitem(last=False)[1].estimated_bytes
 
-    def _store(self, grammar: str, compiled: LLMatcher | str) -> None:
-        with self._lock:
-            self._cached[grammar] = compiled
-            while len(self._cached) > MAX_CACHED:
-                self._cached.popitem(last=False)
-
-    def _compile(self, grammar: str) -> LLMatcher | str:
+    def _compile(self, grammar: str, share: str) -> CompiledGrammar:
         try:
-            return compile_grammar(grammar, self._load_tokenizer())
-        except GrammarError as error:
-            return str(error)
-        except ValueError as error:
-            log.warning("no grammars with this model: %s", error)
-            return "this model's tokenizer takes no grammars"
+            error = self._service.find_compile_error(grammar, JobOwner(share))
+        except (JobRefused, WorkersUnavailable) as refused:
+            return CompiledGrammar(None, str(refused), is_final=False)
+        if error:
+            return CompiledGrammar(None, error)
+        try:
+            with self._compiling:
+                return CompiledGrammar(compile_grammar(grammar, self._load_tokenizer()), "", len(grammar))
+        except GrammarError as refused:
+            return CompiledGrammar(None, str(refused))
+        except ValueError as unusable:
+            log.warning("no grammars with this model: %s", unusable)
+            return CompiledGrammar(None, "this model's tokenizer takes no grammars")
 
     def _load_tokenizer(self) -> LLTokenizer:
         """Returns llguidance's form of the model's tokenizer, built when it is first needed: that takes a second."""
@@ -95,9 +132,8 @@ class GrammarCache:
 class Constraint:
     """One session's position in its grammar."""
 
-    def __init__(self, cache: GrammarCache, grammar: str, matcher: LLMatcher) -> None:
-        self._cache = cache
-        self._grammar = grammar
+    def __init__(self, compiled: CompiledGrammar, matcher: LLMatcher) -> None:
+        self._compiled = compiled
         self._matcher = matcher
         self._too_slow = False
 
@@ -126,22 +162,30 @@ class Constraint:
         """Moves past a token, which must be an allowed one."""
         started = time.thread_time()
         self._matcher.consume_token(token)
+        self._compiled.num_tokens += 1
         self._check_time(started)
 
     def _check_time(self, started: float) -> None:
         if time.thread_time() - started > TOKEN_SECONDS and not self._too_slow:
             self._too_slow = True
-            self._cache.reject(self._grammar, TOO_SLOW)
+            self._compiled.matcher, self._compiled.error = None, TOO_SLOW  # for as long as it stays in the cache
             log.warning("%s: its session ends", TOO_SLOW)
 
 
 def start_constraint(request: Request, grammars: GrammarCache | None) -> Constraint | None:
-    """Returns a session's position in the grammar that it asks for, None for no grammar. Raises RequestRejected."""
+    """Returns a session's position in the grammar that it asks for, None for no grammar.
+
+    Raises RequestRejected, and Overloaded while the grammar cannot be compiled.
+
+    Blocks for a grammar that was neither prepared (Engine.precompile) nor used before.
+    """
     if not request.sampling.grammar:
         return None
     if grammars is None:
         raise RequestRejected("grammars are not served here")
-    constraint = grammars.start(request.sampling.grammar, request.committed)
+    prepared = request.prepared
+    compiled = prepared if isinstance(prepared, CompiledGrammar) else grammars.compile(request.sampling.grammar)
+    constraint = grammars.start(compiled, request.committed)
     if constraint.is_complete:
         raise RequestRejected("nothing can follow in the grammar")
     return constraint

@@ -36,7 +36,7 @@ class Request:
 
     `committed` are output tokens that exist already; `max_tokens` includes them. Cached prefixes are shared between
     requests of the same `salt` only. `logprobs` is the number of alternatives per token whose log-probabilities are
-    returned beside the token's own; -1 returns none at all.
+    returned beside the token's own; -1 returns none at all. `prepared` is what the engine's `precompile` returned.
     """
 
     session: int
@@ -47,6 +47,7 @@ class Request:
     committed: tuple[int, ...] = ()
     salt: str = ""
     logprobs: int = -1
+    prepared: object = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,8 @@ class StepResult:
 
     `tokens` were committed, `num_uncomputed` tokens of the text remain to be computed: 1 once the session decodes. The
     draft had `nodes` nodes, the deepest at `depth`; `accepted` of the tokens were in it. `seconds` is the session's
-    share of the step. `logprobs` has one entry per token if the request asks for them.
+    share of the step. `logprobs` has one entry per token if the request asks for them. `failure` says why the session
+    cannot go on although it is not finished.
     """
 
     session: int
@@ -80,6 +82,7 @@ class StepResult:
     seconds: float = 0.0
     finish: FinishReason | None = None
     logprobs: tuple[TokenLogprobs, ...] = ()
+    failure: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +117,18 @@ class Engine(Protocol):
     vocab_size: int
     context_length: int
 
-    def precompile(self, sampling: Sampling) -> None:
-        """Do in advance what would make `validate` and `open` slow. Safe from any thread. Raises nothing."""
+    def precompile(self, sampling: Sampling, share: str) -> object:
+        """Do in advance what would make `validate` and `open` slow, and return it for Request.prepared.
+
+        Safe from any thread. Raises nothing. `share` is whose part of the workers this takes.
+        """
         ...
 
     def validate(self, request: Request) -> None:
-        """Raises RequestRejected for a request that can never be served."""
+        """Raises RequestRejected for a request that can never be served.
+
+        Overloaded for one whose grammar cannot be compiled now.
+        """
         ...
 
     def open(self, request: Request) -> int:

@@ -195,7 +195,7 @@ class LeaderModel(PackedModel):
 
     def forward(self, sequences: Sequence[SequenceRows]) -> torch.Tensor:
         for rows in sequences:
-            rows.block_table.reserve_slots(len(rows.tokens))  # raises OutOfBlocks before anything is broadcast
+            rows.block_table.reserve_slots(rows.num_slots)  # raises OutOfBlocks before anything is broadcast
         call = ForwardCall(self._recorder.moves, [_to_job(rows) for rows in sequences])
         self._recorder.moves = []
         with self._ranks.broadcast_call(call):
@@ -234,7 +234,7 @@ class _ReceivedBlockTable(BlockTable):
 def _to_job(rows: SequenceRows) -> ForwardJob:
     return ForwardJob(
         length=rows.block_table.length,
-        blocks=rows.block_table.blocks(len(rows.tokens)),
+        blocks=rows.block_table.blocks(rows.num_slots),
         tokens=list(rows.tokens),
         parents=None if rows.parents is None else list(rows.parents),
         logit_rows=list(rows.logit_rows),

@@ -72,9 +72,8 @@ class TransformersEngine:
         self._grammars = grammars
         self._sessions: dict[int, _EngineSession] = {}  # oldest first
 
-    def precompile(self, sampling: Sampling) -> None:
-        if self._grammars and sampling.grammar:
-            self._grammars.get_or_compile(sampling.grammar)
+    def precompile(self, sampling: Sampling, share: str) -> object:
+        return self._grammars.compile(sampling.grammar, share) if self._grammars and sampling.grammar else None
 
     def validate(self, request: Request) -> None:
         check_bounds(request, self.vocab_size, min(self.context_length, self._model.block_manager.num_tokens))
@@ -121,6 +120,7 @@ class TransformersEngine:
                     seconds=seconds * len(item.rows.tokens),
                     finish=result.finish,
                     logprobs=result.logprobs,
+                    failure=result.failure,
                 )
             )
         return results

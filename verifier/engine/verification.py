@@ -1,8 +1,8 @@
 """Verification of one session's draft: samples the target's token at each node of the path and accepts matching nodes.
 
 Sampling parameters that depend on the path (penalties, grammars) are applied only at the nodes that verification
-reaches, with the text up to there; a session without any of them samples all rows at once. Log-probabilities of the
-sampled tokens are the model's own, before any processing.
+reaches, with the text up to there; a session without any of them samples all rows at once. min_tokens depends on
+the position alone. Log-probabilities of the sampled tokens are the model's own, before any processing.
 """
 
 from __future__ import annotations
@@ -19,16 +19,22 @@ from edgedraft.wire import FinishReason, TokenLogprobs
 from verifier.engine.grammar import Constraint
 from verifier.engine.interface import Request
 
+GRAMMAR_FAILED = "the grammar cannot be followed any further within its limits of work"
+
 SampleRow = Callable[[int], int | None]
 
 
 @dataclass(frozen=True, slots=True)
 class VerifyResult:
-    """What a step committed for a session: its tokens, and the indices `path` of the draft nodes among them."""
+    """What a step committed for a session: its tokens, and the indices `path` of the draft nodes among them.
+
+    `failure` says why nothing can follow, although the text is not finished.
+    """
 
     tokens: tuple[int, ...] = ()
     path: tuple[int, ...] = ()
     finish: FinishReason | None = None
+    failure: str = ""
     logprobs: tuple[TokenLogprobs, ...] = ()
 
 
@@ -60,10 +66,11 @@ class Verification:
         path: list[int] = []
         node = -1
         finish: FinishReason | None = None
+        failure = ""
         while finish is None:
             token = sample_row(node + 1)
             if token is None:
-                finish = "length"  # the grammar failed: for the client the text is incomplete
+                failure = GRAMMAR_FAILED
                 break
             tokens.append(token)
             if token in request.eos or (self._constraint is not None and self._constraint.is_complete):
@@ -79,7 +86,7 @@ class Verification:
         if request.logprobs >= 0:
             rows = [0, *(i + 1 for i in path)][: len(tokens)]
             logprobs = compute_logprobs(logits[rows], tokens, request.logprobs)
-        return VerifyResult(tuple(tokens), tuple(path), finish, logprobs)
+        return VerifyResult(tuple(tokens), tuple(path), finish, failure, logprobs)
 
     def _row_sampler(self, logits: torch.Tensor, output_indices: Sequence[int]) -> SampleRow:
         """A function that samples a row of `logits` [rows, vocab]; row i is for output index `output_indices`[i].
@@ -87,8 +94,15 @@ class Verification:
         Rows must be sampled along one path. None means that the grammar has failed.
         """
         if self._token_counts is None and self._constraint is None:
+            early = [row for row, index in enumerate(output_indices) if index < self._sampling.min_tokens]
+            if early and (ends := self._end_tokens(logits.shape[-1])):
+                logits = logits.clone()
+                logits[torch.tensor(early)[:, None], torch.tensor(ends)] = -torch.inf
             return sample_rows(logits, self._sampling, output_indices).__getitem__
         return lambda row: self._sample_row(logits[row : row + 1], output_indices[row])
+
+    def _end_tokens(self, vocab_size: int) -> list[int]:
+        return [token for token in self._request.eos if 0 <= token < vocab_size]
 
     def _sample_row(self, logits: torch.Tensor, output_index: int) -> int | None:
         allowed = None
@@ -97,6 +111,11 @@ class Verification:
             if mask is None:
                 return None
             allowed = torch.from_numpy(mask).to(logits.device)
+        if output_index < self._sampling.min_tokens and (ends := self._end_tokens(logits.shape[-1])):
+            going_on = torch.ones_like(logits[0], dtype=torch.bool) if allowed is None else allowed.clone()
+            going_on[ends] = False
+            if going_on.any():  # a grammar that is complete allows nothing but the end
+                allowed = going_on
         token = sample_next(logits, self._sampling, output_index, self._token_counts, allowed)
         if self._token_counts:
             self._token_counts.extend([token])

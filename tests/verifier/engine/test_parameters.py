@@ -12,16 +12,17 @@ import numpy as np
 import pytest
 import torch
 from llguidance import LLMatcher, LLTokenizer
+from msgspec.structs import asdict
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 
-from edgedraft.grammar.limits import WorkerLimits
 from edgedraft.grammar.service import GrammarService
 from edgedraft.runtime.packed_model import PackedModel
 from edgedraft.tree import DraftSlice
 from edgedraft.wire import ModelCard, Sampling
+from edgedraft.workers.limits import WorkerLimits
 from tests.edgedraft.definition import reference_sample
 from tests.support.tiny_llama import tiny_llama
 from tests.verifier.engine.test_transformers_engine import run, tree_for
@@ -29,6 +30,7 @@ from verifier.engine import grammar as grammar_module
 from verifier.engine.grammar import GrammarCache
 from verifier.engine.interface import Request, RequestRejected, ScheduledSession
 from verifier.engine.transformers_engine import TransformersEngine
+from verifier.engine.verification import GRAMMAR_FAILED
 
 VOCAB = 300  # of the model; the tokenizer has fewer tokens
 TOKENS = 24
@@ -99,14 +101,22 @@ def is_complete(grammar: str, output: Sequence[int]) -> bool:
 
 
 @torch.inference_mode()
-def reference(prompt: Sequence[int], sampling: Sampling, tokens: int = TOKENS) -> list[int]:
+def reference(
+    prompt: Sequence[int], sampling: Sampling, tokens: int = TOKENS, eos: frozenset[int] = frozenset()
+) -> list[int]:
     """The text by definition: the plain model over the complete text for every token."""
     output: list[int] = []
     while len(output) < tokens:
         logits = model()(torch.tensor([[*prompt, *output]])).logits[0, -1].numpy()
         allowed = allowed_after(sampling.grammar, output) if sampling.grammar else None
+        if len(output) < sampling.min_tokens:
+            going_on = np.ones(VOCAB, dtype=bool) if allowed is None else allowed.copy()
+            going_on[sorted(eos)] = False
+            allowed = going_on if going_on.any() else allowed
         output.append(reference_sample(logits, sampling, len(output), prompt, output, allowed))
         if sampling.grammar and is_complete(sampling.grammar, output):
+            break
+        if output[-1] in eos:
             break
     return output
 
@@ -158,6 +168,39 @@ def test_drafts_eviction_and_a_change_of_engine_leave_the_text_as_it_is(case: st
     for key, text in right.items():
         finish = "stop" if sampling.grammar and is_complete(sampling.grammar, text) else "length"
         assert [made.finish for made in seen if made.session == key and made.finish] == [finish]
+
+
+@pytest.mark.parametrize("case", ["json sampled", "mixed greedy", "bias sampled", "bias greedy", "frequency sampled"])
+def test_no_end_comes_before_the_least_number_of_tokens_whatever_is_drafted(case: str) -> None:
+    least, sampling, dice, prompt = 9, CASES[case], random.Random(4), prompt_of(3)
+    eos = frozenset({END, *reference(prompt, sampling)[2:5]})
+    likely = Sampling(**{**asdict(sampling), "logit_bias": dict.fromkeys(eos, 6.0), "min_tokens": least})
+    right = reference(prompt, likely, eos=eos)
+    grammar = likely.grammar
+    for drafted in (False, True):
+        engine = engine_of()
+        engine.open(Request(1, tuple(prompt), likely, TOKENS, eos))
+        texts: dict[int, list[int]] = {1: []}
+
+        def plan(key: int, text: list[int], drafted: bool = drafted) -> ScheduledSession:
+            draft = tree_for([*right, *sorted(eos)][len(text) :], dice) if drafted else DraftSlice()
+            return ScheduledSession(key, 64, draft)
+
+        run(engine, texts, plan)
+        assert texts[1] == right
+        if not grammar:
+            assert least < len(right) < TOKENS
+            assert not eos & set(right[:least])
+            assert right[-1] in eos
+
+
+def test_end_tokens_outside_the_vocabulary_are_no_error() -> None:
+    engine = engine_of()
+    sampling = Sampling(temperature=0, min_tokens=3)
+    engine.open(Request(1, tuple(prompt_of(1)), sampling, 4, frozenset({END, VOCAB, -1, 2**40})))
+    texts: dict[int, list[int]] = {1: []}
+    run(engine, texts, lambda key, _: ScheduledSession(key, 64))
+    assert len(texts[1]) == 4 or texts[1][-1] == END
 
 
 def test_an_object_of_the_schema_comes_out() -> None:
@@ -222,7 +265,8 @@ def test_a_grammar_that_fails_in_mid_text_ends_its_own_session_alone() -> None:
     seen = run(engine, texts, lambda key, _: ScheduledSession(key, 64))
     assert texts[2] == right
     assert len(texts[1]) < 400
-    assert [made.finish for made in seen if made.session == 1][-1] == "length"
+    assert [made.failure for made in seen if made.session == 1][-1] == GRAMMAR_FAILED
+    assert not any(made.finish for made in seen if made.session == 1)
 
 
 def test_a_grammar_that_is_too_slow_for_a_token_ends_and_is_rejected_from_then_on(
@@ -233,7 +277,7 @@ def test_a_grammar_that_is_too_slow_for_a_token_ends_and_is_rejected_from_then_o
     engine = engine_of(grammars=GrammarCache(CARD))
     engine.open(Request(1, tuple(prompt_of(1)), sampling, TOKENS, frozenset()))
     (made,) = engine.step([ScheduledSession(1, 64)])
-    assert (made.tokens, made.finish) == ((), "length")
+    assert (made.tokens, made.finish, made.failure) == ((), None, GRAMMAR_FAILED)
     with pytest.raises(RequestRejected, match="too long a token"):
         engine.validate(Request(2, (1, 2), sampling, TOKENS, frozenset()))
 

@@ -48,7 +48,7 @@ def run(
         for made in engine.step([plan(key, texts[key]) for key in sorted(left)]):
             texts[made.session].extend(made.tokens)
             seen.append(made)
-            if made.finish:
+            if made.finish or made.failure:
                 left.discard(made.session)
                 engine.close(made.session)
         if not left:

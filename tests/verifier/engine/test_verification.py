@@ -98,11 +98,12 @@ def test_a_node_that_the_grammar_forbids_is_not_accepted() -> None:
     assert (result.tokens, result.path, result.finish) == ((a,), (), None)
 
 
-def test_a_grammar_that_fails_ends_the_text_as_incomplete(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_grammar_that_fails_is_a_failure_and_not_the_end_by_length(monkeypatch: pytest.MonkeyPatch) -> None:
     constrained = verification(replace(GREEDY, grammar='start: "ab"'))
     monkeypatch.setattr(grammar_module, "TOKEN_SECONDS", -1.0)
     result = constrained.verify(favouring(1, vocab=toy_model.VOCAB_SIZE), 0, EMPTY_DRAFT)
-    assert (result.tokens, result.finish) == ((), "length")
+    assert (result.tokens, result.finish) == ((), None)
+    assert result.failure
 
 
 def test_an_eos_inside_the_draft_ends_the_text_there() -> None:

@@ -33,6 +33,7 @@ from verifier.engine.interface import (
 )
 from verifier.engine.on_vllm.scheduler import RequestStep, StepScheduler
 from verifier.engine.on_vllm.worker import EXTRA_ARGS_KEY, VerifyParams
+from verifier.engine.verification import GRAMMAR_FAILED
 
 
 @dataclass(slots=True)
@@ -77,9 +78,8 @@ class VllmEngine:
         self._block_size = int(cache.block_size)
         self._kv_tokens = (int(cache.num_gpu_blocks) - 1) * self._block_size  # block 0 is vLLM's null block
 
-    def precompile(self, sampling: Sampling) -> None:
-        if sampling.grammar:
-            self._grammars.get_or_compile(sampling.grammar)
+    def precompile(self, sampling: Sampling, share: str) -> object:
+        return self._grammars.compile(sampling.grammar, share) if sampling.grammar else None
 
     def validate(self, request: Request) -> None:
         check_bounds(request, self.vocab_size, min(self.context_length, self._kv_tokens))
@@ -198,12 +198,13 @@ class VllmEngine:
             seconds=seconds,
             finish=self._finish_reason(session, tokens),
             logprobs=_logprobs(output.new_logprobs, session.request.logprobs) if tokens else (),
+            failure="" if tokens else GRAMMAR_FAILED,  # vLLM returns nothing else of the worker's verification
         )
 
     def _finish_reason(self, session: _EngineSession, tokens: Sequence[int]) -> FinishReason | None:
         """The finish reason of the worker's verification, derived from its tokens: vLLM returns nothing else."""
         if not tokens:
-            return "length"  # the grammar failed, as in verification.py
+            return None
         if constraint := session.constraint:
             for token in tokens:
                 constraint.accept_token(token)

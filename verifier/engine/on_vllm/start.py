@@ -87,7 +87,7 @@ def load(settings: VerifierSettings) -> tuple[Any, ModelCard] | None:
     core = EngineCore(config, Executor.get_class(config), log_stats=False, executor_fail_callback=_on_worker_death)
     encoded = msgspec.msgpack.encode(card)
     core.collective_rpc("install_verification", args=(encoded,))
-    return VllmEngine(core, card, grammar_cache_for(encoded), settings.max_sessions, settings.verify_nodes), card
+    return VllmEngine(core, card, grammar_cache_for(encoded), settings.places, settings.verify_nodes), card
 
 
 def _check_version() -> None:
@@ -139,8 +139,8 @@ def _build_config(settings: VerifierSettings, path: str) -> Any:
     sized = on_cpu or "kv_tokens" in settings.model_fields_set
     longest = settings.context_length or native_context(path) or settings.kv_tokens
     given.max_model_len = min(longest, settings.kv_tokens) if sized else settings.context_length or None
-    given.max_num_seqs = settings.max_sessions
-    given.max_num_batched_tokens = max(settings.step_tokens, settings.max_sessions)
+    given.max_num_seqs = settings.places
+    given.max_num_batched_tokens = max(settings.step_tokens, settings.places)
     given.async_scheduling = False
     given.scheduler_cls = "verifier.engine.on_vllm.scheduler.StepScheduler"
     given.worker_extension_cls = "verifier.engine.on_vllm.worker.VerifyingWorker"
