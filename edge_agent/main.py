@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 def main(settings: AgentSettings) -> None:
     """Run until SIGINT or SIGTERM, then exit. Exits with 1 and a line on stderr when the agent cannot attach."""
-    configure_logging(settings.log_level, settings.log_format)
+    configure_logging(settings.log_level, settings.log_format, file=settings.log_file, bounded=True)
     try:
         tracing = start_tracing(settings.otel, "edgedraft-agent")
         settings = fill_from_login(settings)

@@ -10,7 +10,7 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from edgedraft.local.demo_model import DEMO_MODEL
-from edgedraft.settings import COMMA_SEPARATED, Settings, TracedSettings
+from edgedraft.settings import COMMA_SEPARATED, KEY_ADVICE, KeySettings, Settings, TracedSettings
 
 
 class DraftingSettings(Settings):
@@ -40,21 +40,22 @@ class DraftingSettings(Settings):
     name: str = Field("", description="how the gateway calls this agent; the host's name if empty")
 
 
-class AgentSettings(DraftingSettings, TracedSettings):
+class AgentSettings(DraftingSettings, TracedSettings, KeySettings):
     """Attach this machine to a gateway and draft for your own chats."""
 
     url: CliPositionalArg[str] = Field(
         "", description="the gateway's URL, such as https://gateway.example.com; the one of `edgedraft login` if empty"
     )
-    key: str = Field("", description="a key with the edge scope; the one of `edgedraft login` if empty")
+    key: str = Field("", description=f"a key with the edge scope; the one of `edgedraft login` if empty{KEY_ADVICE}")
+    log_file: Path | None = Field(None, description="file to log to instead of stderr; rotated at 4 MB")
     live: bool = Field(True, description="a live view where the output is a terminal; else plain lines")
 
 
-class LoginSettings(Settings):
+class LoginSettings(KeySettings):
     """Keep a gateway's URL and key, so that `edgedraft attach` needs neither."""
 
     url: CliPositionalArg[str] = Field(description="the gateway's URL, such as https://gateway.example.com")
-    key: str = Field("", description="a key with the edge scope; asked for if empty")
+    key: str = Field("", description=f"a key with the edge scope; asked for if empty{KEY_ADVICE}")
 
 
 class AgentInstallSettings(DraftingSettings):

@@ -13,6 +13,7 @@ from platformdirs import user_config_path
 
 from edge_agent.attach.connection import AttachRejected, LinkLost, agent_url, dial
 from edge_agent.settings import AgentSettings, LoginSettings
+from edgedraft.private_files import make_private_folder, narrow
 
 
 class Login(msgspec.Struct, frozen=True):
@@ -26,7 +27,7 @@ def main(settings: LoginSettings) -> None:
     if not key and sys.stdin.isatty():
         key = getpass.getpass("key: ").strip()
     if not key:
-        sys.exit("edgedraft login: a key is needed: --key, or EDGEDRAFT_KEY")
+        sys.exit("edgedraft login: a key is needed: EDGEDRAFT_KEY, or --key-file")
     try:
         asyncio.run(_check_key(agent_url(settings.url), key))
     except (AttachRejected, LinkLost) as error:
@@ -41,7 +42,7 @@ def login_file() -> Path:
 def save_login(login: Login) -> Path:
     """Write the login file atomically, with mode 0600 from its first byte on; returns its path."""
     file = login_file()
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_private_folder(file.parent)
     partial = file.with_suffix(".partial")
     partial.unlink(missing_ok=True)
     with open(partial, "wb", opener=lambda path, flags: os.open(path, flags | os.O_EXCL, 0o600)) as out:
@@ -53,6 +54,7 @@ def save_login(login: Login) -> Path:
 def load_login() -> Login | None:
     """The stored login, or None. Raises AttachRejected when the file cannot be read."""
     try:
+        narrow(login_file())
         return msgspec.json.decode(login_file().read_bytes(), type=Login)
     except FileNotFoundError:
         return None
@@ -70,7 +72,9 @@ def fill_from_login(settings: AgentSettings) -> AgentSettings:
     login = load_login()
     if login is None or (settings.url and agent_url(settings.url) != agent_url(login.url)):
         lacking = "a key" if settings.url else "a gateway's URL"
-        raise AttachRejected(f"{lacking} is needed: edgedraft attach URL --key KEY, or once `edgedraft login URL`")
+        raise AttachRejected(
+            f"{lacking} is needed: EDGEDRAFT_KEY=KEY edgedraft attach URL, or once `edgedraft login URL`"
+        )
     return settings.model_copy(update={"url": settings.url or login.url, "key": settings.key or login.key})
 
 

@@ -19,6 +19,8 @@ from platformdirs import user_config_path, user_log_path
 from edge_agent.attach.connection import AttachRejected
 from edge_agent.desktop.login import load_login
 from edge_agent.settings import AgentInstallSettings, AgentStatusSettings, AgentUninstallSettings
+from edgedraft.child_process import python_command
+from edgedraft.private_files import make_private_folder
 from edgedraft.settings import Settings
 
 UNIT = "edgedraft-agent.service"
@@ -92,7 +94,7 @@ def uninstall(manager: ServiceManager) -> str:
 
 def attach_command(settings: AgentInstallSettings) -> list[str]:
     """The service's command line: `edgedraft attach` with every setting that was given explicitly."""
-    words = [sys.executable, "-m", "edgedraft.cli", "attach", "--no-live"]
+    words = python_command("edgedraft.cli", "attach", "--no-live")
     for name in type(settings).model_fields:
         if name not in settings.model_fields_set:
             continue
@@ -144,23 +146,26 @@ class Launchd:
         self.file = Path.home() / "Library" / "LaunchAgents" / f"{LABEL}.plist"
 
     def render(self, command: list[str]) -> bytes:
-        log = str(user_log_path("edgedraft") / "agent.log")
+        log = user_log_path("edgedraft") / "agent.log"
         return plistlib.dumps(
             {
                 "Label": LABEL,
-                "ProgramArguments": command,
+                # launchd rotates no logs, so the agent does; what it says at its end is a line per start.
+                "ProgramArguments": [*command, "--log-file", str(log)],
+                "ThrottleInterval": 60,
                 "RunAtLoad": True,
                 "KeepAlive": {"SuccessfulExit": False},
                 "ProcessType": "Background",
                 "LowPriorityIO": True,
                 "Nice": 10,
-                "StandardOutPath": log,
-                "StandardErrorPath": log,
+                "StandardOutPath": "/dev/null",
+                "StandardErrorPath": str(log.with_suffix(".err")),
+                "Umask": 0o077,
             }
         )
 
     def start(self) -> None:
-        user_log_path("edgedraft").mkdir(parents=True, exist_ok=True)
+        make_private_folder(user_log_path("edgedraft"))
         done = _run(["launchctl", "bootstrap", self._domain, str(self.file)])
         if done.returncode:
             raise ServiceError(f"launchctl bootstrap: {done.stderr.strip()}")
@@ -194,6 +199,9 @@ Nice=10
 IOSchedulingClass=idle
 NoNewPrivileges=yes
 TimeoutStopSec=5
+UMask=0077
+LogRateLimitIntervalSec=60
+LogRateLimitBurst=200
 
 [Install]
 WantedBy=default.target

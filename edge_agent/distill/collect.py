@@ -19,6 +19,7 @@ from edge_agent.distill.prompts import KINDS, Message, Prompt, PromptMaker
 from edge_agent.distill.samples import HELD_OUT, Sample, load_samples, save_samples, shards
 from edge_agent.settings import DistillSettings
 from edgedraft.observability.progress import progress
+from edgedraft.private_files import make_private_folder
 
 GREEDY_SHARE = 0.4
 # By kind. Long prompts with short answers give the fewest labels per second.
@@ -104,7 +105,8 @@ class ConversationMaker:
 def collect_samples(target: PreTrainedModel, tokenizer: Any, stop: set[int], settings: DistillSettings) -> None:
     """Write held-out samples, then training shards until the token or time budget is used up; resumes earlier runs."""
     folder = settings.work / "samples"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_private_folder(settings.work)
+    make_private_folder(folder)
     length, top_k = settings.sample_length, settings.top_k
     old = shards(folder)
     decoder = BatchDecoder(target, stop, settings.slots, length, top_k, settings.seed + len(old))

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from edge_agent.distill.prompts import KINDS
+from edgedraft.private_files import narrow
 
 HELD_OUT = "held-out.safetensors"
 
@@ -46,6 +47,7 @@ def save_samples(path: Path, samples: Sequence[Sample]) -> None:
     }
     partial = path.with_suffix(".partial")
     save_file(tensors, partial)
+    narrow(partial)
     partial.replace(path)
 
 

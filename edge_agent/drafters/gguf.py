@@ -3,7 +3,8 @@
 llama.cpp's server runs inside this process and is called directly, not over a network; the HTTP port that it opens on
 the loopback address requires a random key. Each session has one server slot, whose KV cache keeps the common prefix of
 consecutive requests. A request decodes one token and reads the most likely next tokens, to which the target's sampling
-noise is added here (see edgedraft/sampling/sampler.py for why).
+noise is added here (see edgedraft/sampling/sampler.py for why). Requests of several sessions run in parallel, those of
+one session one after another.
 
 This module does not decide where in a tree to draft or what is sent (drafting/draft_session.py).
 """
@@ -140,7 +141,19 @@ class GgufDrafter:
 
     def propose(self, requests: Sequence[DraftRequest]) -> list[Proposal]:
         """Return NO_PROPOSAL for a request that cannot be drafted, INCOMPLETE until a long context is prefilled."""
-        return list(self._pool.map(self._propose, requests))
+        by_session: dict[int, list[DraftRequest]] = {}
+        for request in requests:
+            by_session.setdefault(request.session, []).append(request)
+        done = zip(by_session, self._pool.map(self._propose_in_turn, by_session.values()), strict=True)
+        proposals = {session: iter(found) for session, found in done}
+        return [next(proposals[request.session]) for request in requests]
+
+    def _propose_in_turn(self, requests: Sequence[DraftRequest]) -> list[Proposal]:
+        """The proposals for requests of one session, with at most one chunk of a long context."""
+        proposals: list[Proposal] = []
+        for request in requests:
+            proposals.append(INCOMPLETE if INCOMPLETE in proposals else self._propose(request))
+        return proposals
 
     def _propose(self, request: DraftRequest) -> Proposal:
         slot = self._slots.get(request.session)

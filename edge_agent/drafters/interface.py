@@ -58,7 +58,11 @@ class Drafter(Protocol):
         ...
 
     def propose(self, requests: Sequence[DraftRequest]) -> list[Proposal]:
-        """Return one proposal per request, in order. At most one request per session."""
+        """Return one proposal per request, in order.
+
+        A session may have several requests, for positions in its draft tree. They have the committed text, that is
+        `num_committed` and context[:num_committed], in common; the first one counts most.
+        """
         ...
 
     def close(self, session: int, output: Sequence[int] = ()) -> None:
@@ -91,6 +95,9 @@ def merge(parts: Sequence[Proposal]) -> Proposal:
     The same token under the same parent becomes one node with the highest of its probabilities. Where the
     probabilities of siblings add up to more than 1, they are scaled down to 1.
     """
+    proposed = [part for part in parts if part.tokens]
+    if len(proposed) <= 1 and all(part.complete for part in parts):
+        return proposed[0] if proposed else NO_PROPOSAL
     tokens: list[int] = []
     parents: list[int] = []
     probabilities: list[float] = []

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edge_agent.drafters.interface import NO_PROPOSAL, DraftRequest, Proposal
+from edgedraft.private_files import make_private_folder, narrow
 from edgedraft.proposers.prompt_lookup import MAX_CHAIN, MAX_MATCH, MIN_PATH_PROBABILITY, MatchRates
 
 log = logging.getLogger(__name__)
@@ -108,7 +109,7 @@ class PastOutputStore:
 
     def _append(self, file: Path, fresh: array[int]) -> None:
         """Append to the file, or rewrite it once it has grown to twice the capacity."""
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_private_folder(file.parent)
         if file.exists() and file.stat().st_size > 8 * self._capacity:
             self._rewrite(file)
             return
@@ -199,6 +200,7 @@ def _read(file: Path, capacity: int, vocab_size: int) -> tuple[array[int], bool]
     """The last outputs of a file, at most `capacity` tokens, and whether the file was intact."""
     tokens = array("i")
     try:
+        narrow(file)
         with open(file, "rb") as source:
             data = source.read(32 * capacity + 4)
     except FileNotFoundError:

@@ -1,8 +1,9 @@
 """The drafting loop: one thread that drafts for all sessions and never waits for a verifier.
 
-Each iteration handles all messages that have arrived, takes one draft request from every session, passes them to the
-drafter in one batch, and posts the new draft nodes. A mismatch therefore wastes one iteration at most. With nothing
-worth drafting the thread sleeps until a message arrives. An error in one session ends only that session's drafting.
+Each iteration handles all messages that have arrived, takes the best draft requests of all sessions, passes them to the
+drafter in one batch, and posts the new draft nodes. How many are worth one forward is decided in forward_size.py. A
+mismatch therefore wastes one iteration at most. With nothing worth drafting the thread sleeps until a message arrives.
+An error in one session ends only that session's drafting.
 
 The loop executes nothing that it receives, and logs no text or token ids. An ended session's output is passed to the
 drafter (see past_outputs.py); otherwise sessions live in memory until they end.
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from edge_agent.drafters.interface import Drafter, DraftRequest, Proposal
 from edge_agent.drafting.draft_session import DraftSession
 from edge_agent.drafting.draft_threshold import DraftThreshold
+from edge_agent.drafting.forward_size import MAX_REQUESTS_PER_SESSION, ForwardCosts, select_requests
 from edge_agent.drafting.mailbox import Incoming, Mailbox, MailboxClosed
 from edge_agent.drafting.stats import DraftStats, StatsCollector
 from edge_agent.traces import DraftSpans
@@ -61,6 +63,7 @@ class DraftingLoop:
         self._sessions: dict[int, DraftSession] = {}
         self._committed_at: dict[int, float] = {}
         self._threshold = DraftThreshold()
+        self._forward_costs = ForwardCosts()
 
     def run(self) -> None:
         """Run until the mailbox is closed. On every exit path the mailbox is closed and all sessions are ended."""
@@ -130,24 +133,31 @@ class DraftingLoop:
 
     def _draft(self) -> bool:
         """One forward of the drafter for all sessions; False when none of them had anything worth drafting."""
-        nodes: list[tuple[DraftSession, int]] = []
-        requests: list[DraftRequest] = []
-        for session in self._sessions.values():
+        candidates: dict[int, list[tuple[float, int]]] = {}
+        for number, session in self._sessions.items():
             session.min_path = self._threshold.min_path
-            wanted = session.next_request()
-            if wanted is not None:
-                nodes.append((session, wanted[0]))
-                requests.append(wanted[1])
-        if not requests:
+            if found := session.candidates(MAX_REQUESTS_PER_SESSION):
+                candidates[number] = found
+        nodes = [
+            (self._sessions[number], node) for number, node in select_requests(candidates, self._forward_costs.seconds)
+        ]
+        if not nodes:
             return False
-        drafts = []
+        drafts: list[Draft] = []
+        requests = [session.request_at(node) for session, node in nodes]
         start = time.perf_counter()
         proposals = self._propose(requests)
-        self._threshold.record_forward(time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        self._threshold.record_forward(seconds)
+        if all(proposal is not None and proposal.complete for proposal in proposals):
+            self._forward_costs.record(len(requests), seconds)
+        by_session: dict[int, list[tuple[int, Proposal]]] = {}
         for (session, node), proposal in zip(nodes, proposals, strict=True):
-            draft = session.add_proposal(node, proposal) if proposal is not None else None
-            if draft is not None:
-                drafts.append(draft)
+            if proposal is not None:
+                by_session.setdefault(session.number, []).append((node, proposal))
+        for number, proposed in by_session.items():
+            if session := self._sessions.get(number):
+                drafts += session.add_proposals(proposed)
         self._post(drafts)
         return True
 
@@ -157,12 +167,13 @@ class DraftingLoop:
         self._mailbox.post(drafts)
 
     def _propose(self, requests: Sequence[DraftRequest]) -> list[Proposal | None]:
-        """The drafter's proposals. After an error each request is retried alone, and is None if it fails again."""
+        """The drafter's proposals. After an error each request is retried alone; None for a session that broke it."""
         try:
             return [*self._drafter.propose(requests)]
         except Exception:
             if len(requests) > 1:
-                return [proposal for request in requests for proposal in self._propose([request])]
+                alone = (self._propose([r]) if r.session in self._sessions else [None] for r in requests)
+                return [proposal for proposals in alone for proposal in proposals]
             log.exception("session %d broke the drafter", requests[0].session)
             self._end(requests[0].session, "ended")
             return [None]

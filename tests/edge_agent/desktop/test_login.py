@@ -55,7 +55,7 @@ def test_a_login_that_cannot_be_read_says_so() -> None:
 
 async def test_login_checks_the_key_before_it_keeps_it(capsys: pytest.CaptureFixture[str]) -> None:
     async with ScriptedGateway(VOCAB, status=401) as gateway:
-        settings = LoginSettings(url=gateway.url, key="k", log_level="info")
+        settings = LoginSettings(url=gateway.url, key="k", key_file=None, log_level="info")
         with pytest.raises(SystemExit, match="does not know this key"):
             await asyncio.to_thread(login.main, settings)
         assert load_login() is None

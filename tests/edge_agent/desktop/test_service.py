@@ -19,7 +19,7 @@ from edge_agent.settings import AgentInstallSettings
 def test_the_service_runs_attach_with_what_was_given_and_without_the_key() -> None:
     given = AgentInstallSettings.model_validate({"draft_model": "/a b/100%.gguf", "polite": False, "threads": 2})
     words = service.attach_command(given)
-    assert words[:5] == [sys.executable, "-m", "edgedraft.cli", "attach", "--no-live"]
+    assert words[:6] == [sys.executable, "-P", "-m", "edgedraft.cli", "attach", "--no-live"]
     assert "--no-polite" in words
     assert words[words.index("--threads") + 1] == "2"
     assert "--key" not in words
@@ -44,7 +44,9 @@ def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
 def test_launchd_gets_a_property_list() -> None:
     command = service.attach_command(AgentInstallSettings.model_validate({}))
     document = plistlib.loads(service.Launchd().render(command))
-    assert document["ProgramArguments"] == command
+    log = document["ProgramArguments"][-1]
+    assert document["ProgramArguments"] == [*command, "--log-file", log]
+    assert document["StandardErrorPath"] != log, "launchd rotates nothing, so the agent keeps its log itself"
     assert document["Nice"] == 10
 
 

@@ -120,6 +120,25 @@ def test_a_long_context_comes_in_parts(drafter: GgufDrafter, torch_model: PreTra
     assert complete(drafter, asked).tokens[0] == expected(torch_model, context, GREEDY, 3)[0]
 
 
+def test_requests_of_one_session_come_in_turn_and_in_order(drafter: GgufDrafter, torch_model: PreTrainedModel) -> None:
+    drafter.open(1)
+    drafter.open(2)
+    paths = [[], [99], [500], [99, 98], [500, 501, 502], [99]]
+    asked = [point([*PROMPT, *path], session=1 + i % 2, settled=len(PROMPT)) for i, path in enumerate(paths * 2)]
+    for answer, request in zip(drafter.propose(asked), asked, strict=True):
+        assert answer.tokens[0] == expected(torch_model, request.context, GREEDY, 3)[0]
+    drafter.close(2)
+
+
+def test_requests_of_one_session_take_one_chunk_of_a_long_context(drafter: GgufDrafter) -> None:
+    drafter.open(1)
+    context = [(7 * i) % 40000 + 20 for i in range(2 * PREFILL_CHUNK + 40)]
+    rounds = 0
+    while not all(answer.complete for answer in drafter.propose([point(context)] * 8)):
+        rounds += 1
+    assert rounds == 2
+
+
 def test_sessions_have_slots_of_their_own_and_one_too_many_gets_nothing(
     drafter: GgufDrafter, torch_model: PreTrainedModel
 ) -> None:

@@ -4,31 +4,21 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 import torch
 
 from edge_agent.drafters import model as model_drafter
 from edge_agent.drafters.interface import INCOMPLETE, NO_PROPOSAL, DraftRequest
-from edge_agent.drafters.model import ModelDrafter, common_prefix
+from edge_agent.drafters.model import ModelDrafter
 from edgedraft.runtime.packed_model import PackedModel
 from edgedraft.sampling.sampler import propose_tokens, sample_next
 from edgedraft.sampling.token_counts import TokenCounts
 from edgedraft.wire import Sampling
-from tests.edge_agent.tiny_drafter import GREEDY, WARM, complete, point, tiny_drafter
+from tests.edge_agent.tiny_drafter import GREEDY, WARM, Forwards, complete, fresh, point, tiny_drafter
 from tests.support.tiny_llama import VOCAB, greedy_text, plain_tiny_llama, sampled_text, tiny_llama
 
 PROMPT = [5, 17, 80, 3, 44, 21, 9]
-
-
-@torch.inference_mode()
-def fresh(text: Sequence[int], sampling: Sampling = GREEDY, index: int = 0) -> tuple[list[int], list[float]]:
-    """The most likely tokens after `text` by one plain forward."""
-    tokens, probabilities = propose_tokens(
-        plain_tiny_llama()(torch.tensor([text])).logits[0, -1:], sampling, [index], model_drafter.MAX_CANDIDATES
-    )
-    return tokens[0].tolist(), probabilities[0].tolist()
 
 
 def assert_fresh(drafter: ModelDrafter, prompt: Sequence[int], output: Sequence[int], session: int = 1) -> None:
@@ -37,20 +27,6 @@ def assert_fresh(drafter: ModelDrafter, prompt: Sequence[int], output: Sequence[
     width = len(proposal.tokens)
     assert list(proposal.tokens) == tokens[:width]
     assert list(proposal.probabilities) == pytest.approx(probabilities[:width], abs=1e-4)
-
-
-class Forwards:
-    """DraftStats a drafter's forwards and their rows."""
-
-    def __init__(self, drafter: ModelDrafter, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.rows: list[list[int]] = []
-        inner = drafter._model.forward
-
-        def forward(jobs: Any) -> torch.Tensor:
-            self.rows.append([len(job.tokens) for job in jobs])
-            return inner(jobs)
-
-        monkeypatch.setattr(drafter._model, "forward", forward)
 
 
 def test_going_down_its_best_path_is_the_models_own_greedy_text() -> None:
@@ -225,15 +201,6 @@ def test_a_session_begun_again_or_closed_holds_no_blocks() -> None:
     drafter.close(1)
     drafter.close(1)
     assert drafter._model.block_manager.num_free_tokens == 96
-
-
-def test_common_prefix() -> None:
-    rng = random.Random(5)
-    for _ in range(300):
-        a = [rng.randrange(2) for _ in range(rng.randrange(12))]
-        b = a[: rng.randrange(13)] + [rng.randrange(2) for _ in range(rng.randrange(4))]
-        shared = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-        assert common_prefix(a, b) == shared
 
 
 @torch.inference_mode()

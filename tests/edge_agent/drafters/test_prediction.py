@@ -39,8 +39,8 @@ def test_a_session_drafts_the_whole_prediction_as_its_window_moves() -> None:
     drafted: list[int] = []
     while len(session.tree.committed) < 30:
         while wanted := session.next_request():
-            draft = session.add_proposal(wanted[0], drafter.propose([wanted[1]])[0])
-            drafted += draft.tokens if draft else []
+            drafts = session.add_proposals([(wanted[0], drafter.propose([wanted[1]])[0])])
+            drafted += [token for draft in drafts for token in draft.tokens]
         at = len(session.tree.committed)
         held = session.commit(Commit(1, at, PREDICTION[at : at + 5], window=16))
         drafted += [token for draft in held for token in draft.tokens]

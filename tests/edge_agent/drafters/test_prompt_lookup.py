@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import time
+from typing import Any
 
 from edge_agent.drafters.interface import NO_PROPOSAL, DraftRequest, Proposal
 from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
 from edgedraft.proposers.prompt_lookup import MAX_CHAIN, NGRAM_SIZES, TABLE_SIZE
 from edgedraft.wire import Sampling
 from tests.edge_agent.tiny_drafter import point
+from tests.support.processor_time import fastest
 
 LINE = [11, 12, 13, 14, 15, 16, 17, 18, 19]
 
@@ -75,18 +76,34 @@ def test_trust_follows_what_was_right() -> None:
     assert after(never) < 0.15
 
 
-def test_memory_is_bounded_and_a_look_is_quick_whatever_the_length() -> None:
+def _scattered(length: int) -> list[int]:
+    return [(i * 7919 + i // 97) % 30011 for i in range(length)]
+
+
+def test_memory_is_bounded_whatever_the_length() -> None:
     lookup = PromptLookupDrafter()
     lookup.open(1)
-    text = [(i * 7919 + i // 97) % 30011 for i in range(120_000)]
+    text = _scattered(120_000)
     ask(text, lookup=lookup)
     known = lookup._texts[1]
     assert [len(known.tables[n]) for n in NGRAM_SIZES] == [TABLE_SIZE] * 3
     assert ask([*text, 40001, 40002], lookup=lookup) == NO_PROPOSAL, "a slot that another n-gram fills is no match"
-    began = time.perf_counter()
-    for _ in range(100):
-        known.find_match(text, len(text))
-    assert time.perf_counter() - began < 0.05
+
+
+def test_a_look_takes_as_long_in_a_long_text_as_in_a_short_one() -> None:
+    def look(length: int) -> None:
+        known, text = looks[length]
+        for _ in range(100):
+            known.find_match(text, length)
+
+    looks: dict[int, tuple[Any, list[int]]] = {}
+    for length in (1_000, 120_000):
+        lookup = PromptLookupDrafter()
+        lookup.open(1)
+        text = _scattered(length)
+        ask(text, lookup=lookup)
+        looks[length] = lookup._texts[1], text
+    assert fastest(lambda: look(120_000)) < 5 * fastest(lambda: look(1_000)) + 0.001
 
 
 def test_a_closed_session_is_forgotten_and_an_opened_one_begins_empty() -> None:

@@ -30,7 +30,9 @@ def chain(*tokens: int, probability: float = 0.9) -> Proposal:
 def expand(drafting: DraftSession, proposal: Proposal) -> Draft | None:
     wanted = drafting.next_request()
     assert wanted is not None
-    return drafting.add_proposal(wanted[0], proposal)
+    drafts = drafting.add_proposals([(wanted[0], proposal)])
+    assert len(drafts) <= 1
+    return drafts[0] if drafts else None
 
 
 def context(drafting: DraftSession) -> list[int] | None:
@@ -61,6 +63,34 @@ def test_the_most_open_node_is_next_and_none_is_expanded_twice() -> None:
     assert context(drafting) == [*PROMPT, 10, 20]
     expand(drafting, Proposal())
     assert drafting.next_request() is None
+
+
+def test_several_nodes_are_drafted_from_in_one_forward_and_sent_as_one_message() -> None:
+    drafting = session(window=64)
+    expand(drafting, fan((10, 0.6), (11, 0.3), (12, 0.05)))
+    assert drafting.candidates(2) == [(pytest.approx(0.6, abs=0.02), 1), (pytest.approx(0.3, abs=0.02), 2)]
+    assert [drafting.request_at(node).context[-1] for _, node in drafting.candidates(8)] == [10, 11, 12]
+    [draft] = drafting.add_proposals([(1, fan((20, 0.5), (21, 0.4))), (2, fan((30, 0.9)))])
+    assert (draft.first, draft.tokens, draft.parents) == (4, [20, 21, 30], [1, 1, 2])
+
+
+def test_candidates_are_relative_to_the_committed_text() -> None:
+    drafting = session(window=64)
+    expand(drafting, chain(10, 11, probability=0.5))
+    drafting.commit(Commit(7, 0, [10], window=64))
+    assert drafting.candidates(8) == [(pytest.approx(0.5), 2), (pytest.approx(0.5), 1)]
+
+
+def test_no_message_is_longer_than_the_wire_allows() -> None:
+    drafting = session(window=MAX_WINDOW, max_tokens=1000)
+    expand(drafting, fan((10, 0.5), (11, 0.5)))
+    sizes = [
+        len(d.tokens)
+        for d in drafting.add_proposals(
+            [(1, chain(*range(200, 260), probability=1.0)), (2, chain(*range(300, 360), probability=1.0))]
+        )
+    ]
+    assert sizes == [60, 60]
 
 
 def test_a_confident_chain_is_drafted_on_from_its_end() -> None:
@@ -165,7 +195,7 @@ def test_what_is_remembered_of_nodes_that_are_gone_is_nothing() -> None:
             expand(drafting, fan((10, 0.5), (11, 0.3), (12, 0.1)))
         drafting.commit(Commit(7, at, [10], window=8))
     assert drafting.tree.epoch == 1
-    assert len(drafting._expanded) <= MAX_WINDOW
+    assert len(drafting._uncovered) <= MAX_WINDOW
     assert len(drafting._held_back) <= MAX_WINDOW
 
 
@@ -205,8 +235,7 @@ def test_a_mismatch_plants_behind_the_committed_text() -> None:
     assert wanted[0] == 0
     assert wanted[1].context == [*PROMPT, 10, 99]
     assert wanted[1].output_index == 2
-    draft = drafting.add_proposal(0, chain(30))
-    assert draft is not None
+    [draft] = drafting.add_proposals([(0, chain(30))])
     assert (draft.epoch, draft.at, draft.first) == (2, 2, 1)
 
 

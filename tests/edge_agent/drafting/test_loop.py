@@ -119,7 +119,7 @@ async def test_several_sessions_are_drafted_in_one_forward() -> None:
             drafters.append(self)
 
         def propose(self, requests: Sequence[DraftRequest]) -> list[Proposal]:
-            self.most = max(self.most, len(requests))
+            self.most = max(self.most, len({request.session for request in requests}))
             return super().propose(requests)
 
     async with ScriptedGateway(VOCAB) as gateway, attached(gateway, Asked):
@@ -218,6 +218,21 @@ async def test_what_breaks_in_one_session_ends_that_session_alone(caplog: pytest
             assert session.accepted == session.num_favourites > 10
     assert len(sessions[1].tree) == 13
     assert "session 2 broke the drafter" in caplog.text
+
+
+async def test_a_session_that_breaks_the_drafter_with_several_requests_ends_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Branching(Counting):
+        def propose(self, requests: Sequence[DraftRequest]) -> list[Proposal]:
+            if any(len(request.context) > len(PROMPT) + 2 for request in requests):
+                raise RuntimeError("broken")
+            return [Proposal((1, 2, 3), (-1,) * 3, (0.33,) * 3) for _ in requests]
+
+    async with ScriptedGateway(VOCAB) as gateway, attached(gateway, Branching) as agent:
+        await gateway.open(PROMPT, counting_text(PROMPT, 60), window=64)
+        await until(lambda: agent.stats.snapshot().total.drafted > 4 and not agent.stats.snapshot().sessions)
+    assert caplog.text.count("session 1 broke the drafter") == 1
 
 
 async def test_prompt_lookup_alone_drafts_repeated_text() -> None:
