@@ -1,1 +1,1 @@
-"""What every HTTP request shares: errors, authentication, body, disconnects, server-sent events, drain."""
+"""What every HTTP request shares around its body (bodies/): keys, errors, disconnects, drain, and what is sent back."""

@@ -18,6 +18,7 @@ ALWAYS_ANSWERED = frozenset({"/health", "/healthz", "/readyz", "/metrics"})
 class DrainMiddleware:
     """Answers 503 to requests that arrive once the drain has begun.
 
+    A request that has no response yet when the grace period is over is answered with 503 too.
     Every response sent from then on closes its connection, so that the client's next request reaches another replica.
     """
 
@@ -30,7 +31,11 @@ class DrainMiddleware:
             await self._app(scope, receive, send)
             return
 
+        started = False
+
         async def send_and_close(message: Message) -> None:
+            nonlocal started
+            started = True
             if self._drain.begun and message["type"] == "http.response.start":
                 MutableHeaders(scope=message)["connection"] = "close"
             await send(message)
@@ -44,6 +49,9 @@ class DrainMiddleware:
             self._drain.enter()
             try:
                 await self._app(scope, receive, send_and_close)
+            except asyncio.CancelledError:  # by the server, after the grace period
+                if not started:
+                    await shutting_down().response()(scope, receive, send_and_close)
             finally:
                 self._drain.exit()
 

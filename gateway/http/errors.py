@@ -16,17 +16,23 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
+from edgedraft.workers.pool import JobRefused, WorkersUnavailable
 from gateway.storage.database import DatabaseDown
 
 INVALID = "invalid_request_error"
 SERVER = "server_error"
 RATE_LIMIT = "rate_limit_error"
 
+MAX_MESSAGE = 300  # characters of an error's message, which may repeat what the client sent
+
 log = logging.getLogger(__name__)
 
 
 class ApiError(Exception):
-    """Ends a request with `status` and an OpenAI error body. `retry_after`, in seconds, sets the header."""
+    """Ends a request with `status` and an OpenAI error body, whose message is cut at MAX_MESSAGE.
+
+    `retry_after`, in seconds, sets the header.
+    """
 
     def __init__(
         self,
@@ -39,6 +45,8 @@ class ApiError(Exception):
         retry_after: float | None = None,
         headers: dict[str, str] | None = None,
     ) -> None:
+        if len(message) > MAX_MESSAGE:
+            message = f"{message[: MAX_MESSAGE - 3]}..."
         super().__init__(message)
         self.status = status
         self.message = message
@@ -72,12 +80,32 @@ def database_down() -> ApiError:
     return ApiError(503, message, kind=SERVER, code="database_unavailable", retry_after=1)
 
 
+def overloaded(error: Exception) -> ApiError:
+    """The error when too much of a key's work waits, or of all keys'."""
+    return ApiError(429, f"{error}.", kind=RATE_LIMIT, code="overloaded", retry_after=1)
+
+
+def unavailable(error: Exception) -> ApiError:
+    """The error when no worker can be started."""
+    return ApiError(
+        503, f"The request cannot be prepared now: {error}.", kind=SERVER, code="unavailable", retry_after=1
+    )
+
+
 def install(app: FastAPI) -> None:
     """Registers the handlers that give every error the same shape."""
 
     @app.exception_handler(ApiError)
     async def own(request: Request, error: ApiError) -> JSONResponse:
         return error.response()
+
+    @app.exception_handler(JobRefused)
+    async def job(request: Request, error: JobRefused) -> JSONResponse:
+        return overloaded(error).response()
+
+    @app.exception_handler(WorkersUnavailable)
+    async def workers(request: Request, error: WorkersUnavailable) -> JSONResponse:
+        return unavailable(error).response()
 
     @app.exception_handler(DatabaseDown)
     async def database(request: Request, error: DatabaseDown) -> JSONResponse:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -18,7 +20,9 @@ from starlette.types import Receive, Scope, Send
 from gateway.http.disconnect import ClientGone, while_connected
 from gateway.http.errors import ApiError, shutting_down
 
+STEP_SECONDS = 0.005  # of encoding in one step of the event loop
 DONE = b"data: [DONE]\n\n"
+COMMENT = b": keep-alive\n\n"
 
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
@@ -27,8 +31,8 @@ T_contra = TypeVar("T_contra", contravariant=True)
 class StreamEncoder(Protocol[T_contra]):
     """Makes one stream's frames."""
 
-    def encode(self, event: T_contra, /) -> bytes:
-        """The frames of one item of the source; may be empty."""
+    def encode(self, event: T_contra, /) -> Iterator[bytes]:
+        """The frames of one item of the source, in pieces between which others may run; may be empty."""
         ...
 
     async def finish(self) -> bytes:
@@ -53,11 +57,35 @@ def error_frames(error: ApiError) -> bytes:
     return frame(error.body) + DONE
 
 
+async def join_pieces(pieces: Iterable[bytes]) -> bytes:
+    """All of them. While they are made, others run every STEP_SECONDS."""
+    made: list[bytes] = []
+    began = time.perf_counter()
+    for piece in pieces:
+        made.append(piece)
+        if time.perf_counter() - began > STEP_SECONDS:
+            await asyncio.sleep(0)
+            began = time.perf_counter()
+    return made[0] if len(made) == 1 else b"".join(made)
+
+
+@dataclass(frozen=True, slots=True)
+class KeepAlive:
+    """When a stream without frames shows signs of life, since proxies close connections that are silent; in seconds.
+
+    The status and a comment, which clients ignore, are sent when nothing came for `status_after`, and another comment
+    after every `comment_every` without a frame, unless that is 0.
+    """
+
+    status_after: float = 5.0
+    comment_every: float = 15.0
+
+
 class EventStream(Response):
     """Sends the source's items as frames, and closes the source when the client disconnects.
 
-    The status is sent with the first frame: an exception before it becomes an ordinary error response. A later one, and
-    a server that shuts down, end the stream with the encoder's `fail`.
+    The status is sent with the first frame, or a while after nothing came: an exception before it becomes an ordinary
+    error response. A later one, and a server that shuts down, end the stream with the encoder's `fail`.
     """
 
     media_type = "text/event-stream"
@@ -68,8 +96,9 @@ class EventStream(Response):
         encoder: StreamEncoder[T],
         to_api_error: Callable[[Exception, bool], ApiError],
         on_end: Callable[[], None],
+        keep_alive: KeepAlive,
     ) -> None:
-        """`to_api_error` takes an exception and whether a frame was sent; it may raise the exception instead.
+        """`to_api_error` takes an exception and whether the status was sent; it may raise the exception instead.
 
         `on_end` is called once, however the stream ends.
         """
@@ -79,38 +108,70 @@ class EventStream(Response):
         self._encoder = encoder
         self._to_api_error = to_api_error
         self._on_end = on_end
+        self._keep_alive = keep_alive
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started = False
-
-        async def send_body(body: bytes, more: bool = True) -> None:
-            nonlocal started
-            if not started:
-                started = True
-                await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            await send({"type": "http.response.body", "body": body, "more_body": more})
+        sender = _Sender(send, self.raw_headers)
 
         async def send_all() -> None:
+            comments = asyncio.create_task(sender.send_comments(self._keep_alive))
             try:
                 async with self._source as items:
                     async for item in items:
-                        if frames := self._encoder.encode(item):
-                            await send_body(frames)
-                await send_body(await self._encoder.finish())
+                        if frames := await join_pieces(self._encoder.encode(item)):
+                            await sender.send(frames)
+                last = await self._encoder.finish()
             except Exception as error:
-                failure = self._to_api_error(error, started)
-                if not started:
+                failure = self._to_api_error(error, sender.started)
+                if not sender.started:
                     raise failure from error
-                await send_body(self._encoder.fail(failure))
-            await send_body(b"", more=False)
+                last = self._encoder.fail(failure)
+            finally:
+                comments.cancel()
+                await asyncio.gather(comments, return_exceptions=True)
+            await sender.send(last)
+            await sender.send(b"", more=False)
 
         try:
             await while_connected(receive, send_all())
         except ClientGone:
             pass
         except asyncio.CancelledError:
-            if not started:
+            if not sender.started:
                 raise shutting_down() from None
-            await send_body(self._encoder.fail(shutting_down()), more=False)
+            await sender.send(self._encoder.fail(shutting_down()), more=False)
         finally:
             self._on_end()
+
+
+class _Sender:
+    """The response's messages, one at a time. `started` says that the status is sent."""
+
+    def __init__(self, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
+        self.started = False
+        self._send = send
+        self._headers = headers
+        self._sending = asyncio.Lock()
+        self._sent_at = time.monotonic()
+
+    async def send(self, body: bytes, more: bool = True) -> None:
+        async with self._sending:
+            if not self.started:
+                self.started = True
+                await self._send({"type": "http.response.start", "status": 200, "headers": self._headers})
+            await self._send({"type": "http.response.body", "body": body, "more_body": more})
+            self._sent_at = time.monotonic()
+
+    async def send_comments(self, keep_alive: KeepAlive) -> None:
+        """Sends a comment whenever nothing was sent for long enough. Runs until it is cancelled."""
+        while True:
+            seconds = keep_alive.comment_every if self.started else keep_alive.status_after
+            if not seconds:
+                return
+            silent = time.monotonic() - self._sent_at
+            if silent < seconds:
+                await asyncio.sleep(seconds - silent)
+            elif self._sending.locked():
+                await asyncio.sleep(seconds)  # the client does not read; there is enough on the way
+            else:
+                await self.send(COMMENT)

@@ -7,12 +7,21 @@ bucket may go below zero when a request used more tokens than were predicted; no
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 MINUTE = 60.0
 MAX_BUCKETS = 65536  # kept in memory; full ones are evicted first, which loses no information
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """`amount` units of the bucket of this name, which holds `per_minute` when full."""
+
+    bucket: str
+    amount: int
+    per_minute: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +35,26 @@ class TakeResult:
 
 
 class RateStore(Protocol):
-    """Buckets by name; each holds `per_minute` units when full."""
+    """Buckets by name. Those of one call belong to one key, and each is named once in `takes`."""
 
-    async def take(self, bucket: str, amount: int, per_minute: int) -> TakeResult:
-        """Take all of `amount`, or nothing."""
+    async def take(self, takes: Sequence[Use], charges: Sequence[Use] = ()) -> list[TakeResult]:
+        """Charge first, as `charge` does; then take all of `takes`, or nothing. One result for each of `takes`.
+
+        A bucket that has enough says `granted` even where another has not. An amount of 0 is granted by a bucket that
+        is not below zero.
+        """
         ...
 
-    def give_back(self, bucket: str, amount: int, per_minute: int) -> None:
-        """Return units; a negative amount takes more, below zero if necessary. Does not block."""
+    def charge(self, charges: Sequence[Use]) -> None:
+        """Take units, below zero if necessary; a negative amount is given back. Does not block."""
         ...
+
+
+def take_result(level: float, amount: int, per_minute: int, granted: bool) -> TakeResult:
+    """The result for a bucket that is at `level` afterwards."""
+    reset = (per_minute - level) * MINUTE / per_minute
+    wait = 0.0 if granted else (amount - level) * MINUTE / per_minute
+    return TakeResult(granted, max(0, int(level)), reset, wait)
 
 
 class MemoryRateStore:
@@ -44,17 +64,22 @@ class MemoryRateStore:
         self._clock = clock
         self._buckets: dict[str, tuple[float, float, int]] = {}  # level, time, units per minute
 
-    async def take(self, bucket: str, amount: int, per_minute: int) -> TakeResult:
-        level = self._level(bucket, per_minute)
-        granted = amount <= level
-        level -= amount if granted else 0
-        self._set(bucket, level, per_minute)
-        reset = (per_minute - level) * MINUTE / per_minute
-        wait = 0.0 if granted else (amount - level) * MINUTE / per_minute
-        return TakeResult(granted, max(0, int(level)), reset, wait)
+    async def take(self, takes: Sequence[Use], charges: Sequence[Use] = ()) -> list[TakeResult]:
+        self.charge(charges)
+        levels = [self._level(use.bucket, use.per_minute) for use in takes]
+        granted = [use.amount <= level for use, level in zip(takes, levels, strict=True)]
+        if all(granted):
+            levels = [level - use.amount for use, level in zip(takes, levels, strict=True)]
+        results: list[TakeResult] = []
+        for use, level, enough in zip(takes, levels, granted, strict=True):
+            self._set(use.bucket, level, use.per_minute)
+            results.append(take_result(level, use.amount, use.per_minute, enough))
+        return results
 
-    def give_back(self, bucket: str, amount: int, per_minute: int) -> None:
-        self._set(bucket, min(per_minute, self._level(bucket, per_minute) + amount), per_minute)
+    def charge(self, charges: Sequence[Use]) -> None:
+        for use in charges:
+            level = self._level(use.bucket, use.per_minute) - use.amount
+            self._set(use.bucket, min(use.per_minute, level), use.per_minute)
 
     def _level(self, bucket: str, per_minute: int) -> float:
         level, at, before = self._buckets.get(bucket, (per_minute, self._clock(), per_minute))

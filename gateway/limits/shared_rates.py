@@ -1,34 +1,60 @@
 """Rate limits over all replicas: the buckets of rate_limits.py in the shared store, updated by a Lua script.
 
-While the store is down each replica counts for itself, so a limit then holds per replica.
+One call is one script, however many buckets it names. While the store is down each replica counts for itself, so a
+limit then holds per replica.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
-from gateway.limits.rate_limits import MINUTE, MemoryRateStore, RateStore, TakeResult
+from gateway.limits.rate_limits import MemoryRateStore, RateStore, TakeResult, Use, take_result
 from gateway.storage.shared_store import SharedStore, StoreDown
 
 PREFIX = "edgedraft:rate:"
-MAX_RETURNING = 1024  # give_back calls in flight; further ones go to the local buckets
+MAX_CHARGING = 1024  # charges in flight; further ones go to the local buckets
 
-# A full bucket expires, which loses no information. All replicas use the server's clock.
+# ARGV: the number of keys that are charged, which come first; then amount and limit of each key. A bucket may be among
+# the charged ones and the others. A full bucket expires, which loses no information. All replicas use the server's
+# clock.
 _SCRIPT = """
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
-local amount, limit, always = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] == '1'
-local bucket = redis.call('HMGET', KEYS[1], 'level', 'at', 'limit')
-local level = limit
-if bucket[1] then
-  level = math.min(limit, bucket[1] + limit - bucket[3] + (now - bucket[2]) * limit / 60)
+local charged = tonumber(ARGV[1])
+
+local function read(i)
+  local limit = tonumber(ARGV[2 * i + 1])
+  local bucket = redis.call('HMGET', KEYS[i], 'level', 'at', 'limit')
+  if not bucket[1] then return limit, limit end
+  return math.min(limit, bucket[1] + limit - bucket[3] + (now - bucket[2]) * limit / 60), limit
 end
-local granted = always or amount <= level
-if granted then level = math.min(limit, level - amount) end
-local text = string.format('%.6f', level)
-redis.call('HSET', KEYS[1], 'level', text, 'at', string.format('%.6f', now), 'limit', ARGV[2])
-redis.call('PEXPIRE', KEYS[1], math.ceil((limit - level) * 60000 / limit) + 1000)
-return {granted and 1 or 0, text}
+
+local function write(i, level, limit)
+  local text = string.format('%.6f', level)
+  redis.call('HSET', KEYS[i], 'level', text, 'at', string.format('%.6f', now), 'limit', limit)
+  redis.call('PEXPIRE', KEYS[i], math.ceil((limit - level) * 60000 / limit) + 1000)
+  return text
+end
+
+for i = 1, charged do
+  local level, limit = read(i)
+  write(i, math.min(limit, level - ARGV[2 * i]), limit)
+end
+
+local levels, limits, granted, all = {}, {}, {}, true
+for i = charged + 1, #KEYS do
+  levels[i], limits[i] = read(i)
+  granted[i] = tonumber(ARGV[2 * i]) <= levels[i]
+  all = all and granted[i]
+end
+local results = {}
+for i = charged + 1, #KEYS do
+  if all then levels[i] = levels[i] - ARGV[2 * i] end
+  results[#results + 1] = granted[i] and 1 or 0
+  results[#results + 1] = write(i, levels[i], limits[i])
+end
+return results
 """
 
 
@@ -38,35 +64,37 @@ class SharedRateStore(RateStore):
     def __init__(self, store: SharedStore) -> None:
         self._store = store
         self._local = MemoryRateStore()
-        self._returning: set[asyncio.Task[None]] = set()
+        self._charging: set[asyncio.Task[None]] = set()
 
-    async def take(self, bucket: str, amount: int, per_minute: int) -> TakeResult:
+    async def take(self, takes: Sequence[Use], charges: Sequence[Use] = ()) -> list[TakeResult]:
         try:
-            granted, level = await self._run_script(bucket, amount, per_minute, always=False)
+            found = await self._run_script(takes, charges)
         except StoreDown:
-            return await self._local.take(bucket, amount, per_minute)
-        reset = (per_minute - level) * MINUTE / per_minute
-        wait = 0.0 if granted else (amount - level) * MINUTE / per_minute
-        return TakeResult(granted, max(0, int(level)), reset, wait)
+            return await self._local.take(takes, charges)
+        return [
+            take_result(float(level), use.amount, use.per_minute, bool(granted))
+            for use, granted, level in zip(takes, found[::2], found[1::2], strict=True)
+        ]
 
-    def give_back(self, bucket: str, amount: int, per_minute: int) -> None:
-        if len(self._returning) >= MAX_RETURNING:
-            self._local.give_back(bucket, amount, per_minute)
+    def charge(self, charges: Sequence[Use]) -> None:
+        if len(self._charging) >= MAX_CHARGING:
+            self._local.charge(charges)
             return
-        task = asyncio.create_task(self._give_back(bucket, amount, per_minute))
-        self._returning.add(task)
-        task.add_done_callback(self._returning.discard)
+        task = asyncio.create_task(self._charge(charges))
+        self._charging.add(task)
+        task.add_done_callback(self._charging.discard)
 
     async def close(self) -> None:
-        """Waits for give_back calls in flight."""
-        await asyncio.gather(*self._returning, return_exceptions=True)
+        """Waits for charges in flight."""
+        await asyncio.gather(*self._charging, return_exceptions=True)
 
-    async def _give_back(self, bucket: str, amount: int, per_minute: int) -> None:
+    async def _charge(self, charges: Sequence[Use]) -> None:
         try:
-            await self._run_script(bucket, -amount, per_minute, always=True)
+            await self._run_script((), charges)
         except StoreDown:
-            self._local.give_back(bucket, amount, per_minute)
+            self._local.charge(charges)
 
-    async def _run_script(self, bucket: str, amount: int, per_minute: int, always: bool) -> tuple[bool, float]:
-        granted, level = await self._store.run(_SCRIPT, [PREFIX + bucket], [amount, per_minute, int(always)])
-        return bool(granted), float(level)
+    async def _run_script(self, takes: Sequence[Use], charges: Sequence[Use]) -> list[str | int]:
+        uses = [*charges, *takes]
+        arguments = [number for use in uses for number in (use.amount, use.per_minute)]
+        return await self._store.run(_SCRIPT, [PREFIX + use.bucket for use in uses], [len(charges), *arguments])

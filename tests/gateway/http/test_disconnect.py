@@ -29,7 +29,7 @@ async def test_a_disconnect_cancels_everywhere(
         await until(lambda: len(agent.opened) == choices and all(len(c) > 5 for c in agent.committed.values()))
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        await until(lambda: len(verifier.cancelled) == choices and len(agent.closed) == choices, seconds=1)
+        await until(lambda: len(verifier.cancelled) == choices and len(agent.closed) == choices)
         made = len(verifier.commits)
         await asyncio.sleep(0.1)
         assert len(verifier.commits) == made < 1000
@@ -49,7 +49,7 @@ async def test_a_disconnect_before_the_first_token(gateway: Gateway, verifier: S
     with contextlib.suppress(httpx.ReadTimeout):
         async with gateway.http() as http:
             await http.post("/v1/chat/completions", json=LONG | {"stream": stream}, timeout=0.2)
-    await until(lambda: verifier.cancelled == [1], seconds=1)
+    await until(lambda: verifier.cancelled == [1])
 
 
 async def test_others_do_not_notice(gateway: Gateway, verifier: ScriptedVerifier) -> None:

@@ -52,20 +52,20 @@ async def test_streams_are_finished_and_new_work_is_refused(gateway: Gateway, ve
         answer = await awaited
         assert answer.json()["choices"][0]["message"]["content"] == alone
         assert answer.headers["connection"] == "close"
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await draining
 
 
 async def test_it_ends_with_the_grace_at_the_latest(tmp_path: Path) -> None:
     async with (
-        ScriptedVerifier(step=5) as verifier,
+        ScriptedVerifier(step=120) as verifier,
         running_gateway(tmp_path, verifier, drain_grace=0.2) as gateway,
     ):
         task = asyncio.create_task(chunks(gateway, **BABBLE))
         await until(lambda: verifier.opened)
         began = time.monotonic()
         await gateway.state.drain.run()
-        assert 0.2 <= time.monotonic() - began < 4
+        assert 0.2 <= time.monotonic() - began < 60
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 

@@ -35,7 +35,7 @@ def request(body: bytes, length: int | None = None) -> bytes:
 async def cut(reader: asyncio.StreamReader) -> bytes:
     """What still comes before the connection ends."""
     got = b""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         try:
             while part := await reader.read(1 << 16):
                 got += part
@@ -48,7 +48,7 @@ async def cut(reader: asyncio.StreamReader) -> bytes:
 async def test_a_head_that_does_not_end_costs_its_connection(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch, begun: bytes
 ) -> None:
-    monkeypatch.setattr("edgedraft.serving.slow_clients.HEAD_SECONDS", 0.3)
+    monkeypatch.setattr("edgedraft.serving.http_bounds.HEAD_SECONDS", 0.3)
     reader, writer = await connected(gateway)
     writer.write(begun)
 
@@ -66,7 +66,7 @@ async def test_a_head_that_does_not_end_costs_its_connection(
 async def test_so_does_a_second_head_on_a_connection_that_is_kept(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgedraft.serving.slow_clients.HEAD_SECONDS", 0.3)
+    monkeypatch.setattr("edgedraft.serving.http_bounds.HEAD_SECONDS", 0.3)
     reader, writer = await connected(gateway)
     for _ in range(2):
         writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
@@ -78,15 +78,15 @@ async def test_so_does_a_second_head_on_a_connection_that_is_kept(
 async def test_a_generation_may_take_longer_than_any_of_them(
     gateway: Gateway, verifier: ScriptedVerifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgedraft.serving.slow_clients.HEAD_SECONDS", 0.2)
-    monkeypatch.setattr("gateway.http.body.BODY_SECONDS", 0.2)
+    monkeypatch.setattr("edgedraft.serving.http_bounds.HEAD_SECONDS", 0.2)
+    monkeypatch.setattr("gateway.http.bodies.body.BODY_SECONDS", 0.2)
     verifier.step = 0.15
     assert (await complete(gateway, messages=user("babble"), max_tokens=5))["usage"]["completion_tokens"] == 5
 
 
 async def test_a_body_that_does_not_end_is_a_408(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.http.body.BODY_SECONDS", 0.3)
-    monkeypatch.setattr("edgedraft.serving.slow_clients.HEAD_SECONDS", 0.3)
+    monkeypatch.setattr("gateway.http.bodies.body.BODY_SECONDS", 0.3)
+    monkeypatch.setattr("edgedraft.serving.http_bounds.HEAD_SECONDS", 0.3)
     reader, writer = await connected(gateway)
     writer.write(request(b'{"model": "t', length=100))
     answer = await cut(reader)
@@ -99,7 +99,7 @@ async def test_a_body_that_does_not_end_is_a_408(gateway: Gateway, monkeypatch: 
 async def test_without_a_key_no_body_is_waited_for(gateway: Gateway, key: bytes) -> None:
     reader, writer = await connected(gateway)
     writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 8000000\r\n" + key + b"\r\n")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         assert (await reader.readline()).startswith(b"HTTP/1.1 401")
     writer.close()
 
@@ -107,7 +107,7 @@ async def test_without_a_key_no_body_is_waited_for(gateway: Gateway, key: bytes)
 async def test_a_stream_that_nobody_reads_ends_its_generation(
     tmp_path: Path, verifier: ScriptedVerifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgedraft.serving.slow_clients.UNREAD_SECONDS", 0.3)
+    monkeypatch.setattr("edgedraft.serving.http_bounds.UNREAD_SECONDS", 0.3)
     verifier.step = 0.005  # ten seconds of text, so that the unread buffer is full long before its end
     async with running_gateway(tmp_path, verifier, small_buffers=True) as gateway:
         _, writer = await connected(gateway, receive_buffer=1 << 12)
@@ -115,7 +115,7 @@ async def test_a_stream_that_nobody_reads_ends_its_generation(
         writer.write(request(json.dumps(endless).encode()))
         try:
             await until(lambda: gateway.state.metrics.sessions._value.get() > 0)
-            await until(lambda: gateway.state.metrics.sessions._value.get() == 0, seconds=20)
+            await until(lambda: gateway.state.metrics.sessions._value.get() == 0)
             await until(lambda: not gateway.state.admission._running)
         finally:
             writer.transport.abort()
@@ -128,4 +128,4 @@ async def test_an_agent_that_stops_in_mid_frame_is_gone_with_its_pings(
     async with running_gateway(tmp_path, verifier, ping_seconds=0.2) as gateway, gateway.agent() as agent:
         assert gateway.state.agents.attached()
         agent.connection.transport.write(b"\x82\xfe\xff\xff\0\0\0\0" + bytes(1000))  # of 65,535 bytes
-        await until(lambda: not gateway.state.agents.attached(), seconds=10)
+        await until(lambda: not gateway.state.agents.attached())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
@@ -10,8 +11,9 @@ from gateway.accounts import KeyLimits, Principal
 from gateway.http.errors import ApiError
 from gateway.ledger import Ledger, Prices
 from gateway.limits.admission import DEFAULT_OUTPUT_TOKENS, Admission, _duration
-from gateway.limits.rate_limits import MemoryRateStore
+from gateway.limits.rate_limits import MemoryRateStore, TakeResult, Use
 from gateway.storage.database import Database
+from tests.support.waiting import until
 
 
 def principal(**limits: int) -> Principal:
@@ -82,6 +84,73 @@ async def test_a_prompt_over_the_limit_is_rejected_without_a_retry(admission: Ad
     with pytest.raises(ApiError, match="too large") as error:
         await reservation.take_tokens(100, [1])
     assert "retry-after" not in error.value.headers
+
+
+async def test_work_is_charged_with_the_next_call_and_at_the_end(ledger: Ledger) -> None:
+    caller = principal(tokens_per_minute=10_000)
+    admission = Admission(KeyLimits(), MemoryRateStore(lambda: 0.0), ledger, work_seconds_per_minute=2)
+
+    async def tokens_left() -> int:
+        headers: dict[str, str] = {}
+        (await admission.admit(caller, headers)).close()
+        return int(headers["x-ratelimit-remaining-tokens"])
+
+    reservation = await admission.admit(caller, {})
+    reservation.charge_work(0.5)
+    assert await tokens_left() == 10_000
+    await reservation.take_tokens(100, [400])
+    assert await tokens_left() == 10_000 - 500 - 500
+    reservation.charge_work(0.2)
+    reservation.settle(150)
+    reservation.close()
+    assert await tokens_left() == 10_000 - 150 - 700
+    reservation.charge_work(0.3)  # of a job that was given up
+    assert await tokens_left() == 10_000 - 150 - 1000
+    late = await admission.admit(caller, {})
+    late.charge_work(1.1)
+    with pytest.raises(ApiError, match="too long to render") as error:
+        await admission.admit(caller, {})
+    assert error.value.headers["retry-after"] == "3"
+
+
+class SlowRates(MemoryRateStore):
+    """Answers when told to, as a store behind a network."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: 0.0)
+        self.answers = asyncio.Event()
+        self.asked = 0
+
+    async def take(self, takes: Sequence[Use], charges: Sequence[Use] = ()) -> list[TakeResult]:
+        self.asked += 1
+        results = await super().take(takes, charges)
+        await self.answers.wait()
+        return results
+
+
+async def test_tokens_that_are_granted_after_the_client_has_gone_are_returned(ledger: Ledger) -> None:
+    rates = SlowRates()
+    rates.answers.set()
+    reservation = await Admission(KeyLimits(), rates, ledger).admit(principal(tokens_per_minute=1000), {})
+    rates.answers.clear()
+    taking = asyncio.create_task(reservation.take_tokens(100, [500]))
+    await until(lambda: rates.asked == 2)
+    taking.cancel()
+    await asyncio.gather(taking, return_exceptions=True)
+    reservation.close()
+    rates.answers.set()
+    await until(lambda: rates._level("tokens/{key_1}", 1000) == 1000)
+
+
+async def test_a_request_that_never_ran_returns_what_it_took(admission: Admission) -> None:
+    headers: dict[str, str] = {}
+    caller = principal(tokens_per_minute=1000)
+    reservation = await admission.admit(caller, headers)
+    await reservation.take_tokens(100, [500])
+    reservation.close()
+    reservation.close()
+    await admission.admit(caller, headers)
+    assert headers["x-ratelimit-remaining-tokens"] == "1000"
 
 
 async def test_without_limits_nothing_is_counted(ledger: Ledger) -> None:

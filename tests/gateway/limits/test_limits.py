@@ -57,6 +57,25 @@ async def test_never_more_tokens_than_allowed(gateway: Gateway, verifier: Script
     assert refused.headers["x-ratelimit-limit-tokens"] == "1000"
 
 
+async def test_a_stream_that_is_given_up_takes_what_it_used(gateway: Gateway, verifier: ScriptedVerifier) -> None:
+    """Not what it might have taken, and not nothing."""
+    verifier.step = 0.01
+    rates = gateway.state.admission._rates
+    rates._clock = lambda: 0.0  # nothing is refilled
+    key = await key_with(gateway, tokens_per_minute=6000)
+    body = {"model": "toy", "messages": user("babble"), "max_tokens": 4000, "stream": True}
+    async with gateway.http(key) as http, http.stream("POST", "/v1/chat/completions", json=body) as response:
+        async for line in response.aiter_lines():
+            if "content" in line:
+                break
+    (row,) = await ended(gateway.state.database)
+    assert row.outcome == "cancelled"
+    used = row.prompt_tokens + row.output_tokens
+    assert row.prompt_tokens < used < 1000
+    level = rates._level(f"tokens/{{{row.key_id}}}", 6000)
+    assert 6000 - used - 1000 < level <= 6000 - used, "a second of preparation, which it does not take, is 1000 tokens"
+
+
 async def test_predicted_tokens_that_were_not_used_are_returned(gateway: Gateway) -> None:
     key = await key_with(gateway, tokens_per_minute=1000)
     async with gateway.http(key) as http:

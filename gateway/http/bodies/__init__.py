@@ -1,0 +1,1 @@
+"""Request bodies, from bytes to validated parameters: read within bounds, unpacked, counted, parsed, validated."""
