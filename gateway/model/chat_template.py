@@ -1,7 +1,7 @@
 """Renders a model's chat template: from messages to the prompt's text, with the same result as transformers.
 
-The template comes from a model's files, so it runs in Jinja's sandbox. gateway/api/chat/request.py validates messages;
-served_model.py tokenizes the text.
+The template comes from a verifier, so it runs in Jinja's sandbox, and in a worker process (prompt_worker.py): what it
+computes is not bounded. gateway/api/chat/request.py validates messages; control_tokens.py tokenizes the text.
 
 Source: transformers, utils/chat_template_utils.py.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from jinja2 import TemplateError, nodes
@@ -18,7 +19,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-Message = Mapping[str, Any]
+from gateway.model.prompt_jobs import Message
 
 # What a template raises on messages that it was not written for.
 _RENDER_ERRORS = (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
@@ -36,7 +37,8 @@ class ChatTemplate:
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols]
         )
-        environment.filters["tojson"] = _tojson
+        self._twins: dict[str, str] = {}
+        environment.filters["tojson"] = partial(_tojson, self._twins)
         environment.globals["raise_exception"] = _raise_exception
         environment.globals["strftime_now"] = _strftime_now
         try:
@@ -52,11 +54,15 @@ class ChatTemplate:
         messages: Sequence[Message],
         options: Mapping[str, Any] | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        twins: Mapping[str, str] | None = None,
     ) -> str:
         """Returns the prompt up to where the assistant's message begins. Raises ChatTemplateError.
 
-        `options` are further variables of the template; `tools` have the form of OpenAI's API.
+        `options` are further variables of the template; `tools` have the form of OpenAI's API. `twins` are characters
+        that stand for others in all of these texts (control_tokens.py).
         """
+        self._twins.clear()
+        self._twins.update(twins or {})
         variables: dict[str, Any] = dict(options or {}) | self._tokens
         variables |= {"messages": list(messages), "tools": tools, "documents": None, "add_generation_prompt": True}
         try:
@@ -84,7 +90,24 @@ def _supports_tools(syntax: nodes.Template) -> bool:
     return any(name.name == "tools" for name in syntax.find_all(nodes.Name)) and "tool_calls" in attributes | keys
 
 
+def split_reasoning(message: Message, markers: tuple[str, str]) -> Message:
+    """Returns an assistant's message with the reasoning at the beginning of its content as `reasoning_content`.
+
+    Templates of reasoning models do so themselves. They would not find the markers in a protected text.
+    """
+    content = message.get("content")
+    if message["role"] != "assistant" or not isinstance(content, str) or message.get("reasoning_content"):
+        return message
+    start, end = markers
+    reasoning, found, rest = content.partition(end)
+    if not found:
+        return message
+    reasoning = reasoning.rpartition(start)[2].strip("\n")
+    return {**message, "reasoning_content": reasoning, "content": rest.lstrip("\n")}
+
+
 def _tojson(
+    twins: Mapping[str, str],
     value: Any,
     ensure_ascii: bool = False,
     indent: int | None = None,
@@ -92,7 +115,11 @@ def _tojson(
     sort_keys: bool = False,
 ) -> str:
     # Jinja's own tojson escapes HTML.
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    text = json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    if ensure_ascii:  # what a twin stands for would not have been escaped
+        for twin in twins.values():
+            text = text.replace(json.dumps(twin)[1:-1], twin)
+    return text
 
 
 def _raise_exception(message: str) -> None:

@@ -1,25 +1,26 @@
-"""A model as the gateway knows it: the contents of its verifiers' model card, with tokenizer and template loaded.
+"""A model as the gateway knows it: the contents of its verifiers' model card, with the tokenizer loaded.
 
 The catalog holds one model per name. gateway/verifiers/pool.py sees to it that verifiers of one name serve one model.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from hashlib import sha256
 
 from tokenizers import Tokenizer
 
 from edgedraft.wire import ModelCard
-from gateway.model.chat_template import ChatTemplate, ChatTemplateError, Message, merge_system_messages
+from edgedraft.workers.pool import JobSetup
+from gateway.model.prompt_jobs import PromptSetup, encode_message
 from gateway.model.reasoning import detect_reasoning_markers
+from gateway.model.text_length import UNPROVEN_CHARACTERS, characters_per_token
 from gateway.model.token_bytes import TokenBytes
+from gateway.model.tokenizer import TokenizerError, load_shared_tokenizer
 from gateway.model.tool_call_format import MARKERS, ToolCallFormat, detect_tool_call_format
-
-MAX_TOKENIZER_BYTES = 1 << 27  # bytes of tokenizer.json, unpacked; the largest common ones have a quarter of that
 
 
 class UnusableCard(Exception):
@@ -30,79 +31,73 @@ class UnusableCard(Exception):
 class ServedModel:
     """One model. `created` is when this gateway first connected to a verifier of it, in seconds since 1970.
 
-    `tool_call_format` is the format that the template teaches, None where it teaches no known one. `reasoning_markers`
-    are the start and end markers, None for a model without reasoning. `marker_tokens` maps those markers of both that
-    are single tokens to their ids. `special_tokens` are the ids that the detokenizer leaves out by default.
+    `max_characters` is how long a text may be. None that is longer can fit the context if `characters_per_token` is
+    known (text_length.py); without it, longer ones are not read. `setup` is what prompt workers load for it.
+    `tool_call_format` is the format that the template teaches, None where it teaches no known one.
+    `reasoning_markers` are the start and end markers, None for a model without reasoning. `marker_tokens` maps
+    those markers of both that are single tokens to their ids. `special_tokens` are the ids that the detokenizer
+    leaves out by default. `document_start` is the token that an empty prompt stands for.
     """
 
     name: str
     fingerprint: str
     vocab_size: int
     context_length: int
+    max_characters: int
+    characters_per_token: float | None
     eos: tuple[int, ...]
     tokenizer: Tokenizer
-    template: ChatTemplate | None
+    setup: JobSetup
     token_bytes: TokenBytes
     tool_call_format: ToolCallFormat | None
     reasoning_markers: tuple[str, str] | None
     marker_tokens: Mapping[str, int]
     special_tokens: frozenset[int]
+    document_start: int | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 
+    async def decode(self, tokens: Sequence[int]) -> str:
+        """The text of tokens, special ones too. In a thread, by the library's function that lets others run."""
+        texts = await asyncio.to_thread(self.tokenizer.decode_batch, [tokens], skip_special_tokens=False)
+        return texts[0]
+
     @classmethod
-    def from_card(cls, card: ModelCard) -> ServedModel:
-        """Loads the card's tokenizer and template; takes up to a second for a large vocabulary. Raises UnusableCard."""
+    def from_card(cls, card: ModelCard, supports_tools: bool = False) -> ServedModel:
+        """Loads the card's tokenizer; takes up to a second for a large vocabulary. Raises UnusableCard.
+
+        Whether the chat template supports tools is known to prompt workers (prompt_workers.py), which read it.
+        """
         try:
-            tokenizer = Tokenizer.from_str(_decompress(card.tokenizer).decode())
-        except Exception as error:  # the library raises bare Exceptions
-            raise UnusableCard(f"its tokenizer cannot be read: {error}") from error
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        try:
-            template = ChatTemplate(card.chat_template, card.bos_token, card.eos_token) if card.chat_template else None
-        except ChatTemplateError as error:
+            tokenizer = load_shared_tokenizer(card.tokenizer)
+        except TokenizerError as error:
             raise UnusableCard(str(error)) from error
         added = tokenizer.get_added_tokens_decoder()
         ids = {token.content: number for number, token in added.items()}
         reasoning_markers = detect_reasoning_markers(card.chat_template, ids)
+        per_token = characters_per_token(tokenizer)
         return cls(
             name=card.name,
             fingerprint=card.fingerprint,
             vocab_size=card.vocab_size,
             context_length=card.context_length,
+            max_characters=int(card.context_length * (per_token or UNPROVEN_CHARACTERS)),
+            characters_per_token=per_token,
             eos=tuple(card.eos),
             tokenizer=tokenizer,
-            template=template,
-            tool_call_format=detect_tool_call_format(card.chat_template)
-            if template and template.supports_tools
-            else None,
+            setup=prompt_setup(card),
+            tool_call_format=detect_tool_call_format(card.chat_template) if supports_tools else None,
             reasoning_markers=reasoning_markers,
             marker_tokens={marker: ids[marker] for marker in (*MARKERS, *(reasoning_markers or ())) if marker in ids},
             special_tokens=frozenset(number for number, token in added.items() if token.special),
             token_bytes=TokenBytes(tokenizer),
+            document_start=_document_start(card, ids),
         )
 
-    def render_chat(
-        self,
-        messages: Sequence[Message],
-        options: Mapping[str, Any],
-        tools: Sequence[Mapping[str, Any]] | None = None,
-    ) -> str:
-        """Returns the text of a chat by the model's template, up to where the assistant's message begins.
 
-        Raises ChatTemplateError when the model has no template or its template rejects the messages.
-        """
-        if self.template is None:
-            raise ChatTemplateError(f"the model {self.name} has no chat template, so it cannot serve chats")
-        return self.template.render(merge_system_messages(messages), options, tools)
-
-    def encode_chat(self, messages: Sequence[Message], options: Mapping[str, Any]) -> list[int]:
-        """Returns the token ids of `render_chat`'s text. Raises ChatTemplateError."""
-        return self.encode(self.render_chat(messages, options))
-
-    def encode(self, rendered: str) -> list[int]:
-        """Returns the token ids of a rendered chat, whose template has written the special tokens."""
-        return self.tokenizer.encode(rendered, add_special_tokens=False).ids
+def prompt_setup(card: ModelCard) -> JobSetup:
+    """What prompt workers load for a card."""
+    setup = encode_message(PromptSetup(card.tokenizer, card.chat_template, card.bos_token, card.eos_token))
+    return JobSetup(sha256(setup).hexdigest(), lambda: setup)
 
 
 class ModelCatalog:
@@ -127,9 +122,7 @@ class ModelCatalog:
         self._models[model.name] = model
 
 
-def _decompress(data: bytes) -> bytes:
-    inflater = zlib.decompressobj()
-    text = inflater.decompress(data, MAX_TOKENIZER_BYTES)
-    if inflater.unconsumed_tail or not inflater.eof:
-        raise ValueError(f"more than {MAX_TOKENIZER_BYTES} bytes, or cut short")
-    return text
+def _document_start(card: ModelCard, added: Mapping[str, int]) -> int | None:
+    """The token behind which a model begins a new document, None without one."""
+    named = [added[token] for token in ("<|endoftext|>", card.bos_token, card.eos_token) if token in added]
+    return next((token for token in (*named, *card.eos) if 0 <= token < card.vocab_size), None)

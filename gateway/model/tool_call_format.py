@@ -2,7 +2,7 @@
 
 A format consists of literal text. gateway/prompt/output_grammar.py makes the model write exactly this text, and
 gateway/output/parser.py reads exactly this text. The chat template shows which format a model was trained on; other
-models are asked in the prompt to use Hermes' (gateway/prompt/tool_prompt.py).
+models are asked in the prompt to use Hermes' (gateway/model/tool_prompt.py).
 """
 
 from __future__ import annotations

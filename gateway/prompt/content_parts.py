@@ -28,11 +28,15 @@ def extract_texts(content: str | Sequence[Part], param: str, text_types: Collect
         return [content]
     texts: list[str] = []
     for number, part in enumerate(content):
+        field = "refusal" if part.type == "refusal" else "text"
         text = part.refusal if part.type == "refusal" else part.text if part.type in text_types else None
+        if text is None and (part.type in text_types or part.type == "refusal"):
+            param = f"{param}.{number}.{field}"
+            raise ApiError(400, f"{param}: Input should be a string", param=param, code="invalid_value")
         if text is None:
             raise ApiError(
                 400,
-                f"Content of the type {part.type!r} is not supported; this model reads text only.",
+                f"Content of the type {part.type[:40]!r} is not supported; this model reads text only.",
                 param=f"{param}.{number}",
                 code="unsupported_content",
             )

@@ -1,48 +1,47 @@
-"""Chooses the fragment that constrains a content or a tool's arguments: the first of its candidates that compiles.
-
-There are several candidates where a schema is followed as far as the compiler can.
-"""
+"""What a content has to be: a fragment as it stands, or a JSON schema, and the parameter that it was given in."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgedraft.grammar.service import GrammarService
+from edgedraft.grammar.service import GrammarChecker
 from gateway.http.errors import ApiError
-from gateway.prompt.output_grammar import GrammarFragment, build_output_grammar, json_fragment
+from gateway.prompt.json_schema import SchemaTooLarge, check_size
+from gateway.prompt.output_grammar import GrammarFragment, build_output_grammar
+from gateway.prompt.schema_fragment import FittedSchema, schema_fragment
 
 ANY_OBJECT = {"type": "object"}
 
 
 @dataclass(frozen=True, slots=True)
+class ServableFormat:
+    """The fragment that constrains the content, and the keywords of its schema that are not kept, by their places."""
+
+    fragment: GrammarFragment
+    left_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class OutputFormat:
-    """What the content has to be: the first of `candidates` that compiles. `param` is the parameter it was given in."""
+    """What the content has to be. `strict` follows a schema exactly or not at all, else as far as possible."""
 
-    candidates: tuple[GrammarFragment, ...]
+    content: GrammarFragment | dict[str, Any]
     param: str
+    strict: bool = True
 
-    async def first_servable(self, grammars: GrammarService) -> GrammarFragment:
-        """Returns the fragment that constrains the content. Raises ApiError 400 when no candidate compiles."""
-        fragment, error = await first_compiling(self.candidates, grammars)
-        if fragment is None:
-            raise ApiError(400, f"Invalid {self.param}: {error}", param=self.param, code="invalid_value")
-        return fragment
-
-
-def schema_candidates(schema: dict[str, Any], strict: bool | None) -> tuple[GrammarFragment, ...]:
-    """Returns fragments for JSON by the schema: with `strict` exactly, otherwise as far as the compiler can."""
-    return (json_fragment(schema),) if strict else (json_fragment(schema), json_fragment(schema, lenient=True))
-
-
-async def first_compiling(
-    candidates: Sequence[GrammarFragment], grammars: GrammarService
-) -> tuple[GrammarFragment | None, str]:
-    """Returns the first candidate that can be served; None and the last candidate's error if there is none."""
-    error = ""
-    for candidate in candidates:
-        error = await grammars.find_error(build_output_grammar(candidate))
-        if not error:
-            return candidate, ""
-    return None, error
+    async def servable(self, grammars: GrammarChecker) -> ServableFormat:
+        """Raises ApiError 400 when it cannot be served."""
+        if isinstance(self.content, GrammarFragment):
+            error = await grammars.find_error(build_output_grammar(self.content))
+            fitted = FittedSchema(None if error else self.content, error)
+        else:
+            try:
+                check_size(self.content)
+                fitted = await schema_fragment(self.content, self.strict, grammars)
+            except SchemaTooLarge as too_large:
+                fitted = FittedSchema(None, str(too_large))
+        if fitted.fragment is None:
+            message = f"Invalid {self.param}: {fitted.error}"
+            raise ApiError(400, message, param=self.param, code="invalid_value")
+        return ServableFormat(fitted.fragment, tuple(f"{self.param}#{place}" for place in fitted.left_out))

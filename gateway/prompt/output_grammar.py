@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llguidance import grammar_from, regex_to_lark
@@ -88,15 +88,28 @@ def build_output_grammar(
         lines += ["start: thinking output", *_reasoning_rules(reasoning, tokens)]
     else:
         lines.append("start: output")
+    grammars: dict[str, str] = {}  # the client's, by name
     if calls:
-        lines += _call_rules(calls, content, tokens)
+        tools = tuple(
+            (name, _named(f"client_{n}", arguments, grammars)) for n, (name, arguments) in enumerate(calls.tools)
+        )
+        alternative = None if calls.required or content is None else _named("client", content, grammars)
+        lines += _call_rules(replace(calls, tools=tools), alternative, tokens)
     elif content:
-        lines.append(f"output: {content.expression}")
+        lines.append(f"output: {_named('client', content, grammars).expression}")
     lark = "\n".join(lines)
-    if content is None or not content.client_grammar or (calls and calls.required):
+    if not grammars:
         return lark
-    grammars = [("output", lark), ("client", content.client_grammar)]
-    return json.dumps({"grammars": [{"name": name, "lark_grammar": text} for name, text in grammars]})
+    named = {"output": lark} | grammars
+    return json.dumps({"grammars": [{"name": name, "lark_grammar": text} for name, text in named.items()]})
+
+
+def _named(name: str, fragment: GrammarFragment, grammars: dict[str, str]) -> GrammarFragment:
+    """The fragment with its own grammar, if it has one, under this name, and added to `grammars`."""
+    if not fragment.client_grammar:
+        return fragment
+    grammars[name] = fragment.client_grammar
+    return replace(fragment, expression=fragment.expression.replace("@client", f"@{name}"))
 
 
 def _reasoning_rules(reasoning: ReasoningFormat, tokens: Mapping[str, int]) -> list[str]:

@@ -1,6 +1,6 @@
 """The request parameters for tools: which functions the model may call, and whether it has to.
 
-gateway/model/tool_call_format.py says how calls are written, tool_prompt.py how the prompt describes the functions.
+gateway/model/tool_call_format.py says how calls are written, tool_prompt.py there how the prompt describes functions.
 
 Source: OpenAI API reference, "Create chat completion": tools, tool_choice, parallel_tool_calls.
 """
@@ -13,12 +13,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from gateway.http.bodies.validation import Schema, validated
 from gateway.http.errors import ApiError
-from gateway.http.validation import Schema, validated
+from gateway.limits.request_bounds import MAX_FUNCTION_NAME, MAX_TOOLS
 
-MAX_TOOLS = 128
-
-FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]+$", max_length=64)]
+FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]+$", max_length=MAX_FUNCTION_NAME)]
 
 
 class Function(Schema):
@@ -30,6 +29,13 @@ class Function(Schema):
     strict: bool | None = None
 
 
+class TextFunction(Function):
+    """A function whose arguments are the one text `argument`, which follows a grammar of the client's in Lark."""
+
+    argument: str
+    lark: str
+
+
 class Tool(Schema):
     """A tool. Functions are the only type that is served."""
 
@@ -37,7 +43,7 @@ class Tool(Schema):
     function: Function
 
 
-Tools = Annotated[list[Tool], Field(max_length=MAX_TOOLS)]
+Tools = Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +70,20 @@ class _NamedChoice(Schema):
 
 class _Allowed(Schema):
     mode: Literal["auto", "required"]
-    tools: list[_NamedChoice]
+    tools: Annotated[list[_NamedChoice], Field(max_length=MAX_TOOLS, fail_fast=True)]
 
 
 class _AllowedChoice(Schema):
     type: Literal["allowed_tools"]
     allowed_tools: _Allowed
+
+
+def tool_definition(function: Function) -> dict[str, Any]:
+    """Returns a function in the form that templates and prompts show."""
+    definition: dict[str, Any] = {"name": function.name}
+    if function.description is not None:
+        definition["description"] = function.description
+    return {"type": "function", "function": {**definition, "parameters": function.parameters or {}}}
 
 
 def resolve_tool_use(tools: Sequence[Tool], choice: Any, parallel: bool | None) -> ToolUse | None:
@@ -81,6 +95,8 @@ def resolve_tool_use(tools: Sequence[Tool], choice: Any, parallel: bool | None) 
         if choice in (None, "none", "auto"):
             return None
         raise _invalid("tool_choice", "tool_choice is only allowed when tools are specified.")
+    for tool in tools:
+        _check_root(tool.function)
     allow_parallel = parallel is not False
     if choice in (None, "auto", "required"):
         return ToolUse(tuple(functions.values()), required=choice == "required", parallel=allow_parallel)
@@ -96,6 +112,14 @@ def resolve_tool_use(tools: Sequence[Tool], choice: Any, parallel: bool | None) 
     if not names:
         raise _invalid("tool_choice", "allowed_tools names no tool.")
     return ToolUse(_select(functions, names), required=allowed.mode == "required", parallel=allow_parallel)
+
+
+def _check_root(function: Function) -> None:
+    """Arguments are an object: a schema of anything else could not be fulfilled by a call."""
+    kind = (function.parameters or {}).get("type", "object")
+    if kind != "object" and not (isinstance(kind, list) and "object" in kind):
+        message = f"Invalid schema for function {function.name!r}: the type of its root has to be 'object'."
+        raise ApiError(400, message, param="tools", code="invalid_function_parameters")
 
 
 def _select(functions: dict[str, Function], names: Sequence[str]) -> tuple[Function, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zlib
 
 import msgspec
@@ -10,13 +9,11 @@ import pytest
 from tokenizers import AddedToken, Tokenizer
 
 from edgedraft.wire import ModelCard
-from gateway.model import served_model
-from gateway.model.chat_template import ChatTemplateError
+from gateway.model import tokenizer as tokenizer_module
 from gateway.model.served_model import ModelCatalog, ServedModel, UnusableCard
 from gateway.model.tool_call_format import HERMES
 from tests.support import toy_model
 
-HELLO = [{"role": "user", "content": "hi"}]
 TOOL_TEMPLATE = (
     "{% for tool in tools %}{{ tool | tojson }}{% endfor %}<tool_call> name arguments"
     "{% for message in messages %}{{ message.content }}{{ message.tool_calls }}{% endfor %}"
@@ -51,31 +48,13 @@ def test_a_card_without_a_tokenizer_is_unusable(tokenizer: bytes, reason: str) -
 
 
 def test_a_tokenizer_that_unpacks_to_too_much_is_unusable(monkeypatch: pytest.MonkeyPatch) -> None:
-    card = toy_model.card()
-    size = len(zlib.decompress(card.tokenizer))
-    monkeypatch.setattr(served_model, "MAX_TOKENIZER_BYTES", size)
+    text = zlib.decompress(toy_model.card().tokenizer) + b"\n"  # no other test has loaded it
+    card, size = msgspec.structs.replace(toy_model.card(), tokenizer=zlib.compress(text)), len(text)
+    monkeypatch.setattr(tokenizer_module, "MAX_TOKENIZER_BYTES", size)
     ServedModel.from_card(card)
-    monkeypatch.setattr(served_model, "MAX_TOKENIZER_BYTES", size - 1)
+    monkeypatch.setattr(tokenizer_module, "MAX_TOKENIZER_BYTES", size - 1)
     with pytest.raises(UnusableCard, match=f"more than {size - 1} bytes"):
         ServedModel.from_card(card)
-
-
-def test_a_template_that_does_not_compile_is_unusable() -> None:
-    with pytest.raises(UnusableCard, match="does not compile"):
-        ServedModel.from_card(toy_model.card(template="{% if %}"))
-
-
-def test_a_model_without_a_template_serves_no_chats() -> None:
-    model = ServedModel.from_card(toy_model.card(template=""))
-    assert model.template is None
-    with pytest.raises(ChatTemplateError, match="toy has no chat template"):
-        model.render_chat(HELLO, {})
-
-
-def test_a_chat_is_encoded_as_its_template_writes_it() -> None:
-    model = ServedModel.from_card(toy_model.card())
-    assert model.encode_chat(HELLO, {}) == toy_model.chat_prompt(("user", "hi"))
-    assert model.encode(model.render_chat(HELLO, {})) == toy_model.chat_prompt(("user", "hi"))
 
 
 def test_the_tokenizers_truncation_and_padding_are_removed() -> None:
@@ -83,7 +62,7 @@ def test_the_tokenizers_truncation_and_padding_are_removed() -> None:
     tokenizer.enable_truncation(2)
     tokenizer.enable_padding(length=8)
     model = ServedModel.from_card(card_of(tokenizer))
-    assert model.encode("abc") == toy_model.TOKENIZER.encode("abc").ids
+    assert model.tokenizer.encode("abc").ids == toy_model.TOKENIZER.encode("abc").ids
 
 
 def test_markers_that_are_single_tokens_are_known() -> None:
@@ -99,15 +78,9 @@ def test_markers_that_are_single_tokens_are_known() -> None:
 
 
 def test_tool_calls_need_a_template_that_renders_tools() -> None:
-    assert ServedModel.from_card(toy_model.card(template=TOOL_TEMPLATE)).tool_call_format is HERMES
-    mention = "{# <tool_call> name arguments #}" + toy_model.TEMPLATE
-    assert ServedModel.from_card(toy_model.card(template=mention)).tool_call_format is None
-
-
-def test_tools_reach_the_template() -> None:
-    model = ServedModel.from_card(toy_model.card(template=TOOL_TEMPLATE))
-    tool = {"type": "function", "function": {"name": "time"}}
-    assert model.render_chat(HELLO, {}, [tool]).startswith(json.dumps(tool))
+    card = toy_model.card(template=TOOL_TEMPLATE)
+    assert ServedModel.from_card(card, supports_tools=True).tool_call_format is HERMES
+    assert ServedModel.from_card(card).tool_call_format is None
 
 
 def test_the_catalog_holds_one_model_per_name() -> None:
@@ -121,3 +94,12 @@ def test_the_catalog_holds_one_model_per_name() -> None:
     assert catalog.get("one") is newer
     assert catalog.find_by_fingerprint("a") is second
     assert catalog.find_by_fingerprint("b") is newer
+
+
+def test_models_with_one_tokenizer_share_it() -> None:
+    first = ServedModel.from_card(toy_model.card(name="small"))
+    second = ServedModel.from_card(toy_model.card(name="large", template=TOOL_TEMPLATE))
+    assert first.tokenizer is second.tokenizer
+    other = Tokenizer.from_str(first.tokenizer.to_str())
+    other.add_tokens(["another"])
+    assert ServedModel.from_card(card_of(other)).tokenizer is not first.tokenizer

@@ -24,8 +24,11 @@ def test_texts_and_refusals_are_read() -> None:
     assert extract_texts([], "content", ("text",)) == []
 
 
-@pytest.mark.parametrize("part", [Part("image_url", text="x"), Part("text"), Part("refusal", text="no")])
-def test_any_other_part_is_named(part: Part) -> None:
+@pytest.mark.parametrize(
+    ("part", "place"),
+    [(Part("image_url", text="x"), "1"), (Part("text"), "1.text"), (Part("refusal", text="no"), "1.refusal")],
+)
+def test_any_other_part_is_named(part: Part, place: str) -> None:
     with pytest.raises(ApiError) as raised:
         extract_texts([Part("text", text="a"), part], "messages.0.content", ("text",))
-    assert (raised.value.status, raised.value.body["error"]["param"]) == (400, "messages.0.content.1")
+    assert (raised.value.status, raised.value.body["error"]["param"]) == (400, f"messages.0.content.{place}")

@@ -1,27 +1,18 @@
-"""Request parameters become one output format, whose first servable candidate constrains the content."""
+"""Request parameters become one output format; none of them is dropped in silence."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from edgedraft.grammar.service import GrammarService
 from gateway.http.errors import ApiError
-from gateway.prompt.output_format import OutputFormat, first_compiling, schema_candidates
-from gateway.prompt.output_grammar import choice_fragment, json_fragment, regex_fragment
+from gateway.prompt.output_format import ANY_OBJECT, OutputFormat
+from gateway.prompt.output_grammar import choice_fragment, regex_fragment
 from gateway.prompt.structured_output import NamedSchema, ResponseFormat, StructuredOutputParameters
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
-
-
-@pytest.fixture
-def grammars() -> Iterator[GrammarService]:
-    grammars = GrammarService()
-    yield grammars
-    grammars.close()
 
 
 @pytest.mark.parametrize(
@@ -29,42 +20,65 @@ def grammars() -> Iterator[GrammarService]:
     [
         ({}, None),
         ({"structured_outputs": {}}, None),
-        ({"guided_json": SCHEMA}, OutputFormat((json_fragment(SCHEMA),), "guided_json")),
-        ({"guided_json": json.dumps(SCHEMA)}, OutputFormat((json_fragment(SCHEMA),), "guided_json")),
-        ({"guided_choice": ["a"]}, OutputFormat((choice_fragment(["a"]),), "guided_choice")),
-        (
-            {"structured_outputs": {"regex": "a+"}},
-            OutputFormat((regex_fragment("a+"),), "structured_outputs.regex"),
-        ),
+        ({"guided_json": SCHEMA}, OutputFormat(SCHEMA, "guided_json")),
+        ({"guided_json": json.dumps(SCHEMA)}, OutputFormat(SCHEMA, "guided_json")),
+        ({"guided_json_object": True}, OutputFormat(ANY_OBJECT, "guided_json_object")),
+        ({"guided_choice": ["a"]}, OutputFormat(choice_fragment(["a"]), "guided_choice")),
+        ({"structured_outputs": {"regex": "a+"}}, OutputFormat(regex_fragment("a+"), "structured_outputs.regex")),
+        ({"json_schema": SCHEMA}, OutputFormat(SCHEMA, "json_schema")),
+        ({"regex": "a+"}, OutputFormat(regex_fragment("a+"), "regex")),
     ],
 )
-def test_vllms_parameters(parameters: dict[str, Any], expected: OutputFormat | None) -> None:
+def test_parameters_of_other_servers(parameters: dict[str, Any], expected: OutputFormat | None) -> None:
     assert StructuredOutputParameters.model_validate(parameters).output_format() == expected
 
 
-def test_strict_schemas_have_one_candidate() -> None:
-    for strict, count in ((True, 1), (False, 2), (None, 2)):
+@pytest.mark.parametrize(
+    ("response_format", "expected"),
+    [
+        ({"type": "text"}, None),
+        ({"type": "json_object"}, OutputFormat(ANY_OBJECT, "response_format")),
+        ({"type": "json_object", "schema": SCHEMA}, OutputFormat(SCHEMA, "response_format", strict=False)),
+        ({"type": "json_schema", "schema": SCHEMA, "strict": True}, OutputFormat(SCHEMA, "response_format")),
+    ],
+)
+def test_where_others_have_the_schema(response_format: dict[str, Any], expected: OutputFormat | None) -> None:
+    parsed = ResponseFormat.model_validate(response_format)
+    assert StructuredOutputParameters().output_format(parsed) == expected
+
+
+@pytest.mark.parametrize(
+    ("parameters", "param"),
+    [
+        ({"structured_outputs": {"structural_tag": {"type": "structural_tag"}}}, "structured_outputs.structural_tag"),
+        ({"structured_outputs": {"whitespace_pattern": " "}}, "structured_outputs.whitespace_pattern"),
+        ({"structured_outputs": {"disable_any_whitespace": True}}, "structured_outputs.disable_any_whitespace"),
+        ({"guided_whitespace_pattern": " "}, "guided_whitespace_pattern"),
+        ({"ebnf": "root ::= x"}, "ebnf"),
+        ({"structural_tag": "{}"}, "structural_tag"),
+    ],
+)
+def test_a_constraint_that_would_be_dropped_is_refused(parameters: dict[str, Any], param: str) -> None:
+    with pytest.raises(ApiError) as raised:
+        StructuredOutputParameters.model_validate(parameters).output_format()
+    assert (raised.value.status, raised.value.body["error"]["param"]) == (400, param)
+
+
+def test_a_schema_beside_plain_text_is_refused() -> None:
+    given = ResponseFormat.model_validate({"type": "text", "schema": SCHEMA})
+    with pytest.raises(ApiError, match="would drop"):
+        StructuredOutputParameters().output_format(given)
+
+
+def test_strict_is_passed_on() -> None:
+    for strict in (True, False, None):
         named = NamedSchema.model_validate({"name": "a", "schema": SCHEMA, "strict": strict})
         response_format = ResponseFormat(type="json_schema", json_schema=named)
-        output_format = StructuredOutputParameters().output_format(response_format)
-        assert output_format
-        assert len(output_format.candidates) == count
+        expected = OutputFormat(SCHEMA, "response_format", strict=bool(strict))
+        assert StructuredOutputParameters().output_format(response_format) == expected
 
 
 def test_two_formats_exclude_each_other() -> None:
     parameters = StructuredOutputParameters(guided_regex="a", guided_choice=["a"])
     with pytest.raises(ApiError, match="exclude each other"):
         parameters.output_format()
-
-
-async def test_the_first_candidate_that_compiles_is_taken(grammars: GrammarService) -> None:
-    schema = {**SCHEMA, "not": {}}
-    strict, lenient = schema_candidates(schema, strict=False)
-    assert await first_compiling((strict, lenient), grammars) == (lenient, "")
-    assert await OutputFormat((strict, lenient), "x").first_servable(grammars) == lenient
-    fragment, error = await first_compiling((strict,), grammars)
-    assert fragment is None
-    assert error
-    with pytest.raises(ApiError) as raised:
-        await OutputFormat((strict,), "response_format").first_servable(grammars)
-    assert (raised.value.status, raised.value.body["error"]["param"]) == (400, "response_format")

@@ -10,7 +10,7 @@ import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from gateway.http.errors import ApiError
-from gateway.prompt.tools import Tool, ToolUse, resolve_tool_use
+from gateway.prompt.tools import Function, Tool, ToolUse, resolve_tool_use, tool_definition
 from tests.gateway.api.test_chat import chunks, complete, user
 from tests.gateway.conftest import Gateway, running_gateway
 from tests.support import toy_model
@@ -267,10 +267,13 @@ async def test_what_cannot_be_served_is_refused_by_name(gateway: Gateway, change
     assert body["error"]["message"]
 
 
+BROKEN = {"type": "object", "properties": {"a": {"type": "objekt"}}}
+
+
 async def test_schemas_without_strict_are_kept_to_as_far_as_they_can_be(
     gateway: Gateway, verifier: ScriptedVerifier
 ) -> None:
-    for parameters in ({"type": "object", "not": {}, "properties": {"seen": {"type": "string"}}}, {"type": "objekt"}):
+    for parameters in ({"type": "object", "not": {}, "properties": {"seen": {"type": "string"}}}, BROKEN):
         await complete(gateway, messages=user("say a"), **tool(parameters=parameters))
     lenient, free = (opened.sampling.grammar for opened in verifier.opened)
     assert '"seen"' in lenient
@@ -393,3 +396,17 @@ def test_no_tool_may_be_called_without_tools_or_with_none() -> None:
 def test_allowed_tools_without_a_tool_are_rejected() -> None:
     with pytest.raises(ApiError, match="names no tool"):
         resolve(allowed("auto"))
+
+
+def test_a_definition_has_what_the_function_has() -> None:
+    assert tool_definition(Function(name="f")) == {"type": "function", "function": {"name": "f", "parameters": {}}}
+    described = tool_definition(Function(name="f", description="d", parameters={"type": "object"}))
+    assert described["function"] == {"name": "f", "description": "d", "parameters": {"type": "object"}}
+
+
+@pytest.mark.parametrize("kind", ["array", "string", ["string", "null"]])
+def test_a_schema_that_is_no_object_is_refused(kind: Any) -> None:
+    tool = Tool(type="function", function=Function(name="listing", parameters={"type": kind}))
+    with pytest.raises(ApiError, match="'listing'") as raised:
+        resolve_tool_use([tool], "auto", None)
+    assert (raised.value.status, raised.value.body["error"]["code"]) == (400, "invalid_function_parameters")

@@ -12,9 +12,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gateway.model.chat_template import Message
+from gateway.model.prompt_jobs import Message
 from gateway.model.tool_call_format import HERMES
-from gateway.prompt.tools import Function, ToolUse
 
 _FUNCTIONS = """You can call these functions, each described by a JSON schema:
 <tools>
@@ -27,25 +26,19 @@ To call one, write its name and its arguments as a JSON object between tool_call
 The result comes back between tool_response tags."""
 
 
-def tool_definition(function: Function) -> dict[str, Any]:
-    """Returns a function in the form that templates and prompts show."""
-    definition: dict[str, Any] = {"name": function.name}
-    if function.description is not None:
-        definition["description"] = function.description
-    return {"type": "function", "function": {**definition, "parameters": function.parameters or {}}}
+def add_tools_as_text(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None) -> list[Message]:
+    """Returns the messages with earlier calls and results as text, and a further system message for the tools.
 
-
-def add_tools_as_text(messages: Sequence[Message], tools: ToolUse | None) -> list[Message]:
-    """Returns the messages with earlier calls and results as text, and a further system message for the tools."""
+    `tools` have the form of OpenAI's API.
+    """
     converted: list[Message] = []
+    results: list[str] = []  # of consecutive tool messages, which become one
     for message in messages:
         if message["role"] == "tool":
-            result = f"<tool_response>\n{message['content']}\n</tool_response>"
-            if converted and converted[-1]["role"] == "tool":
-                converted[-1] = {"role": "tool", "content": f"{converted[-1]['content']}\n{result}"}
-            else:
-                converted.append({"role": "tool", "content": result})
-        elif calls := message.get("tool_calls"):
+            results.append(f"<tool_response>\n{message['content']}\n</tool_response>")
+            continue
+        _add_results(results, converted)
+        if calls := message.get("tool_calls"):
             texts = [message["content"]] if message["content"] else []
             converted.append(
                 {
@@ -55,11 +48,17 @@ def add_tools_as_text(messages: Sequence[Message], tools: ToolUse | None) -> lis
             )
         else:
             converted.append(message)
-    converted = [{**message, "role": "user"} if message["role"] == "tool" else message for message in converted]
+    _add_results(results, converted)
     if tools:
-        functions = "\n".join(json.dumps(tool_definition(function), ensure_ascii=False) for function in tools.functions)
+        functions = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
         converted.append({"role": "system", "content": _FUNCTIONS.format(functions=functions)})
     return converted
+
+
+def _add_results(results: list[str], converted: list[Message]) -> None:
+    if results:
+        converted.append({"role": "user", "content": "\n".join(results)})
+        results.clear()
 
 
 def _call_text(call: Mapping[str, Any]) -> str:

@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import json
 
-from gateway.prompt.tool_prompt import add_tools_as_text, tool_definition
-from gateway.prompt.tools import Function, ToolUse
+from gateway.model.tool_prompt import add_tools_as_text
 
 USER = {"role": "user", "content": "Weather?"}
 CALL = {"function": {"name": "weather", "arguments": {"city": "Ülm"}}}
 CALL_TEXT = '<tool_call>\n{"name": "weather", "arguments": {"city": "Ülm"}}\n</tool_call>'
-
-
-def test_a_definition_has_what_the_function_has() -> None:
-    assert tool_definition(Function(name="f")) == {"type": "function", "function": {"name": "f", "parameters": {}}}
-    described = tool_definition(Function(name="f", description="d", parameters={"type": "object"}))
-    assert described["function"] == {"name": "f", "description": "d", "parameters": {"type": "object"}}
 
 
 def test_messages_without_tools_are_unchanged() -> None:
@@ -37,7 +30,7 @@ def test_calls_and_results_become_text() -> None:
 
 
 def test_functions_are_described_in_a_system_message() -> None:
-    function = Function(name="weather", description="says {it}")
-    _, system = add_tools_as_text([USER], ToolUse((function,)))
+    tool = {"type": "function", "function": {"name": "weather", "description": "says {it}", "parameters": {}}}
+    _, system = add_tools_as_text([USER], [tool])
     assert system["role"] == "system"
-    assert json.dumps(tool_definition(function)) in system["content"].splitlines()
+    assert json.dumps(tool) in system["content"].splitlines()
