@@ -6,6 +6,7 @@ Reading a key from a request is gateway/http/authentication.py's; enforcing limi
 from gateway.accounts.keys import Accounts, KeyRecord
 from gateway.accounts.principal import NO_LIMITS, SCOPES, KeyLimits, Owner, Principal
 from gateway.accounts.tenants import Tenant, TenantExists, Tenants, UnknownTenant
+from gateway.accounts.visibility import NotVisible, Visibility, visible_to
 from gateway.accounts.watch import KeyWatch
 
 __all__ = [
@@ -15,10 +16,13 @@ __all__ = [
     "KeyLimits",
     "KeyRecord",
     "KeyWatch",
+    "NotVisible",
     "Owner",
     "Principal",
     "Tenant",
     "TenantExists",
     "Tenants",
     "UnknownTenant",
+    "Visibility",
+    "visible_to",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 OPERATOR_TENANT = "default"
@@ -56,6 +57,11 @@ class Principal:
     def is_operator(self) -> bool:
         """Whether this is an admin of OPERATOR_TENANT, who may see and change everything."""
         return "admin" in self.scopes and self.tenant == OPERATOR_TENANT
+
+    @property
+    def share(self) -> str:
+        """An opaque name of the key, the same at every gateway, that does not tell the key's id (wire.Open)."""
+        return hashlib.sha256(f"share of {self.key_id}".encode()).hexdigest()[:32]
 
     @property
     def agents_owner(self) -> Owner:

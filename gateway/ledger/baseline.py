@@ -1,12 +1,13 @@
 """Estimates the verifier time that a request would have taken without drafts, from measured step times.
 
 A Commit carries `seconds`, the session's share of the step that made it. With
-    first   seconds of the session's first step, which includes its prompt,
-    plain   mean seconds of a plain step: one that committed one token and verified no draft,
+    opened  number of verifiers that committed: 1, and more for a session that was reopened at others,
+    first   seconds of the first step at each of them, which includes the text to compute,
+    plain   mean seconds of a plain step: a later one that committed one token and verified no draft,
     tokens  number of committed tokens,
 datacenter-only decoding takes
 
-    baseline = first + (tokens - 1) * plain
+    baseline = first + (tokens - opened) * plain
 
 and exactly the measured seconds if no step verified a draft. `plain` is the request's own mean if it had OWN_STEPS
 plain steps or more, otherwise the recent mean of the model, otherwise the mean of all later steps of the request, which
@@ -46,6 +47,15 @@ def verifier_ns(choices: Sequence[SpeculationStats]) -> int:
     return sum(nanoseconds(stats.seconds) for stats in choices)
 
 
+def counted_ns(choices: Sequence[SpeculationStats]) -> dict[int, int]:
+    """Verifier time of all choices by attempt, in nanoseconds."""
+    counted: dict[int, int] = {}
+    for stats in choices:
+        for attempt, seconds in stats.attempts.items():
+            counted[attempt] = counted.get(attempt, 0) + nanoseconds(seconds)
+    return counted
+
+
 def baseline_ns(choices: Sequence[SpeculationStats], model: str, plain_times: PlainStepTimes) -> int:
     """Baseline of all choices, in nanoseconds. Adds their plain steps to `plain_times` first."""
     for stats in choices:
@@ -58,7 +68,7 @@ def nanoseconds(seconds: float) -> int:
 
 
 def _choice_baseline_ns(stats: SpeculationStats, recent: int | None) -> int:
-    later = stats.steps - 1
+    later = stats.steps - stats.first_steps
     if later <= stats.plain_steps:
         return nanoseconds(stats.seconds)
     if stats.plain_steps >= OWN_STEPS or recent is None:
@@ -68,4 +78,4 @@ def _choice_baseline_ns(stats: SpeculationStats, recent: int | None) -> int:
         plain = nanoseconds(seconds) // steps
     else:
         plain = recent
-    return nanoseconds(stats.first_seconds) + max(0, stats.tokens - 1) * plain
+    return nanoseconds(stats.first_seconds) + max(0, stats.tokens - stats.first_steps) * plain

@@ -5,7 +5,9 @@ Timestamps are milliseconds since the epoch, durations nanoseconds, money nano-u
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from gateway.records.generation import Outcome
 from gateway.records.speculation_stats import Mode
@@ -29,10 +31,19 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """What a running request has come to: output tokens, and verifier time by attempt in nanoseconds."""
+
+    output_tokens: int = 0
+    counted: Mapping[int, int] = field(default_factory=dict[int, int])
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """Second part of a row. `agent` is the one with the most accepted tokens, None if no agent drafted.
 
-    Until it is written a row is `running`, or `unfinished` if its gateway was lost.
+    `attempts` says how much of `verifier_ns` each attempt's commits carried (attempts.encode_counted). Until this is
+    written, a row is `running`, or `unfinished` if its gateway was lost.
     """
 
     outcome: Outcome
@@ -54,3 +65,9 @@ class Ended:
     edge_cost: int
     baseline_cost: int
     credit: int
+    attempts: str
+
+
+def column_values(part: Started | Ended) -> dict[str, Any]:
+    """The part's values by column. dataclasses.asdict would copy each, which costs a twentieth of a request."""
+    return {name: getattr(part, name) for name in part.__dataclass_fields__}

@@ -1,7 +1,9 @@
 """The ledger of a running gateway: begins and completes rows, and knows what a key has spent this month.
 
-Each gateway holds a lease, its row in `gateways`. Running rows of a gateway whose lease has expired are marked
-unfinished, by any gateway at its start and at each renewal. A gateway that was only suspended still completes its rows.
+What a verifier computed beside that (prompts given up, hedged copies, attempts of lost gateways) is added when it
+reports it. Each gateway holds a lease, its row in `gateways`; with each renewal it writes what its running rows have
+come to. Those of a gateway whose lease has expired are marked unfinished, with an estimate of what they cost, by any
+gateway at its start and at each renewal. One that was only suspended completes its rows.
 """
 
 from __future__ import annotations
@@ -10,15 +12,21 @@ import asyncio
 import logging
 import time
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 
 from sqlalchemy import delete, func, insert, select, update
 
+from edgedraft.wire import Spent
 from gateway.accounts import Principal
-from gateway.ledger.baseline import PlainStepTimes, baseline_ns, nanoseconds, verifier_ns
-from gateway.ledger.entry import Ended, Started
+from gateway.ledger.attempts import encode_counted
+from gateway.ledger.baseline import PlainStepTimes, baseline_ns, counted_ns, nanoseconds, verifier_ns
+from gateway.ledger.entry import Ended, Progress, Started
+from gateway.ledger.lost_gateways import DEFAULT_PROMPT_TOKEN_NS, end_lost_rows
 from gateway.ledger.prices import Prices
-from gateway.ledger.writer import RUNNING, UNFINISHED, LedgerWriter
+from gateway.ledger.reports import AttemptReports
+from gateway.ledger.writer import LedgerWriter
 from gateway.records.generation import GenerationRecord
 from gateway.storage.database import Database, DatabaseDown, now_ms
 from gateway.storage.tables import gateways, usage
@@ -29,6 +37,8 @@ LEASE_SECONDS = 30.0
 RENEWALS = 3  # per LEASE_SECONDS
 SPEND_CACHE_SECONDS = 5.0  # how old the spend through other gateways may be
 SPEND_CACHE_ENTRIES = 4096
+DEFAULT_TOKEN_NS = 50_000_000  # verifier time, before any was measured
+CAUTION = 2.0  # a step takes so many times the mean at most
 
 
 class Ledger:
@@ -39,8 +49,10 @@ class Ledger:
         self._database = database
         self._lease = lease_seconds
         self._gateway = f"gw_{uuid.uuid4().hex[:16]}"
-        self._writer = LedgerWriter(database, self._gateway)
+        self._writer = LedgerWriter(database, self._gateway, prices)
+        self._reports = AttemptReports(database, self._gateway, prices)
         self._plain_times = PlainStepTimes()
+        self._running: dict[str, Callable[[], Progress]] = {}
         self._month_spend: dict[str, tuple[float, int]] = {}
         self._closing = asyncio.Event()
         self._lease_task: asyncio.Task[None] | None = None
@@ -50,6 +62,7 @@ class Ledger:
         await self._renew()
         self._writer.open()
         self._lease_task = asyncio.create_task(self._keep_lease(), name="ledger lease")
+        self._reports.open()
 
     async def close(self) -> None:
         """Writes pending rows and releases the lease."""
@@ -57,6 +70,7 @@ class Ledger:
         if self._lease_task:
             await self._lease_task
         await self._writer.close()
+        await self._reports.close()
         try:
             async with self._database.begin() as connection:
                 await connection.execute(delete(gateways).where(gateways.c.id == self._gateway))
@@ -88,7 +102,7 @@ class Ledger:
             prompt_tokens=prompt_tokens,
             choices=choices,
         )
-        return Entry(self, self._writer, started)
+        return Entry(self, self._writer, self._reports, self._running, started)
 
     def complete(self, started: Started, record: GenerationRecord) -> Ended:
         """Computes the second part of a row."""
@@ -118,10 +132,25 @@ class Ledger:
             edge_cost=prices.edge_cost(agent_ns or 0),
             baseline_cost=prices.datacenter_cost(baseline),
             credit=prices.credit(accepted),
+            attempts=encode_counted(counted_ns(choices)),
         )
         if cached := self._month_spend.get(started.key_id):
             self._month_spend[started.key_id] = cached[0], cached[1] + ended.verifier_cost
         return ended
+
+    def record_spent(self, spent: Spent, counted: float | None, recorded: Callable[[], None]) -> None:
+        """Adds to a request's row what a verifier computed for it besides what is in its record, once per attempt.
+
+        `counted` are the seconds that are in the record, None for an attempt that this gateway does not know.
+        `recorded` is called when all of it is in the database; if that cannot be, the verifier keeps the report.
+        """
+        self._reports.take(spent, counted, recorded)
+
+    def greatest_cost(self, model: str, prompt_tokens: int, output_tokens: int) -> int:
+        """Datacenter cost of a request at most, in nano-units, from measured steps or cautious defaults."""
+        plain = self._plain_times.mean_ns(model)
+        per_token = DEFAULT_TOKEN_NS if plain is None else round(plain * CAUTION)
+        return max(1, self.prices.datacenter_cost(prompt_tokens * DEFAULT_PROMPT_TOKEN_NS + output_tokens * per_token))
 
     async def month_spend(self, key_id: str) -> int:
         """Datacenter cost of a key's requests of this calendar month (UTC), in nano-units.
@@ -155,38 +184,55 @@ class Ledger:
                     log.warning("ledger lease not renewed reason=%s", error)
 
     async def _renew(self) -> None:
-        """Renews this gateway's lease and marks the running rows of gateways whose lease has expired."""
-        gone = gateways.c.seen < now_ms() - round(self._lease * 1000)
+        """Renews this gateway's lease, writes its progress, and ends the running rows of gateways that are lost."""
         async with self._database.begin() as connection:
             mine = update(gateways).where(gateways.c.id == self._gateway).values(seen=now_ms())
             if not (await connection.execute(mine)).rowcount:
                 row = insert(gateways).values(id=self._gateway, started=now_ms(), seen=now_ms())
                 await connection.execute(row)
-            await connection.execute(delete(gateways).where(gone))
-            orphans = usage.c.gateway.not_in(select(gateways.c.id))
-            left = await connection.execute(
-                update(usage).where(usage.c.outcome == RUNNING, orphans).values(outcome=UNFINISHED)
-            )
-        if left.rowcount:
-            log.warning("requests left unfinished by a lost gateway requests=%d", left.rowcount)
+            left = await end_lost_rows(connection, self._lease, self.prices)
+        if left:
+            log.warning("requests left unfinished by a lost gateway requests=%d", left)
+        progress = {row: progress() for row, progress in self._running.items()}
+        self._writer.note_progress({row: now for row, now in progress.items() if now.counted})
 
 
 class Entry:
     """One request's row: begun before any work, ended exactly once."""
 
-    def __init__(self, ledger: Ledger, writer: LedgerWriter, started: Started) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        writer: LedgerWriter,
+        reports: AttemptReports,
+        running: dict[str, Callable[[], Progress]],
+        started: Started,
+    ) -> None:
         self._ledger = ledger
         self._writer = writer
+        self._reports = reports
+        self._running = running
         self._started = started
 
-    async def begin(self) -> None:
-        """Returns when the row is in the database. Raises DatabaseDown."""
+    @property
+    def id(self) -> str:
+        """The row's id, known before it is written."""
+        return self._started.id
+
+    async def begin(self, progress: Callable[[], Progress] = Progress) -> None:
+        """Returns when the row is in the database. Raises DatabaseDown. In either case `end` must be called.
+
+        `progress` is called every few seconds until then.
+        """
+        self._reports.begin_row(self.id)
+        self._running[self.id] = progress
         await self._writer.start(self._started)
 
     def end(self, record: GenerationRecord) -> Ended:
         """Queues the second part and returns at once; if it cannot be written, it is logged."""
+        self._running.pop(self.id, None)
         ended = self._ledger.complete(self._started, record)
-        self._writer.end(self._started.id, ended)
+        self._writer.end(self.id, ended, partial(self._reports.end_row, self.id))
         return ended
 
 

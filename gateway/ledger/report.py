@@ -38,6 +38,7 @@ class Totals:
     group: dict[str, str]
     requests: int
     unfinished: int
+    estimated: int  # of these, verifiers have not reported all that they cost
     prompt_tokens: int
     cached_tokens: int
     output_tokens: int
@@ -67,6 +68,7 @@ class Totals:
             "requests": self.requests,
             "edge_requests": self.edge_requests,
             "unfinished": self.unfinished,
+            "estimated": self.estimated,
             "prompt_tokens": self.prompt_tokens,
             "cached_tokens": self.cached_tokens,
             "output_tokens": self.output_tokens,
@@ -145,9 +147,11 @@ def _labels(by: Sequence[Dimension]) -> list[Label[object]]:
 def _sums() -> list[Label[int]]:
     edge = case((usage.c.mode.in_(("edge", "mixed")), 1), else_=0)
     unfinished = case((usage.c.outcome == "unfinished", 1), else_=0)
+    estimated = case((usage.c.estimated, 1), else_=0)
     parts = {
         "requests": func.count(),
         "unfinished": func.sum(unfinished),
+        "estimated": func.sum(estimated),
         "prompt_tokens": func.sum(usage.c.prompt_tokens),
         "cached_tokens": func.sum(usage.c.cached_tokens),
         "output_tokens": func.sum(usage.c.output_tokens),

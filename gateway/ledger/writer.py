@@ -13,13 +13,14 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import bindparam, insert, or_, update
+from sqlalchemy import bindparam, insert, update
 
-from gateway.ledger.entry import Ended, Started
+from gateway.ledger.attempts import RUNNING, complete_unfinished, encode_counted
+from gateway.ledger.entry import Ended, Progress, Started, column_values
+from gateway.ledger.prices import Prices
 from gateway.storage.database import Database, DatabaseDown
 from gateway.storage.tables import usage
 
@@ -31,21 +32,29 @@ MAX_PENDING_ENDS = 1 << 16  # more than can run at once: while the database is d
 MIN_RETRY_SECONDS, MAX_RETRY_SECONDS = 0.1, 2.0
 FLUSH_SECONDS = 10.0
 
-RUNNING, UNFINISHED = "running", "unfinished"
-
 _start = insert(usage)
-_open = or_(usage.c.outcome == RUNNING, usage.c.outcome == UNFINISHED)  # not IN, which executemany does not support
-_end = update(usage).where(usage.c.id == bindparam("row"), _open)
+_end = update(usage).where(usage.c.id == bindparam("row"), usage.c.outcome == RUNNING)
+
+_progress = (
+    update(usage)
+    .where(usage.c.id == bindparam("row"), usage.c.outcome == RUNNING)
+    .values(output_tokens=bindparam("tokens"), attempts=bindparam("counted"))
+)
+
+OnWritten = Callable[[bool], object]
+_Pending = tuple[str, Ended, OnWritten]
 
 
 class LedgerWriter:
     """Use between open() and close(). `gateway` is this process's id in the ledger."""
 
-    def __init__(self, database: Database, gateway: str) -> None:
+    def __init__(self, database: Database, gateway: str, prices: Prices) -> None:
         self._database = database
         self._gateway = gateway
+        self._prices = prices
         self._starts: deque[tuple[Started, asyncio.Future[None]]] = deque()
-        self._ends: deque[tuple[str, Ended]] = deque()
+        self._ends: deque[_Pending] = deque()
+        self._progress: Mapping[str, Progress] = {}
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closing = False
@@ -62,8 +71,9 @@ class LedgerWriter:
         if self._task:
             await self._task  # not cancelled: SQLite's driver does not support it
         self._fail_starts(self._starts, DatabaseDown("the gateway is shutting down"))
-        for row, ended in self._ends:
+        for row, ended, on_written in self._ends:
             _log_lost_row(row, ended)
+            on_written(False)
         self._ends.clear()
 
     async def start(self, started: Started) -> None:
@@ -75,12 +85,18 @@ class LedgerWriter:
         self._wake.set()
         await written
 
-    def end(self, row: str, ended: Ended) -> None:
-        """Queues the end of a row and returns at once."""
+    def end(self, row: str, ended: Ended, on_written: OnWritten) -> None:
+        """Queues the end of a row and returns at once. `on_written` is called once, with whether it was written."""
         if len(self._ends) >= MAX_PENDING_ENDS:
             _log_lost_row(row, ended)
+            on_written(False)
             return
-        self._ends.append((row, ended))
+        self._ends.append((row, ended, on_written))
+        self._wake.set()
+
+    def note_progress(self, rows: Mapping[str, Progress]) -> None:
+        """Queues what running rows have come to. It is written by this task too, so that no two lock the same rows."""
+        self._progress = rows
         self._wake.set()
 
     async def _run(self) -> None:
@@ -90,8 +106,9 @@ class LedgerWriter:
             self._wake.clear()
             starts = [self._starts.popleft() for _ in range(min(BATCH, len(self._starts)))]
             ends = [self._ends.popleft() for _ in range(min(BATCH, len(self._ends)))]
+            progress, self._progress = self._progress, {}
             try:
-                await self._write([started for started, _ in starts], ends)
+                await self._write([started for started, _ in starts], ends, progress)
             except DatabaseDown as error:
                 log.error("ledger not written starts=%d ends=%d reason=%s", len(starts), len(ends), error)
                 self._fail_starts(starts, DatabaseDown(str(error)))
@@ -110,27 +127,46 @@ class LedgerWriter:
                 for _, written in starts:
                     if not written.done():
                         written.set_result(None)
+                for _, _, on_written in ends:
+                    on_written(True)
             if self._starts or self._ends:
                 self._wake.set()
             elif self._closing:
                 return
 
-    async def _write_one_by_one(self, ends: Sequence[tuple[str, Ended]]) -> None:
-        for row, ended in ends:
+    async def _write_one_by_one(self, ends: Sequence[_Pending]) -> None:
+        for end in ends:
+            row, ended, on_written = end
             try:
-                await self._write([], [(row, ended)])
+                await self._write([], [end])
             except DatabaseDown:
-                self._ends.append((row, ended))
+                self._ends.append(end)
             except Exception:
                 _log_lost_row(row, ended)
+                on_written(False)
+            else:
+                on_written(True)
 
-    async def _write(self, starts: Sequence[Started], ends: Sequence[tuple[str, Ended]]) -> None:
+    async def _write(
+        self, starts: Sequence[Started], ends: Sequence[_Pending], progress: Mapping[str, Progress] | None = None
+    ) -> None:
         async with self._database.begin() as connection:
             if starts:
-                rows = [asdict(started) | {"gateway": self._gateway, "outcome": RUNNING} for started in starts]
+                rows = [column_values(started) | {"gateway": self._gateway, "outcome": RUNNING} for started in starts]
                 await connection.execute(_start, rows)
+            if progress:
+                made = [
+                    {"row": row, "tokens": now.output_tokens, "counted": encode_counted(now.counted)}
+                    for row, now in progress.items()
+                ]
+                await connection.execute(_progress, made)
             if ends:
-                await connection.execute(_end, [asdict(ended) | {"row": row} for row, ended in ends])
+                values = {
+                    row: column_values(ended) for row, ended, _ in reversed(ends)
+                }  # the first end of a row counts
+                written = await connection.execute(_end, [ended | {"row": row} for row, ended in values.items()])
+                if written.rowcount != len(values):  # not all were running, or the driver cannot tell
+                    await complete_unfinished(connection, values, self._prices)
 
     @staticmethod
     def _fail_starts(starts: Sequence[tuple[Started, asyncio.Future[None]]] | deque[Any], error: Exception) -> None:
@@ -140,4 +176,4 @@ class LedgerWriter:
 
 
 def _log_lost_row(row: str, ended: Ended) -> None:
-    log.error("usage row not written row=%s", json.dumps({"id": row, **asdict(ended)}))
+    log.error("usage row not written row=%s", json.dumps({"id": row, **column_values(ended)}))

@@ -8,7 +8,7 @@ migrations/.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
+from edgedraft.private_files import make_private_file, make_private_folder, narrow
 from gateway.storage.migrations import HEAD
 
 BUSY_SECONDS = 5.0  # a writer of SQLite waits for another writer
@@ -43,6 +44,18 @@ class DatabaseDown(Exception):
 
 class SchemaError(Exception):
     """Unsupported URL, missing driver or another schema version. The message says what to do."""
+
+
+def _make_private(file: Path) -> None:
+    """Create SQLite's file so that only its owner may read it, or take the rights of others; so are its companions.
+
+    SQLite gives files that it makes beside it the same rights.
+    """
+    make_private_folder(file.parent)
+    with suppress(OSError):  # SQLite's own error says more
+        make_private_file(file)
+    for companion in ("-wal", "-shm", "-journal"):
+        narrow(file.with_name(file.name + companion))
 
 
 class now_ms(FunctionElement[int]):
@@ -78,7 +91,7 @@ class Database:
         Raises SchemaError or DatabaseDown.
         """
         if self.embedded and self._url.database and self._url.database != ":memory:":
-            Path(self._url.database).parent.mkdir(parents=True, exist_ok=True)
+            _make_private(Path(self._url.database))
         if await self.revision() == HEAD:
             return
         if not upgrade:

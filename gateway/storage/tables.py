@@ -62,7 +62,8 @@ gateways = Table(
     Column("seen", BigInteger, nullable=False),
 )
 
-# One row per request. The columns up to `choices` are written when it begins, the others when it ends.
+# One row per request. The columns up to `choices` are written when it begins, the others when it ends; while it runs,
+# `output_tokens` and `attempts` are what it has come to by its gateway's last renewal of the lease.
 usage = Table(
     "usage",
     metadata,
@@ -97,10 +98,23 @@ usage = Table(
     Column("edge_cost", BigInteger),
     Column("baseline_cost", BigInteger),
     Column("credit", BigInteger),
+    Column("attempts", Text),  # nanoseconds of verifier_ns by attempt, as JSON: what commits carried
+    Column("estimated", Boolean),  # of an unfinished row: verifiers have not reported all that it cost
     Index("usage_started", "started"),
     Index("usage_key_started", "key_id", "started"),
     Index("usage_tenant_started", "tenant", "started"),
     Index("usage_outcome_gateway", "outcome", "gateway"),
+)
+
+# Attempts whose whole time a verifier reported, where it was more than the row's record has. Pruned after two days.
+usage_attempts = Table(
+    "usage_attempts",
+    metadata,
+    Column("usage_id", String(40), primary_key=True),
+    Column("attempt", BigInteger, primary_key=True, autoincrement=False),
+    Column("verifier_ns", BigInteger, nullable=False),
+    Column("recorded", BigInteger, nullable=False),
+    Index("usage_attempts_recorded", "recorded"),
 )
 
 # Stored responses of /v1/responses, unless disabled: prompts and answers.

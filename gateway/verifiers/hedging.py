@@ -90,13 +90,19 @@ class HedgedSession:
         self._timer: asyncio.TimerHandle | None = None
         self._attempts: list[_Attempt] = []
         self._current = self._open(link)
-        if wait := policy.record_open(self._tokens):
-            self._timer = asyncio.get_running_loop().call_later(wait, self._hedge)
+        self._wait = policy.record_open(self._tokens)
+        if self._wait:
+            self._timer = asyncio.get_running_loop().call_later(self._wait, self._hedge)
 
     @property
     def link(self) -> VerifierLink:
         """The verifier that drafts go to; after the end, the last one."""
         return self._current.link
+
+    @property
+    def attempt(self) -> int:
+        """Number of the attempt whose commits are passed on (wire.Open)."""
+        return self._current.session.attempt
 
     def draft(self, draft: Draft) -> bool:
         """Returns whether the draft was sent; False if it was dropped (VerifierLink.send_draft)."""
@@ -139,6 +145,13 @@ class HedgedSession:
         if not self._queued:
             self._queued = True
             self._listener.on_queued(ahead)
+
+    def on_progress(self, computed: int) -> None:
+        """A prompt that is being computed is not late: the wait for its first commit starts again."""
+        self._listener.on_progress(computed)
+        if computed and self._timer and not self._committed:
+            self._timer.cancel()
+            self._timer = asyncio.get_running_loop().call_later(self._wait, self._hedge)
 
     def on_closed(self, attempt: _Attempt, code: str, reason: str, retry_after: float) -> None:
         if attempt not in self._attempts:
@@ -183,6 +196,9 @@ class _Attempt:
 
     def on_queued(self, ahead: int) -> None:
         self._hedged.on_queued(ahead)
+
+    def on_progress(self, computed: int) -> None:
+        self._hedged.on_progress(computed)
 
     def on_verifier_closed(self, code: str, reason: str, retry_after: float = 0.0) -> None:
         self._hedged.on_closed(self, code, reason, retry_after)

@@ -5,11 +5,14 @@ Which verifier a session opens at is decided by pool.py; what a lost verifier me
 
 from __future__ import annotations
 
+from collections import Counter
+from functools import partial
 from typing import Protocol
 
 from msgspec.structs import replace
+from websockets.exceptions import InvalidStatus
 
-from edgedraft.links.link import Frame, Link
+from edgedraft.links.link import TRY_AGAIN_LATER, Frame, Link
 from edgedraft.links.outbox import Outbox
 from edgedraft.links.session_table import SessionTable
 from edgedraft.links.settings import GATEWAY_TO_VERIFIER
@@ -19,6 +22,7 @@ from edgedraft.wire import (
     CLOSE_FAILED,
     CLOSE_LEAVING,
     PROTOCOL,
+    UNAUTHORIZED,
     VERSION,
     AgentChanged,
     Close,
@@ -27,12 +31,16 @@ from edgedraft.wire import (
     FromVerifier,
     Hello,
     Open,
+    Progress,
     Queued,
+    Spent,
+    SpentRecorded,
     VerifierWelcome,
     WireError,
     decode_from_verifier,
 )
 from gateway.model.served_model import ServedModel
+from gateway.verifiers.billing import AttemptBilling
 from gateway.verifiers.discovery import VerifierAddress
 from gateway.verifiers.health import VerifierHealth
 
@@ -48,6 +56,10 @@ class VerifierListener(Protocol):
         """The session waits at the verifier, with `ahead` others before it. At most once, before the first commit."""
         ...
 
+    def on_progress(self, computed: int) -> None:
+        """The verifier works on the session; `computed` tokens of its text so far, 0 while it waits."""
+        ...
+
     def on_verifier_closed(self, code: str, reason: str, retry_after: float = 0.0) -> None:
         """The session has ended at this verifier: rejected, failed, or lost with the link. `code` is a wire.CLOSE_*.
 
@@ -59,14 +71,21 @@ class VerifierListener(Protocol):
 async def connect(address: VerifierAddress, token: str, name: str) -> tuple[Link, VerifierWelcome]:
     """Connect to a verifier and exchange greetings.
 
-    Raises WireError for a peer that is not a verifier of this protocol, OSError, TimeoutError, TransportClosed or a
-    websockets exception.
+    Raises WireError for a peer that refuses or is not a verifier of this protocol, OSError, TimeoutError,
+    TransportClosed or a websockets exception.
     """
     headers = {"Authorization": f"Bearer {token}"} if token else None
     url = address.url.rstrip("/") + ENGINE_PATH
-    link = Link(await dial(url, GATEWAY_TO_VERIFIER, headers, address.host), GATEWAY_TO_VERIFIER)
     try:
-        match decode_from_verifier(await link.greet(Hello(PROTOCOL, name))):
+        transport = await dial(url, GATEWAY_TO_VERIFIER, headers, address.host)
+    except InvalidStatus as refused:
+        status = refused.response.status_code
+        if status in (401, 403):
+            raise WireError(UNAUTHORIZED, "this verifier asks for another token: set --verifier-token") from None
+        raise WireError(TRY_AGAIN_LATER, f"it answers HTTP {status}") from None
+    link = Link(transport, GATEWAY_TO_VERIFIER)
+    try:
+        match decode_from_verifier(await link.greet(Hello(PROTOCOL, name, reports=True))):
             case [VerifierWelcome(protocol=protocol) as welcome]:
                 if protocol != PROTOCOL:
                     raise WireError(VERSION, f"it speaks protocol {protocol}, not {PROTOCOL}")
@@ -80,13 +99,22 @@ async def connect(address: VerifierAddress, token: str, name: str) -> tuple[Link
 class VerifierLink:
     """A connected verifier, until `run` ends."""
 
-    def __init__(self, url: str, link: Link, model: ServedModel, max_sessions: int, health: VerifierHealth) -> None:
+    def __init__(
+        self,
+        url: str,
+        link: Link,
+        model: ServedModel,
+        max_sessions: int,
+        health: VerifierHealth,
+        billing: AttemptBilling,
+    ) -> None:
         self.url = url
         self.health = health
         self.draining = False  # opens no new sessions: the verifier is shutting down, or the link is ending
         self.model = model
         self.max_sessions = max_sessions
         self._link = link
+        self._billing = billing
         self._sessions: SessionTable[VerifierSession] = SessionTable()
         self._outbox = Outbox(GATEWAY_TO_VERIFIER)
         self._queued: set[int] = set()
@@ -100,6 +128,19 @@ class VerifierLink:
     def has_capacity(self) -> bool:
         return self.running < self.max_sessions
 
+    def has_capacity_for(self, share: str) -> bool:
+        """Whether a session of this key (Open.share) may be sent there.
+
+        Where others have filled the link, a key with less than an equal part of it still may, since the verifier's
+        queue makes room for it. They are at most twice `max_sessions` in all.
+        """
+        if self.has_capacity:
+            return True
+        if not share or self.running >= 2 * self.max_sessions:
+            return False
+        by_share = Counter(session.share for session in self._sessions)
+        return by_share[share] < self.max_sessions // len(by_share.keys() | {share})
+
     @property
     def waiting(self) -> int:
         """Open sessions that the verifier reported as queued."""
@@ -112,9 +153,9 @@ class VerifierLink:
 
     def open(self, listener: VerifierListener, message: Open) -> VerifierSession:
         """Open a session; `message.session` is replaced by its number on this link."""
-        session = VerifierSession(self, listener)
+        session = VerifierSession(self, listener, message.share, message.request, self._billing.new_attempt())
         session.number = self._sessions.add(session)
-        self._outbox.put(replace(message, session=session.number))
+        self._outbox.put(replace(message, session=session.number, attempt=session.attempt))
         return session
 
     async def run(self) -> None:
@@ -127,6 +168,7 @@ class VerifierLink:
         finally:
             self.draining = True
             for session in self._sessions.clear():
+                self._billing.end(session.request, session.attempt, session.seconds)
                 session.listener.on_verifier_closed(CLOSE_FAILED, "the link to the verifier was lost")
             await self._link.close()
 
@@ -142,9 +184,15 @@ class VerifierLink:
 
     def end(self, number: int) -> None:
         """Cancel a session, unless it has ended already."""
-        if self._sessions.remove(number):
-            self._queued.discard(number)
+        session = self._sessions.find(number)
+        if session:
+            self._forget(number, session)
             self._outbox.put(Close(number))
+
+    def _forget(self, number: int, session: VerifierSession) -> None:
+        self._sessions.remove(number)
+        self._queued.discard(number)
+        self._billing.end(session.request, session.attempt, session.seconds)
 
     async def _take_frame(self, frame: Frame) -> None:
         for message in decode_from_verifier(frame):
@@ -154,6 +202,10 @@ class VerifierLink:
         """Raises WireError for what no correct verifier sends."""
         if isinstance(message, VerifierWelcome):
             raise WireError(BAD_FRAME, "a second welcome")
+        if isinstance(message, Spent):
+            recorded = SpentRecorded(message.request, message.attempt)
+            self._billing.take(message, partial(self._outbox.put, recorded))
+            return
         try:
             session = self._sessions.find(message.session)
         except KeyError:
@@ -166,14 +218,18 @@ class VerifierLink:
                 self._queued.add(message.session)
                 session.listener.on_queued(message.ahead)
             return
+        if isinstance(message, Progress):
+            session.listener.on_progress(message.computed)
+            return
         self._queued.discard(message.session)
         if isinstance(message, Commit):
             session.begun = True
+            session.seconds += message.seconds
             if message.finish:
-                self._sessions.remove(message.session)
+                self._forget(message.session, session)
             session.listener.on_commit(message)
         else:
-            self._sessions.remove(message.session)
+            self._forget(message.session, session)
             self.draining = self.draining or message.code == CLOSE_LEAVING
             if message.code == CLOSE_FAILED:
                 self.health.record_failure()
@@ -183,9 +239,15 @@ class VerifierLink:
 class VerifierSession:
     """One session that is open at one verifier."""
 
-    def __init__(self, link: VerifierLink, listener: VerifierListener) -> None:
+    def __init__(
+        self, link: VerifierLink, listener: VerifierListener, share: str = "", request: str = "", attempt: int = 0
+    ) -> None:
         self.link = link
         self.listener = listener
+        self.share = share
+        self.request = request
+        self.attempt = attempt
+        self.seconds = 0.0  # that its commits carried
         self.number = 0
         self.begun = False  # it was queued or has commits: being queued is reported once and first
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +21,7 @@ from edgedraft.wire import ModelCard, Open, WireError
 from gateway.model.served_model import ModelCatalog, ServedModel, UnusableCard
 from gateway.observability.metrics import Metrics
 from gateway.verifiers.affinity import PrefixAffinity
+from gateway.verifiers.billing import AttemptBilling, RecordSpent
 from gateway.verifiers.discovery import VerifierAddress, is_dns_url, resolve
 from gateway.verifiers.health import VerifierHealth
 from gateway.verifiers.hedging import HedgedListener, HedgedSession, HedgePolicy
@@ -57,7 +58,8 @@ class _Member:
 class VerifierPool:
     """One link per address, reconnected for as long as the pool runs. Use between start() and stop().
 
-    DNS names are resolved again every `dns_seconds`; `hedge_after` is HedgePolicy's `after`.
+    `load_model` raises UnusableCard; `record_spent` is AttemptBilling's. DNS names are resolved again every
+    `dns_seconds`; `hedge_after` is HedgePolicy's `after`.
     """
 
     def __init__(
@@ -66,6 +68,8 @@ class VerifierPool:
         token: str,
         name: str,
         metrics: Metrics,
+        load_model: Callable[[ModelCard], Awaitable[ServedModel]],
+        record_spent: RecordSpent,
         dns_seconds: float = 5.0,
         hedge_after: float = 0.0,
     ) -> None:
@@ -74,6 +78,8 @@ class VerifierPool:
         self._token = token
         self._name = name
         self._metrics = metrics
+        self._load_model = load_model
+        self._billing = AttemptBilling(record_spent)
         self._dns_seconds = dns_seconds
         self._hedge_policy = HedgePolicy(hedge_after)
         self._affinity = PrefixAffinity()
@@ -135,7 +141,7 @@ class VerifierPool:
         links = self._links_serving(model)
         if not links:
             raise NoVerifier(f"no verifier of {model.name} is connected")
-        free = [link for link in links if link.has_capacity and link not in full]
+        free = [link for link in links if link.has_capacity_for(message.share) and link not in full]
         if not free:
             raise NoCapacity(f"all verifiers of {model.name} are full")
         blocks = self._affinity.hash_blocks(message.salt, message.prompt)
@@ -239,7 +245,7 @@ class VerifierPool:
                 except BaseException:
                     await link.close()
                     raise
-                return VerifierLink(str(address), link, model, welcome.max_sessions, member.health)
+                return VerifierLink(str(address), link, model, welcome.max_sessions, member.health, self._billing)
         raise AssertionError("retrying never gives up")
 
     async def _model_of(self, card: ModelCard) -> ServedModel:
@@ -252,7 +258,7 @@ class VerifierPool:
                 f"its model {card.name} has the tokenizer {card.fingerprint[:12]}, "
                 f"while another verifier serves one of that name with {known.fingerprint[:12]}"
             )
-        model = await asyncio.to_thread(ServedModel.from_card, card)
+        model = await self._load_model(card)
         self.catalog.add(model)
         return model
 

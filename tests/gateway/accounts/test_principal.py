@@ -21,3 +21,10 @@ def test_an_admin_of_the_default_tenant_is_the_operator(tenant: str, scopes: set
     principal = Principal("key_1", "ann", tenant, frozenset(scopes))
     assert principal.is_operator == operator
     assert principal.agents_owner == (tenant, "ann")
+
+
+def test_a_share_is_the_same_for_a_key_and_does_not_tell_its_id() -> None:
+    share = Principal("key_1", "ann", "acme", frozenset()).share
+    assert share == Principal("key_1", "someone", "else", frozenset({"admin"})).share
+    assert share != Principal("key_2", "ann", "acme", frozenset()).share
+    assert "key_1" not in share

@@ -32,3 +32,20 @@ def test_the_estimate_uses_the_best_known_plain_step_time() -> None:
     assert baseline(edge, pace=pace) == 50 + 8 * 10  # by the model's recent ones
     assert baseline(stats(), pace=pace) == 0
     assert baseline(edge, plain, pace=pace) == 50 + 8 * 10 + 140
+
+
+def test_the_first_step_of_a_reopened_session_is_no_plain_one() -> None:
+    """It computed prompt and text again: as a plain step it would raise every baseline of the model."""
+    moved = stats((1, 0, 50), *[(1, 0, 10)] * 8, (4, 3, 13))
+    moved.record_open()
+    moved.add(Commit(1, 0, [1], seconds=0.9), paired=False)
+    moved.add(Commit(1, 0, [1], seconds=0.01), paired=False)
+    pace = PlainStepTimes()
+    assert baseline_ns([moved], "m", pace) == (50 + 900 + 13 * 10) * 10**6
+    assert pace.mean_ns("m") == 10 * 10**6
+    plain = stats((1, 0, 50), (1, 0, 10))
+    plain.record_open()
+    plain.add(Commit(1, 0, [1], seconds=0.9), paired=False)
+    others = PlainStepTimes()
+    others.observe("m", 1000, 20 * 10**9)
+    assert baseline_ns([plain], "m", others) == 960 * 10**6, "without drafts, what was measured"

@@ -16,6 +16,7 @@ import httpx
 import pytest
 from sqlalchemy import insert, select, text
 
+from edgedraft.wire import Commit
 from gateway.accounts import Principal
 from gateway.ledger import Ledger, Prices
 from gateway.records.speculation_stats import SpeculationStats
@@ -225,7 +226,7 @@ async def test_spend_is_this_months_and_grows_with_what_ends(database: Database)
         )
     assert await ledger.month_spend(ANN.key_id) == 0
     stats = SpeculationStats()
-    stats.seconds, stats.steps, stats.tokens = 3600.0, 1, 1
+    stats.add(Commit(1, 0, [1], seconds=3600.0), paired=False)
     entry = ledger.new_entry(ANN, "req", "toy", "chat", True, 5, 1, time.monotonic())
     await entry.begin()
     entry.end(generation_record(stats=[stats], output_tokens=1))
@@ -278,5 +279,7 @@ async def test_a_gateway_that_stops_during_a_stream(
         await ledger.open()
         (row,) = await rows(database)
         assert row.outcome == "unfinished"
+        assert row.verifier_cost > 0, "no verifier reports what it cost"
+        assert row.estimated
         await ledger.close()
     await database.close()

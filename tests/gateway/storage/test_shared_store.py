@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -52,7 +51,7 @@ async def test_after_a_failure_calls_fail_at_once_until_the_backoff_ends(
     valkey.start()
     with pytest.raises(StoreDown, match="lately"):
         await store.run(COUNT, ["count"], [1])
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             try:
                 assert await store.run(COUNT, ["count"], [1]) == 1, "a restarted server is empty"
@@ -78,10 +77,9 @@ async def test_a_cancelled_call_leaves_its_connection_usable(store: SharedStore,
 
 
 async def test_an_error_of_the_script_is_store_down_and_not_a_hang(store: SharedStore) -> None:
-    began = time.monotonic()
-    with pytest.raises(StoreDown):
-        await store.run("return redis.call('NOSUCH')", [], [])
-    assert time.monotonic() - began < 5
+    async with asyncio.timeout(60):
+        with pytest.raises(StoreDown):
+            await store.run("return redis.call('NOSUCH')", [], [])
 
 
 def test_an_url_of_another_scheme_is_rejected(up: Gauge) -> None:

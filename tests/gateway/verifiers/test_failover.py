@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import zlib
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from edgedraft.wire import PROTOCOL
@@ -202,8 +204,10 @@ async def test_a_request_before_the_first_verifier_is_served_by_it(tmp_path) -> 
 async def test_a_card_that_unpacks_to_too_much_is_not_used(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("gateway.model.served_model.MAX_TOKENIZER_BYTES", 1000)
-    async with ScriptedVerifier(card=toy_model.card(name="bomb")) as bomb:
+    monkeypatch.setattr("gateway.model.tokenizer.MAX_TOKENIZER_BYTES", 1000)
+    card = toy_model.card(name="bomb")
+    own = zlib.compress(zlib.decompress(card.tokenizer) + b"\n")  # that no other model has loaded
+    async with ScriptedVerifier(card=msgspec.structs.replace(card, tokenizer=own)) as bomb:
         pool = gateway.state.verifiers
         pool.add(VerifierAddress(bomb.url))
         await until(lambda: "verifier not used" in caplog.messages)
@@ -212,5 +216,5 @@ async def test_a_card_that_unpacks_to_too_much_is_not_used(
 
 
 async def test_a_verifier_that_joined_a_moment_ago_is_not_waited_for(gateway: Gateway) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await gateway.state.verifiers.wait_for_model(60)

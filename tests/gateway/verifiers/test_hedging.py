@@ -29,11 +29,11 @@ async def test_when_a_verifier_is_silent_another_is_asked_too(tmp_path: Path, ed
     if at:
         verifiers.insert(0, ScriptedVerifier(die_at=at, draft_wait=0.1))
     async with (
-        serving(tmp_path, *verifiers, hedge_after=0.2, silence_timeout=20) as (gateway, _),
+        serving(tmp_path, *verifiers, hedge_after=0.2, silence_timeout=120) as (gateway, _),
         AsyncExitStack() as s,
     ):
         agent = await s.enter_async_context(gateway.agent()) if edge else None
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             got = await chunks(gateway, **BABBLE)
         assert streamed(got) == ALONE
         assert counted(gateway, "hedged") == 1
@@ -120,6 +120,9 @@ class Events:
 
     def on_commit(self, commit: Commit) -> None:
         self.events.append(commit)
+
+    def on_progress(self, computed: int) -> None:
+        self.events.append(("progress", computed))
 
     def on_queued(self, ahead: int) -> None:
         self.events.append(Queued(1, ahead))

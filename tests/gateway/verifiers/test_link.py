@@ -10,7 +10,6 @@ import pytest
 from msgspec import Struct
 from msgspec.structs import replace
 from websockets.asyncio.server import ServerConnection, serve
-from websockets.exceptions import InvalidStatus
 
 from edgedraft.links.link import Link
 from edgedraft.links.settings import GATEWAY_TO_VERIFIER
@@ -34,6 +33,7 @@ from edgedraft.wire import (
     decode_to_verifier,
     encode_frame,
 )
+from gateway.verifiers.billing import AttemptBilling
 from gateway.verifiers.discovery import VerifierAddress
 from gateway.verifiers.health import VerifierHealth
 from gateway.verifiers.link import VerifierLink, connect
@@ -52,6 +52,9 @@ class Events:
 
     def on_commit(self, commit: Commit) -> None:
         self.events.append(commit)
+
+    def on_progress(self, computed: int) -> None:
+        self.events.append(("progress", computed))
 
     def on_queued(self, ahead: int) -> None:
         self.events.append(ahead)
@@ -85,7 +88,7 @@ async def around() -> AsyncIterator[Around]:
     async with serve(around.handle, "127.0.0.1", 0, **connection_options(GATEWAY_TO_VERIFIER)) as server:
         url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}/"
         link = Link(await dial(url, GATEWAY_TO_VERIFIER), GATEWAY_TO_VERIFIER)
-        around.link = VerifierLink(url, link, cast(Any, None), 2, VerifierHealth())
+        around.link = VerifierLink(url, link, cast(Any, None), 2, VerifierHealth(), AttemptBilling(lambda *_: None))
         around.running = asyncio.create_task(around.link.run())
         await until(lambda: around.connections)
         yield around
@@ -99,7 +102,7 @@ async def test_connecting_returns_the_welcome_and_presents_the_token() -> None:
         link, welcome = await connect(address, "secret", "gateway")
         assert (welcome.max_sessions, welcome.card) == (7, card())
         await link.close()
-        with pytest.raises(TransportClosed, match="wrong token"):
+        with pytest.raises(WireError, match="another token"):
             await connect(address, "wrong", "gateway")
 
 
@@ -121,7 +124,7 @@ async def test_a_server_that_is_no_verifier_is_not_used() -> None:
             await connect(address, "", "gateway")
     async with serve(greet, "127.0.0.1", 0, process_request=lambda c, _: c.respond(404, "")) as server:
         address = VerifierAddress(f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}")
-        with pytest.raises(InvalidStatus):
+        with pytest.raises(WireError, match="HTTP 404"):
             await connect(address, "", "gateway")
 
 
@@ -131,13 +134,14 @@ async def test_a_session_from_open_to_its_last_commit(around: Around) -> None:
     assert session.draft(Draft(9, 1, 0, 1, [5], [0], b"\0"))
     session.set_agent("laptop")
     await until(lambda: len(around.received) == 3)
-    assert around.received == [OPEN, Draft(1, 1, 0, 1, [5], [0], b"\0"), AgentChanged(1, "laptop")]
+    opened = replace(OPEN, attempt=1)
+    assert around.received == [opened, Draft(1, 1, 0, 1, [5], [0], b"\0"), AgentChanged(1, "laptop")]
     await around.send(Commit(1, 0, [5]), Commit(1, 1, [6], finish="stop"), Commit(1, 2, [7]))
     await until(lambda: len(events.events) == 2)
     assert (around.link.running, around.link.has_capacity) == (0, True)
     session.close()
     around.link.open(events, OPEN).close()
-    await until(lambda: around.received[3:] == [replace(OPEN, session=2), Close(2)])
+    await until(lambda: around.received[3:] == [replace(OPEN, session=2, attempt=2), Close(2)])
 
 
 async def test_being_queued_is_reported_once_and_before_the_first_commit(around: Around) -> None:
