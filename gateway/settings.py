@@ -10,7 +10,16 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
-from edgedraft.settings import COMMA_SEPARATED, DATABASE_URL, Port, Settings, TracedSettings
+from edgedraft.settings import (
+    COMMA_SEPARATED,
+    DATABASE_URL,
+    KEY_ADVICE,
+    SECRET_ADVICE,
+    KeySettings,
+    Port,
+    Settings,
+    TracedSettings,
+)
 from edgedraft.wire import MAX_PRIORITY
 
 Limit = Annotated[int, Field(ge=1, le=10**12)] | None
@@ -18,7 +27,7 @@ Priority = Annotated[int, Field(ge=0, le=MAX_PRIORITY)] | None
 Spend = Annotated[Decimal, Field(ge=0, le=10**9)] | None
 
 
-class GatewaySettings(TracedSettings):
+class GatewaySettings(TracedSettings, KeySettings):
     """Serve the OpenAI API; pair sessions with agents; relay drafts to verifiers."""
 
     verifier: Annotated[list[str], *COMMA_SEPARATED] = Field(
@@ -26,10 +35,10 @@ class GatewaySettings(TracedSettings):
         description="URL of a verifier, or dns+ws://NAME:PORT for one at each address of a DNS name; may be repeated",
     )
     dns_seconds: float = Field(5.0, gt=0, description="seconds between two DNS lookups of such a name")
-    verifier_token: str = Field("", description="token that verifiers require, if they do")
+    verifier_token: str = Field("", description=f"token that verifiers require, if they do{SECRET_ADVICE}")
     host: str = Field("127.0.0.1", description="address to listen on")
     port: Port = Field(8000, description="port to listen on; 0 takes a free one")
-    key: str = Field("", description="a key that has every scope, in addition to those in the database")
+    key: str = Field("", description=f"a key that has every scope, in addition to those in the database{KEY_ADVICE}")
     database: str = Field(
         DATABASE_URL,
         description="SQLAlchemy URL of accounts and usage ledger: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME",
@@ -44,8 +53,17 @@ class GatewaySettings(TracedSettings):
     monthly_spend: Spend = Field(
         None, description="money that a key without a budget of its own may spend in a calendar month (UTC)"
     )
+    work_seconds_per_minute: int = Field(
+        120,
+        ge=1,
+        le=10**6,
+        description="processor seconds per minute that workers may tokenize, render and compile for one key",
+    )
+    reads_per_minute: int = Field(
+        1200, ge=1, le=10**9, description="requests per minute of one key that only read: models, responses, usage"
+    )
     max_sessions_per_key: int = Field(
-        256, ge=1, description="concurrent generations of keys that have no limit of their own"
+        64, ge=1, description="concurrent generations of keys that have no limit of their own"
     )
     allowed_origins: Annotated[list[str], *COMMA_SEPARATED] = Field(
         [], description="a web origin, such as https://app.example.com, whose pages may call the API; * for all"
@@ -67,7 +85,20 @@ class GatewaySettings(TracedSettings):
         None, description="TOML or JSON file of prices: datacenter_gpu_hour, edge_gpu_hour, accepted_million, currency"
     )
     max_agents_per_owner: int = Field(16, ge=1, description="agents attached at once by one owner")
+    control_tokens_in_prompts: bool = Field(
+        False,
+        description="find control tokens such as <|im_start|> in the prompts of /v1/completions and /tokenize; "
+        "in chats, what clients write never becomes one",
+    )
     open_timeout: float = Field(30.0, gt=0, description="seconds a request waits for a verifier to accept it")
+    sse_status_seconds: float = Field(
+        5.0,
+        gt=0,
+        description="seconds without a first token after which a stream sends its status; a later error is an event",
+    )
+    sse_comment_seconds: float = Field(
+        15.0, ge=0, description="seconds of silence after which a stream sends a comment, for proxies; 0 is never"
+    )
     silence_timeout: float = Field(
         30.0, gt=0, description="seconds without a commit after which a session moves to another verifier"
     )
@@ -76,12 +107,18 @@ class GatewaySettings(TracedSettings):
         ge=0,
         description="seconds without a commit after which a generation is also opened at another verifier; 0 is never",
     )
+    keep_alive: float = Field(
+        75.0, gt=0, description="seconds that a connection may be idle; longer than those of proxies in front"
+    )
+    body_megabytes: int = Field(
+        256, ge=16, le=1 << 20, description="megabytes of incomplete request bodies at once; keys share them fairly"
+    )
     drain_grace: float = Field(30.0, ge=0, description="seconds that running streams have to finish after SIGTERM")
     redis: str = Field(
         "", description="URL of the Redis or Valkey that replicas share: redis://[:PASSWORD@]HOST:6379/0; none if empty"
     )
     replica_secret: str = Field(
-        "", description="secret shared by all replicas, 16 characters or more; required with --redis"
+        "", description=f"secret shared by all replicas, 16 characters or more; required with --redis{SECRET_ADVICE}"
     )
     replica_host: str = Field("127.0.0.1", description="address to listen on for other replicas, with --redis")
     replica_port: Port = Field(8001, description="port to listen on for other replicas; 0 takes a free one")

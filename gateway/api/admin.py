@@ -10,12 +10,11 @@ budgets are limits of keys.
 
 from __future__ import annotations
 
-import csv
 import io
 import re
 import time
 from dataclasses import asdict
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
@@ -24,25 +23,40 @@ from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
 from edgedraft.wire import MAX_PRIORITY
-from gateway.accounts import SCOPES, Accounts, KeyLimits, KeyRecord, Principal, TenantExists, Tenants, UnknownTenant
+from edgedraft.workers.pool import JobOwner
+from gateway.accounts import (
+    SCOPES,
+    Accounts,
+    KeyLimits,
+    KeyRecord,
+    NotVisible,
+    Principal,
+    TenantExists,
+    Tenants,
+    UnknownTenant,
+    Visibility,
+    visible_to,
+)
 from gateway.api.dependencies import (
     AccountsDep,
     AdminPrincipal,
     AgentsDep,
+    BodiesDep,
     DatabaseDep,
     OperatorPrincipal,
     PricesDep,
 )
 from gateway.api.openapi import described
-from gateway.http.body import read_body
+from gateway.http.bodies.validation import Schema, validated
 from gateway.http.errors import ApiError
-from gateway.http.validation import Schema, read_object, validated
+from gateway.ledger.csv_report import write_csv
 from gateway.ledger.money import to_nano, to_text
 from gateway.ledger.report import Dimension, usage_totals
 
 router = APIRouter(prefix="/admin/v1")
 
 MAX_PAGE_SIZE = 100
+MAX_DAYS = 400  # of one usage report, so that no request makes the database add up years
 _DIMENSIONS = ("key", "owner", "tenant", "model", "day", "edge")
 
 Name = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
@@ -94,13 +108,13 @@ class NewKey(KeyChange):
     scopes: Annotated[tuple[Scope, ...], Field(min_length=1, max_length=3, strict=False)]
 
 
-def _visible_tenant(principal: Principal, requested: str | None = None) -> str | None:
-    """The tenant to show; None is all. Raises ApiError 403 for a tenant that the principal may not see."""
-    if principal.is_operator:
-        return requested
-    if requested not in (None, principal.tenant):
-        raise ApiError(403, "This key sees its own tenant only.", param="tenant", code="operator_only")
-    return principal.tenant
+def _visible(principal: Principal, tenant: str | None) -> Visibility:
+    """What the principal may see of a tenant; None is all of them. Raises ApiError 403."""
+    try:
+        return visible_to(principal).of_tenant(tenant)
+    except NotVisible:
+        message = "This key sees its own tenant only."
+        raise ApiError(403, message, param="tenant", code="operator_only") from None
 
 
 @router.get("/tenants", **described(None, "object", "data", "has_more"))
@@ -112,8 +126,8 @@ async def tenants(
 
 
 @router.post("/tenants", **described(NewTenant, "object", "name"))
-async def new_tenant(http: Request, principal: OperatorPrincipal, database: DatabaseDep) -> Response:
-    body = validated(NewTenant, read_object(await read_body(http)))
+async def new_tenant(http: Request, principal: OperatorPrincipal, bodies: BodiesDep, database: DatabaseDep) -> Response:
+    body = validated(NewTenant, await bodies.read(http, JobOwner(principal.key_id)))
     try:
         created = await Tenants(database).create(body.name, body.title)
     except TenantExists as error:
@@ -129,14 +143,14 @@ async def keys(
     after: After = "",
     tenant: TenantQuery = None,
 ) -> Response:
-    found = await accounts.list(_visible_tenant(principal, tenant), after, limit + 1)
+    found = await accounts.list(_visible(principal, tenant).tenant, after, limit + 1)
     return _page([_key(record) for record in found], limit)
 
 
 @router.post("/keys", **described(NewKey, "object", "id", "key"))
-async def new_key(http: Request, principal: OperatorPrincipal, accounts: AccountsDep) -> Response:
+async def new_key(http: Request, principal: OperatorPrincipal, bodies: BodiesDep, accounts: AccountsDep) -> Response:
     """Creates a key. The response contains `key`, which cannot be read again."""
-    body = validated(NewKey, read_object(await read_body(http)))
+    body = validated(NewKey, await bodies.read(http, JobOwner(principal.key_id)))
     given = {name: value for name, value in body.changes.items() if name in KeyLimits.__dataclass_fields__}
     limits = KeyLimits(**given)  # type: ignore[arg-type]
     try:
@@ -154,8 +168,10 @@ async def key(principal: AdminPrincipal, accounts: AccountsDep, key_id: str) -> 
 
 
 @router.post("/keys/{key_id}", **described(KeyChange, "object", "id"))
-async def change_key(http: Request, principal: OperatorPrincipal, accounts: AccountsDep, key_id: str) -> Response:
-    body = validated(KeyChange, read_object(await read_body(http)))
+async def change_key(
+    http: Request, principal: OperatorPrincipal, bodies: BodiesDep, accounts: AccountsDep, key_id: str
+) -> Response:
+    body = validated(KeyChange, await bodies.read(http, JobOwner(principal.key_id)))
     await _get_key(accounts, key_id, principal)
     if not await accounts.update(key_id, body.changes):
         raise ApiError(409, f"The key {key_id!r} is revoked.", code="key_revoked")
@@ -188,19 +204,24 @@ async def usage(
     if wrong := [part for part in dimensions if part not in _DIMENSIONS]:
         raise ApiError(400, f"by: {wrong[0]!r} is none of {', '.join(_DIMENSIONS)}.", param="by", code="invalid_value")
     groups: list[Dimension] = dimensions  # type: ignore[assignment]
+    first, last = _days(since, until)
+    visible = _visible(principal, tenant)
     lines = await usage_totals(
         database,
         groups,
-        _check_day(since, "from"),
-        _check_day(until, "to"),
-        tenant=_visible_tenant(principal, tenant),
+        first,
+        last,
+        tenant=visible.tenant,
+        owner=visible.owner,
         offset=page * limit,
         limit=limit + 1,
     )
     documents = [line.to_dict() for line in lines[:limit]]
     more = len(lines) > limit
     if format == "csv":
-        return Response(_csv(documents), media_type="text/csv", headers={"x-has-more": str(more).lower()})
+        out = io.StringIO()
+        write_csv(out, documents)
+        return Response(out.getvalue(), media_type="text/csv", headers={"x-has-more": str(more).lower()})
     return JSONResponse(
         {
             "object": "list",
@@ -215,7 +236,7 @@ async def usage(
 @router.get("/agents", **described(None, "object", "data"))
 async def agents(principal: AdminPrincipal, registry: AgentsDep) -> Response:
     """The agents attached to this gateway."""
-    tenant = _visible_tenant(principal)
+    visible = visible_to(principal)
     data = [
         {
             "object": "agent",
@@ -227,7 +248,7 @@ async def agents(principal: AdminPrincipal, registry: AgentsDep) -> Response:
             "max_sessions": agent.max_sessions,
         }
         for agent in registry.attached()
-        if tenant in (None, agent.owner[0])
+        if visible.includes(agent.owner)
     ]
     return JSONResponse({"object": "list", "data": data})
 
@@ -235,7 +256,7 @@ async def agents(principal: AdminPrincipal, registry: AgentsDep) -> Response:
 async def _get_key(accounts: Accounts, key_id: str, principal: Principal) -> KeyRecord:
     """Raises ApiError 404 for an unknown key and for another tenant's, without distinguishing the two."""
     record = await accounts.get(key_id) if re.fullmatch(r"key_[0-9a-f]{1,28}", key_id) else None
-    if record is None or _visible_tenant(principal) not in (None, record.tenant):
+    if record is None or not visible_to(principal).includes((record.tenant, record.owner)):
         raise ApiError(404, f"There is no key {key_id[:64]!r}.", code="key_not_found")
     return record
 
@@ -276,21 +297,16 @@ def _page(found: list[dict[str, Any]], limit: int) -> Response:
     )
 
 
-def _check_day(day: date | None, param: str) -> date | None:
-    if day is not None and not 1970 <= day.year <= 9000:
-        raise ApiError(400, f"{param}: no day of use.", param=param, code="invalid_value")
-    return day
+def _days(since: date | None, until: date | None) -> tuple[date, date]:
+    """The first and the last day of a report; MAX_DAYS days up to the last one if the first is not given.
 
-
-def _csv(documents: list[dict[str, str | int]]) -> str:
-    out = io.StringIO()
-    if documents:
-        writer = csv.DictWriter(out, list(documents[0]))
-        writer.writeheader()
-        # Names that a spreadsheet would evaluate as formulas are escaped.
-        writer.writerows([{name: _cell(value) for name, value in row.items()} for row in documents])
-    return out.getvalue()
-
-
-def _cell(value: str | int) -> str | int:
-    return f"'{value}" if isinstance(value, str) and value[:1] in "=+@\t\r" and value else value
+    Raises ApiError 400 for a range that no report covers.
+    """
+    for day, param in ((since, "from"), (until, "to")):
+        if day is not None and not 1970 <= day.year <= 9000:
+            raise ApiError(400, f"{param}: no day of use.", param=param, code="invalid_value")
+    last = until or max(datetime.now(UTC).date(), since or date.min)
+    first = since or max(last - timedelta(days=MAX_DAYS - 1), date(1970, 1, 1))
+    if (last - first).days >= MAX_DAYS:
+        raise ApiError(400, f"from: a report covers at most {MAX_DAYS} days.", param="from", code="invalid_value")
+    return first, last

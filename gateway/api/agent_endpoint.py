@@ -8,16 +8,17 @@ from __future__ import annotations
 import hashlib
 import logging
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, Depends, WebSocket
 
+from edgedraft.links.greetings import Greetings
 from edgedraft.links.link import TRY_AGAIN_LATER, Link
 from edgedraft.links.settings import AGENT_ENDPOINT
 from edgedraft.links.starlette_transport import StarletteTransport
 from edgedraft.links.transport import TransportClosed
-from edgedraft.observability.logs import event
+from edgedraft.observability.logs import BoundedEvents, event
 from edgedraft.observability.tracing import Tracing
 from edgedraft.serving.drain import Drain
 from edgedraft.wire import (
@@ -35,7 +36,7 @@ from gateway.accounts import Accounts, KeyWatch, Principal
 from gateway.agents.link import AgentLink
 from gateway.agents.registry import AgentRegistry
 from gateway.http.authentication import authenticate, bearer_key
-from gateway.http.errors import ApiError, shutting_down
+from gateway.http.errors import SERVER, ApiError, shutting_down
 from gateway.model.served_model import ServedModel
 from gateway.verifiers.pool import VerifierPool
 
@@ -61,6 +62,8 @@ class AgentDependencies:
     drain: Drain
     replicas: Replicas | None
     tracing: Tracing | None
+    greetings: Greetings = field(default_factory=Greetings)
+    refusals: BoundedEvents = field(default_factory=lambda: BoundedEvents(log))
 
 
 async def _dependencies(websocket: WebSocket) -> AgentDependencies:
@@ -73,13 +76,17 @@ async def agent(websocket: WebSocket, dependencies: Annotated[AgentDependencies,
         if dependencies.drain.begun:
             raise shutting_down()
         principal = await authenticate(dependencies.accounts, websocket.headers, "edge")
+        if dependencies.greetings.full:
+            raise ApiError(503, "Too many agents are connecting.", kind=SERVER, code="overloaded", retry_after=1)
     except ApiError as error:
+        client = websocket.client
+        dependencies.refusals.event("agent refused", peer=client and client.host, status=error.status)
         await websocket.send_denial_response(error.response())
         return
     await websocket.accept()
     link = Link(StarletteTransport(websocket, SETTINGS), SETTINGS)
     try:
-        hello = await link.receive_hello(decode_from_agent)
+        hello = await dependencies.greetings.receive_hello(link, decode_from_agent)
         model = await _model_for(hello, dependencies.verifiers)
         await _serve(link, dependencies, principal, bearer_key(websocket.headers), hello, model)
     except WireError as error:

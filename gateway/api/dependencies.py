@@ -14,6 +14,7 @@ from gateway.agents.registry import AgentRegistry
 from gateway.api.generation_context import GenerationDependencies
 from gateway.api.responses.store import ResponseStore
 from gateway.http.authentication import authenticate
+from gateway.http.bodies.json_body import JsonBodies
 from gateway.http.errors import ApiError
 from gateway.ledger import Prices
 from gateway.model.served_model import ModelCatalog
@@ -30,6 +31,10 @@ async def _accounts(request: Request) -> Accounts:
 
 async def _agents(request: Request) -> AgentRegistry:
     return request.app.state.agents
+
+
+async def _bodies(request: Request) -> JsonBodies:
+    return request.app.state.bodies
 
 
 async def _catalog(request: Request) -> ModelCatalog:
@@ -62,6 +67,7 @@ async def _verifiers(request: Request) -> VerifierPool:
 
 AccountsDep = Annotated[Accounts, Depends(_accounts)]
 AgentsDep = Annotated[AgentRegistry, Depends(_agents)]
+BodiesDep = Annotated[JsonBodies, Depends(_bodies)]
 CatalogDep = Annotated[ModelCatalog, Depends(_catalog)]
 DatabaseDep = Annotated[Database, Depends(_database)]
 GenerationDep = Annotated[GenerationDependencies, Depends(_generation)]
@@ -71,19 +77,26 @@ ResponsesDep = Annotated[ResponseStore | None, Depends(_responses)]  # None wher
 VerifiersDep = Annotated[VerifierPool, Depends(_verifiers)]
 
 
+async def _metered(request: Request, accounts: Accounts, scope: str | None) -> Principal:
+    principal = await authenticate(accounts, request.headers, scope)
+    await request.app.state.admission.take_read(principal)
+    return principal
+
+
 async def _any_principal(request: Request, accounts: AccountsDep) -> Principal:
-    return await authenticate(accounts, request.headers, scope=None)
+    return await _metered(request, accounts, scope=None)
 
 
 async def _inference_principal(request: Request, accounts: AccountsDep) -> Principal:
-    return await authenticate(accounts, request.headers, "inference")
+    return await _metered(request, accounts, "inference")
 
 
 async def _admin_principal(request: Request, accounts: AccountsDep) -> Principal:
-    return await authenticate(accounts, request.headers, "admin")
+    return await _metered(request, accounts, "admin")
 
 
-# These raise ApiError: 401 or 403 for the key, 503 when keys cannot be looked up.
+# Each use counts as one read of the key (generations have limits of their own: generation_context.py). These raise
+# ApiError: 401 or 403 for the key, 429 over its limit of reads, 503 when keys cannot be looked up.
 AnyPrincipal = Annotated[Principal, Depends(_any_principal)]
 InferencePrincipal = Annotated[Principal, Depends(_inference_principal)]
 AdminPrincipal = Annotated[Principal, Depends(_admin_principal)]

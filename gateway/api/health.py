@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import JSONResponse, PlainTextResponse
@@ -31,6 +33,8 @@ def health_routes(verifiers: VerifierPool, metrics: Metrics, drain: Drain) -> AP
 
     @router.get("/metrics", response_class=PlainTextResponse, **OPEN)
     async def prometheus() -> Response:
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        # In a thread: thousands of series take longer than the event loop may be held.
+        text = await asyncio.to_thread(generate_latest, metrics.registry)
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     return router

@@ -5,8 +5,9 @@ They are the target's, before temperature, penalties, bias and grammar (wire.Tok
 
 from __future__ import annotations
 
+import asyncio
 import codecs
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from edgedraft.wire import TokenLogprobs
@@ -26,6 +27,15 @@ def chat_logprobs(deltas: Iterable[TextDelta], token_bytes: TokenBytes) -> dict[
                 for other, logprob in zip(entry.tokens, entry.logprobs, strict=False)
             ]
             entries.append(_chat_entry(token_bytes(token), entry.logprob) | {"top_logprobs": alternatives})
+    return {"content": entries, "refusal": None}
+
+
+async def all_chat_logprobs(deltas: Sequence[TextDelta], token_bytes: TokenBytes) -> dict[str, Any]:
+    """As chat_logprobs for a complete output, in steps between which others run."""
+    entries: list[dict[str, Any]] = []
+    for delta in deltas:
+        entries += chat_logprobs([delta], token_bytes)["content"]
+        await asyncio.sleep(0)
     return {"content": entries, "refusal": None}
 
 

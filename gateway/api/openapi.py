@@ -13,7 +13,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from starlette.responses import JSONResponse, Response
 
-from gateway.http.validation import Schema
+from gateway.http.bodies.validation import Schema
 
 _REF = "#/components/schemas/{model}"
 _ERROR = {

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from edgedraft.wire import Sampling
+from gateway.http.bodies.validation import Integer, Schema, at_most, empty, one_of
 from gateway.http.errors import ApiError
-from gateway.http.validation import Schema, empty, one_of
+from gateway.limits.request_bounds import (
+    MAX_CHOICES,
+    MAX_LOGIT_BIAS,
+    MAX_METADATA,
+    MAX_METADATA_KEY,
+    MAX_METADATA_VALUE,
+    MAX_STOP_CHARACTERS,
+    MAX_STOPS,
+)
 
-MAX_STOPS = 16
-MAX_STOP_CHARACTERS = 1024
-MAX_CHOICES = 8
-MAX_BIASED = 1024
 _MIN_TEMPERATURE = 1e-6  # lower temperatures count as 0: in float32 the result is the same
 
-Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
+
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=MAX_METADATA_KEY)], Annotated[str, Field(max_length=MAX_METADATA_VALUE)]],
+    at_most(MAX_METADATA),
+]
 
 
 class StreamOptions(Schema):
@@ -38,20 +47,21 @@ class Parameters(Schema):
     model: str
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Annotated[Integer, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
+    top_k: Annotated[Integer, Field(ge=-1, le=2**31 - 1)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    seed: Int64 | None = None
+    seed: Integer | None = None
     stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOPS)] | None = None
-    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    n: Annotated[Integer, Field(ge=1, le=MAX_CHOICES)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     repetition_penalty: Annotated[float, Field(ge=0.01, le=10)] | None = None
-    logit_bias: Annotated[dict[str, Bias], Field(max_length=MAX_BIASED)] | None = None
-    service_tier: Literal["auto", "default", "flex", "scale", "priority"] | None = None
+    logit_bias: Annotated[dict[str, Bias], at_most(MAX_LOGIT_BIAS)] | None = None
+    service_tier: Annotated[str, Field(max_length=64)] | None = None
     ignore_eos: bool | None = None
+    min_tokens: Annotated[Integer, Field(ge=0, le=2**31 - 1)] | None = None
     edgedraft: EdgeOptions | None = None
 
     @property
@@ -87,6 +97,9 @@ class Parameters(Schema):
 
     def sampling(self, vocab_size: int) -> Sampling:
         """Returns all but the seed (each choice has its own) and the grammar. Raises ApiError 400."""
+        if self.min_tokens and self.output_limit and self.min_tokens > self.output_limit:
+            message = f"min_tokens {self.min_tokens} is above the limit of {self.output_limit} output tokens."
+            raise ApiError(400, message, param="min_tokens", code="invalid_value")
         return Sampling(
             temperature=_temperature(self.temperature),
             top_k=max(0, self.top_k or 0),
@@ -97,6 +110,7 @@ class Parameters(Schema):
             presence_penalty=self.presence_penalty or 0.0,
             repetition_penalty=1.0 if self.repetition_penalty is None else self.repetition_penalty,
             logit_bias={_biased(key, vocab_size): bias for key, bias in (self.logit_bias or {}).items()},
+            min_tokens=self.min_tokens or 0,
         )
 
 
@@ -120,7 +134,6 @@ def _biased(key: str, vocab_size: int) -> int:
 
 # Unsupported parameters that would change the output: name -> whether a value leaves it unchanged.
 UNSERVED: dict[str, Callable[[Any], bool]] = {
-    "min_tokens": empty,
     "stop_token_ids": empty,
     "bad_words": empty,
     "allowed_token_ids": empty,

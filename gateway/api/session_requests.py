@@ -10,8 +10,8 @@ from msgspec.structs import replace
 
 from gateway.accounts import Principal
 from gateway.api.parameters import Parameters
-from gateway.http.errors import ApiError
 from gateway.model.served_model import ServedModel
+from gateway.prompt.preparation import context_length_exceeded
 from gateway.sessions.request import SessionRequest
 
 DEFAULT_MAX_TOKENS = 32768  # output tokens for a request without a limit, if the context holds as many
@@ -38,13 +38,7 @@ def build_session_requests(
     """
     remaining = model.context_length - len(prompt)
     if remaining < 1:
-        raise ApiError(
-            400,
-            f"This model's maximum context length is {model.context_length} tokens. "
-            f"However, your {param} resulted in {len(prompt)} tokens.",
-            param=param,
-            code="context_length_exceeded",
-        )
+        raise context_length_exceeded(model, f"{len(prompt)} tokens", param)
     sampling = replace(parameters.sampling(model.vocab_size), grammar=grammar)
     seed = secrets.randbelow(_SEEDS) if parameters.seed is None else parameters.seed % _SEEDS
     return [
@@ -60,6 +54,7 @@ def build_session_requests(
             logprobs=parameters.alternatives if alternatives is None else alternatives,
             prediction=tuple(prediction[: model.context_length]),
             priority=principal.limits.priority or 0,
+            share=principal.share,
         )
         for choice in range(choices)
     ]

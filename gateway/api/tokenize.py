@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Any
 
 from fastapi import APIRouter, Request
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict
 from starlette.responses import JSONResponse, Response
 
-from gateway.api.chat.request import ChatMessage, template_messages
-from gateway.api.chat.route import chat_prompt
-from gateway.api.completions.request import Token, prompt_tokens
+from gateway.api.chat.request import Messages, template_messages
+from gateway.api.completions.request import Tokens, check_tokens
 from gateway.api.dependencies import CatalogDep, GenerationDep
 from gateway.api.generation_context import GenerationContext, admit_request
 from gateway.api.openapi import described
+from gateway.http.bodies.validation import Schema, validated
 from gateway.http.errors import ApiError
-from gateway.http.validation import Schema, read_object, validated
+from gateway.http.json_response import json_response
 from gateway.model.served_model import ModelCatalog, ServedModel
 from gateway.model.token_bytes import escape_bytes
+from gateway.prompt.preparation import context_length_exceeded
 
 router = APIRouter()
 
@@ -30,7 +32,7 @@ class TokenizeRequest(Schema):
 
     model: str | None = None
     prompt: str | None = None
-    messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
+    messages: Messages | None = None
     add_special_tokens: bool | None = None
     return_token_strs: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
@@ -40,24 +42,26 @@ class DetokenizeRequest(Schema):
     """Token ids of a model. `model` may be left out when one model is served."""
 
     model: str | None = None
-    tokens: list[Token]
+    tokens: Tokens
 
 
 @router.post("/tokenize", **described(TokenizeRequest, "count", "max_model_len", "tokens"))
 async def tokenize(http: Request, dependencies: GenerationDep, catalog: CatalogDep) -> Response:
     async with admit_request(http, dependencies) as context:
-        request = validated(TokenizeRequest, read_object(await context.body()))
+        request = validated(TokenizeRequest, await context.document())
         if (request.prompt is None) == (request.messages is None):
             raise ApiError(400, "Either prompt or messages must be given.", param="prompt", code="invalid_value")
         model = await _model(context, catalog, request.model)
         if request.messages is not None:
-            tokens = await chat_prompt(model, template_messages(request.messages), request.chat_template_kwargs or {})
+            options = request.chat_template_kwargs or {}
+            tokens = (await context.prompts.render(model, template_messages(request.messages), options)).tokens
         else:
             special = request.add_special_tokens is not False
-            encoding = await asyncio.to_thread(model.tokenizer.encode, request.prompt or "", add_special_tokens=special)
-            tokens = encoding.ids
-        strings = [escape_bytes(model.token_bytes(token)) for token in tokens] if request.return_token_strs else None
-        return JSONResponse(
+            (tokens,) = await context.prompts.encode(
+                model, [request.prompt or ""], "prompt", with_ends=special, with_control=dependencies.control_in_prompts
+            )
+        strings = await asyncio.to_thread(_strings, model, tokens) if request.return_token_strs else None
+        return await json_response(
             {
                 "count": len(tokens),
                 "max_model_len": model.context_length,
@@ -70,11 +74,18 @@ async def tokenize(http: Request, dependencies: GenerationDep, catalog: CatalogD
 @router.post("/detokenize", **described(DetokenizeRequest, "prompt"))
 async def detokenize(http: Request, dependencies: GenerationDep, catalog: CatalogDep) -> Response:
     async with admit_request(http, dependencies) as context:
-        request = validated(DetokenizeRequest, read_object(await context.body()))
+        request = validated(DetokenizeRequest, await context.document())
         model = await _model(context, catalog, request.model)
-        tokens = prompt_tokens(model, request.tokens, "tokens") if request.tokens else []
-        text = await asyncio.to_thread(model.tokenizer.decode, tokens, skip_special_tokens=False)
+        if request.tokens:
+            check_tokens(model, request.tokens, "tokens")
+        if len(request.tokens) > model.context_length:
+            raise context_length_exceeded(model, f"{len(request.tokens)} tokens", "tokens")
+        text = await model.decode(request.tokens)
         return JSONResponse({"prompt": text})
+
+
+def _strings(model: ServedModel, tokens: Sequence[int]) -> list[str]:
+    return [escape_bytes(model.token_bytes(token)) for token in tokens]
 
 
 async def _model(context: GenerationContext, catalog: ModelCatalog, name: str | None) -> ServedModel:

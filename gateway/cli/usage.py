@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
 
 from gateway.cli.database import run_with_database
 from gateway.cli.tables import print_table
 from gateway.ledger import Prices, PricesError
+from gateway.ledger.csv_report import write_csv
 from gateway.ledger.money import to_text
 from gateway.ledger.report import Totals, key_labels, usage_totals
 from gateway.settings import UsageSettings
@@ -31,10 +31,7 @@ async def _run(settings: UsageSettings, database: Database, currency: str) -> No
         case "json":
             print(json.dumps({"currency": currency, "data": documents}, indent=2))
         case "csv":
-            if documents:
-                writer = csv.DictWriter(sys.stdout, list(documents[0]))
-                writer.writeheader()
-                writer.writerows(documents)
+            write_csv(sys.stdout, documents)
         case "table":
             _show(lines, await key_labels(database), currency)
 

@@ -1,4 +1,4 @@
-"""Statistics of the last five minutes in memory, per owner and in total, for the dashboard.
+"""Statistics of the last five minutes in memory, per owner, per tenant and in total, for the dashboard.
 
 Sums are kept per interval of INTERVAL_SECONDS. The numbers of intervals, owners and requests are bounded. History and
 costs come from the ledger.
@@ -10,15 +10,16 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
 from edgedraft.wire import Commit
 from gateway.accounts import Owner
 from gateway.records.speculation_stats import Mode
 
+K = TypeVar("K")
 INTERVAL_SECONDS = 5
 INTERVALS = 60
-MAX_OWNERS = 1024  # the most recently active owners are kept
+MAX_OWNERS = 1024  # the most recently active owners are kept, and as many tenants
 MAX_REQUESTS = 512  # per owner, for quantiles
 _SIGNIFICANT_DIGITS = 4
 
@@ -51,7 +52,7 @@ class _Request:
 
 
 class Activity:
-    """Intervals and requests of one owner, or of all."""
+    """Intervals and requests of one owner, of one tenant, or of all."""
 
     def __init__(self) -> None:
         self.steps: deque[Interval] = deque(maxlen=INTERVALS)
@@ -71,32 +72,36 @@ class LiveStats:
         self._clock = clock
         self._all = Activity()
         self._owners: OrderedDict[Owner, Activity] = OrderedDict()
+        self._tenants: OrderedDict[str, Activity] = OrderedDict()
 
-    def record_commit(self, owner: Owner, commit: Commit) -> None:
-        """Counts one commit of a session of this owner."""
-        number = int(self._clock() // INTERVAL_SECONDS)
-        accepted = min(commit.accepted, len(commit.tokens))
-        for step in (self._all.step(number), self._of_owner(owner).step(number)):
-            step.forwards += 1
-            step.seconds += commit.seconds
-            step.plain += len(commit.tokens) - accepted
-            if commit.verifier_drafted:
-                step.own += accepted
-            elif commit.nodes:
-                step.edge += accepted
-                step.drafts += 1
-                step.drafted += commit.nodes
-                step.accepted += accepted
+    def count_commits(self, owner: Owner) -> CommitCounter:
+        """For the commits of one session of this owner."""
+        return CommitCounter(self, owner)
+
+    def intervals(self, owner: Owner) -> tuple[int, list[Interval]]:
+        """The number of the present interval, and it for this owner, its tenant and all."""
+        number = self.present()
+        return number, [activity.step(number) for activity in self._activities(owner)]
+
+    def present(self) -> int:
+        """The number of the present interval."""
+        return int(self._clock() // INTERVAL_SECONDS)
 
     def record_end(self, owner: Owner, mode: Mode, first_text: float | None, per_token: float | None) -> None:
         """Records a request that ended, with seconds to its first text and per token, None if it had none."""
         request = _Request(self._clock(), mode, first_text, per_token)
-        self._all.requests.append(request)
-        self._of_owner(owner).requests.append(request)
+        for activity in self._activities(owner):
+            activity.requests.append(request)
 
-    def snapshot(self, owner: Owner | None) -> dict[str, Any]:
-        """The body of /dashboard/data for one owner; None is the total."""
-        window = self._all if owner is None else self._owners.get(owner) or Activity()
+    def snapshot(self, subject: Owner | str | None) -> dict[str, Any]:
+        """The body of /dashboard/data for one owner or the tenant of that name; None is the total."""
+        match subject:
+            case None:
+                window = self._all
+            case str():
+                window = self._tenants.get(subject) or Activity()
+            case _:
+                window = self._owners.get(subject) or Activity()
         now = self._clock()
         latest = int(now // INTERVAL_SECONDS)
         by_number = {step.number: step for step in window.steps}
@@ -113,15 +118,47 @@ class LiveStats:
             "per_token": _quantiles([request.per_token for request in requests]),
         }
 
-    def _of_owner(self, owner: Owner) -> Activity:
-        window = self._owners.get(owner)
-        if window is None:
-            window = self._owners[owner] = Activity()
-            if len(self._owners) > MAX_OWNERS:
-                self._owners.popitem(last=False)
-        else:
-            self._owners.move_to_end(owner)
-        return window
+    def _activities(self, owner: Owner) -> tuple[Activity, Activity, Activity]:
+        return self._all, _kept(self._tenants, owner[0]), _kept(self._owners, owner)
+
+
+class CommitCounter:
+    """Counts the commits of one session. Its owner is looked up once in an interval."""
+
+    def __init__(self, live: LiveStats, owner: Owner) -> None:
+        self._live = live
+        self._owner = owner
+        self._number = -1
+        self._intervals: list[Interval] = []
+
+    def record(self, commit: Commit) -> None:
+        if self._live.present() != self._number:
+            self._number, self._intervals = self._live.intervals(self._owner)
+        tokens = len(commit.tokens)
+        accepted = min(commit.accepted, tokens)
+        for interval in self._intervals:
+            interval.forwards += 1
+            interval.seconds += commit.seconds
+            interval.plain += tokens - accepted
+            if commit.verifier_drafted:
+                interval.own += accepted
+            elif commit.nodes:
+                interval.edge += accepted
+                interval.drafts += 1
+                interval.drafted += commit.nodes
+                interval.accepted += accepted
+
+
+def _kept(activities: OrderedDict[K, Activity], key: K) -> Activity:
+    """The activity of `key`, a new one if there is none; the one without use for longest makes room for it."""
+    activity = activities.get(key)
+    if activity is None:
+        activity = activities[key] = Activity()
+        if len(activities) > MAX_OWNERS:
+            activities.popitem(last=False)
+    else:
+        activities.move_to_end(key)
+    return activity
 
 
 def _quantiles(values: list[float | None]) -> dict[str, float | None]:

@@ -152,7 +152,7 @@ class SessionMetrics:
     def __init__(self, metrics: Metrics, model: str, owner: Owner) -> None:
         self._metrics = metrics
         self._model = metrics.for_model(model)
-        self._owner = owner
+        self._live = metrics.live.count_commits(owner)
         self._last: float | None = None
         self._flushed_at = 0.0
         self._steps = self._plain = self._edge = self._own = self._saved = 0
@@ -194,7 +194,7 @@ class SessionMetrics:
             self._model.window.observe(commit.window)
             for position in range(min(commit.accepted, commit.depth, MAX_WINDOW)):
                 self._metrics.accepted_at(position).inc()
-        self._metrics.live.record_commit(self._owner, commit)
+        self._live.record(commit)
         if now - self._flushed_at > FLUSH_SECONDS:
             self._flushed_at = now
             self._flush()

@@ -10,18 +10,21 @@ from gateway.output.detokenizer import IncrementalDetokenizer
 from gateway.output.events import (
     ChoiceFinished,
     ChoiceFinishReason,
-    OutputDelta,
     OutputEvent,
     ReasoningDelta,
     TextDelta,
+    ToolCallStarted,
 )
-from gateway.output.parser import OutputParser, OutputSyntax
+from gateway.output.parser import Content, OutputParser, OutputPart, OutputSyntax
+from gateway.output.stop_strings import StopStrings
+from gateway.output.token_ends import TokenEnds
 
 
 class ChoiceOutput:
     """Detokenizes and parses one choice's tokens until `finish_reason` is set.
 
-    `tokens` are the ids that count: none after a stop string.
+    `tokens` are the ids that count: none after a stop string. Stop strings are looked for in the content alone, not in
+    reasoning, tool calls or markers.
     """
 
     def __init__(
@@ -31,23 +34,37 @@ class ChoiceOutput:
         eos: Sequence[int] = (),
         stops: Sequence[str] = (),
         syntax: OutputSyntax | None = None,
+        min_tokens: int = 0,
     ) -> None:
-        """Without `syntax` all text is the answer."""
+        """Without `syntax` all text is the answer. Stop strings within the first `min_tokens` tokens do not count."""
         self.tokens: list[int] = []
         self.finish_reason: ChoiceFinishReason | None = None
         self._choice = choice
         self._eos = frozenset(eos)
+        self._min_tokens = min_tokens
         self._logprobs: list[TokenLogprobs] = []
-        self._num_sent = 0  # tokens, and entries of `_logprobs`, that are in events
-        self._parsed = _ParsedOutput(choice, model, syntax) if syntax else None
+        self._ends = TokenEnds()
+        self._stops = StopStrings(stops)
+        self._named_tool = bool(syntax and syntax.named_tool)
+        self._num_calls = 0
+        self._has_reasoning = False
+        self._num_reasoning: int | None = None  # tokens of the reasoning, None before its end
+        thinking = syntax.thinking if syntax else None
+        self._ends_reasoning_by_token = bool(thinking and thinking.end_marker in model.marker_tokens)
+        self._parser = OutputParser(syntax.thinking, syntax.calls, syntax.names, choice) if syntax else None
         skip_tokens = None
         if syntax and (marks := model.special_tokens & frozenset(model.marker_tokens.values())):
             skip_tokens = model.special_tokens - marks  # the parser reads marks that are special tokens
-        self._detokenizer = IncrementalDetokenizer(model.tokenizer, stops, skip_tokens)
+        self._detokenizer = IncrementalDetokenizer(model.tokenizer, skip_tokens)
+        if min_tokens:
+            self._stops.not_before = float("inf")
 
     @property
     def reasoning_tokens(self) -> int:
-        return self._parsed.reasoning_tokens(len(self.tokens)) if self._parsed and self.finish_reason else 0
+        """How many of the tokens are reasoning. 0 until the choice has finished."""
+        if not self._has_reasoning or not self.finish_reason:
+            return 0
+        return len(self.tokens) if self._num_reasoning is None else self._num_reasoning
 
     def feed(
         self, tokens: Sequence[int], logprobs: Sequence[TokenLogprobs] = (), finish: FinishReason | None = None
@@ -57,88 +74,90 @@ class ChoiceOutput:
         `logprobs` has one entry per token, or none. A stop string finishes the choice whatever `finish` says; call
         `feed` no more after that.
         """
-        decoded = self._detokenizer.add(tokens)
-        self.tokens += tokens[: decoded.num_tokens]
-        self._logprobs += logprobs[: decoded.num_tokens]
-        text, until = decoded.text, self._num_sent + decoded.num_settled
-        reason = "stop" if decoded.stopped else finish
-        if reason and not decoded.stopped:
-            text += self._detokenizer.flush()
-            until = len(self.tokens)
-            if self.tokens and self.tokens[-1] in self._eos:
-                until -= 1
+        parts = self._parse(self._detokenize(tokens))
+        self._logprobs += logprobs
+        in_content = self._parser is None or not self._parser.in_calls
+        if finish and self._parser:
+            parts += self._parser.finish(cut=finish == "length")
         events: list[OutputEvent] = []
-        if text or (reason and self._logprobs and self._num_sent < until):
-            sent = slice(self._num_sent, until)
-            self._num_sent = until
-            delta = TextDelta(self._choice, text, tuple(self.tokens[sent]), tuple(self._logprobs[sent]))
-            if self._parsed:
-                events += self._parsed.feed(delta)
-            else:
-                events.append(delta)
-        if reason:
-            if self._parsed:
-                events += self._parsed.finish()
-                reason = self._parsed.finish_reason(reason)
-            self.finish_reason = reason
-            events.append(ChoiceFinished(self._choice, reason))
+        for part in parts:
+            if isinstance(part, Content):
+                content = self._stops.add(part)
+                if self._stops.end is not None:
+                    return self._finish_at_stop(content, events)
+                self._append(content, events)
+                continue
+            self._append(self._stops.flush(), events)
+            events.append(part)
+            self._num_calls += isinstance(part, ToolCallStarted)
+            self._has_reasoning = self._has_reasoning or isinstance(part, ReasoningDelta)
+        if finish:
+            self._append(self._stops.flush(), events)
+            if in_content:
+                self._append_textless(events)
+            self._finish(finish, events)
         return events
 
+    def _detokenize(self, tokens: Sequence[int]) -> str:
+        pieces = [self._detokenizer.add(token) for token in tokens]
+        missing = self._min_tokens - len(self.tokens)  # before stop strings count
+        for number, text in enumerate(pieces, 1):
+            self._ends.add(text)
+            if number == missing:
+                self._stops.not_before = self._ends.length
+        self.tokens += tokens
+        return "".join(pieces)
 
-class _ParsedOutput:
-    """The output of a model that may reason or call tools.
+    def _parse(self, text: str) -> list[OutputPart]:
+        if not text:
+            return []
+        if self._parser is None:
+            return [Content(self._ends.length - len(text), text)]
+        parts = self._parser.feed(text)
+        if self._num_reasoning is None and self._parser.reasoning_end is not None:
+            self._num_reasoning = self._count_reasoning(self._parser.reasoning_end, self._parser.reasoning_text)
+        return parts
 
-    TextDeltas carry the tokens of the answer only: none of reasoning, of tool calls, or of marks that end in them.
-    """
+    def _count_reasoning(self, end: int, text: tuple[int, int] | None) -> int:
+        """Tokens up to a marker that is one, with it. Of a marker in ordinary tokens none is counted."""
+        if self._ends_reasoning_by_token:
+            return self._ends.count(end)
+        return self._ends.count(text[1]) - self._ends.count(text[0]) if text else 0
 
-    def __init__(self, choice: int, model: ServedModel, syntax: OutputSyntax) -> None:
-        self._model = model
-        self._parser = OutputParser(syntax.thinking, syntax.calls, syntax.names, choice)
-        self._close = model.marker_tokens.get(syntax.thinking.end_marker if syntax.thinking else "", -1)
-        self._named_tool = syntax.named_tool
-        self._reasoning = ""
-        self._num_reasoning = 0  # tokens up to the mark that ends reasoning, including it
-        self._tokens: list[int] = []
-        self._logprobs: list[TokenLogprobs] = []
+    def _append(self, content: Content, events: list[OutputEvent]) -> None:
+        if content.text:
+            self._append_text(content.text, self._ends.take(content.start, content.end), events)
 
-    def feed(self, delta: TextDelta) -> list[OutputDelta]:
-        if self._parser.thinking:
-            closed = self._close in delta.tokens
-            self._num_reasoning += delta.tokens.index(self._close) + 1 if closed else len(delta.tokens)
-        elif not delta.text:
-            return [] if self._parser.in_calls else [delta]
-        else:
-            self._tokens += delta.tokens
-            self._logprobs += delta.logprobs
-        return self._with_tokens(self._parser.feed(delta.text))
+    def _append_text(self, text: str, tokens: slice, events: list[OutputEvent]) -> None:
+        """Adds to the last event where that is text already, so that a commit has one event for a run of text."""
+        delta = TextDelta(self._choice, text, tuple(self.tokens[tokens]), tuple(self._logprobs[tokens]))
+        if events and isinstance(last := events[-1], TextDelta):
+            events[-1] = TextDelta(
+                self._choice, last.text + text, last.tokens + delta.tokens, last.logprobs + delta.logprobs
+            )
+        elif delta.text or delta.logprobs:
+            events.append(delta)
 
-    def finish(self) -> list[OutputDelta]:
-        return self._with_tokens(self._parser.finish())
+    def _append_textless(self, events: list[OutputEvent]) -> None:
+        """Reports the tokens without text at the end, all but the end token."""
+        until = len(self.tokens)
+        start = until - self._ends.num_textless
+        if self.tokens and self.tokens[-1] in self._eos:
+            until -= 1
+        if start < until:
+            self._append_text("", slice(start, until), events)
 
-    def finish_reason(self, reason: FinishReason) -> ChoiceFinishReason:
-        if self._parser.num_calls and reason == "stop" and not self._named_tool:
-            return "tool_calls"
-        return reason
+    def _finish_at_stop(self, content: Content, events: list[OutputEvent]) -> list[OutputEvent]:
+        assert self._stops.end is not None
+        del self.tokens[self._ends.count_until(self._stops.end) :]
+        self._append_text(content.text, self._ends.take_begun(content.start, content.end), events)
+        self._finish("stop", events)
+        return events
 
-    def reasoning_tokens(self, num_tokens: int) -> int:
-        """How many of the choice's `num_tokens` tokens are reasoning."""
-        if not self._reasoning:
-            return 0
-        if self._parser.thinking:
-            return num_tokens
-        if self._close >= 0:
-            return self._num_reasoning
-        # Without a token of its own for the closing mark, tokens may span it: count the tokens of the text alone.
-        return len(self._model.tokenizer.encode(self._reasoning, add_special_tokens=False).ids)
-
-    def _with_tokens(self, deltas: list[OutputDelta]) -> list[OutputDelta]:
-        """Puts the answer's tokens into its deltas. Tokens that end in a tool call are dropped."""
-        for index, delta in enumerate(deltas):
-            if isinstance(delta, ReasoningDelta):
-                self._reasoning += delta.text
-                continue
-            if isinstance(delta, TextDelta):
-                deltas[index] = TextDelta(delta.choice, delta.text, tuple(self._tokens), tuple(self._logprobs))
-            self._tokens.clear()
-            self._logprobs.clear()
-        return deltas
+    def _finish(self, reason: ChoiceFinishReason, events: list[OutputEvent]) -> None:
+        if reason == "stop" and self._parser and self._stops.end is None and self._parser.in_arguments:
+            reason = "length"  # a call whose arguments are not complete is never told as complete
+        if reason == "stop" and self._num_calls and not self._named_tool:
+            reason = "tool_calls"
+        self.finish_reason = reason
+        events.append(ChoiceFinished(self._choice, reason))

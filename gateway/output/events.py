@@ -5,6 +5,7 @@ Source: https://platform.openai.com/docs/api-reference/responses-streaming and .
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,3 +64,31 @@ class ChoiceFinished:
 
 OutputDelta = TextDelta | ReasoningDelta | ToolCallStarted | ToolCallArgumentsDelta
 OutputEvent = OutputDelta | ChoiceFinished
+
+LOGPROBS_PER_STEP = 32  # tokens; with 20 alternatives each, encoding them takes a millisecond
+
+
+def in_steps(events: Sequence[OutputEvent]) -> Iterator[list[OutputEvent]]:
+    """The events in parts, of which each has a bounded number of log-probabilities to encode.
+
+    A text that was held back may have thousands of tokens. Its first part has all of the text.
+    """
+    step: list[OutputEvent] = []
+    logprobs = 0
+    for event in events:
+        for part in _parts(event) if isinstance(event, TextDelta) and event.logprobs else (event,):
+            more = len(part.logprobs) if isinstance(part, TextDelta) else 0
+            if step and logprobs + more > LOGPROBS_PER_STEP:
+                yield step
+                step, logprobs = [], 0
+            step.append(part)
+            logprobs += more
+    if step:
+        yield step
+
+
+def _parts(delta: TextDelta) -> Iterator[TextDelta]:
+    for start in range(0, len(delta.logprobs), LOGPROBS_PER_STEP):
+        end = start + LOGPROBS_PER_STEP
+        text = "" if start else delta.text
+        yield TextDelta(delta.choice, text, delta.tokens[start:end], delta.logprobs[start:end])

@@ -1,8 +1,8 @@
 """Parses a model's text, as it arrives, into reasoning, content and tool calls.
 
-The events do not depend on how the text was split. Text that may become a marker is held back; text that looked like a
-tool call but is none becomes content, unchanged. Output under a grammar (gateway/prompt/output_grammar.py) always
-parses; the parser does not rely on it.
+The parts do not depend on how the text was split. Text that may become a marker is held back; text that looked like a
+tool call but is none becomes content, unchanged. Where the text was cut, a beginning of a marker is dropped. Output
+under a grammar (gateway/prompt/output_grammar.py) always parses; the parser does not rely on it.
 """
 
 from __future__ import annotations
@@ -13,12 +13,29 @@ from dataclasses import dataclass
 
 from gateway.model.reasoning import ReasoningFormat
 from gateway.model.tool_call_format import ToolCallFormat
-from gateway.output.events import OutputDelta, ReasoningDelta, TextDelta, ToolCallArgumentsDelta, ToolCallStarted
+from gateway.output.events import ReasoningDelta, ToolCallArgumentsDelta, ToolCallStarted
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]{0,64}")
 _STRUCTURAL = re.compile(r'[{}\[\]"\\]')  # the characters that decide where an argument object ends
 
+MAX_DROPPED_SPACE = 32  # characters of white space that belong to a marker; a model may write it without end
+
 _State = Callable[[], bool]  # consumes what it can of the buffer; False when it needs more text
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """More of the answer. `start` is where it stands in the model's complete text, in characters."""
+
+    start: int
+    text: str
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.text)
+
+
+OutputPart = Content | ReasoningDelta | ToolCallStarted | ToolCallArgumentsDelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +52,11 @@ class OutputSyntax:
 
 
 class OutputParser:
-    """Call `feed` with each piece of text and `finish` at the end. TextDeltas carry no tokens yet."""
+    """Call `feed` with each piece of text and `finish` at the end.
+
+    `reasoning_end` is where the marker that ends the reasoning ends in the complete text, None before it;
+    `reasoning_text` is where its text starts and ends so far.
+    """
 
     def __init__(
         self,
@@ -48,10 +69,14 @@ class OutputParser:
         self._thinking_marks = thinking
         self._call_format = calls
         self._names = frozenset(names)
+        self.reasoning_end: int | None = None
+        self.reasoning_text: tuple[int, int] | None = None
         self._buffer = ""
+        self._offset = 0  # of the buffer, in characters of the complete text
         self._final = False
+        self._cut = False
         self._choice = choice
-        self._events: list[OutputDelta] = []
+        self._parts: list[OutputPart] = []
         self._call = -1
         self._depth, self._in_string, self._escaped = 0, False, False
         self._opening = ""
@@ -67,47 +92,56 @@ class OutputParser:
         return self._state in (self._thinking, self._before_thinking)
 
     @property
-    def num_calls(self) -> int:
-        """How many tool calls have started."""
-        return self._call + 1
+    def in_arguments(self) -> bool:
+        """Whether a tool call has started whose arguments are not complete."""
+        return self._state == self._arguments
 
     @property
     def in_calls(self) -> bool:
         """Whether the next text is part of tool calls."""
         return self._state not in (self._first, self._text, self._only_text)
 
-    def feed(self, text: str) -> list[OutputDelta]:
+    def feed(self, text: str) -> list[OutputPart]:
         self._buffer += text
         while self._buffer and self._state():
             pass
-        events, self._events = self._events, []
-        return events
+        parts, self._parts = self._parts, []
+        return parts
 
-    def finish(self) -> list[OutputDelta]:
-        """Returns what was held back. A call that ends before its name is complete is dropped."""
-        self._final = True
+    def finish(self, cut: bool) -> list[OutputPart]:
+        """Returns what was held back. `cut` says that the model would have gone on.
+
+        A call that ends before its name is complete is dropped; where the text is cut, a beginning of a marker is, too.
+        """
+        self._final, self._cut = True, cut
         return self.feed("")
 
     def _take(self, length: int) -> str:
         taken, self._buffer = self._buffer[:length], self._buffer[length:]
+        self._offset += len(taken)
         return taken
 
-    def _emit_text(self, text: str) -> None:
-        last = self._events[-1] if self._events else None
-        if not text:
-            return
-        if isinstance(last, TextDelta):
-            text = last.text + text
-            self._events.pop()
-        self._events.append(TextDelta(self._choice, text))
+    def _skip_space(self) -> None:
+        self._take(len(self._buffer) - len(self._buffer.lstrip()))
 
-    def _emit_reasoning(self, text: str) -> None:
-        if text:
-            self._events.append(ReasoningDelta(self._choice, text))
+    def _emit_content(self, length: int) -> None:
+        """The next `length` characters of the buffer are content."""
+        content = Content(self._offset, self._take(length))
+        if self._parts and isinstance(last := self._parts[-1], Content):
+            self._parts[-1] = Content(last.start, last.text + content.text)
+        elif length:
+            self._parts.append(content)
 
-    def _emit_arguments(self, text: str) -> None:
+    def _emit_reasoning(self, length: int) -> None:
+        """The next `length` characters of the buffer are reasoning."""
+        start, text = self._offset, self._take(length)
         if text:
-            self._events.append(ToolCallArgumentsDelta(self._choice, self._call, text))
+            self.reasoning_text = self.reasoning_text[0] if self.reasoning_text else start, self._offset
+            self._parts.append(ReasoningDelta(self._choice, text))
+
+    def _emit_arguments(self, length: int) -> None:
+        if text := self._take(length):
+            self._parts.append(ToolCallArgumentsDelta(self._choice, self._call, text))
 
     def _expect(self, literal: str) -> bool | None:
         """Whether the buffer begins with `literal`; None when more text is needed to tell."""
@@ -118,34 +152,37 @@ class OutputParser:
     def _before_thinking(self) -> bool:
         assert self._thinking_marks
         lead = len(self._buffer) - len(self._buffer.lstrip())
-        begins = self._buffer[lead:]
-        if begins.startswith(self._thinking_marks.start_marker):
-            self._take(lead + len(self._thinking_marks.start_marker))
-            self._state = self._thinking
-            return True
-        if self._thinking_marks.start_marker.startswith(begins) and not self._final:
-            return False
+        marker, begins = self._thinking_marks.start_marker, self._buffer[lead:]
+        if lead <= MAX_DROPPED_SPACE:
+            if begins.startswith(marker):
+                self._take(lead + len(marker))
+                self._state = self._thinking
+                return True
+            if marker.startswith(begins) and not self._final:
+                return False
+            if begins and marker.startswith(begins) and self._cut:
+                self._take(len(self._buffer))
         self._state = self._first
         return True
 
     def _thinking(self) -> bool:
         assert self._thinking_marks
+        marker = self._thinking_marks.end_marker
         if self._at_start:
-            self._buffer = self._buffer.lstrip()
+            self._skip_space()
             self._at_start = not self._buffer
-        end = self._buffer.find(self._thinking_marks.end_marker)
+        end = self._buffer.find(marker)
         if end >= 0:
-            self._emit_reasoning(self._take(end).rstrip())
-            self._take(len(self._thinking_marks.end_marker))
+            self._emit_reasoning(_before_space(self._buffer[:end]))
+            self._take(self._buffer.find(marker) + len(marker))
+            self.reasoning_end = self._offset
             self._state, self._at_start = self._after_thinking, True
             return True
-        self._emit_reasoning(
-            self._take(len(self._buffer) if self._final else self._settled(self._thinking_marks.end_marker))
-        )
+        self._emit_reasoning(self._settled(marker))
         return False
 
     def _after_thinking(self) -> bool:
-        self._buffer = self._buffer.lstrip()
+        self._skip_space()
         self._state = self._first if self._buffer else self._state
         return bool(self._buffer)
 
@@ -155,14 +192,17 @@ class OutputParser:
             self._state = self._text
             return True
         begins = self._expect(self._call_format.opening)
-        if begins is None and not self._final:
-            return False
+        if begins is None:
+            if not self._final:
+                return False
+            if self._cut:
+                self._take(len(self._buffer))
         self._opening = self._call_format.opening
         self._state = self._call_head if begins else self._only_text
         return True
 
     def _only_text(self) -> bool:
-        self._emit_text(self._take(len(self._buffer)))
+        self._emit_content(len(self._buffer))
         return False
 
     def _text(self) -> bool:
@@ -171,19 +211,21 @@ class OutputParser:
             return self._only_text()
         at = self._buffer.find(form.marker)
         if at >= 0:
-            self._emit_text(self._take(len(self._buffer[:at].rstrip())))
+            self._emit_content(_before_space(self._buffer[:at]))
             self._opening = form.opening
             self._state = self._call_head
             return True
-        self._emit_text(self._take(len(self._buffer) if self._final else self._settled(form.marker)))
+        self._emit_content(self._settled(form.marker))
         return False
 
-    def _settled(self, mark: str) -> int:
-        """The length of the buffer without trailing white space and without a trailing beginning of the mark."""
-        for length in range(min(len(mark) - 1, len(self._buffer)), 0, -1):
-            if self._buffer.endswith(mark[:length]):
-                return len(self._buffer[:-length].rstrip())
-        return len(self._buffer.rstrip())
+    def _settled(self, marker: str) -> int:
+        """The length of the buffer that is not part of a marker, whatever follows."""
+        for length in range(min(len(marker) - 1, len(self._buffer)), 0, -1):
+            if self._buffer.endswith(marker[:length]):
+                if self._final and not self._cut:
+                    return len(self._buffer)
+                return _before_space(self._buffer[:-length])
+        return len(self._buffer) if self._final else _before_space(self._buffer)
 
     def _call_head(self) -> bool:
         assert self._call_format
@@ -201,7 +243,7 @@ class OutputParser:
             return self._as_text_unless(False)
         self._take(match.end() + len(self._call_format.after_name))
         self._call += 1
-        self._events.append(ToolCallStarted(self._choice, self._call, self._call_format.new_id(), match[0]))
+        self._parts.append(ToolCallStarted(self._choice, self._call, self._call_format.new_id(), match[0]))
         self._depth, self._in_string, self._escaped = 0, False, False
         self._state = self._arguments
         return True
@@ -212,7 +254,7 @@ class OutputParser:
             return self._await_mark()
         assert self._call_format
         at = self._buffer.find(self._call_format.marker) + len(self._call_format.marker)
-        self._emit_text(self._take(at))
+        self._emit_content(at)
         self._state = self._text if self._call_format.anywhere else self._only_text
         return True
 
@@ -243,10 +285,10 @@ class OutputParser:
             elif character in "}]":
                 self._depth -= 1
                 if not self._depth:
-                    self._emit_arguments(self._take(position))
+                    self._emit_arguments(position)
                     self._state = self._call_tail
                     return True
-        self._emit_arguments(self._take(len(self._buffer)))
+        self._emit_arguments(len(self._buffer))
         return False
 
     def _call_tail(self) -> bool:
@@ -282,7 +324,12 @@ class OutputParser:
         return False
 
     def _after_calls(self) -> bool:
-        self._buffer = self._buffer.lstrip()
+        self._skip_space()
         if self._buffer:
             self._state = self._text if self._call_format and self._call_format.anywhere else self._only_text
         return bool(self._buffer)
+
+
+def _before_space(text: str) -> int:
+    """The length of `text` without its trailing white space, of which MAX_DROPPED_SPACE characters count."""
+    return max(len(text.rstrip()), len(text) - MAX_DROPPED_SPACE)

@@ -23,29 +23,43 @@ class SpeculationStats:
     def __init__(self) -> None:
         self.steps = 0
         self.seconds = 0.0
+        self.attempts: dict[int, float] = {}  # the same by attempt (wire.Open)
         self.drafted = 0
         self.accepted = 0
         self.own_accepted = 0  # of tokens that the verifier itself drafted
-        self.cached = 0  # tokens of the prompt that the first verifier had computed before
+        self.cached = 0  # tokens that a verifier found in its cache at the start; the fewest, where it was reopened
         self.tokens = 0  # committed
-        self.first_seconds = 0.0  # of the first step, which includes the end of the prefill
+        self.first_steps = 0  # one for each verifier that committed; they include the prefill
+        self.first_seconds = 0.0
         self.plain_steps = 0  # later steps without a draft
         self.plain_seconds = 0.0
         self.agent = ""  # the agent that drafted last (AgentLink.identity)
         self.agent_owner: Owner = ("", "")
         self.agent_seconds = 0.0  # agents' time that was attributed to this session
+        self._opened = True
         self._nodes = 0
         self._outcomes: Counter[tuple[int, int]] = Counter()  # (depth, accepted) of each verify that had a draft
         self._commits: Counter[bool] = Counter()  # by whether an agent was paired
 
-    def add(self, commit: Commit, paired: bool) -> None:
-        """Count one commit, received while an agent was paired or none was."""
+    def record_open(self) -> None:
+        """The next commit is the first of another verifier, which had the text to compute."""
+        self._opened = True
+
+    def add_seconds(self, seconds: float, attempt: int) -> None:
+        """Count compute time of a commit, whether it can be used or not."""
+        self.seconds += seconds
+        self.attempts[attempt] = self.attempts.get(attempt, 0.0) + seconds
+
+    def add(self, commit: Commit, paired: bool, attempt: int = 1) -> None:
+        """Count one commit of this attempt, received while an agent was paired or none was."""
         self.steps += 1
-        self.cached = self.cached if self.steps > 1 else commit.cached
-        self.seconds += commit.seconds
+        self.add_seconds(commit.seconds, attempt)
         self.tokens += len(commit.tokens)
-        if self.steps == 1:
-            self.first_seconds = commit.seconds
+        if self._opened:
+            self._opened = False
+            self.cached = min(self.cached, commit.cached) if self.first_steps else commit.cached
+            self.first_steps += 1
+            self.first_seconds += commit.seconds
         elif commit.nodes == 0:
             self.plain_steps += 1
             self.plain_seconds += commit.seconds

@@ -15,8 +15,9 @@ from edgedraft.links.link import Frame, Link
 from edgedraft.links.outbox import Outbox
 from edgedraft.links.settings import REPLICA
 from edgedraft.links.transport import TransportClosed
+from edgedraft.links.websockets_connection import server_connection
 from edgedraft.links.websockets_transport import WebSocketsTransport, connection_options
-from edgedraft.observability.logs import event
+from edgedraft.observability.logs import BoundedEvents, event
 from edgedraft.wire import WireError
 from gateway.agents.registry import AgentRegistry
 from gateway.observability.metrics import Metrics
@@ -40,6 +41,7 @@ class ReplicaEndpoint:
         self._agents = agents
         self._metrics = metrics
         self._server: Server | None = None
+        self._refusals = BoundedEvents(log)
 
     async def open(self) -> None:
         """Listen; after that, `address` is where other replicas connect. Raises OSError."""
@@ -50,6 +52,7 @@ class ReplicaEndpoint:
             process_request=self._verify,
             process_response=self._respond,
             server_header=None,
+            create_connection=server_connection(REPLICA),
             **connection_options(REPLICA),
         )
         port = next(iter(self._server.sockets)).getsockname()[1]
@@ -69,7 +72,7 @@ class ReplicaEndpoint:
             self._handshake.verify(self.address, request.headers.get(CHALLENGE_HEADER, ""))
         except HandshakeFailed as error:
             peer = connection.remote_address
-            event(log, "replica turned away", level=logging.WARNING, peer=peer and peer[0], reason=str(error))
+            self._refusals.event("replica turned away", peer=peer and peer[0], reason=str(error))
             return connection.respond(HTTPStatus.UNAUTHORIZED, "this port is for replicas\n")
         return None
 

@@ -7,6 +7,7 @@ import asyncio
 from gateway.agents.link import AgentLink
 from gateway.agents.registry import AgentRegistry
 from gateway.limits.shared_rates import SharedRateStore
+from gateway.limits.shared_spend import SharedSpendReservations
 from gateway.observability.metrics import Metrics
 from gateway.replicas.directory import Directory
 from gateway.replicas.endpoint import ReplicaEndpoint
@@ -26,12 +27,13 @@ class Replicas:
         self._handshake = Handshake(settings.replica_secret)
         self._store = SharedStore(settings.redis, metrics.shared_store)
         self.rates = SharedRateStore(self._store)
+        self.reservations = SharedSpendReservations(self._store)
         self._endpoint = ReplicaEndpoint(
             settings.replica_host, settings.replica_port, settings.advertise, self._handshake, agents, metrics
         )
         self._directory: Directory | None = None
         self._remote: RemoteAgents | None = None
-        self._renewing: asyncio.Task[None] | None = None
+        self._renewing: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Raises OSError if the replica port cannot be listened on. The store need not be reachable yet."""
@@ -39,7 +41,10 @@ class Replicas:
         self._directory = Directory(self._store, self._endpoint.address, self._per_owner, self._on_attached)
         self._remote = RemoteAgents(self._directory, self._handshake, self._agents, self._metrics)
         self._agents.remote = self._remote
-        self._renewing = asyncio.create_task(self._directory.run(), name="lease")
+        self._renewing = [
+            asyncio.create_task(self._directory.run(), name="lease"),
+            asyncio.create_task(self.reservations.run(), name="spend reservations"),
+        ]
 
     async def announce(self, agent: AgentLink) -> bool:
         """False if its owner has as many agents as are allowed, at all replicas together."""
@@ -55,9 +60,9 @@ class Replicas:
             await self._directory.leave()
 
     async def stop(self) -> None:
-        if self._renewing:
-            self._renewing.cancel()
-            await asyncio.gather(self._renewing, return_exceptions=True)
+        for task in self._renewing:
+            task.cancel()
+        await asyncio.gather(*self._renewing, return_exceptions=True)
         await self.leave()
         if self._directory:
             await self._directory.stop()
@@ -65,6 +70,7 @@ class Replicas:
             await self._remote.stop()
         await self._endpoint.close()
         await self.rates.close()
+        await self.reservations.close()
         await self._store.close()
 
     def _on_attached(self, keys: list[str]) -> None:

@@ -7,14 +7,14 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
-from edgedraft.proposers.prediction import count_accepted
 from gateway.output.choice_output import ChoiceOutput
-from gateway.output.events import ChoiceFinished, OutputEvent
+from gateway.output.events import ChoiceFinished, OutputEvent, in_steps
 from gateway.records.speculation_stats import SpeculationStats
 from gateway.sessions.request import SessionRequest
 from gateway.sessions.session import Session
 
 SIDE_BY_SIDE = 32  # choices of one request that run at once; a long list of prompts would fill a verifier
+MAX_UNREAD = 64  # lists of events of one request that its client has not read yet
 
 
 class Choice:
@@ -37,7 +37,9 @@ class Choice:
         return len(self.output.tokens) if self.output.finish_reason else self.stats.tokens
 
     async def events(self) -> AsyncGenerator[list[OutputEvent]]:
-        """Yields the events of each commit, none empty. Raises RequestRejected or Unavailable.
+        """Yields the events of each commit, none empty; those of one with many log-probabilities in several steps.
+
+        Raises RequestRejected or Unavailable.
 
         Closing it cancels the session.
         """
@@ -46,11 +48,15 @@ class Choice:
                 events = self.output.feed(commit.tokens, commit.logprobs, commit.finish)
                 if self.output.finish_reason and (prediction := self.request.prediction):
                     # Counted in a thread: a long prediction would block the event loop.
-                    self.prediction_tokens = await asyncio.to_thread(count_accepted, prediction, self.output.tokens)
+                    self.prediction_tokens = await asyncio.to_thread(_count_accepted, prediction, self.output.tokens)
                 if events:
                     if self.first_text_at is None and not isinstance(events[0], ChoiceFinished):
                         self.first_text_at = time.monotonic()
-                    yield events
+                    steps = in_steps(events) if self.request.logprobs >= 0 else (events,)
+                    for number, part in enumerate(steps):
+                        if number:
+                            await asyncio.sleep(0)
+                        yield part
                 if self.output.finish_reason:
                     return
 
@@ -58,19 +64,20 @@ class Choice:
 async def merge_events(choices: Sequence[Choice]) -> AsyncGenerator[list[OutputEvent]]:
     """Yields the events of several choices as they arrive; at most SIDE_BY_SIDE choices run at once.
 
+    Choices whose events are not read wait, so that a slow client does not have them pile up.
     The first exception ends all of them. Closing the generator cancels all of them.
     """
     slots = asyncio.Semaphore(SIDE_BY_SIDE)
-    queue: asyncio.Queue[list[OutputEvent] | Exception | None] = asyncio.Queue()
+    queue: asyncio.Queue[list[OutputEvent] | Exception | None] = asyncio.Queue(MAX_UNREAD)
 
     async def pump(choice: Choice) -> None:
         try:
             async with slots, aclosing(choice.events()) as batches:
                 async for events in batches:
-                    queue.put_nowait(events)
-            queue.put_nowait(None)
+                    await queue.put(events)
+            await queue.put(None)
         except Exception as error:
-            queue.put_nowait(error)
+            await queue.put(error)
 
     tasks = [asyncio.create_task(pump(choice)) for choice in choices]
     try:
@@ -87,3 +94,9 @@ async def merge_events(choices: Sequence[Choice]) -> AsyncGenerator[list[OutputE
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _count_accepted(prediction: Sequence[int], output: Sequence[int]) -> tuple[int, int]:
+    from edgedraft.proposers.prediction import count_accepted  # when it is needed: it imports numpy, 25 MB
+
+    return count_accepted(prediction, output)

@@ -20,6 +20,12 @@ class RequestRejected(SessionError):
     error_type = "Refused"
 
 
+class GrammarFailed(SessionError):
+    """The text so far follows the request's grammar, which cannot be followed any further; the text says why."""
+
+    error_type = "GrammarFailed"
+
+
 class Unavailable(SessionError):
     """No verifier served this in time; it may be tried again after `retry_after` seconds."""
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from edgedraft.observability.tracing import trace_id
 from gateway.accounts import Principal
-from gateway.ledger import Entry
+from gateway.ledger import Entry, Progress, counted_ns
 from gateway.limits.admission import RateReservation
 from gateway.output.choice_output import ChoiceOutput
 from gateway.output.events import OutputEvent
@@ -34,7 +34,8 @@ class GenerationRequest:
     """What a generation is to do. `sessions` has one request per choice, in the order of their numbers.
 
     `prompt_tokens` counts a prompt once, however many choices share it. `began_at` is when the HTTP request arrived, by
-    time.monotonic(). `syntax` is None where all output is the answer.
+    time.monotonic(). `syntax` is None where all output is the answer. `left_out` are keywords of the request's schemas
+    that the output need not follow, for the response to say so.
     """
 
     operation: Operation
@@ -45,6 +46,7 @@ class GenerationRequest:
     began_at: float
     stream: bool = False
     syntax: OutputSyntax | None = None
+    left_out: tuple[str, ...] = ()
 
 
 class Generation:
@@ -65,7 +67,9 @@ class Generation:
             Choice(
                 session,
                 sessions.create(session),
-                ChoiceOutput(number, session.model, session.eos, request.stops, request.syntax),
+                ChoiceOutput(
+                    number, session.model, session.eos, request.stops, request.syntax, session.sampling.min_tokens
+                ),
             )
             for number, session in enumerate(request.sessions)
         ]
@@ -96,9 +100,11 @@ class Generation:
         """One entry per choice."""
         return [choice.stats for choice in self.choices]
 
-    def edgedraft(self) -> dict[str, Any]:
-        """The root field `edgedraft` of a response."""
-        return edgedraft_field(self.stats)
+    def edgedraft(self, choice: int | None = None) -> dict[str, Any]:
+        """The root field `edgedraft` of a response, or of the last chunk of one choice."""
+        stats = self.stats if choice is None else [self.stats[choice]]
+        left_out = self.request.left_out
+        return edgedraft_field(stats) | ({"left_out_schema_keywords": list(left_out)} if left_out else {})
 
     def metrics(self) -> dict[str, Any]:
         """vLLM's root field `metrics`. It has one choice's acceptance; for several choices there is no common one."""
@@ -115,13 +121,15 @@ class Generation:
         anything runs, when the key may not use so many tokens now.
         """
         sessions = self.request.sessions
-        await self._rates.take_tokens(self.prompt_tokens, [session.max_tokens for session in sessions])
+        max_tokens = [session.max_tokens for session in sessions]
+        await self._rates.take_tokens(self.prompt_tokens, max_tokens)
+        await self._rates.reserve_spend(self.model.name, self.prompt_tokens, max_tokens)
         outcome: Outcome = "cancelled"
         error = ""
         # A single choice needs neither a task nor a queue.
         events = self.choices[0].events() if len(self.choices) == 1 else merge_events(self.choices)
         try:
-            await self._entry.begin()
+            await self._entry.begin(lambda: Progress(self.output_tokens, counted_ns(self.stats)))
             async with aclosing(events):
                 yield events
             outcome = "finished"
@@ -156,7 +164,7 @@ class Generation:
             ended_at=time.monotonic(),
             trace_id=trace_id(request.sessions[0].trace),
         )
-        self._entry.end(record)
-        self._rates.settle(record.used_tokens)
+        ended = self._entry.end(record)
+        self._rates.settle(record.used_tokens, ended.verifier_cost)
         for record_end in self._recorders:
             record_end(record)

@@ -14,7 +14,8 @@ class SessionRequest:
     """One choice of a request. `prompt` and `eos` are token ids; `max_tokens` counts output tokens.
 
     `owner` is whose agents may draft, `tenant` whose cached prompts the verifier may reuse; without `edge` no agent
-    receives the session. `logprobs`, `prediction`, `trace` and `priority` are those of wire.Open.
+    receives the session. `logprobs`, `prediction`, `trace`, `priority`, `share` and `request` are those of
+    wire.Open.
     """
 
     model: ServedModel
@@ -29,3 +30,5 @@ class SessionRequest:
     prediction: tuple[int, ...] = ()
     trace: str = ""
     priority: int = 0
+    share: str = ""
+    request: str = ""

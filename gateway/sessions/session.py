@@ -8,7 +8,6 @@ and no `on_...` method waits.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator
@@ -21,6 +20,7 @@ from edgedraft.observability.logs import event
 from edgedraft.tree import DraftTree, DraftViolation
 from edgedraft.wire import (
     CLOSE_FAILED,
+    CLOSE_GRAMMAR,
     CLOSE_OVERLOADED,
     CLOSE_REFUSED,
     MAX_WINDOW,
@@ -34,7 +34,8 @@ from gateway.agents.registry import AgentRegistry
 from gateway.agents.slot import AgentHost, AgentSlot
 from gateway.observability.metrics import Metrics, SessionMetrics
 from gateway.records.speculation_stats import SpeculationStats
-from gateway.sessions.errors import Overloaded, RequestRejected, Unavailable
+from gateway.sessions.errors import GrammarFailed, Overloaded, RequestRejected, SessionError, Unavailable
+from gateway.sessions.inbox import Inbox
 from gateway.sessions.request import SessionRequest
 from gateway.verifiers.hedging import HedgedSession
 from gateway.verifiers.link import VerifierLink, VerifierSession
@@ -45,6 +46,10 @@ log = logging.getLogger(__name__)
 FIRST_WINDOW = 16  # nodes that an agent may draft before the verifier's first commit sets the window
 
 _BACKOFF = wait_random_exponential(multiplier=0.05, max=0.5)
+
+
+class _Progress:
+    """The verifier works on the session, though it commits nothing yet."""
 
 
 class _VerifierLost(Exception):
@@ -72,7 +77,7 @@ class Session:
         self._open_timeout = open_timeout
         self._silence_timeout = silence_timeout
         self._tree = DraftTree(MAX_WINDOW)
-        self._inbox: asyncio.Queue[Commit | Queued | _VerifierLost | RequestRejected] = asyncio.Queue()
+        self._inbox: Inbox[Commit | Queued | _Progress | _VerifierLost | SessionError] = Inbox()
         self._verifier_session: VerifierSession | HedgedSession | None = None
         self._avoid: VerifierLink | None = None
         self._overloaded: dict[VerifierLink, float] = {}  # rejected it before its first token; retry-after in seconds
@@ -93,7 +98,7 @@ class Session:
         return self._request.model.vocab_size
 
     async def run(self) -> AsyncGenerator[Commit]:
-        """Yields the commits, the last one with `finish` set. Raises RequestRejected or Unavailable.
+        """Yields the commits, the last one with `finish` set. Raises RequestRejected, GrammarFailed or Unavailable.
 
         Commits yielded before an exception stay valid.
         """
@@ -114,6 +119,7 @@ class Session:
                     at = len(self._tree.committed)
                     event(log, "session reopens", level=logging.WARNING, at=at, reason=str(lost))
         finally:
+            self._inbox.close()
             self._meter.record_end()
             self._agents.leave(self)
             if self._slot:
@@ -123,7 +129,7 @@ class Session:
                 self._verifier_session.close()
 
     async def _first_commit(self) -> Commit:
-        """Opens at one verifier after another until one commits. Raises RequestRejected or Unavailable.
+        """Opens at one verifier after another until one commits. Raises RequestRejected, GrammarFailed or Unavailable.
 
         When all verifiers are full a new request is rejected; one that has begun is retried until `open_timeout`.
         """
@@ -161,6 +167,8 @@ class Session:
             salt=self._request.tenant,
             logprobs=self._request.logprobs,
             priority=self._request.priority,
+            share=self._request.share,
+            request=self._request.request,
         )
         try:
             self._verifier_session = self._verifiers.open(
@@ -170,11 +178,12 @@ class Session:
             if self._tree.committed:
                 raise
             raise Overloaded(str(error), min(self._overloaded.values(), default=1.0)) from error
+        self.stats.record_open()
         if self._drafts_lost:
             self._restart_drafting()
 
     async def _next_commit(self) -> Commit:
-        """Raises RequestRejected, Overloaded or _VerifierLost; afterwards no verifier session is open."""
+        """Raises _VerifierLost or a SessionError; afterwards no verifier session is open."""
         message = await self._next_message(self._silence_timeout)
         if isinstance(message, Queued):
             with self._meter.track_queued():
@@ -188,15 +197,11 @@ class Session:
         assert isinstance(message, Commit), "a verifier queues a session once"
         return message
 
-    async def _next_message(self, seconds: float) -> Commit | Queued | _VerifierLost | RequestRejected | None:
-        """Returns None after `seconds` without a message."""
-        if not self._inbox.empty():  # a timer per commit would cost more than the commit
-            return self._inbox.get_nowait()
-        try:
-            async with asyncio.timeout(seconds):
-                return await self._inbox.get()
-        except TimeoutError:
-            return None if self._inbox.empty() else self._inbox.get_nowait()
+    async def _next_message(self, seconds: float) -> Commit | Queued | _VerifierLost | SessionError | None:
+        """Returns None after `seconds` without a message and without progress."""
+        while isinstance(message := await self._inbox.get(seconds), _Progress):
+            pass
+        return message
 
     def _leave_verifier(self, reason: str, at_fault: bool = False) -> _VerifierLost:
         """Closes the session there; `at_fault` counts as a failure of that verifier."""
@@ -210,18 +215,20 @@ class Session:
         return _VerifierLost(reason)
 
     def on_commit(self, commit: Commit) -> None:
+        attempt = self._verifier_session.attempt if self._verifier_session else 0
         if fault := self._find_fault(commit):
-            self._inbox.put_nowait(self._leave_verifier(fault, at_fault=True))
+            self.stats.add_seconds(commit.seconds, attempt)
+            self._inbox.put(self._leave_verifier(fault, at_fault=True))
             return
         if self._verifier_session:
             self._verifier_session.link.health.record_success()
         self._tree.commit(commit.at, commit.tokens)
-        self.stats.add(commit, paired=self._slot is not None)
+        self.stats.add(commit, self._slot is not None, attempt)
         self._meter.record_commit(commit)
         if self._slot:
             bare = replace(commit, logprobs=[])
             self._slot.commit(replace(bare, nodes=0, depth=0, accepted=0) if commit.verifier_drafted else bare)
-        self._inbox.put_nowait(commit)
+        self._inbox.put(commit)
 
     def _find_fault(self, commit: Commit) -> str:
         """Returns what is invalid about a commit, "" if nothing is."""
@@ -239,16 +246,23 @@ class Session:
             return f"log-probabilities that do not go with {len(tokens)} tokens"
         return ""
 
+    def on_progress(self, computed: int) -> None:
+        if self._inbox.is_empty:  # else a message waits already
+            self._inbox.put(_Progress())
+
     def on_queued(self, ahead: int) -> None:
-        self._inbox.put_nowait(Queued(1, ahead))
+        self._inbox.put(Queued(1, ahead))
 
     def on_verifier_closed(self, code: str, reason: str, retry_after: float = 0.0) -> None:
         if self._verifier_session and code == CLOSE_OVERLOADED and not self._tree.committed:
             self._overloaded[self._verifier_session.link] = retry_after or 1.0
         lost = self._leave_verifier(f"{code or CLOSE_FAILED}: {reason}")
+        if code == CLOSE_GRAMMAR:  # it would fail in the same place anywhere
+            self._inbox.put(GrammarFailed(reason))
+            return
         # With committed tokens, another verifier accepted it: this one may only have smaller limits.
         final = code == CLOSE_REFUSED and not self._tree.committed
-        self._inbox.put_nowait(RequestRejected(reason) if final else lost)
+        self._inbox.put(RequestRejected(reason) if final else lost)
 
     def on_verifier_changed(self) -> None:
         if self._tree.epoch:

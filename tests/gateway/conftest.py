@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from edgedraft.serving.server import server_config
 from edgedraft.wire import MAX_AGENT_FRAME
 from gateway.accounts import Accounts
 from gateway.app import build_app
+from gateway.model.prompt_workers import PromptWorkers
 from gateway.settings import GatewaySettings
 from tests.support.databases import database, database_url, postgres_server
 from tests.support.scripted_agent import ScriptedAgent
@@ -29,6 +32,15 @@ from tests.support.valkey_server import valkey, valkey_process
 from tests.support.waiting import until
 
 KEY = "ed-static-test-key"
+
+
+@cache
+def shared_prompt_workers() -> PromptWorkers:
+    """One pool for all gateways of the tests: a process takes half a second to start."""
+    workers = PromptWorkers()
+    atexit.register(workers.close)
+    return workers
+
 
 __all__ = ["database", "database_url", "postgres_server", "valkey", "valkey_process"]  # fixtures
 
@@ -67,7 +79,7 @@ class Gateway:
         return httpx.AsyncClient(
             base_url=self.url,
             headers={"authorization": f"Bearer {key}"} if key else {},
-            timeout=10,
+            timeout=60,
             trust_env=False,
             verify=False,
         )
@@ -94,9 +106,10 @@ async def running_gateway(
     small_buffers: bool = False,
     tracing: Tracing | None = None,
     ping_seconds: float = 20.0,
+    prompts: PromptWorkers | None = None,
     **options: Any,
 ) -> AsyncIterator[Gateway]:
-    """Serve with these verifiers; `options` are settings."""
+    """Serve with these verifiers and workers; `options` are settings."""
     values: dict[str, Any] = {
         "verifier": [verifier.url for verifier in verifiers],
         "key": KEY,
@@ -105,7 +118,7 @@ async def running_gateway(
         "silence_timeout": 2.0,
     }
     settings = GatewaySettings(**values | options)
-    app = build_app(settings, tracing)
+    app = build_app(settings, tracing, prompts or shared_prompt_workers())
     listener = socket.create_server(("127.0.0.1", 0))
     if small_buffers:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 14)

@@ -32,7 +32,7 @@ async def test_a_process_from_start_to_end(tmp_path: Path, verifier: ScriptedVer
     try:
         line = (await process.stdout.readline()).decode()
         assert line.startswith("edgedraft gateway ready http://127.0.0.1:")
-        assert time.monotonic() - began < 15  # about one second on an idle machine
+        assert time.monotonic() - began < 60  # about one second on an idle machine
         async with httpx.AsyncClient(
             base_url=line.split()[-1], headers={"authorization": f"Bearer {KEY}"}, trust_env=False, verify=False
         ) as http:
@@ -55,7 +55,7 @@ async def test_a_process_from_start_to_end(tmp_path: Path, verifier: ScriptedVer
         assert last[-1] == "data: [DONE]"
         assert json.loads(last[-2].removeprefix("data: "))["error"]["code"] == "shutting_down"
         assert len(last) > 50  # it had some seconds of grace
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             rest, log = await process.communicate()
         assert process.returncode == 0
         assert rest == b""
@@ -85,3 +85,49 @@ def test_a_bad_setting_is_one_line_and_a_2(port: str) -> None:
     assert out.returncode == 2
     assert out.stdout == ""
     assert len(out.stderr.strip().splitlines()) == 1
+
+
+async def test_a_request_that_is_prepared_when_the_grace_ends_is_a_503(tmp_path: Path) -> None:
+    command = ["-m", "edgedraft.cli", "gateway", "--port", "0", "--verifier", "ws://127.0.0.1:1", "--key", KEY]
+    command += ["--drain-grace", "0.2", "--database", f"sqlite+aiosqlite:///{tmp_path / 'gateway.db'}"]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    assert process.stdout
+    try:
+        url = (await process.stdout.readline()).decode().split()[-1]
+        headers = {"authorization": f"Bearer {KEY}"}
+        async with httpx.AsyncClient(base_url=url, headers=headers, trust_env=False, timeout=20) as http:
+            body = {"model": "toy", "messages": user("hi")}
+            waiting = asyncio.create_task(http.post("/v1/chat/completions", json=body))  # for a first verifier
+            await asyncio.sleep(0.5)
+            process.send_signal(signal.SIGTERM)
+            answer = await waiting
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "shutting_down")
+        async with asyncio.timeout(60):
+            _, log = await process.communicate()
+        assert process.returncode == 0
+        assert b"Traceback" not in log
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+def test_a_full_collection_does_not_look_through_what_was_loaded(tmp_path: Path) -> None:
+    """With all modules that takes more than the 20 ms that the event loop may be held for."""
+    code = f"""
+import gc
+from gateway import main
+from gateway.settings import GatewaySettings
+
+def serve(*parts):
+    print(gc.get_freeze_count(), len(gc.get_objects()))
+
+main.serve = serve
+main.main(GatewaySettings(verifier=["ws://127.0.0.1:1"], key={KEY!r}, database="sqlite+aiosqlite:///{tmp_path}/a.db"))
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    frozen, looked_through = map(int, ran.stdout.split())
+    assert frozen > 50_000
+    assert looked_through < 5_000

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
-from pydantic_core import from_json
 
 from edgedraft.wire import MAX_TOP_LOGPROBS
-from gateway.api.parameters import UNSERVED, Parameters
+from gateway.api.parameters import UNSERVED, Metadata, Parameters
+from gateway.http.bodies.validation import Integer, Schema, empty, one_of, refuse_unserved, validated
 from gateway.http.errors import ApiError
-from gateway.http.validation import Schema, empty, one_of, read_object, refuse_unserved, validated
+from gateway.limits.request_bounds import (
+    MAX_CONTENT_PARTS,
+    MAX_MESSAGE_TOOL_CALLS,
+    MAX_MESSAGES,
+    MAX_NAME_CHARACTERS,
+    MAX_TOOLS,
+)
 from gateway.prompt.content_parts import extract_texts
 from gateway.prompt.structured_output import ResponseFormat, StructuredOutputParameters
-from gateway.prompt.tools import MAX_TOOLS, Function, Tool, Tools, ToolUse, resolve_tool_use
+from gateway.prompt.tools import Function, Tool, Tools, ToolUse, resolve_tool_use
 
 
 class ContentPart(Schema):
@@ -26,17 +31,21 @@ class ContentPart(Schema):
     refusal: str | None = None
 
 
-class CalledFunction(Schema):
-    """The function of a tool call; `arguments` are a JSON string or an object."""
+Name = Annotated[str, Field(max_length=MAX_NAME_CHARACTERS)]
+Parts = Annotated[list[ContentPart], Field(max_length=MAX_CONTENT_PARTS, fail_fast=True)]
 
-    name: str
-    arguments: str | dict[str, Any] = "{}"
+
+class CalledFunction(Schema):
+    """The function of an earlier tool call; `arguments` are a JSON string or an object, or what came of them."""
+
+    name: Name
+    arguments: Any = None
 
 
 class MessageCall(Schema):
     """An earlier tool call that the client sends back."""
 
-    id: str = ""
+    id: Name = ""
     type: Literal["function"] = "function"
     function: CalledFunction
 
@@ -45,30 +54,34 @@ class ChatMessage(Schema):
     """One message; fields that only some templates use are not validated."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[ContentPart] | None = None
-    name: str | None = None
+    content: str | Parts | None = None
+    name: Name | None = None
     reasoning: Any = None
     reasoning_content: Any = None
-    tool_calls: list[MessageCall] | None = None
-    tool_call_id: str | None = None
+    tool_calls: Annotated[list[MessageCall], Field(max_length=MAX_MESSAGE_TOOL_CALLS, fail_fast=True)] | None = None
+    tool_call_id: Name | None = None
     function_call: CalledFunction | None = None
+
+
+Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
 
 
 class Prediction(Schema):
     """The output that the client expects (OpenAI's Predicted Outputs)."""
 
     type: Literal["content"]
-    content: str | list[ContentPart]
+    content: str | Parts
 
 
 class ChatRequest(Parameters, StructuredOutputParameters):
     """A chat completion's parameters. `functions` and `function_call` are the older form of tools and tool_choice."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    messages: Messages
+    max_completion_tokens: Annotated[Integer, Field(ge=1)] | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    top_logprobs: Annotated[Integer, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     prediction: Prediction | None = None
+    metadata: Metadata | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     tools: Tools | None = None
     tool_choice: Any = None
@@ -116,12 +129,11 @@ _UNSERVED: dict[str, Callable[[Any], bool]] = UNSERVED | {
 }
 
 
-def parse_chat_request(body: bytes) -> ChatRequest:
+def parse_chat_request(raw: Mapping[str, Any]) -> ChatRequest:
     """Raises ApiError 400 that names the parameter at fault."""
-    raw = read_object(body)
     refuse_unserved(raw, _UNSERVED)
     request = validated(ChatRequest, raw)
-    if request.top_logprobs is not None and not request.logprobs:
+    if request.top_logprobs and not request.logprobs:
         raise ApiError(400, "top_logprobs needs logprobs to be true.", param="top_logprobs", code="invalid_value")
     if request.prediction and request.choices > 1:
         raise _not_with_prediction("n")
@@ -140,8 +152,19 @@ def predicted_text(prediction: Prediction) -> str:
 
 
 def template_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
-    """The messages as chat templates take them. Raises ApiError 400 for content other than text."""
-    return [_template_message(index, message) for index, message in enumerate(messages)]
+    """The messages as chat templates take them, but for arguments of calls.
+
+    Raises ApiError 400 for content other than text.
+    """
+    rendered = [_template_message(index, message) for index, message in enumerate(messages)]
+    call_id = ""
+    for message, original in zip(rendered, messages, strict=True):
+        # Calls in the older form have no ids, and some templates want them.
+        if original.function_call:
+            call_id = message["tool_calls"][-1]["id"]
+        elif original.role == "function":
+            message.setdefault("tool_call_id", call_id)
+    return rendered
 
 
 def _template_message(index: int, message: ChatMessage) -> dict[str, Any]:
@@ -153,7 +176,7 @@ def _template_message(index: int, message: ChatMessage) -> dict[str, Any]:
         rendered["reasoning_content"] = reasoning
     calls = message.tool_calls or []
     if message.function_call:
-        calls = [*calls, MessageCall(function=message.function_call)]
+        calls = [*calls, MessageCall(id=f"call{index % 100_000:05}", function=message.function_call)]
     if calls:
         rendered["tool_calls"] = [_template_call(call) for call in calls]
     if message.tool_call_id is not None:
@@ -171,10 +194,5 @@ def _content(index: int, message: ChatMessage) -> str:
 
 
 def _template_call(call: MessageCall) -> dict[str, Any]:
-    """Clients send a call's arguments as a JSON string; templates take the object."""
-    arguments = call.function.arguments
-    if isinstance(arguments, str):
-        with suppress(ValueError):
-            arguments = from_json(arguments or "{}")
-    function = {"name": call.function.name, "arguments": arguments}
+    function = {"name": call.function.name, "arguments": call.function.arguments}
     return {"id": call.id, "type": "function", "function": function}

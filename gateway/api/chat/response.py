@@ -1,23 +1,22 @@
 """A chat completion as a stream of chunks, or as one body.
 
 Strict clients depend on the order and presence of fields: the same `id` and `created` throughout, `finish_reason` on
-every choice, an empty `choices` on the usage chunk only, and usage nowhere else.
+every choice, an empty `choices` on the usage chunk only, and no usage in other chunks.
 """
 
 from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from gateway.api.chat.message import AssistantMessage, finish_reason, message_delta
 from gateway.api.chat.request import ChatRequest
-from gateway.api.logprobs import chat_logprobs
+from gateway.api.logprobs import all_chat_logprobs, chat_logprobs
 from gateway.http.errors import ApiError
 from gateway.http.event_stream import DONE, error_frames, frame
 from gateway.output.events import ChoiceFinished, OutputEvent, TextDelta
-from gateway.records.speculation_stats import edgedraft_field
 from gateway.sessions.generation import Generation
 
 
@@ -29,10 +28,12 @@ class ChatStream:
         self._request = request
         self._head = _head(generation, "chat.completion.chunk", request)
         self._token_bytes = generation.model.token_bytes
+        # As OpenAI specifies, every chunk has the field if the last one has the usage.
+        self._no_usage = {"usage": None} if request.include_usage else {}
         self._started: set[int] = set()  # choices that have had a chunk
 
-    def encode(self, events: Sequence[OutputEvent]) -> bytes:
-        return b"".join([self._frames(event) for event in events])
+    def encode(self, events: Sequence[OutputEvent]) -> Iterator[bytes]:
+        return map(self._frames, events)
 
     async def finish(self) -> bytes:
         if not self._request.include_usage:
@@ -51,8 +52,7 @@ class ChatStream:
             text = event if isinstance(event, TextDelta) else None
             return self._chunk(event.choice, message_delta(event, first, self._request.legacy), None, text)
         reason = finish_reason(event.reason, self._request.legacy)
-        stats = self._generation.choices[event.choice].stats
-        last = self._chunk(event.choice, {}, reason, edgedraft=edgedraft_field([stats]))
+        last = self._chunk(event.choice, {}, reason, edgedraft=self._generation.edgedraft(event.choice))
         # A choice without text still has a chunk with the role.
         return self._chunk(event.choice, {"role": "assistant", "content": ""}, None) + last if first else last
 
@@ -61,7 +61,7 @@ class ChatStream:
     ) -> bytes:
         logprobs = chat_logprobs([text], self._token_bytes) if text and self._request.logprobs else None
         entry = {"index": choice, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
-        return frame(self._head | {"choices": [entry]} | root)
+        return frame(self._head | {"choices": [entry]} | self._no_usage | root)
 
 
 class ChatBody:
@@ -82,18 +82,18 @@ class ChatBody:
         generation, legacy = self._generation, self._request.legacy
         return {
             **self._head,
-            "choices": [self._choice(index, message, legacy) for index, message in enumerate(self._messages)],
+            "choices": [await self._choice(index, message, legacy) for index, message in enumerate(self._messages)],
             "usage": usage(generation),
             "metrics": generation.metrics(),
             "edgedraft": generation.edgedraft(),
         }
 
-    def _choice(self, index: int, message: AssistantMessage, legacy: bool) -> dict[str, Any]:
+    async def _choice(self, index: int, message: AssistantMessage, legacy: bool) -> dict[str, Any]:
         token_bytes, output = self._generation.model.token_bytes, self._generation.choices[index].output
         return {
             "index": index,
             "message": message.document(legacy),
-            "logprobs": chat_logprobs(message.text, token_bytes) if self._request.logprobs else None,
+            "logprobs": await all_chat_logprobs(message.text, token_bytes) if self._request.logprobs else None,
             "finish_reason": finish_reason(output.finish_reason, legacy),
         }
 

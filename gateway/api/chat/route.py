@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -15,30 +13,39 @@ from gateway.api.dependencies import GenerationDep
 from gateway.api.generation_context import admit_request
 from gateway.api.openapi import described
 from gateway.api.session_requests import build_session_requests
-from gateway.http.errors import ApiError
-from gateway.model.chat_template import ChatTemplateError, Message
 from gateway.model.served_model import ServedModel
 from gateway.prompt.chat import prepare_chat
+from gateway.prompt.preparation import PromptPreparation
 
 router = APIRouter()
 
+CHARACTERS_PER_TOKEN = 8  # of a prediction, which may end early
 RESPONSE_FIELDS = ("id", "object", "created", "model", "choices", "usage")
 
 
 @router.post("/v1/chat/completions", **described(ChatRequest, *RESPONSE_FIELDS, streams=True))
 async def chat_completions(http: Request, dependencies: GenerationDep) -> Response:
     async with admit_request(http, dependencies) as context:
-        request = parse_chat_request(await context.body())
+        request = parse_chat_request(await context.document())
         context.reserve(request.choices)
         model = await context.model(request.model)
-        chat = await prepare_chat(
+        await asyncio.sleep(0)  # validating and converting so many messages are steps of their own
+        messages = template_messages(request.messages)
+        await asyncio.sleep(0)
+        preparation = prepare_chat(
             model,
-            dependencies.grammars,
-            template_messages(request.messages),
+            context.prompts,
+            context.grammars,
+            messages,
             request.chat_template_kwargs or {},
             request.tool_use(),
             request.output_format(request.response_format),
         )
+        chat = await context.prepare(preparation)
+        prediction: list[int] = []
+        if request.prediction is not None:
+            text = predicted_text(request.prediction)
+            prediction = await context.prepare(prediction_tokens(context.prompts, model, text))
         sessions = build_session_requests(
             request,
             model,
@@ -47,29 +54,17 @@ async def chat_completions(http: Request, dependencies: GenerationDep) -> Respon
             choices=request.choices,
             param="messages",
             grammar=chat.grammar,
-            prediction=await prediction_tokens(model, request),
+            prediction=prediction,
         )
-        generation = context.generation(
-            "chat", sessions, request.stops, len(chat.prompt), stream=bool(request.stream), syntax=chat.syntax
-        )
+        generation = context.chat_generation("chat", request, sessions, chat)
         if request.stream:
             return context.stream(generation, ChatStream(generation, request))
         return await context.complete(generation, ChatBody(generation, request))
 
 
-async def chat_prompt(model: ServedModel, messages: Sequence[Message], options: Mapping[str, Any]) -> list[int]:
-    """The prompt's token ids. `options` are variables of the chat template. Raises ApiError 400."""
-    try:
-        # In a thread, because rendering a long prompt would hold up other streams.
-        return await asyncio.to_thread(model.encode_chat, messages, options)
-    except ChatTemplateError as refusal:
-        raise ApiError(400, str(refusal), param="messages", code="invalid_messages") from None
-
-
-async def prediction_tokens(model: ServedModel, request: ChatRequest) -> list[int]:
-    """The token ids of the request's `prediction`, empty without one. Raises ApiError 400."""
-    if request.prediction is None:
-        return []
-    text = predicted_text(request.prediction)
-    encoding = await asyncio.to_thread(model.tokenizer.encode, text, add_special_tokens=False)
-    return encoding.ids
+async def prediction_tokens(prompts: PromptPreparation, model: ServedModel, text: str) -> list[int]:
+    """The token ids of a predicted text, no more than the context. Raises ApiError 400."""
+    text = text[: model.context_length * CHARACTERS_PER_TOKEN]
+    at_most = len(text.encode())
+    (tokens,) = await prompts.encode(model, [text], "prediction", with_control=True, max_tokens=at_most)
+    return tokens[: model.context_length]

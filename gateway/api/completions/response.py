@@ -5,9 +5,10 @@ Choices are numbered across all prompts: the first n belong to prompt 0, the nex
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from gateway.api.chat.response import usage
@@ -16,7 +17,6 @@ from gateway.api.logprobs import LegacyLogprobs, mean_logprob
 from gateway.http.errors import ApiError
 from gateway.http.event_stream import DONE, error_frames, frame
 from gateway.output.events import ChoiceFinished, OutputEvent, TextDelta
-from gateway.records.speculation_stats import edgedraft_field
 from gateway.sessions.generation import Generation
 
 
@@ -32,10 +32,12 @@ class CompletionStream:
         self._logprobs = [
             LegacyLogprobs(generation.model.token_bytes, request.logprobs or 0) for _ in generation.choices
         ]
+        # As OpenAI specifies, every chunk has the field if the last one has the usage.
+        self._no_usage = {"usage": None} if request.include_usage else {}
         self._started: set[int] = set()  # choices that have had a chunk
 
-    def encode(self, events: Sequence[OutputEvent]) -> bytes:
-        return b"".join([self._frame(event) for event in events])
+    def encode(self, events: Sequence[OutputEvent]) -> Iterator[bytes]:
+        return map(self._frame, events)
 
     async def finish(self) -> bytes:
         if not self._request.include_usage:
@@ -52,8 +54,7 @@ class CompletionStream:
             self._started.add(event.choice)
             echo = self._echoes[event.choice // self._request.choices]
         if isinstance(event, ChoiceFinished):
-            stats = self._generation.choices[event.choice].stats
-            return self._chunk(event.choice, echo, event.reason, edgedraft=edgedraft_field([stats]))
+            return self._chunk(event.choice, echo, event.reason, edgedraft=self._generation.edgedraft(event.choice))
         if isinstance(event, TextDelta):
             return self._chunk(event.choice, echo + event.text, None, event)
         return b""
@@ -63,7 +64,7 @@ class CompletionStream:
         if self._request.logprobs is not None and delta:
             logprobs = self._logprobs[choice].of(delta.tokens, delta.logprobs)
         entry = {"index": choice, "text": text, "logprobs": logprobs, "finish_reason": reason}
-        return frame(self._head | {"choices": [entry]} | root)
+        return frame(self._head | {"choices": [entry]} | self._no_usage | root)
 
 
 class CompletionBody:
@@ -95,7 +96,7 @@ class CompletionBody:
                     {
                         "index": len(choices),
                         "text": echo + "".join(delta.text for delta in deltas),
-                        "logprobs": self._logprobs(deltas),
+                        "logprobs": await self._logprobs(deltas),
                         "finish_reason": generation.choices[candidate].output.finish_reason,
                     }
                 )
@@ -117,12 +118,18 @@ class CompletionBody:
 
         return sorted(candidates, key=mean, reverse=True)[:count]
 
-    def _logprobs(self, deltas: Sequence[TextDelta]) -> dict[str, Any] | None:
+    async def _logprobs(self, deltas: Sequence[TextDelta]) -> dict[str, Any] | None:
+        """In steps between which others run."""
         if self._request.logprobs is None:
             return None
-        tokens = [token for delta in deltas for token in delta.tokens]
-        entries = [entry for delta in deltas for entry in delta.logprobs]
-        return LegacyLogprobs(self._generation.model.token_bytes, self._request.logprobs).of(tokens, entries)
+        logprobs = LegacyLogprobs(self._generation.model.token_bytes, self._request.logprobs)
+        fields = logprobs.of((), ())
+        for delta in deltas:
+            for name, values in logprobs.of(delta.tokens, delta.logprobs).items():
+                if values is not None:
+                    fields[name] += values
+            await asyncio.sleep(0)
+        return fields
 
 
 def _head(generation: Generation, request: CompletionRequest) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """GET /dashboard: a static page for operators and agent owners, and the JSON that it polls.
 
-The page needs no key, the data does. A key sees the requests and agents of its owner, the operator's (an admin of the
-tenant `default`) those of all. No response contains a prompt, a text or a key.
+The page needs no key, the data does. What a key sees is decided by gateway/accounts/visibility.py. No response contains
+a prompt, a text or a key.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from gateway.accounts import Owner
+from gateway.accounts import visible_to
 from gateway.agents.link import AgentLink
 from gateway.api.dependencies import AgentsDep, AnyPrincipal, DatabaseDep, MetricsDep, PricesDep, VerifiersDep
 from gateway.http.errors import ApiError, database_down
@@ -55,19 +55,19 @@ async def page(request: Request) -> Response:
 
 @router.get("/dashboard/data")
 async def data(principal: AnyPrincipal, registry: AgentsDep, metrics: MetricsDep, verifiers: VerifiersDep) -> Response:
-    """Statistics of the last five minutes for the key's owner. Raises ApiError 401."""
-    all_owners = principal.is_operator
-    owner: Owner | None = None if all_owners else principal.agents_owner
-    agents = registry.attached(owner)
+    """Statistics of the last five minutes for all that the key may see. Raises ApiError 401 or 429."""
+    visible = visible_to(principal)
+    agents = [agent for agent in registry.attached() if visible.includes(agent.owner)]
+    several = visible.owner is None
     body: dict[str, Any] = {
         "now": round(time.time(), 3),
-        "sees": "everybody" if all_owners else principal.owner,
-        "live": metrics.live.snapshot(owner),
-        "agents": [_agent(agent, all_owners) for agent in agents[:MAX_LISTED_AGENTS]],
+        "sees": visible.owner or visible.tenant or "everybody",
+        "live": metrics.live.snapshot(visible.subject),
+        "agents": [_agent(agent, several) for agent in agents[:MAX_LISTED_AGENTS]],
         "agents_attached": len(agents),
         "models": [model.name for model in verifiers.catalog],
     }
-    if all_owners:
+    if visible.everything:
         body["verifiers"] = [
             {"model": link.model.name, "running": link.running, "max_sessions": link.max_sessions}
             for link in verifiers.links
@@ -77,11 +77,11 @@ async def data(principal: AnyPrincipal, registry: AgentsDep, metrics: MetricsDep
 
 @router.get("/dashboard/money")
 async def money(principal: AnyPrincipal, database: DatabaseDep, prices: PricesDep) -> Response:
-    """Ledger totals of the last MONEY_DAYS for the key's owner. Raises ApiError 401 or 503."""
-    tenant, owner = (None, None) if "admin" in principal.scopes else principal.agents_owner
+    """Ledger totals of the last MONEY_DAYS for all that the key may see. Raises ApiError 401, 429 or 503."""
+    visible = visible_to(principal)
     since = datetime.now(UTC).date() - timedelta(days=MONEY_DAYS - 1)
     try:
-        totals = await usage_totals(database, since=since, tenant=tenant, owner=owner)
+        totals = await usage_totals(database, since=since, tenant=visible.tenant, owner=visible.owner)
     except DatabaseDown as error:
         raise database_down() from error
     body: dict[str, Any] = {"days": MONEY_DAYS, "currency": prices.currency}

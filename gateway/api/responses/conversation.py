@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from typing import Any
 
 from gateway.accounts import Owner
-from gateway.api.responses.items import Item, input_items, is_response_id, no_such_item, referenced
+from gateway.api.responses.items import Item, each_input_item, is_response_id, no_such_item, referenced
 from gateway.api.responses.messages import chat_messages, turn_starts, without_beginning
 from gateway.api.responses.request import ResponsesRequest
 from gateway.api.responses.store import ChainTooLong, NotStored, ResponseStore
 from gateway.http.errors import ApiError, database_down
-from gateway.model.chat_template import ChatTemplateError, Message
+from gateway.limits.request_bounds import MAX_CONVERSATION_ITEMS
+from gateway.model.prompt_jobs import Message
 from gateway.model.served_model import ServedModel
-from gateway.prompt.chat import template_inputs
+from gateway.prompt.preparation import PromptPreparation
 from gateway.prompt.tools import ToolUse
 from gateway.storage.database import DatabaseDown
 
+ITEMS_PER_STEP = 256  # that are validated in one step of the event loop
 RESERVED_OUTPUT = 1024  # output tokens that truncation reserves if the request sets no limit
 
 
@@ -53,6 +52,8 @@ async def read_conversation(
                     raise NotStored(previous)
                 chain = await store.chain(owner, previous)
                 before = [item for response in chain for item in response.items]
+                if len(before) > MAX_CONVERSATION_ITEMS:
+                    raise ChainTooLong(f"it has {len(before)} items, and {MAX_CONVERSATION_ITEMS} is the most")
                 length += chain[-1].length
             if references:
                 stored = await _resolved(store, owner, references)
@@ -68,7 +69,12 @@ async def read_conversation(
             raise ApiError(400, message, param="previous_response_id", code="conversation_too_long") from None
         except DatabaseDown as error:
             raise database_down() from error
-    return Conversation(before, input_items(request.input, response_id, stored), length)
+    own: list[Item] = []
+    for item in each_input_item(request.input, response_id, stored):
+        own.append(item)
+        if len(own) % ITEMS_PER_STEP == 0:
+            await asyncio.sleep(0)
+    return Conversation(before, own, length)
 
 
 async def _resolved(store: ResponseStore, owner: Owner, references: Mapping[str, str]) -> dict[str, Item]:
@@ -81,35 +87,37 @@ async def _resolved(store: ResponseStore, owner: Owner, references: Mapping[str,
 
 
 async def messages_of(
-    model: ServedModel, request: ResponsesRequest, conversation: Conversation, tools: ToolUse | None
+    prompts: PromptPreparation,
+    model: ServedModel,
+    request: ResponsesRequest,
+    conversation: Conversation,
+    tools: ToolUse | None,
 ) -> list[Message]:
     """Returns messages for the model's template, truncated if the request asks for it. Raises ApiError 400."""
     messages: list[Message] = [*chat_messages(request.instructions, [*conversation.before, *conversation.own])]
     if request.truncation != "auto":
         return messages
     limit = model.context_length - min(request.output_limit or RESERVED_OUTPUT, model.context_length // 2)
-    try:
-        # Rendering a long conversation would block the event loop.
-        return await asyncio.to_thread(_fitting, model, messages, request.chat_template_kwargs or {}, tools, limit)
-    except ChatTemplateError as refusal:
-        raise ApiError(400, str(refusal), param="input", code="invalid_messages") from None
+    options = request.chat_template_kwargs or {}
+
+    async def fits(messages: Sequence[Message]) -> bool:
+        return await prompts.fits(model, messages, options, tools, limit, "input")
+
+    return await _longest_fitting(messages, fits)
 
 
-def _fitting(
-    model: ServedModel, messages: list[Message], options: Mapping[str, Any], tools: ToolUse | None, limit: int
+async def _longest_fitting(
+    messages: list[Message], fits: Callable[[Sequence[Message]], Awaitable[bool]]
 ) -> list[Message]:
-    """Returns the longest suffix of at most `limit` tokens that starts with a user message; else the shortest."""
-
-    def fits(messages: Sequence[Message]) -> bool:
-        shown, variable = template_inputs(model, messages, tools)
-        return len(model.encode(model.render_chat(shown, options, variable))) <= limit
-
+    """Returns the longest suffix that fits and starts with a user message; the shortest of them if none does."""
     starts = turn_starts(messages)
-    if not starts or fits(messages):
+    if not starts or await fits(messages):
         return messages
-    # Each text is counted by itself first, because rendering suffixes that are far too long would be slow.
-    counts = [len(model.encode(message["content"])) for message in messages]
-    ahead = list(accumulate(reversed(counts)))[::-1]
-    starts = [start for start in starts if ahead[start] <= limit] or starts[-1:]
-    at = bisect_left(starts, True, key=lambda start: fits(without_beginning(messages, start)))
-    return without_beginning(messages, starts[min(at, len(starts) - 1)])
+    first, last = 0, len(starts) - 1
+    while first < last:
+        middle = (first + last) // 2
+        if await fits(without_beginning(messages, starts[middle])):
+            last = middle
+        else:
+            first = middle + 1
+    return without_beginning(messages, starts[first])

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, WebSocket
 from starlette.responses import Response
 
 from gateway.accounts import Owner
@@ -19,6 +19,7 @@ from gateway.api.responses.request import ResponsesRequest, parse_responses_requ
 from gateway.api.responses.response import ResponseBody, ResponseStream, StoreResponse
 from gateway.api.responses.store import ResponseStore, StoredResponse, TooLarge
 from gateway.api.session_requests import build_session_requests
+from gateway.http.errors import ApiError
 from gateway.model.served_model import ServedModel
 from gateway.prompt.chat import PreparedChat, prepare_chat
 
@@ -34,15 +35,15 @@ router = APIRouter()
 @router.post("/v1/responses", **described(ResponsesRequest, *RESPONSE_FIELDS, streams=True))
 async def create_response(http: Request, dependencies: GenerationDep, responses: ResponsesDep) -> Response:
     async with admit_request(http, dependencies) as context:
-        request = parse_responses_request(await context.body())
+        request = parse_responses_request(await context.document())
         response_id = new_response_id()
-        model, conversation, chat = await _prepare(context, dependencies, responses, request, response_id)
+        model, conversation, chat = await context.prepare(
+            _prepare(context, dependencies, responses, request, response_id)
+        )
         sessions = build_session_requests(
             request, model, chat.prompt, context.principal, choices=1, param="input", grammar=chat.grammar
         )
-        generation = context.generation(
-            "responses", sessions, request.stops, len(chat.prompt), stream=bool(request.stream), syntax=chat.syntax
-        )
+        generation = context.chat_generation("responses", request, sessions, chat)
         store = None
         if responses is not None and request.store is not False:
             store = _store_response(responses, context.principal.agents_owner, request, conversation)
@@ -52,12 +53,19 @@ async def create_response(http: Request, dependencies: GenerationDep, responses:
         return await context.complete(generation, body)
 
 
+@router.websocket("/v1/responses")
+async def refuse_websocket(socket: WebSocket) -> None:
+    """Clients that try a WebSocket first go on over HTTP when they see this status."""
+    error = ApiError(426, "Responses are served over HTTP: POST to this path.", code="websocket_not_served")
+    await socket.send_denial_response(error.response())
+
+
 @router.post("/v1/responses/input_tokens", **described(ResponsesRequest, "object", "input_tokens"))
 async def count_input_tokens(http: Request, dependencies: GenerationDep, responses: ResponsesDep) -> dict[str, Any]:
     """Counts the prompt tokens that the same request to POST /v1/responses would have."""
     async with admit_request(http, dependencies) as context:
-        request = parse_responses_request(await context.body())
-        _, _, chat = await _prepare(context, dependencies, responses, request, new_response_id())
+        request = parse_responses_request(await context.document())
+        _, _, chat = await context.prepare(_prepare(context, dependencies, responses, request, new_response_id()))
         return {"object": "response.input_tokens", "input_tokens": len(chat.prompt)}
 
 
@@ -72,9 +80,9 @@ async def _prepare(
     tools, text_format = request.tool_use(), request.text_format()
     model = await context.model(request.model)
     conversation = await read_conversation(responses, context.principal.agents_owner, request, response_id)
-    messages = await messages_of(model, request, conversation, tools)
+    messages = await messages_of(context.prompts, model, request, conversation, tools)
     options = request.chat_template_kwargs or {}
-    chat = await prepare_chat(model, dependencies.grammars, messages, options, tools, text_format, "input")
+    chat = await prepare_chat(model, context.prompts, context.grammars, messages, options, tools, text_format, "input")
     return model, conversation, chat
 
 

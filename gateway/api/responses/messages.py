@@ -1,18 +1,18 @@
-"""Converts a conversation's items to the messages that chat templates take.
+"""Converts a conversation's items to the messages that chat templates take, but for arguments of calls.
 
 Consecutive reasoning, text and function calls are one assistant message; their results are `tool` messages.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from typing import Any
 
+from gateway.api.responses.custom_input import INPUT
 from gateway.api.responses.items import Item
+from gateway.api.responses.tools import tool_name
 from gateway.http.errors import ApiError
-from gateway.model.chat_template import Message
+from gateway.model.prompt_jobs import Message
 
 
 def chat_messages(instructions: str | None, items: Iterable[Item]) -> list[dict[str, Any]]:
@@ -25,7 +25,7 @@ def chat_messages(instructions: str | None, items: Iterable[Item]) -> list[dict[
 
     for item in items:
         kind = item["type"]
-        if kind == "function_call_output":
+        if kind in ("function_call_output", "custom_tool_call_output"):
             if item["call_id"] not in called:
                 message = f"No function call found for the function call output with call_id {item['call_id']!r}."
                 raise ApiError(400, message, param="input", code="invalid_value")
@@ -34,7 +34,7 @@ def chat_messages(instructions: str | None, items: Iterable[Item]) -> list[dict[
         elif kind == "message" and item["role"] != "assistant":
             messages.append({"role": item["role"], "content": _text(item["content"])})
             turn = None
-        else:
+        elif kind != "reasoning" or _text(item["content"] or item["summary"]):  # encrypted reasoning has no text
             if turn is None or not _goes_on(turn, kind):
                 turn = {"role": "assistant", "content": ""}
                 messages.append(turn)
@@ -63,7 +63,7 @@ def _goes_on(turn: Message, kind: str) -> bool:
     """Whether an item of this kind belongs to the turn: reasoning comes first, text next, calls last."""
     if kind == "reasoning":
         return False
-    return kind == "function_call" or not (turn["content"] or "tool_calls" in turn)
+    return kind in ("function_call", "custom_tool_call") or not (turn["content"] or "tool_calls" in turn)
 
 
 def _text(parts: Sequence[dict[str, Any]]) -> str:
@@ -71,12 +71,7 @@ def _text(parts: Sequence[dict[str, Any]]) -> str:
 
 
 def _tool_call(item: Item) -> dict[str, Any]:
-    """Clients send a call's arguments as a JSON string; templates take the object."""
-    arguments: Any = item["arguments"]
-    with suppress(ValueError, RecursionError):
-        arguments = json.loads(arguments)
-    return {
-        "id": item["call_id"],
-        "type": "function",
-        "function": {"name": item["name"], "arguments": arguments},
-    }
+    custom = item["type"] == "custom_tool_call"
+    arguments = {INPUT: item["input"]} if custom else item["arguments"]
+    name = tool_name(item["name"], item.get("namespace"))
+    return {"id": item["call_id"], "type": "function", "function": {"name": name, "arguments": arguments}}

@@ -6,10 +6,12 @@ https://platform.openai.com/docs/api-reference/responses-streaming without the s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+from gateway.api.responses.custom_input import CustomInput
 from gateway.api.responses.items import Item, item_id
+from gateway.api.responses.tools import Origin
 
 StreamEvent = dict[str, Any]
 ItemStatus = Literal["completed", "incomplete"]
@@ -18,10 +20,14 @@ ItemStatus = Literal["completed", "incomplete"]
 class ResponseOutput:
     """Takes a model's output in order. Each call returns the events to send; `items` is valid at any time."""
 
-    def __init__(self, response_id: str) -> None:
+    def __init__(self, response_id: str, origin_of: Callable[[str], Origin] = Origin) -> None:
+        """`origin_of` tells how the client knows a tool by its name for the model."""
         self.items: list[Item] = []
+        self._origin_of = origin_of
+        self._custom: CustomInput | None = None  # of the last call, if it is a custom tool's
         self._response_id = response_id
         self._open: Item | None = None
+        self._event_logprobs: list[dict[str, Any]] = []  # of the open item, as events have them
 
     def text(self, delta: str, logprobs: Sequence[dict[str, Any]] = ()) -> list[StreamEvent]:
         """More of the answer. `logprobs` are in the API's shape, one per token."""
@@ -32,7 +38,9 @@ class ResponseOutput:
         open_part["logprobs"].extend(logprobs)
         if not delta and not logprobs:
             return opening
-        return [*opening, self._part_event("output_text.delta", delta=delta, logprobs=_without_bytes(logprobs))]
+        without_bytes = _without_bytes(logprobs)
+        self._event_logprobs += without_bytes
+        return [*opening, self._part_event("output_text.delta", delta=delta, logprobs=without_bytes)]
 
     def reasoning(self, delta: str) -> list[StreamEvent]:
         """More of the reasoning before the answer."""
@@ -42,11 +50,23 @@ class ResponseOutput:
         return [*opening, self._part_event("reasoning_text.delta", delta=delta)]
 
     def tool_call(self, call_id: str, name: str) -> list[StreamEvent]:
-        """A function call starts."""
-        return [*self.end("completed"), self._open_item("function_call", call_id=call_id, name=name, arguments="")]
+        """A call of a function or of a custom tool starts."""
+        events = self.end("completed")
+        origin = self._origin_of(name)
+        named: dict[str, Any] = {"call_id": call_id, "name": origin.name}
+        if origin.namespace:
+            named["namespace"] = origin.namespace
+        self._custom = CustomInput() if origin.custom else None
+        if self._custom:
+            return [*events, self._open_item("custom_tool_call", **named, input="")]
+        return [*events, self._open_item("function_call", **named, arguments="")]
 
     def arguments(self, delta: str) -> list[StreamEvent]:
         """More of the arguments of the last call."""
+        if self._custom:
+            more = self._custom.add(delta)
+            self._current()["input"] = self._custom.text
+            return [self._event("custom_tool_call_input.delta", delta=more)] if more else []
         self._current()["arguments"] += delta
         return [self._event("function_call_arguments.delta", delta=delta)]
 
@@ -55,13 +75,16 @@ class ResponseOutput:
         item = self._open
         if item is None:
             return []
-        item["status"] = status
+        if item["type"] != "custom_tool_call":  # which has no status in the API
+            item["status"] = status
         if item["type"] == "function_call":
             # `name` was part of this event in earlier versions of the API, and older clients require it.
             done = [self._event("function_call_arguments.done", arguments=item["arguments"], name=item["name"])]
+        elif item["type"] == "custom_tool_call":
+            done = [self._event("custom_tool_call_input.done", input=item["input"])]
         else:
             part = self._part()
-            logprobs = {"logprobs": _without_bytes(part["logprobs"])} if "logprobs" in part else {}
+            logprobs = {"logprobs": self._event_logprobs} if "logprobs" in part else {}
             done = [
                 self._part_event(f"{part['type']}.done", text=part["text"], **logprobs),
                 self._part_event("content_part.done", part=dict(part)),
@@ -81,7 +104,9 @@ class ResponseOutput:
 
     def _open_item(self, kind: str, **fields: Any) -> StreamEvent:
         identity = item_id(kind, self._response_id, len(self.items), output=True)
-        self._open = {"id": identity, "type": kind, "status": "in_progress"} | fields
+        status = {} if kind == "custom_tool_call" else {"status": "in_progress"}
+        self._event_logprobs = []
+        self._open = {"id": identity, "type": kind, **status} | fields
         self.items.append(self._open)
         empty = {name: [] if isinstance(value, list) else value for name, value in self._open.items()}
         return self._item_event("output_item.added", empty)

@@ -1,58 +1,44 @@
 """The parameters of POST /v1/responses beside the shared ones.
 
-Unknown parameters are ignored. Unsupported ones that would change the output are rejected by name, and so are OpenAI's
-built-in tools: only the client's own functions can be tools.
+Unknown parameters are ignored. Unsupported ones that would change the output are rejected by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from edgedraft.wire import MAX_TOP_LOGPROBS
-from gateway.api.parameters import UNSERVED, Parameters
-from gateway.api.responses.items import MAX_INPUT_ITEMS
-from gateway.api.responses.tools import chat_format, function_tools, use_of
-from gateway.http.errors import ApiError
-from gateway.http.validation import Schema, empty, one_of, read_object, refuse_unserved, validated
+from gateway.api.parameters import UNSERVED, Metadata, Parameters
+from gateway.api.responses.items import Identifier
+from gateway.api.responses.tools import ToolSet, chat_format
+from gateway.http.bodies.validation import Integer, Schema, empty, one_of, refuse_unserved, validated
+from gateway.limits.request_bounds import MAX_INCLUDES, MAX_INPUT_ITEMS, MAX_TOOLS
 from gateway.prompt.output_format import OutputFormat
 from gateway.prompt.structured_output import StructuredOutputParameters
 from gateway.prompt.tools import ToolUse
 
 LOGPROBS = "message.output_text.logprobs"
 
-# What `include` may name: log-probabilities, and encrypted reasoning, which never exists here. Others are rejected.
-_INCLUDABLE = {LOGPROBS, "reasoning.encrypted_content"}
-_UNSERVED_INCLUDES = {
-    "file_search_call.results",
-    "web_search_call.results",
-    "web_search_call.action.sources",
-    "message.input_image.image_url",
-    "computer_call_output.output.image_url",
-    "code_interpreter_call.outputs",
-}
-
-Identifier = Annotated[str, Field(max_length=512)]
-Metadata = Annotated[
-    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
-]
+Level = Annotated[str, Field(max_length=64)]  # new ones keep coming, and none has an effect
 
 
 class TextConfig(Schema):
     """`format` is text, json_object or json_schema; `verbosity` is accepted and ignored."""
 
     format: dict[str, Any] | None = None
-    verbosity: Literal["low", "medium", "high"] | None = None
+    verbosity: Level | None = None
 
 
 class Reasoning(Schema):
     """Accepted and returned, without effect on how long the model reasons."""
 
-    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
-    summary: Literal["auto", "concise", "detailed"] | None = None
+    effort: Level | None = None
+    summary: Level | None = None
 
 
 class ResponsesRequest(Parameters, StructuredOutputParameters):
@@ -60,19 +46,20 @@ class ResponsesRequest(Parameters, StructuredOutputParameters):
 
     input: str | Annotated[list[Any], Field(min_length=1, max_length=MAX_INPUT_ITEMS)]
     instructions: str | None = None
-    max_output_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_output_tokens: Annotated[Integer, Field(ge=1)] | None = None
     previous_response_id: Identifier | None = None
     store: bool | None = None
     metadata: Metadata | None = None
     truncation: Literal["auto", "disabled"] | None = None
-    include: list[str] | None = None
+    # Nothing but log-probabilities can be included: there are no hosted tools, and no encrypted reasoning.
+    include: Annotated[list[str], Field(max_length=MAX_INCLUDES)] | None = None
     text: TextConfig | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: Annotated[list[dict[str, Any]], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     reasoning: Reasoning | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
-    max_tool_calls: Annotated[int, Field(ge=1)] | None = None
+    top_logprobs: Annotated[Integer, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    max_tool_calls: Annotated[Integer, Field(ge=1)] | None = None
     user: Identifier | None = None
     safety_identifier: Identifier | None = None
     prompt_cache_key: Identifier | None = None
@@ -82,9 +69,14 @@ class ResponsesRequest(Parameters, StructuredOutputParameters):
     def output_limit(self) -> int | None:
         return self.max_output_tokens
 
+    @cached_property
+    def tool_set(self) -> ToolSet:
+        """Raises ApiError 400 for invalid tools."""
+        return ToolSet.read(self.tools or ())
+
     def tool_use(self) -> ToolUse | None:
         """Returns how the model may use the tools. Raises ApiError 400."""
-        return use_of(function_tools(self.tools or ()), self.tool_choice, self.parallel_tool_calls)
+        return self.tool_set.use(self.tool_choice, self.parallel_tool_calls)
 
     def text_format(self) -> OutputFormat | None:
         """Returns the required format of the output text. Raises ApiError 400."""
@@ -107,15 +99,7 @@ _UNSERVED: dict[str, Callable[[Any], bool]] = UNSERVED | {
 }
 
 
-def parse_responses_request(body: bytes) -> ResponsesRequest:
+def parse_responses_request(raw: Mapping[str, Any]) -> ResponsesRequest:
     """Raises ApiError 400 that names the parameter at fault."""
-    raw = read_object(body)
     refuse_unserved(raw, _UNSERVED)
-    request = validated(ResponsesRequest, raw)
-    for number, name in enumerate(request.include or ()):
-        if name in _UNSERVED_INCLUDES:
-            message = f"include {name!r} is not supported."
-            raise ApiError(400, message, param=f"include.{number}", code="unsupported_value")
-        if name not in _INCLUDABLE:
-            raise ApiError(400, f"include {name!r} is unknown.", param=f"include.{number}", code="invalid_value")
-    return request
+    return validated(ResponsesRequest, raw)

@@ -6,9 +6,8 @@ a stream. Source: https://platform.openai.com/docs/api-reference/responses/objec
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Literal
 
 from pydantic_core import from_json, to_json
@@ -16,8 +15,9 @@ from pydantic_core import from_json, to_json
 from gateway.api.logprobs import chat_logprobs
 from gateway.api.responses.output import ResponseOutput, StreamEvent
 from gateway.api.responses.request import ResponsesRequest
-from gateway.api.responses.tools import function_tools
 from gateway.http.errors import ApiError
+from gateway.http.event_stream import join_pieces
+from gateway.http.json_response import write_ascii, write_json
 from gateway.output.events import OutputEvent, ReasoningDelta, TextDelta, ToolCallArgumentsDelta, ToolCallStarted
 from gateway.sessions.generation import Generation
 
@@ -35,7 +35,7 @@ class ResponseBody:
         self._generation = generation
         self._request = request
         self._store = store
-        self._output = ResponseOutput(response_id)
+        self._output = ResponseOutput(response_id, request.tool_set.origin_of)
         self._head = {
             "id": response_id,
             "object": "response",
@@ -58,7 +58,7 @@ class ResponseBody:
             completed_at=None if cut else int(time.time()),
             usage=_usage(generation),
             metrics=generation.metrics(),
-            edgedraft=generation.edgedraft(),
+            edgedraft=generation.edgedraft() | self._left_out(),
         )
         if self._store and not await self._store(response):
             response["store"] = False
@@ -96,6 +96,11 @@ class ResponseBody:
         output = self._output.items if with_output else []
         return self._head | {"status": status, "output": output} | empty | fields
 
+    def _left_out(self) -> dict[str, Any]:
+        """What the response says about tools that the model was not given."""
+        left_out = self._request.tool_set.left_out
+        return {"left_out_tools": left_out} if left_out else {}
+
     def _logprobs(self, delta: TextDelta) -> list[dict[str, Any]]:
         if self._request.alternatives < 0:
             return []
@@ -109,25 +114,32 @@ class ResponseStream:
         self._body = body
         self._sequence = 0
 
-    def encode(self, events: Sequence[OutputEvent]) -> bytes:
-        stream_events = [] if self._sequence else self._body.begin()
-        frames = [self._frame(event) for event in stream_events]
-        frames += [self._frame(stream_event) for event in events for stream_event in self._body.take(event)]
-        return b"".join(frames)
+    def encode(self, events: Sequence[OutputEvent]) -> Iterator[bytes]:
+        if not self._sequence:
+            for event in self._body.begin():
+                yield from self._frame(event)
+        for output in events:
+            for event in self._body.take(output):
+                yield from self._frame(event)
 
     async def finish(self) -> bytes:
         response = await self._body.document()
-        return self._frame({"type": f"response.{response['status']}", "response": response})
+        return await join_pieces(self._frame({"type": f"response.{response['status']}", "response": response}))
 
     def fail(self, error: ApiError) -> bytes:
-        return self._frame({"type": "response.failed", "response": self._body.failed(error)})
+        return b"".join(self._frame({"type": "response.failed", "response": self._body.failed(error)}))
 
-    def _frame(self, event: StreamEvent) -> bytes:
-        """One server-sent event. ASCII only, because some clients split lines at U+2028 and similar characters."""
+    def _frame(self, event: StreamEvent) -> Iterator[bytes]:
+        """One server-sent event. ASCII only, because some clients split lines at U+2028 and similar characters.
+
+        The events at the end repeat all of an output with its log-probabilities, hence the pieces.
+        """
         event["sequence_number"] = self._sequence
         self._sequence += 1
-        data = json.dumps(event, separators=(",", ":"))
-        return f"event: {event['type']}\ndata: {data}\n\n".encode()
+        yield f"event: {event['type']}\ndata: ".encode()
+        for piece in write_json(event, write_ascii):
+            yield piece.encode()
+        yield b"\n\n"
 
 
 def _usage(generation: Generation) -> dict[str, Any]:
@@ -161,7 +173,7 @@ def _echo(request: ResponsesRequest) -> dict[str, Any]:
             "verbosity": (text and text.verbosity) or "medium",
         },
         "tool_choice": request.tool_choice or "auto",
-        "tools": [tool.model_dump() | {"strict": bool(tool.strict)} for tool in function_tools(request.tools or ())],
+        "tools": request.tool_set.echo,
         "top_logprobs": request.top_logprobs or 0,
         "top_p": 1.0 if request.top_p is None else request.top_p,
         "truncation": request.truncation or "disabled",

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -150,15 +151,17 @@ class ResponseStore:
             if done.rowcount < _AT_ONCE:
                 return count
 
-    async def keep_purged(self) -> None:
-        """Purges every hour, until cancelled."""
-        while True:
+    async def keep_purged(self, closing: asyncio.Event) -> None:
+        """Purges every hour, until `closing` is set. Not to be cancelled: SQLite's driver does not support it."""
+        while not closing.is_set():
             try:
                 if count := await self.purge():
                     log.info("stored responses purged count=%d", count)
             except DatabaseDown as error:
                 log.warning("stored responses not purged reason=%s", error)
-            await asyncio.sleep(_HOUR)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_HOUR):
+                    await closing.wait()
 
     def _has_grown(self, owner: Owner, size: int) -> bool:
         """Whether to sum an owner's rows: at first, and after each growth by 1/16 of the bound."""
@@ -194,10 +197,11 @@ async def _links(connection: AsyncConnection, owner: Owner, response_id: str) ->
 async def _read(connection: AsyncConnection, owner: Owner, ids: Collection[str]) -> dict[str, StoredResponse]:
     columns = (_row.id, _row.previous, _row.length, _row.input, _row.body)
     rows = await connection.execute(select(*columns).where(_of(owner), _row.id.in_(ids)))
-    return {
-        row.id: StoredResponse(row.id, row.previous, row.length, from_json(row.input), from_json(row.body))
-        for row in rows
-    }
+    found = {}
+    for row in rows:
+        found[row.id] = StoredResponse(row.id, row.previous, row.length, from_json(row.input), from_json(row.body))
+        await asyncio.sleep(0)  # a row may take milliseconds
+    return found
 
 
 def _text(document: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import suppress
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from edgedraft import wire
+from edgedraft.links.frame_meter import FRAME_LIMITS
 from edgedraft.wire import Draft, WireError, encode_frame
 from gateway.agents.budget import MAX_MESSAGES, AgentBudget
 from tests.gateway.api.test_chat import complete, user
@@ -23,14 +23,17 @@ LATE = Draft(1, 1, 0, 1, [1], [0], b"\0")  # of a session that has ended: right,
 
 
 async def until_closed(agent: ScriptedAgent, frame: bytes) -> tuple[int, tuple[int | None, str | None]]:
-    """Send it until the gateway has enough of it; returns how often, and code and reason of its close."""
+    """Send it until the gateway has enough of it; returns how often, and code and reason of its close.
+
+    Now and then it waits until the gateway has read all of it: too many frames in one read are a fault of their own.
+    """
     sent = 0
     while agent.connection.close_code is None and sent < 4 * MAX_MESSAGES:
         with suppress(ConnectionClosed):
             await agent.connection.send(frame)
-        sent += 1
-        if sent % 64 == 0:
-            await asyncio.sleep(0)
+            sent += 1
+            if sent % (FRAME_LIMITS.frames_per_read // 4) == 0:
+                await (await agent.connection.ping())
     return sent, await agent.closing()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,13 @@ async def test_invalid_keys_are_rejected(open_gateway: Gateway, body: dict[str, 
     assert await open_gateway.accounts.list() == []
 
 
+@pytest.mark.parametrize("path", ["/tenants", "/keys", "/keys/key_1"])
+async def test_bodies_are_counted_before_they_are_parsed(tmp_path: Path, verifier: ScriptedVerifier, path: str) -> None:
+    content = b'{"owner": [' + b"{}," * 500_000 + b"{}]}"
+    async with running_gateway(tmp_path, verifier, admin_api=True) as gateway:
+        assert code_of(await call(gateway, "POST", path, content=content)) == (400, "too_many_values")
+
+
 async def test_lists_come_in_pages(open_gateway: Gateway) -> None:
     for number in range(5):
         await open_gateway.accounts.create(f"o{number}", "acme", ["edge"])
@@ -170,7 +178,8 @@ async def test_usage(open_gateway: Gateway) -> None:
             body = {"model": "toy", "messages": user("say hello")}
             assert (await http.post("/v1/chat/completions", json=body)).status_code == 200
         await ended(open_gateway.state.database, 3)
-        _, recorded = await call(open_gateway, "GET", "/usage?by=day,model&from=2020-01-01")
+        yesterday = datetime.now(UTC).date() - timedelta(days=1)
+        _, recorded = await call(open_gateway, "GET", f"/usage?by=day,model&from={yesterday}")
         (line,) = recorded["data"]
         assert (recorded["currency"], line["model"], line["requests"], line["output_tokens"]) == ("USD", "toy", 3, 18)
         assert line["cost"] == line["datacenter_only_cost"] != "0.000000000"

@@ -14,7 +14,7 @@ from websockets.exceptions import InvalidStatus
 
 from edgedraft import wire
 from edgedraft.links.settings import AGENT_ENDPOINT
-from edgedraft.wire import Draft, Hello, Open
+from edgedraft.wire import MAX_DRAFT_NODES, MAX_WINDOW, Draft, Hello, Open
 from tests.gateway.api.test_chat import complete, user
 from tests.gateway.conftest import KEY, Gateway, running_gateway
 from tests.support.scripted_agent import ScriptedAgent
@@ -120,7 +120,11 @@ FAULTS: dict[str, tuple[Fault, int, str]] = {
     "a parent that does not exist": (lambda s: draft(s, [1, 2], [0, 7]), wire.VIOLATION, "has parent 7"),
     "a node that is its own parent": (lambda s: draft(s, [1, 2], [0, 2]), wire.VIOLATION, "has parent 2"),
     "a cycle": (lambda s: draft(s, [1, 2], [2, 1]), wire.VIOLATION, "has parent 2"),
-    "more than the window": (lambda s: draft(s, [70], [0], first=65), wire.VIOLATION, "more than 64"),
+    "more than the window": (
+        lambda s: draft(s, [MAX_WINDOW], [0], first=MAX_WINDOW + 1),
+        wire.VIOLATION,
+        f"more than {MAX_WINDOW}",
+    ),
     "columns of different length": (lambda s: Draft(s, 1, 0, 1, [1, 2], [0], b"\0"), wire.VIOLATION, "columns"),
     "a place in the future": (lambda s: draft(s, [1], [0], at=1000), wire.VIOLATION, "past the"),
     "an epoch far ahead": (lambda s: draft(s, [1], [0], epoch=2**40), wire.VIOLATION, "too far above"),
@@ -144,8 +148,14 @@ async def test_a_faulty_draft_closes_its_agent_and_disturbs_nothing_else(
         opened = await session_of(agent)
         faulty = [make(opened.session)]
         if fault == "more than the window":
-            faulty.insert(0, draft(opened.session, list(range(64)), [0] * 64, at=len(agent.committed[1])))
-            faulty[1] = msgspec.structs.replace(faulty[1], at=faulty[0].at)
+            at, count = len(agent.committed[1]), MAX_DRAFT_NODES
+            faulty = [
+                *(
+                    draft(opened.session, [*range(n, n + count)], [0] * count, at=at, first=n + 1)
+                    for n in range(0, MAX_WINDOW, count)
+                ),
+                msgspec.structs.replace(faulty[0], at=at),
+            ]
         await agent.say(faulty)
         closed, reason = await agent.closing()
         assert closed == code

@@ -59,11 +59,11 @@ async def test_a_stream_has_the_shape_that_strict_clients_want(gateway: Gateway)
     assert all("role" not in chunk["choices"][0]["delta"] for chunk in texts[1:])
     assert all(chunk["choices"][0]["delta"]["content"] for chunk in texts)
     assert all(chunk["choices"][0]["finish_reason"] is None for chunk in texts)
-    assert all(not {"usage", "metrics", "edgedraft"} & set(chunk) for chunk in texts)
+    assert all(chunk["usage"] is None for chunk in [*texts, finish])
+    assert all(not {"metrics", "edgedraft"} & set(chunk) for chunk in texts)
     assert "".join(chunk["choices"][0]["delta"]["content"] for chunk in texts) == "one two three"
     assert finish["choices"][0]["delta"] == {}
     assert finish["choices"][0]["finish_reason"] == "stop"
-    assert "usage" not in finish
     assert finish["edgedraft"]["mode"] == "datacenter"
     assert finish["edgedraft"]["verifier_steps"] == 14
     assert finish["edgedraft"]["verifier_seconds"] == pytest.approx(0.014)
@@ -280,3 +280,9 @@ async def test_metrics_have_our_names_and_those_that_tools_read(gateway: Gateway
     assert float(values["edgedraft_gateway_sessions"]) == 0
     assert values['edgedraft_gateway_requests_total{mode="edge",model="toy",outcome="finished"}'] == "1.0"
     assert "_created" not in text
+
+
+async def test_with_usage_every_chunk_has_the_field(gateway: Gateway) -> None:
+    asked = await chunks(gateway, messages=user("say a"), stream_options={"include_usage": True})
+    assert [chunk["usage"] for chunk in asked[:-1]] == [None] * (len(asked) - 1)
+    assert asked[-1]["usage"]["completion_tokens"]

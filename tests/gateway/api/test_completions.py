@@ -17,6 +17,7 @@ from tests.support import openai_shapes, toy_model
 from tests.support.scripted_verifier import ScriptedVerifier
 
 PATH = "/v1/completions"
+START = toy_model.TOKENIZER.encode(toy_model.START, add_special_tokens=False).ids[0]
 
 
 def ids(text: str) -> list[int]:
@@ -148,7 +149,7 @@ async def test_logprobs_of_zero_have_no_alternatives(gateway: Gateway) -> None:
 async def test_a_stream(gateway: Gateway) -> None:
     *texts, finish, usage = await chunks(gateway, prompt="say one two", stop=" t", stream_options=USAGE)
     assert "".join(chunk["choices"][0]["text"] for chunk in texts) == "one"
-    assert all(chunk["choices"][0]["finish_reason"] is None and "usage" not in chunk for chunk in texts)
+    assert all(chunk["choices"][0]["finish_reason"] is None and chunk["usage"] is None for chunk in texts)
     assert (finish["choices"][0]["text"], finish["choices"][0]["finish_reason"]) == ("", "stop")
     assert finish["edgedraft"]["mode"] == "datacenter"
     assert usage["choices"] == []
@@ -170,10 +171,6 @@ async def test_the_openai_sdk_reads_it(gateway: Gateway) -> None:
     ("change", "param"),
     [
         ({"suffix": "end"}, "suffix"),
-        ({"prompt": None}, "prompt"),
-        ({"prompt": ""}, "prompt"),
-        ({"prompt": []}, "prompt"),
-        ({"prompt": [[]]}, "prompt"),
         ({"prompt": ["a", 5]}, "prompt"),
         ({"prompt": [[5], "a"]}, "prompt"),
         ({"prompt": [-1]}, "prompt"),
@@ -245,3 +242,24 @@ async def test_tokenize_and_back(gateway: Gateway) -> None:
 )
 async def test_tokenizing_names_bad_values(gateway: Gateway, path: str, body: dict[str, Any], param: str) -> None:
     assert (await refused(gateway, path, **body))["param"] == param
+
+
+@pytest.mark.parametrize("prompt", ["", [], None, ["a", ""], [""], [[]]])
+async def test_an_empty_prompt_begins_a_document(gateway: Gateway, verifier: ScriptedVerifier, prompt: Any) -> None:
+    made = await complete(gateway, prompt=prompt, max_tokens=3, temperature=0)
+    count = len(prompt or [""])
+    assert [choice["index"] for choice in made["choices"]] == list(range(count))
+    assert sorted(opened.prompt for opened in verifier.opened)[-1] == [START]
+    assert made["usage"]["prompt_tokens"] == count
+
+
+async def test_a_missing_prompt_begins_a_document(gateway: Gateway, verifier: ScriptedVerifier) -> None:
+    await complete(gateway, max_tokens=3)
+    assert verifier.opened[0].prompt == [START]
+
+
+async def test_with_usage_every_chunk_has_the_field(gateway: Gateway) -> None:
+    asked = await chunks(gateway, prompt="say a", stream_options={"include_usage": True})
+    assert [chunk["usage"] for chunk in asked[:-1]] == [None] * (len(asked) - 1)
+    assert asked[-1]["usage"]["completion_tokens"]
+    assert not any("usage" in chunk for chunk in await chunks(gateway, prompt="say a"))

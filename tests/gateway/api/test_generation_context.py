@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from edgedraft.workers.pool import JobRefused, WorkersUnavailable
 from gateway.accounts import KeyLimits
 from gateway.api.generation_context import find_model, to_api_error
 from gateway.http.errors import ApiError
@@ -44,7 +45,7 @@ async def request_without_body(gateway: Gateway, key: str) -> AsyncIterator[asyn
 
 
 async def status_of(reader: asyncio.StreamReader) -> int:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         return int((await reader.readline()).split()[1])
 
 
@@ -175,6 +176,8 @@ TABLE: list[tuple[Exception, tuple[int, str, str | None], tuple[int, str, str | 
     # error, then status, code and retry-after before the first frame, and after it
     (OWN, (418, "own", None), (418, "own", None)),
     (DatabaseDown("x"), (503, "database_unavailable", "1"), (503, "database_unavailable", "1")),
+    (JobRefused("x"), (429, "overloaded", "1"), (429, "overloaded", "1")),
+    (WorkersUnavailable("x"), (503, "unavailable", "1"), (503, "unavailable", "1")),
     (RequestRejected("x"), (400, "refused", None), (503, "verifier_unavailable", None)),
     (Overloaded("x", 7), (429, "overloaded", "7"), (503, "verifier_unavailable", None)),
     (Unavailable("x", 3), (503, "unavailable", "3"), (503, "verifier_unavailable", None)),

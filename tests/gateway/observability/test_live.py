@@ -18,10 +18,11 @@ class Clock:
 def test_tokens_are_counted_by_source_and_interval() -> None:
     clock = Clock()
     live = LiveStats(clock)
-    live.record_commit(ANN, Commit(1, 0, [1, 2, 3], nodes=5, depth=4, accepted=2, seconds=0.5))
-    live.record_commit(ANN, Commit(1, 3, [4, 5], nodes=1, depth=1, accepted=1, verifier_drafted=True))
+    commits, others = live.count_commits(ANN), live.count_commits(ANN)
+    commits.record(Commit(1, 0, [1, 2, 3], nodes=5, depth=4, accepted=2, seconds=0.5))
+    others.record(Commit(1, 3, [4, 5], nodes=1, depth=1, accepted=1, verifier_drafted=True))
     clock.now += INTERVAL_SECONDS
-    live.record_commit(ANN, Commit(1, 5, [6]))
+    commits.record(Commit(1, 5, [6]))
     steps = live.snapshot(ANN)["steps"]
     assert len(steps["edge"]) == INTERVALS
     assert steps["edge"][-2:] == [2, 0]
@@ -35,7 +36,7 @@ def test_tokens_are_counted_by_source_and_interval() -> None:
 def test_intervals_older_than_five_minutes_are_dropped() -> None:
     clock = Clock()
     live = LiveStats(clock)
-    live.record_commit(ANN, Commit(1, 0, [1]))
+    live.count_commits(ANN).record(Commit(1, 0, [1]))
     live.record_end(ANN, "datacenter", 0.2, 0.01)
     clock.now += INTERVAL_SECONDS * (INTERVALS + 1)
     stats = live.snapshot(ANN)
@@ -53,6 +54,6 @@ def test_medians_leave_out_requests_without_text() -> None:
 
 def test_accepted_tokens_are_capped_at_committed_ones() -> None:
     live = LiveStats(Clock())
-    live.record_commit(ANN, Commit(1, 0, [1], nodes=9, depth=9, accepted=9))
+    live.count_commits(ANN).record(Commit(1, 0, [1], nodes=9, depth=9, accepted=9))
     assert live.snapshot(ANN)["steps"]["edge"][-1] == 1
     assert live.snapshot(ANN)["steps"]["plain"][-1] == 0

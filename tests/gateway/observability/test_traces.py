@@ -33,7 +33,7 @@ class Traced:
         assert response.status_code == status
 
     async def spans(self, count: int) -> dict[str, Any]:
-        await until(lambda: len(self.tracing.spans) >= count, 30)
+        await until(lambda: len(self.tracing.spans) >= count)
         return {span.name: span for span in self.tracing.spans}
 
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from gateway.model.reasoning import ReasoningFormat
 from gateway.model.tool_call_format import HERMES, LLAMA, MISTRAL, MISTRAL_LIST, ToolCallFormat
-from gateway.output.events import ReasoningDelta, TextDelta, ToolCallArgumentsDelta, ToolCallStarted
-from gateway.output.parser import OutputParser
+from gateway.output.events import ReasoningDelta, ToolCallArgumentsDelta, ToolCallStarted
+from gateway.output.parser import Content, OutputParser
 
 THINKING = ReasoningFormat("<think>", "</think>")
 BEGUN = ReasoningFormat("<think>", "</think>", opened_by_prompt=True)
@@ -83,11 +83,13 @@ def parts(
             part = (*part[:-1], f"{joined.pop()[-1]}{part[-1]}")
         joined.append(part)
 
-    for part in [part for piece in pieces for part in parser.feed(piece)] + (parser.finish() if finish else []):
+    for part in [part for piece in pieces for part in parser.feed(piece)] + (
+        parser.finish(cut=False) if finish else []
+    ):
         match part:
             case ReasoningDelta(_, text):
                 add("thought", text)
-            case TextDelta(_, text):
+            case Content(_, text):
                 add("content", text)
             case ToolCallStarted(_, index, id_, name):
                 assert id_

@@ -62,3 +62,15 @@ def test_what_the_verifier_drafted_itself_is_not_counted_for_an_agent() -> None:
     }
     assert stats.speculative_decoding()["num_accepted_draft_tokens"] == 4
     assert stats.speculative_decoding()["draft_acceptance_rate"] == 4 / 6
+
+
+def test_cached_tokens_are_the_fewest_that_a_verifier_found() -> None:
+    stats = stats_of(replace(commit(0, 0, 0), cached=30), commit(0, 0, 0))
+    assert stats.cached == 30
+    stats.record_open()
+    stats.add(replace(commit(0, 0, 0), cached=12), paired=False)
+    stats.add(commit(0, 0, 0), paired=False)
+    assert (stats.cached, stats.first_steps, stats.plain_steps) == (12, 2, 2)
+    stats.record_open()
+    stats.add(replace(commit(0, 0, 0), cached=40), paired=False)
+    assert stats.cached == 12

@@ -15,7 +15,7 @@ from gateway.model.served_model import ServedModel
 from gateway.output.choice_output import ChoiceOutput
 from gateway.output.events import ChoiceFinished, TextDelta
 from gateway.records.speculation_stats import SpeculationStats
-from gateway.sessions.choices import SIDE_BY_SIDE, Choice, merge_events
+from gateway.sessions.choices import MAX_UNREAD, SIDE_BY_SIDE, Choice, merge_events
 from gateway.sessions.errors import Unavailable
 from gateway.sessions.request import SessionRequest
 from tests.support import toy_model
@@ -121,3 +121,16 @@ async def test_closing_cancels_all_sessions() -> None:
     async with aclosing(events):
         await anext(events)
     assert ScriptedSession.running == 0
+
+
+async def test_choices_wait_for_a_client_that_does_not_read() -> None:
+    sessions = [ScriptedSession(*"ab" * MAX_UNREAD) for _ in range(2)]
+    choices = [choice(number, session) for number, session in enumerate(sessions)]
+    async with aclosing(merge_events(choices)) as batches:
+        await anext(batches)
+        for _ in range(20 * MAX_UNREAD):
+            await asyncio.sleep(0)
+        assert not any(session.closed for session in sessions), "each has twice as many events as may be unread"
+        read = [batch async for batch in batches]
+    assert all(session.closed for session in sessions)
+    assert len(read) == 4 * MAX_UNREAD - 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -14,6 +16,8 @@ from gateway.sessions.generation import Generation, GenerationRequest
 from gateway.storage.database import DatabaseDown
 from tests.gateway.sessions.test_choices import REQUEST, ScriptedSession
 from tests.support.generation_records import PRINCIPAL
+
+COST = 17  # of every request
 
 
 class Accounting:
@@ -29,15 +33,20 @@ class Accounting:
     async def take_tokens(self, prompt_tokens: int, max_tokens: list[int]) -> None:
         self.taken.append((prompt_tokens, max_tokens))
 
-    def settle(self, tokens: int) -> None:
-        self.settled.append(tokens)
+    async def reserve_spend(self, model: str, prompt_tokens: int, max_tokens: list[int]) -> None:
+        """No budget."""
 
-    async def begin(self) -> None:
+    def settle(self, tokens: int, cost: int) -> None:
+        self.settled.append(tokens)
+        assert cost == COST
+
+    async def begin(self, progress: Callable[[], object]) -> None:
         if self._error:
             raise self._error
 
-    def end(self, record: GenerationRecord) -> None:
+    def end(self, record: GenerationRecord) -> Any:
         self.rows.append(record)
+        return SimpleNamespace(verifier_cost=COST)
 
 
 def generation(accounting: Accounting, *sessions: ScriptedSession) -> Generation:

@@ -27,6 +27,7 @@ class FakeVerifierSession:
 
     opened: Open
     takes_drafts: bool = True
+    attempt: int = 1
     drafts: list[Draft] = field(default_factory=list)
     edges: list[bool] = field(default_factory=list)
     link: Any = field(default_factory=lambda: SimpleNamespace(health=VerifierHealth()))
@@ -149,6 +150,18 @@ async def test_a_new_verifier_gets_no_drafts_that_hang_from_what_it_never_saw(ar
     assert len(surroundings.opened) == 2
 
 
+async def test_a_reopened_session_has_two_first_steps(around) -> None:
+    session, surroundings, emitted = around
+    session.on_commit(Commit(1, 0, [5], seconds=0.5))
+    session.on_commit(Commit(1, 1, [5], seconds=0.01))
+    session.on_verifier_closed("failed", "broken")
+    await until(lambda: len(surroundings.verifier_sessions) == 2)
+    session.on_commit(Commit(1, 2, [6], seconds=0.75))
+    await until(lambda: len(emitted) == 3)
+    stats = session.stats
+    assert (stats.first_steps, stats.first_seconds, stats.plain_steps, stats.plain_seconds) == (2, 1.25, 1, 0.01)
+
+
 async def test_a_draft_that_a_verifier_had_no_room_for_has_the_agent_begin_again(around) -> None:
     session, surroundings, _ = around
     verifier_session = surroundings.verifier_sessions[0]
@@ -175,9 +188,10 @@ async def test_a_violation_reaches_whoever_sent_it_and_not_the_verifier(around) 
 
 async def test_more_tokens_than_were_asked_for_are_a_verifiers_fault(around) -> None:
     session, surroundings, emitted = around
-    session.on_commit(Commit(1, 0, [5] * 51))
+    session.on_commit(Commit(1, 0, [5] * 51, seconds=0.5))
     await until(lambda: len(surroundings.verifier_sessions) == 2)
     assert emitted == surroundings.committed == []
+    assert session.stats.attempts == {1: 0.5}, "its time was computed all the same"
 
 
 ASKING = {
@@ -185,11 +199,14 @@ ASKING = {
     "logprobs": 1,
     "prediction": (5, 6, 7),
     "trace": "00-trace",
+    "priority": 4,
+    "share": "opaque",
+    "request": "use_1",
 }
 
 
 @pytest.mark.parametrize("around", [ASKING], indirect=True)
-async def test_an_agent_learns_neither_the_grammar_nor_log_probabilities(around) -> None:
+async def test_an_agent_learns_neither_the_grammar_nor_log_probabilities_nor_whom_it_is_for(around) -> None:
     session, surroundings, emitted = around
     to_agent, to_verifier = surroundings.opened[0], surroundings.verifier_sessions[0].opened
     assert to_verifier.sampling == ASKING["sampling"]
@@ -198,6 +215,9 @@ async def test_an_agent_learns_neither_the_grammar_nor_log_probabilities(around)
     assert to_agent.logprobs == -1
     assert to_agent.prediction == to_verifier.prediction == [5, 6, 7]
     assert to_agent.trace == to_verifier.trace == "00-trace"
+    assert (to_verifier.salt, to_verifier.priority) == ("tenant", 4)
+    assert (to_verifier.share, to_verifier.request) == ("opaque", "use_1")
+    assert (to_agent.salt, to_agent.priority, to_agent.share, to_agent.request) == ("", 0, "", "")
     entry = TokenLogprobs(-0.5, [5], [-0.5])
     session.on_commit(Commit(1, 0, [5, 6], nodes=2, depth=2, accepted=1, verifier_drafted=True, logprobs=[entry] * 2))
     session.on_commit(Commit(1, 2, [7], logprobs=[entry]))

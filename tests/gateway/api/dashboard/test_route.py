@@ -64,7 +64,7 @@ async def test_money_is_the_ledgers_and_each_owners_own(gateway: Gateway) -> Non
         async with gateway.http(key) as http:
             return (await http.get("/dashboard/money")).json()
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (await money(admin)).get("unfinished") != 0 or (await money(admin))["requests"] != 2:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     hers = await money(ann)

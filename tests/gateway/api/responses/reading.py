@@ -8,6 +8,7 @@ from typing import Any, get_args
 import httpx
 from openai.types.responses import (
     Response,
+    ResponseCustomToolCall,
     ResponseFunctionToolCall,
     ResponseOutputMessage,
     ResponseReasoningItem,
@@ -21,6 +22,7 @@ from tests.support.openai_shapes import OWN, check_names
 _ITEMS: dict[str, type[BaseModel]] = {
     "message": ResponseOutputMessage,
     "function_call": ResponseFunctionToolCall,
+    "custom_tool_call": ResponseCustomToolCall,
     "reasoning": ResponseReasoningItem,
 }
 _EVENTS: dict[str, type[BaseModel]] = {
