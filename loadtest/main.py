@@ -10,7 +10,7 @@ import sys
 from importlib import import_module
 
 from edgedraft.observability.logs import configure_logging
-from loadtest.report import Result, print_result
+from loadtest.report import Result, print_markdown, print_result
 from loadtest.settings import BenchSettings
 
 NAMES = (
@@ -24,6 +24,7 @@ NAMES = (
     "gateway",
     "streams",
     "specedge",
+    "policy",
     "soak",
     "scale",
 )
@@ -36,6 +37,6 @@ def main(settings: BenchSettings) -> None:
         print(f"edgedraft bench: no benchmark {settings.name!r}; there is: {', '.join(NAMES)}", file=sys.stderr)
         sys.exit(2)
     result: Result = getattr(import_module(f"loadtest.benchmarks.{settings.name}"), settings.name)(settings)
-    print_result(result)
+    (print_markdown if settings.markdown else print_result)(result)
     if settings.json_file:
         settings.json_file.write_text(json.dumps(result.document, indent=2) + "\n")

@@ -55,6 +55,21 @@ def print_result(result: Result) -> None:
         print_result(part)
 
 
+def print_markdown(result: Result) -> None:
+    """Prints every table as Markdown, one row per line, with ratios and notes as lists."""
+    print(f"\n{result.title}\n")
+    headers = [name.replace("_", " ") for name in result.rows[0]]
+    columns = zip(*(row.values() for row in result.rows), strict=True)
+    aligned = ["---" if any(isinstance(value, str) for value in column) else "--:" for column in columns]
+    for line in (headers, aligned, *([_cell(value) for value in row.values()] for row in result.rows)):
+        print("| " + " | ".join(line) + " |")
+    remarks = [f"{name.replace('_', ' ')}: {ratio:.3f}" for name, ratio in result.ratios.items()] + result.notes
+    if remarks:
+        print("\n" + "\n".join(f"- {remark}" for remark in remarks))
+    for part in result.parts:
+        print_markdown(part)
+
+
 def _table(title: str, rows: list[dict[str, Any]], side_by_side: bool) -> Table:
     table = Table(title=title, min_width=min(len(title), 76))
     lines = [[_cell(value) for value in row.values()] for row in rows]

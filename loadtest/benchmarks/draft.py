@@ -45,6 +45,7 @@ from verifier.settings import VerifierSettings
 PROMPTS = 10  # of each kind
 TOKENS = 48
 NODES = 16
+FORWARD_SIZES = (1, 2, 4, 8)  # requests of one session in a draft forward
 GREEDY, SAMPLED, REPEATED = "greedy", "temperature 0.7", "temperature 0.7, asked again"
 SAMPLINGS = {
     GREEDY: Sampling(temperature=0.0),
@@ -113,7 +114,8 @@ def draft(settings: BenchSettings) -> Result:
         for name, how, drafters in sides:
             scores.append((name, how, score(CombinedDrafter(drafters), chats[how])))
             advance(note=f"{name}, {how}")
-    forward = _forward_seconds(model_drafter(), chats[GREEDY][:6])
+    forwards = {n: _forward_seconds(model_drafter(), chats[GREEDY][:6], n) for n in FORWARD_SIZES}
+    forward = forwards[1]
     rows = [_row(name, how, found) for name, how, found in scores]
     return Result(
         f"tokens per verify of trees of {NODES} nodes, on {len(chats[GREEDY])} held-out prompts",
@@ -138,6 +140,17 @@ def draft(settings: BenchSettings) -> Result:
         [
             f"a draft forward {1e3 * forward:.1f} ms, a step of the target {1e3 * step:.1f} ms, one session",
             "by kind: tokens per verify; acceptance: share of draft nodes that were accepted",
+        ],
+        [
+            Result(
+                "a draft forward by the positions of one session's tree that it takes",
+                [
+                    {"positions": n, "ms": 1e3 * seconds, "over one": seconds / forward}
+                    for n, seconds in forwards.items()
+                ],
+                {},
+                {},
+            )
         ],
     )
 
@@ -172,7 +185,7 @@ def _fill(drafter: Drafter, sessions: dict[int, DraftSession]) -> None:
     while points := {key: wanted for key, session in sessions.items() if (wanted := session.next_request())}:
         proposals = drafter.propose([point for _, point in points.values()])
         for (key, (node, _)), proposal in zip(points.items(), proposals, strict=True):
-            sessions[key].add_proposal(node, proposal)
+            sessions[key].add_proposals([(node, proposal)])
 
 
 def _answers(target: PackedModel, card: ModelCard, name: str, sampling: Sampling) -> list[AnsweredPrompt]:
@@ -202,15 +215,22 @@ def _step_seconds(target: PackedModel, card: ModelCard) -> float:
     return costs.seconds(1)
 
 
-def _forward_seconds(drafter: Drafter, chats: Sequence[AnsweredPrompt]) -> float:
-    """Median wall seconds of a draft forward, one session, one token further at a time."""
+def _forward_seconds(drafter: Drafter, chats: Sequence[AnsweredPrompt], num_requests: int = 1) -> float:
+    """Median wall seconds of a draft forward of one session, one token further at a time.
+
+    The first request is for the end of the text, the others are for tokens that may follow it.
+    """
     seconds: list[float] = []
     for key, chat in enumerate(chats):
         drafter.open(key)
         for at in range(len(chat.text)):
-            context = [*chat.prompt, *chat.text[:at]]
+            text = [*chat.prompt, *chat.text[:at]]
+            branches = [[], *([chat.text[at] ^ i] for i in range(num_requests - 1))]
+            requests = [
+                DraftRequest(key, text + branch, len(text), at + len(branch), chat.sampling) for branch in branches
+            ]
             began = time.perf_counter()
-            while not drafter.propose([DraftRequest(key, context, len(context), at, chat.sampling)])[0].complete:
+            while not all(proposal.complete for proposal in drafter.propose(requests)):
                 pass
             if at:
                 seconds.append(time.perf_counter() - began)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import random
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from openai import OpenAI
 from openai.types.chat import ChatCompletionMessageParam
 from rich.progress import track
 
+from edgedraft.child_process import python_command
 from edgedraft.local.processes import Supervisor
 from loadtest.report import Result
 from loadtest.settings import BenchSettings
@@ -125,9 +125,7 @@ def ratios(samples: Mapping[str, Sequence[Sample]]) -> dict[str, float]:
 
 def _create_key(database: str, tenant: str) -> str:
     arguments = ("keys", "create", "--database", database, "--tenant", tenant)
-    made = subprocess.run(
-        [sys.executable, "-m", "edgedraft.cli", *arguments], check=True, capture_output=True, text=True
-    )
+    made = subprocess.run(python_command("edgedraft.cli", *arguments), check=True, capture_output=True, text=True)
     return made.stdout.strip()
 
 

@@ -64,17 +64,19 @@ def quick(settings: BenchSettings) -> Result:
         return compare(stack, verifier.address, settings.dtype)
 
 
-def compare(stack: Supervisor, verifier_url: str, dtype: str, prompts: int = 24) -> Result:
+def compare(
+    stack: Supervisor, verifier_url: str, dtype: str, prompts: int = 24, max_tokens: int = MAX_TOKENS
+) -> Result:
     """Both modes over the first `prompts` of the mixed prompts, on a running stack."""
     client = OpenAI(base_url=f"{stack.url}/v1", api_key=stack.key)
     model = client.models.list().data[0].id
     sides = {mode: ModeTotals() for mode in MODES}
     for mode in MODES:
-        _run(client, model, Prompt("chat", "Say hello."), 0.0, mode, verifier_url, ModeTotals())
+        _run(client, model, Prompt("chat", "Say hello."), 0.0, mode, verifier_url, ModeTotals(), max_tokens)
     cases = [(prompt, temperature) for prompt in mixed_prompts()[:prompts] for temperature in (0.0, 0.8)]
     for number, (prompt, temperature) in enumerate(track(cases, "both modes in turn", transient=True)):
         for mode in MODES if number % 2 else reversed(MODES):
-            _run(client, model, prompt, temperature, mode, verifier_url, sides[mode])
+            _run(client, model, prompt, temperature, mode, verifier_url, sides[mode], max_tokens)
     datacenter, edge = sides["datacenter"], sides["edge"]
     same = sum(a == b for a, b in zip(datacenter.texts, edge.texts, strict=True))
     rows = [side.row(mode, same) for mode, side in sides.items()]
@@ -83,7 +85,7 @@ def compare(stack: Supervisor, verifier_url: str, dtype: str, prompts: int = 24)
         "edge_over_datacenter_verifier_CPU_seconds_per_token": _over(rows, "verifier_CPU_ms_per_token"),
         "edge_over_datacenter_inter-token_latency": _over(rows, "inter-token_ms"),
     }
-    used = {"model": model, "dtype": dtype, "prompts": len(cases), "max_tokens": MAX_TOKENS, "concurrency": 1}
+    used = {"model": model, "dtype": dtype, "prompts": len(cases), "max_tokens": max_tokens, "concurrency": 1}
     return Result("datacenter-only against edge, one verifier, one thread", rows, ratios, used)
 
 
@@ -92,7 +94,14 @@ def _over(rows: list[dict[str, Any]], column: str) -> float:
 
 
 def _run(
-    client: OpenAI, model: str, prompt: Prompt, temperature: float, mode: str, verifier_url: str, side: ModeTotals
+    client: OpenAI,
+    model: str,
+    prompt: Prompt,
+    temperature: float,
+    mode: str,
+    verifier_url: str,
+    side: ModeTotals,
+    max_tokens: int,
 ) -> None:
     before = verifier_counters(verifier_url)
     began = time.perf_counter()
@@ -101,7 +110,7 @@ def _run(
         messages=[{"role": "user", "content": prompt.text}],
         temperature=temperature,
         seed=7,
-        max_tokens=MAX_TOKENS,
+        max_tokens=max_tokens,
         stream=True,
         stream_options={"include_usage": True},
         extra_body={"edgedraft": {"edge": mode == "edge"}},

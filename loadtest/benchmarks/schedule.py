@@ -158,6 +158,7 @@ def fixed_depth(depth: int) -> SelectDraftNodes:
         tokens: float,
         max_nodes: int,
         seconds: Callable[[int], float],
+        rate: float = 0.0,
     ) -> dict[int, list[int]]:
         selected: dict[int, list[int]] = {}
         for key, draft in drafts.items():

@@ -55,18 +55,21 @@ class SimulatedAgent:
         if session is None or chat is None or self._busy:
             return
         session.min_path = self._threshold.min_path
-        if (wanted := session.next_request()) is None:
+        wanted = session.candidates(self._device.max_requests)
+        if not wanted:
             return
-        node, request = wanted
-        pending = self._model.start_forward(chat, request, self._lookup)
+        pending = [
+            (node, self._model.start_forward(chat, session.request_at(node), self._lookup)) for _, node in wanted
+        ]
         self._busy = True
 
         def finished() -> None:
             self._busy = False
             self._meters.device_seconds += self._device.forward_seconds
             self._threshold.record_forward(self._device.forward_seconds)
-            if self._session is session and (draft := session.add_proposal(node, self._model.finish_forward(pending))):
-                self._send(draft)
+            if self._session is session:
+                for draft in session.add_proposals([(node, self._model.finish_forward(p)) for node, p in pending]):
+                    self._send(draft)
             self._next()
 
         self._clock.call_later(self._device.forward_seconds, finished)

@@ -10,11 +10,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Protocol
 
 from edge_agent.drafters.interface import NO_PROPOSAL, Drafter, DraftRequest, Proposal, merge
 from edge_agent.drafters.loading import load_drafters
-from edge_agent.drafters.model import common_prefix
 from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
+from edge_agent.drafters.session_cache import common_prefix
+from edge_agent.drafting.forward_size import MAX_REQUESTS_PER_SESSION
 from edge_agent.settings import AgentSettings
 from edgedraft.wire import Sampling
 from loadtest.simulator.recorded_chats import RecordedChat
@@ -35,6 +37,18 @@ class PendingForward:
 
     position: Position | None
     lookup: Proposal
+
+
+class DraftModel(Protocol):
+    """What simulated systems draft with: this module's model, or an oracle (oracle_draft.py)."""
+
+    def start_forward(
+        self, chat: RecordedChat, request: DraftRequest, lookup: PromptLookupDrafter | None, model: bool = True
+    ) -> PendingForward:
+        """`lookup` is the agent's own prompt lookup, if it has one; without `model` only that one proposes."""
+        ...
+
+    def finish_forward(self, pending: PendingForward) -> Proposal: ...
 
 
 class MemoizedDraftModel:
@@ -92,12 +106,17 @@ class MemoizedDraftModel:
             self._computed[number, right, wrong] = Proposal(tokens, parents, probabilities)
 
     def _compute(self) -> None:
-        """One forward over one pending position of each chat that has one."""
-        batch = {position[0]: position for position in reversed(self._pending)}
+        """One forward over pending positions of each chat that has some: those with one committed text."""
+        batch: dict[int, list[Position]] = {}
+        for position, request in self._pending.items():
+            chosen = batch.setdefault(position[0], [])
+            same_text = not chosen or self._pending[chosen[0]].num_committed == request.num_committed
+            if same_text and len(chosen) < MAX_REQUESTS_PER_SESSION:
+                chosen.append(position)
         for number in batch.keys() - self._open:
             self._drafter.open(number + 1)
             self._open.add(number)
-        positions = list(batch.values())
+        positions = [position for chosen in batch.values() for position in chosen]
         proposals = self._drafter.propose([self._pending[position] for position in positions])
         for position, proposal in zip(positions, proposals, strict=True):
             if proposal.complete:

@@ -205,5 +205,10 @@ def tokens_for(concurrency: int) -> int:
     return max(600, 6 * concurrency)
 
 
+def trial_load(concurrency: int) -> Load:
+    """A closed loop that is long enough to tell plans apart."""
+    return Load(concurrency, tokens=max(600, 3 * concurrency), warmup_tokens=warmup_for(concurrency))
+
+
 def warmup_for(concurrency: int) -> int:
     return max(50, ceil(1.2 * concurrency))

@@ -8,7 +8,10 @@ from typing import Self
 
 @dataclass
 class Meters:
-    """Running totals: busy seconds, verifies (of one session each), draft nodes, payload bytes on links, steps."""
+    """Running totals: busy seconds, verifies (of one session each), draft nodes, payload bytes on links, steps.
+
+    `draft_seconds` are those of `server_seconds` in which the server drafts.
+    """
 
     server_seconds: float = 0.0
     device_seconds: float = 0.0
@@ -18,6 +21,7 @@ class Meters:
     bytes_up: int = 0
     bytes_down: int = 0
     steps: int = 0
+    draft_seconds: float = 0.0
 
     def since(self, earlier: Self) -> Self:
         return type(self)(*(getattr(self, name) - getattr(earlier, name) for name in self.__dataclass_fields__))

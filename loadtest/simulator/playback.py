@@ -26,8 +26,8 @@ class PlaybackEngine:
         self._texts = {(chat.prompt, chat.sampling.seed): chat.text for chat in chats}
         self._sessions: dict[int, _Session] = {}
 
-    def precompile(self, sampling: Sampling) -> None:
-        pass
+    def precompile(self, sampling: Sampling, share: str) -> object:
+        return None
 
     def validate(self, request: Request) -> None:
         pass

@@ -10,26 +10,34 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from edge_agent.drafting.forward_size import MAX_REQUESTS_PER_SESSION
 from verifier.scheduling.step_costs import StepCosts
 
 if TYPE_CHECKING:
-    from loadtest.simulator.draft_model import MemoizedDraftModel
+    from loadtest.simulator.draft_model import DraftModel
 
 PREFILL_TOKENS = 20
-# An A100-80: 2.04 TB/s and 312 Tflop/s in bfloat16, of which four fifths and half are reached.
-A100_BANDWIDTH, A100_FLOPS = 0.8 * 2.04e12, 0.5 * 312e12
+# Bytes and bfloat16 operations (dense) per second, of which four fifths and half are reached.
+A100_BANDWIDTH, A100_FLOPS = 0.8 * 2.04e12, 0.5 * 312e12  # A100-80
+H100_BANDWIDTH, H100_FLOPS = 0.8 * 3.35e12, 0.5 * 989e12  # H100 SXM
+RTX_4090_BANDWIDTH = 0.8 * 1.008e12
+OVERHEAD_SECONDS = 0.001  # of a device's forward beyond reading weights: launches, sampling, the agent's own work
 LAUNCH_SECONDS = 0.0015  # a forward of a small model takes no less, even from a CUDA graph
 ROOFLINE_ROWS = (1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256)
 
 
 @dataclass(frozen=True)
 class DeviceProfile:
-    """An edge device. `source` names the measurement; `prefill_tokens` may be infinite, for prompts at no cost."""
+    """An edge device. `source` names the measurement; `prefill_tokens` may be infinite, for prompts at no cost.
+
+    A draft forward takes up to `max_requests` positions of one tree in the same time: it is bound by reading weights.
+    """
 
     name: str
     forward_seconds: float
     source: str
     prefill_tokens: float = PREFILL_TOKENS
+    max_requests: int = MAX_REQUESTS_PER_SESSION
 
     def prefill_seconds(self, tokens: int) -> float:
         return self.forward_seconds * math.ceil(tokens / self.prefill_tokens)
@@ -59,7 +67,7 @@ class EdgeProfile:
 
     device: DeviceProfile
     link: LinkProfile
-    draft_model: MemoizedDraftModel
+    draft_model: DraftModel
     prompt_lookup: bool = True
 
 
@@ -85,8 +93,22 @@ LINKS = {
 
 def a100_steps(parameters: float) -> StepCosts:
     """Computed step costs on an A100 in bfloat16: weights read once, two operations per weight and row."""
+    return _roofline_steps(parameters, A100_BANDWIDTH, A100_FLOPS)
+
+
+def h100_steps(parameters: float) -> StepCosts:
+    """The same on an H100."""
+    return _roofline_steps(parameters, H100_BANDWIDTH, H100_FLOPS)
+
+
+def rtx_4090_forward(parameters: float, bits: float) -> float:
+    """Computed seconds of a draft forward on an RTX 4090 with weights of `bits` each, read once."""
+    return parameters * bits / 8 / RTX_4090_BANDWIDTH + OVERHEAD_SECONDS
+
+
+def _roofline_steps(parameters: float, bandwidth: float, flops: float) -> StepCosts:
     costs = StepCosts()
     for rows in ROOFLINE_ROWS:
-        memory, arithmetic = 2 * parameters / A100_BANDWIDTH, 2 * parameters * rows / A100_FLOPS
+        memory, arithmetic = 2 * parameters / bandwidth, 2 * parameters * rows / flops
         costs.record(rows, max(LAUNCH_SECONDS, memory, arithmetic))
     return costs

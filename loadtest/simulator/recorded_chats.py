@@ -1,8 +1,8 @@
-"""The requests of an experiment with the target's recorded answers: six kinds of prompts, lengths as in ShareGPT.
+"""The requests of an experiment with the target's recorded answers: six kinds of chats, or an agent's work.
 
 ShareGPT's answers have 338 tokens on average, its prompts 161, both about log-normal (Kwon et al. 2023, figure 11,
-arXiv 2309.06180). Here the spread is the same and the mean is three eighths of it, since the demo target runs on a CPU;
-texts end earlier where the target ends them. Every system must produce exactly these texts.
+arXiv 2309.06180). In the chats here the spread is the same and the mean is three eighths of it, since the demo target
+runs on a CPU; texts end earlier where the target ends them. Every system must produce exactly these texts.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from transformers import PreTrainedTokenizerBase
 from edgedraft.observability.progress import progress
 from edgedraft.wire import Sampling
 from loadtest.generation import generate_texts
-from loadtest.workloads import mixed_prompts, prompt_tokens
+from loadtest.workloads import agent_prompts, mixed_prompts, prompt_tokens
 from loadtest.workloads.trace import GREEDY, TracedChat
 from verifier.engine.interface import Engine, Request
 
 MEAN_TOKENS, SIGMA = 128, 0.8  # of an answer; sigma of its logarithm
 SHORTEST, LONGEST = 16, 320
+AGENT_TOKENS = 256  # of an agent's output at most: a file printed again, a result quoted
 CONCURRENCY = 24
 OPENINGS = ("", "Please answer in detail. ")
 
@@ -58,6 +59,21 @@ def make_chats(tokenizer: PreTrainedTokenizerBase, temperature: float, first: in
                 )
             )
     return chats
+
+
+def make_agent_chats(tokenizer: PreTrainedTokenizerBase, first: int = 0) -> list[RecordedChat]:
+    """Returns an agent's requests without texts, greedy, numbered from `first`, those on one context in a row."""
+    return [
+        RecordedChat(
+            number=first + number,
+            kind=prompt.kind,
+            message=prompt.text,
+            prompt=tuple(prompt_tokens(tokenizer, prompt.text)),
+            sampling=GREEDY,
+            max_tokens=AGENT_TOKENS,
+        )
+        for number, prompt in enumerate(agent_prompts())
+    ]
 
 
 def from_trace(traced: Sequence[TracedChat]) -> list[RecordedChat]:

@@ -5,23 +5,45 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 from edgedraft.wire import Commit, Draft, Open
 from loadtest.simulator.clock import Clock
 from loadtest.simulator.measurement import Meters
 from loadtest.simulator.target import Target
-from verifier.engine.interface import ScheduledSession, StepResult
+from verifier.engine.interface import Engine, ScheduledSession, StepResult
 from verifier.scheduling.policy import SelectDraftNodes, select_for_goodput
-from verifier.scheduling.scheduler import Scheduler, SchedulerLimits
+from verifier.scheduling.scheduler import Scheduler, SchedulerLimits, SchedulerOutput
 from verifier.scheduling.step_costs import StepCosts
 
 LIMITS = SchedulerLimits(
-    step_tokens=512, verify_nodes=16, prompt_delay=0.3, draft_wait=0.5, wait_share=1.0, prompt_lookup=False
+    step_tokens=512, verify_nodes=64, prompt_delay=0.3, draft_wait=0.5, wait_share=1.0, prompt_lookup=False
 )
 EDGE_LIMITS = replace(LIMITS, prompt_lookup=True)  # a verifier's defaults
 KNOWN_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 Compute = Callable[[float, Callable[[], None]], None]
+
+
+class StepScheduler(Protocol):
+    """What a simulated verifier needs of a scheduler: the methods of verifier.scheduling.scheduler.Scheduler."""
+
+    step_costs: StepCosts
+
+    def open(self, key: int, message: Open, now: float) -> int | None: ...
+
+    def add_draft(self, key: int, message: Draft, now: float) -> None: ...
+
+    def close(self, key: int) -> None: ...
+
+    def schedule(self, now: float) -> SchedulerOutput: ...
+
+    def update(
+        self, scheduled: Sequence[ScheduledSession], results: Sequence[StepResult], began: float, now: float
+    ) -> dict[int, Commit]: ...
+
+
+MakeScheduler = Callable[[Engine], StepScheduler]
 
 
 class SimulatedVerifier:
@@ -37,12 +59,17 @@ class SimulatedVerifier:
         limits: SchedulerLimits = LIMITS,
         compute: Compute | None = None,
         select: SelectDraftNodes = select_for_goodput,
+        make_scheduler: MakeScheduler | None = None,
     ) -> None:
-        """`step_costs` are known to the scheduler from the start; `select` selects its draft nodes."""
+        """`step_costs` are known to the scheduler from the start; `select` selects its draft nodes.
+
+        `make_scheduler` makes another scheduler than the verifier's own, which has no use for `limits` and `select`.
+        """
         self.nodes_per_step: Counter[int] = Counter()
         self._clock, self._target, self._meters, self._deliver = clock, target, meters, deliver
         self._compute = compute or clock.call_later
-        self._scheduler = Scheduler(target.engine, limits, select)
+        engine = target.engine
+        self._scheduler = make_scheduler(engine) if make_scheduler else Scheduler(engine, limits, select)
         for rows in KNOWN_ROWS:
             self._scheduler.step_costs.record(rows, step_costs.seconds(rows))
         self._open: set[int] = set()

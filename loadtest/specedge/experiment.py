@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import mean
 from typing import Any
 
@@ -12,7 +12,7 @@ from edgedraft.local.demo_model import DEMO_MODEL
 from edgedraft.observability.progress import progress
 from loadtest.report import Result
 from loadtest.settings import BenchSettings
-from loadtest.simulator.load import Load, run, tokens_for, warmup_for
+from loadtest.simulator.load import Load, run, tokens_for, trial_load, warmup_for
 from loadtest.simulator.measurement import Measurement
 from loadtest.simulator.profiles import DEVICES
 from loadtest.specedge.live_agent import compare_with_live_agent
@@ -95,7 +95,7 @@ def compare_systems(settings: BenchSettings) -> Result:
             "server_draft_forward_ms": {n: 1e3 * experiment.costs.forwards.seconds(n) for n in (1, 4, 16, 64)},
             "intervals": {name: (found.low, found.high) for name, found in ratios.items()},
             "plans": {cell.name: str(plans[cell]) for cell in cells},
-            "prices": {"server_hour": experiment.prices.server_hour, "edge_hour": experiment.prices.edge_hour},
+            "prices": asdict(experiment.prices),
             "devices": {device.name: device.source for device in DEVICES.values()},
             "machine_load_before": load_before,
             "machine_load_after": os.getloadavg()[0],
@@ -103,7 +103,8 @@ def compare_systems(settings: BenchSettings) -> Result:
         [
             f"a step is compute-bound from about {experiment.ridge} rows on (the ridge)",
             "every token was compared with the target's own text; ratios are geometric means, intervals in the JSON",
-            "$ are per million tokens with every device rented while it has a stream; 'used': while it drafts",
+            "$ are per million tokens with every device rented while it has a stream; 'used': while it drafts;",
+            "'owned': the user's own, electricity while it drafts",
         ],
         [
             _by_kind(runs[Cell(GREEDY, 1), EDGEDRAFT]),
@@ -121,10 +122,10 @@ def compare_systems(settings: BenchSettings) -> Result:
 
 def _tune(experiment: Experiment, cell: Cell) -> TunedPlans:
     concurrency = cell.concurrency
-    load = Load(concurrency, tokens=max(300, 2 * concurrency), warmup_tokens=warmup_for(concurrency))
+    load = trial_load(concurrency)
     target, chats = experiment.recorded_target(cell.temperature), experiment.chats[cell.temperature]
     with progress(f"the baselines' best plans for {cell.name}"):
-        return tune_baselines(target, experiment.costs, experiment.edge, chats, load)
+        return tune_baselines(target, experiment.costs, experiment.edge, chats, load, experiment.round_nodes)
 
 
 def _closed_loop(
@@ -184,7 +185,7 @@ def _row(experiment: Experiment, cell: Cell, name: str, runs: Sequence[Measureme
         "of_ridge": cell.concurrency / experiment.ridge if cell.concurrency else None,
     } | mean_columns(summaries, [*summaries[0]])
     if not cell.concurrency:  # throughput is what arrives, and the number of devices is not given
-        row["$_per_1M"] = row["$_per_1M_used"] = row["edge_share"] = None
+        row |= dict.fromkeys(("$_per_1M", "$_per_1M_used", "$_per_1M_owned", "edge_share"))
     return row
 
 

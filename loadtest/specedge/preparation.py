@@ -35,7 +35,10 @@ MOST_ROWS = 1024
 
 @dataclass(frozen=True)
 class Experiment:
-    """`chats` are the requests by temperature, `costs` the measured ones, `file` the recording."""
+    """`chats` are the requests by temperature, `costs` the measured ones, `file` the recording.
+
+    `round_nodes` is the most that a round's tree has.
+    """
 
     card: ModelCard
     chats: dict[float, list[RecordedChat]]
@@ -43,6 +46,7 @@ class Experiment:
     costs: Costs
     draft_model: MemoizedDraftModel
     prices: Prices
+    round_nodes: int
     file: Path
 
     def save(self) -> None:
@@ -90,7 +94,7 @@ def prepare(settings: BenchSettings) -> Experiment:
         chats = {key: record_texts(chats[key], target.engine, card.eos) for key in chats}
     with progress("measuring steps and draft forwards"):
         costs = Costs(measure_steps(target), draft_model.measure_forwards())
-    experiment = Experiment(card, chats, target, costs, draft_model, Prices.read(), file)
+    experiment = Experiment(card, chats, target, costs, draft_model, Prices.of(settings), settings.round_nodes, file)
     if not recording:
         _record_proposals(experiment)
     experiment.save()

@@ -11,7 +11,7 @@ from typing import Any
 
 from edgedraft.observability.progress import progress
 from loadtest.report import Result
-from loadtest.simulator.load import Load, run, tokens_for, warmup_for
+from loadtest.simulator.load import Load, run, tokens_for, trial_load, warmup_for
 from loadtest.simulator.profiles import DEVICES, DeviceProfile, EdgeProfile, LinkProfile, a100_steps
 from loadtest.specedge.preparation import DEVICE, GREEDY, LINK, Experiment
 from loadtest.specedge.systems import (
@@ -105,8 +105,7 @@ def _rows(
     costs = costs or experiment.costs
     edge = EdgeProfile(device, link, experiment.draft_model)
     target, chats = experiment.recorded_target(GREEDY, costs.steps.seconds), experiment.chats[GREEDY]
-    trial = Load(concurrency, tokens=max(300, 2 * concurrency), warmup_tokens=warmup_for(concurrency))
-    plans = tune_baselines(target, costs, edge, chats, trial)
+    plans = tune_baselines(target, costs, edge, chats, trial_load(concurrency), experiment.round_nodes)
     load = Load(concurrency, tokens=tokens_for(concurrency), warmup_tokens=warmup_for(concurrency))
     rows: list[dict[str, Any]] = []
     for name in SYSTEMS:

@@ -8,7 +8,6 @@ from statistics import mean
 from typing import Any
 
 from loadtest.simulator.clock import Clock
-from loadtest.simulator.draft_model import MemoizedDraftModel
 from loadtest.simulator.load import Load, System
 from loadtest.simulator.measurement import Measurement
 from loadtest.simulator.profiles import EdgeProfile
@@ -60,12 +59,16 @@ def make_system(name: str, target: Target, costs: Costs, edge: EdgeProfile, plan
 
 
 def tune_baselines(
-    target: Target, costs: Costs, edge: EdgeProfile, chats: Sequence[RecordedChat], load: Load
+    target: Target,
+    costs: Costs,
+    edge: EdgeProfile,
+    chats: Sequence[RecordedChat],
+    load: Load,
+    round_nodes: int,
 ) -> TunedPlans:
-    """The baselines' best plans for this load."""
-    draft_model: MemoizedDraftModel = edge.draft_model
-    speculation, model = tune_speculation(target, costs.steps, costs.forwards, draft_model, chats, load)
-    return TunedPlans(speculation, model, tune_rounds(target, costs.steps, edge, chats, load))
+    """The baselines' best plans for this load, of rounds with at most `round_nodes` nodes."""
+    speculation, model = tune_speculation(target, costs.steps, costs.forwards, edge.draft_model, chats, load)
+    return TunedPlans(speculation, model, tune_rounds(target, costs.steps, edge, chats, load, round_nodes))
 
 
 def summarize(measured: Measurement, prices: Prices, devices: int) -> dict[str, Any]:
@@ -78,6 +81,11 @@ def summarize(measured: Measurement, prices: Prices, devices: int) -> dict[str, 
         "tokens_per_busy_s": measured.tokens / meters.server_seconds,
         "$_per_1M": cost.rented,
         "$_per_1M_used": cost.used,
+        "$_per_1M_owned": cost.owned,
+        # Capacity over this if the server's drafting cost it nothing, with the same trees.
+        "limit": meters.server_seconds / (meters.server_seconds - meters.draft_seconds)
+        if meters.draft_seconds
+        else None,
         "edge_share": cost.edge_share,
         "first_token_ms": None if first is None else 1e3 * first,
         "inter_token_ms": 1e3 * measured.mean_inter_token,

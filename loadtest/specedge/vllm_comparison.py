@@ -95,7 +95,7 @@ def compare_on_vllm(settings: BenchSettings) -> Result:
         finally:
             for process in processes.values():
                 process.stop()
-    prices = Prices.read()
+    prices = Prices.of(settings)
     summaries = {
         (n, name): [summarize(measured, prices, n if name == EDGEDRAFT else 0) for measured in every]
         for (n, name), every in runs.items()

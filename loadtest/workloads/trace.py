@@ -94,7 +94,7 @@ def _draft(drafter: Drafter, opened: dict[int, Open]) -> dict[int, TracedTree]:
         points = {key: point for key, session in sessions.items() if (point := session.next_request())}
         proposals = drafter.propose([point for _, point in points.values()])
         for (key, (node, _)), proposal in zip(points.items(), proposals, strict=True):
-            if draft := sessions[key].add_proposal(node, proposal):
+            for draft in sessions[key].add_proposals([(node, proposal)]):
                 drafts[key].append((number, draft))
     return {key: _tree(rounds) for key, rounds in drafts.items()}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import select
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
+
+from edgedraft.child_process import python_command
 
 START_SECONDS = 120.0
 
@@ -68,7 +69,7 @@ class ServerProcess:
 
 def start_stub(module: str, *arguments: str, folder: Path) -> ServerProcess:
     """Starts a stub of this package."""
-    command = [sys.executable, "-m", f"loadtest.peers.gateways.{module}", *arguments]
+    command = python_command(f"loadtest.peers.gateways.{module}", *arguments)
     return ServerProcess(command, folder / f"{module}-{'-'.join(arguments)}.log")
 
 

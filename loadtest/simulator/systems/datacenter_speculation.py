@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
-from edge_agent.drafting.draft_session import DraftSession
+from edge_agent.drafting.draft_session import DEFAULT_MIN_PATH, DraftSession
 from edgedraft.tree import DraftSlice
-from edgedraft.wire import Open
+from edgedraft.wire import MAX_WINDOW, Open
 from loadtest.simulator.clock import Clock
-from loadtest.simulator.draft_model import MemoizedDraftModel
+from loadtest.simulator.draft_model import DraftModel
 from loadtest.simulator.load import OnTokens, Stream
 from loadtest.simulator.measurement import Meters
 from loadtest.simulator.systems.fixed_tree_verifier import FixedTreeVerifier, VerifiedSession
@@ -21,18 +21,25 @@ from loadtest.simulator.target import Target
 from verifier.scheduling.step_costs import StepCosts
 
 MODEL, LOOKUP, BOTH = "model", "lookup", "both"
+WINDOW_PER_NODE = 4  # drafted nodes, of which the most probable ones are verified
 
 
 @dataclass(frozen=True)
 class SpeculationPlan:
-    """`draft` is MODEL, LOOKUP (prompt lookup) or BOTH."""
+    """`draft` is MODEL, LOOKUP (prompt lookup) or BOTH; a draft forward takes `width` positions of each tree.
+
+    Nodes whose path is less probable than `min_path` are neither drafted further nor verified.
+    """
 
     draft: str
     depth: int
     nodes: int
+    width: int = 1
+    min_path: float = DEFAULT_MIN_PATH
 
     def __str__(self) -> str:
-        return f"{self.draft}, {self.depth} deep, {self.nodes} nodes"
+        shape = f"{self.depth} deep, {self.nodes} nodes, {self.width} wide"
+        return f"{self.draft}, {shape}, from {self.min_path:g} on"
 
 
 class DatacenterSpeculation:
@@ -44,7 +51,7 @@ class DatacenterSpeculation:
         target: Target,
         steps: StepCosts,
         forwards: StepCosts,
-        draft_model: MemoizedDraftModel,
+        draft_model: DraftModel,
         plan: SpeculationPlan,
     ) -> None:
         self.meters = Meters()
@@ -81,6 +88,7 @@ class DatacenterSpeculation:
 
         def finished() -> None:
             self.meters.server_seconds += drafting + verifying
+            self.meters.draft_seconds += drafting
             self.meters.steps += 1
             self._verifier.update(results, self._on_tokens)
             self._step()
@@ -93,23 +101,29 @@ class DatacenterSpeculation:
         seconds = sum(self._forwards.seconds(rows) for rows in self._new_prompts) if model else 0.0
         self._new_prompts.clear()
         drafts = {
-            key: DraftSession(_open_message(key, session, plan.nodes), 1)
+            key: DraftSession(_open_message(key, session, min(MAX_WINDOW, WINDOW_PER_NODE * plan.nodes)), 1)
             for key, session in self._verifier.sessions.items()
             if session.decoding
         }
+        for draft in drafts.values():
+            draft.min_path = plan.min_path
         lookup = None if plan.draft == MODEL else self._lookup
         for _ in range(plan.depth):
-            points = {key: wanted for key, session in drafts.items() if (wanted := session.next_request())}
-            if not points:
+            points = {
+                key: [(node, session.request_at(node)) for _, node in session.candidates(plan.width)]
+                for key, session in drafts.items()
+            }
+            count = sum(map(len, points.values()))
+            if not count:
                 break
             if model:
-                seconds += self._forwards.seconds(len(points))
-            pending = {
-                key: self._draft_model.start_forward(self._verifier.sessions[key].stream.chat, point, lookup, model)
-                for key, (_, point) in points.items()
-            }
-            for key, (node, _) in points.items():
-                drafts[key].add_proposal(node, self._draft_model.finish_forward(pending[key]))
+                seconds += self._forwards.seconds(count)
+            for key, wanted in points.items():
+                chat = self._verifier.sessions[key].stream.chat
+                pending = [
+                    (node, self._draft_model.start_forward(chat, point, lookup, model)) for node, point in wanted
+                ]
+                drafts[key].add_proposals([(node, self._draft_model.finish_forward(p)) for node, p in pending])
         return {key: session.tree.select(plan.nodes) for key, session in drafts.items()}, seconds
 
 

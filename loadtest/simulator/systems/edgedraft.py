@@ -15,7 +15,7 @@ from loadtest.simulator.measurement import Meters
 from loadtest.simulator.network import LinkDirection
 from loadtest.simulator.profiles import EdgeProfile
 from loadtest.simulator.target import Target
-from loadtest.simulator.verifier import EDGE_LIMITS, LIMITS, SimulatedVerifier
+from loadtest.simulator.verifier import EDGE_LIMITS, LIMITS, MakeScheduler, SimulatedVerifier
 from verifier.scheduling.scheduler import SchedulerLimits
 from verifier.scheduling.step_costs import StepCosts
 
@@ -25,11 +25,21 @@ FIRST_WINDOW = 16
 class DatacenterOnly:
     """Continuous batching without drafts. The scheduler's measurements persist from run to run."""
 
-    def __init__(self, clock: Clock, target: Target, steps: StepCosts, limits: SchedulerLimits = LIMITS) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        target: Target,
+        steps: StepCosts,
+        limits: SchedulerLimits = LIMITS,
+        make_scheduler: MakeScheduler | None = None,
+    ) -> None:
+        """`make_scheduler`: as in SimulatedVerifier."""
         self.meters = Meters()
         self.clock = clock
         self._eos = target.eos
-        self._verifier = SimulatedVerifier(clock, target, steps, self.meters, self._deliver, limits)
+        self._verifier = SimulatedVerifier(
+            clock, target, steps, self.meters, self._deliver, limits, make_scheduler=make_scheduler
+        )
         self._streams: dict[int, Stream] = {}
         self._on_tokens: OnTokens = lambda stream, tokens: None
 
@@ -76,9 +86,10 @@ class EdgeDraft(DatacenterOnly):
         edge: EdgeProfile,
         seed: int = 0,
         limits: SchedulerLimits = EDGE_LIMITS,
+        make_scheduler: MakeScheduler | None = None,
     ) -> None:
         """`seed` is that of the links' jitter and loss."""
-        super().__init__(clock, target, steps, limits)
+        super().__init__(clock, target, steps, limits, make_scheduler)
         self._edge = edge
         self._rng = random.Random(seed)
         self._agents: dict[int, _AttachedAgent] = {}

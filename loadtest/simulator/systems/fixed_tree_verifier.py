@@ -1,6 +1,6 @@
 """The verifier of the systems with fixed trees: it checks every tree it receives, completely, with prompts beside them.
 
-Prompts are admitted by the verifier's own rule (policy.prompt_token_budget). It selects no nodes and waits for no
+Prompts are admitted by the verifier's own rule (policy.step_prompt_tokens). It selects no nodes and waits for no
 drafts: a session without a tree is not in the step.
 """
 
@@ -15,7 +15,8 @@ from loadtest.simulator.measurement import Meters
 from loadtest.simulator.target import Target
 from loadtest.simulator.verifier import LIMITS
 from verifier.engine.interface import Request, ScheduledSession, StepResult
-from verifier.scheduling.policy import prompt_token_budget
+from verifier.scheduling.forecast import Forecast
+from verifier.scheduling.policy import step_prompt_tokens
 from verifier.scheduling.step_costs import StepCosts
 
 
@@ -38,6 +39,7 @@ class FixedTreeVerifier:
     def __init__(self, target: Target, steps: StepCosts, meters: Meters) -> None:
         self.sessions: dict[int, VerifiedSession] = {}
         self._target, self._steps, self._meters = target, steps, meters
+        self._forecast = Forecast()
 
     def clear(self) -> None:
         """Closes all sessions."""
@@ -61,7 +63,16 @@ class FixedTreeVerifier:
         work = [ScheduledSession(key, 1, tree) for key, tree in trees.items()]
         delay = LIMITS.prompt_delay if any(s.decoding for s in self.sessions.values()) else float("inf")
         rows = sum(1 + len(tree) for tree in trees.values())
-        left = prompt_token_budget(rows, max(0, LIMITS.step_tokens - rows), delay, self._steps.seconds)
+        left = step_prompt_tokens(
+            [session.num_uncomputed for session in self.sessions.values() if not session.decoding],
+            rows,
+            rows,
+            sessions=len(self.sessions),
+            room=max(0, LIMITS.step_tokens - rows),
+            delay=delay,
+            rate=self._forecast.time_value(len(self.sessions)),
+            seconds=self._steps.seconds,
+        )
         for key, session in self.sessions.items():
             if not session.decoding and left > 0:
                 work.append(ScheduledSession(key, min(session.num_uncomputed, left)))
@@ -69,7 +80,12 @@ class FixedTreeVerifier:
         if not work:
             return None
         results = self._target.engine.step(work)
-        return results, self._target.step_seconds(work, self._target.cpu_clock() - began)
+        seconds = self._target.step_seconds(work, self._target.cpu_clock() - began)
+        prompt_tokens = sum(item.num_tokens for item in work if item.num_tokens > 1)
+        prompt_seconds = self._steps.prompt_seconds(prompt_tokens, rows)
+        committed = sum(len(result.tokens) for result in results)
+        self._forecast.record_step(len(self.sessions), committed, seconds, prompt_seconds)
+        return results, seconds
 
     def update(self, results: Sequence[StepResult], on_tokens: OnTokens) -> list[int]:
         """Applies a step's results; returns the sessions that got tokens and continue."""

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from edge_agent.drafters.interface import DraftRequest
 from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
-from edge_agent.drafting.draft_session import DraftSession
+from edge_agent.drafting.draft_session import DEFAULT_MIN_PATH, DraftSession
 from edgedraft.tree import EMPTY_DRAFT, DraftSlice
-from edgedraft.wire import Commit, Draft, Open, encode_frame
+from edgedraft.wire import MAX_WINDOW, Commit, Draft, Open, encode_frame
 from loadtest.simulator.clock import Clock
 from loadtest.simulator.load import OnTokens, Stream
 from loadtest.simulator.measurement import Meters
@@ -25,17 +25,24 @@ from loadtest.simulator.systems.fixed_tree_verifier import FixedTreeVerifier
 from loadtest.simulator.target import Target
 from verifier.scheduling.step_costs import StepCosts
 
+WINDOW_PER_NODE = 4  # drafted nodes, of which the most probable ones are sent
+
 
 @dataclass(frozen=True)
 class RoundPlan:
-    """Draft forwards per round, nodes per tree, and whether a round is drafted while waiting."""
+    """Draft forwards per round, nodes per tree, whether a round is drafted while waiting, and positions per forward.
+
+    Nodes whose path is less probable than `min_path` are neither drafted further nor sent.
+    """
 
     depth: int
     nodes: int
     proactive: bool = True
+    width: int = 1
+    min_path: float = DEFAULT_MIN_PATH
 
     def __str__(self) -> str:
-        return f"{self.depth} deep, {self.nodes} nodes"
+        return f"{self.depth} deep, {self.nodes} nodes, {self.width} wide, from {self.min_path:g} on"
 
 
 @dataclass
@@ -58,6 +65,7 @@ class DraftRounds:
         self.meters = Meters()
         self.clock = clock
         self._plan, self._edge = plan, edge
+        self._window = min(MAX_WINDOW, WINDOW_PER_NODE * plan.nodes)
         self._rng = random.Random(seed)
         self._verifier = FixedTreeVerifier(target, steps, self.meters)
         self._devices: dict[int, _Device] = {}
@@ -119,17 +127,18 @@ class DraftRounds:
         """The tree behind what is committed, and how many draft forwards it took."""
         verified = self._verifier.sessions[key]
         chat, lookup = verified.stream.chat, self._devices[verified.stream.device].lookup
-        opened = Open(
-            key, list(chat.prompt), chat.sampling, chat.max_tokens, list(verified.generated), self._plan.nodes
-        )
+        opened = Open(key, list(chat.prompt), chat.sampling, chat.max_tokens, list(verified.generated), self._window)
         session = DraftSession(opened, 1)
+        session.min_path = self._plan.min_path
         forwards = 0
         for _ in range(self._plan.depth):
-            if (wanted := session.next_request()) is None:
+            wanted = session.candidates(self._plan.width)
+            if not wanted:
                 break
             forwards += 1
             model = self._edge.draft_model
-            session.add_proposal(wanted[0], model.finish_forward(model.start_forward(chat, wanted[1], lookup)))
+            pending = [(node, model.start_forward(chat, session.request_at(node), lookup)) for _, node in wanted]
+            session.add_proposals([(node, model.finish_forward(p)) for node, p in pending])
         return session.tree.select(self._plan.nodes), session, forwards
 
     def _expected_result(self, key: int, tree: DraftSlice, device: _Device) -> list[int] | None:

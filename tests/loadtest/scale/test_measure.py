@@ -26,5 +26,7 @@ def test_costs_are_measured_on_real_gateways(monkeypatch: pytest.MonkeyPatch) ->
     assert remote.remote_draft == remote.draft > 0
     assert found.runs[-2].counts.request > 0
     assert found.costs.request > 1e-4
-    assert found.stores.request.scripts == pytest.approx(4, abs=1.5)
+    assert found.stores.request.scripts == pytest.approx(
+        2, abs=0.7
+    )  # one token was predicted, and no correction is due
     assert found.stores.attach.scripts >= 1

@@ -39,7 +39,7 @@ def test_a_proposal_does_not_depend_on_when_it_is_computed(
             compared += 1
             proposal = draft_model.finish_forward(draft_model.start_forward(chat, wanted[1], None))
             assert fresh.finish_forward(fresh.start_forward(chat, wanted[1], None)).tokens == proposal.tokens
-            session.add_proposal(wanted[0], proposal)
+            session.add_proposals([(wanted[0], proposal)])
     assert compared >= 4
 
 
@@ -51,3 +51,21 @@ def test_recorded_proposals_are_preloaded(chats: Sequence[RecordedChat], draft_m
     other.preload(draft_model.recorded)
     assert other.finish_forward(other.start_forward(chat, point, None)) == proposal
     assert len(other.recorded) == len(draft_model.recorded)
+
+
+def test_positions_of_one_tree_are_computed_together(
+    chats: Sequence[RecordedChat], draft_model: MemoizedDraftModel
+) -> None:
+    chat, text = chats[1], chats[1].text
+    requests = [
+        DraftRequest(1, [*chat.prompt, *text[:2], *path], len(chat.prompt) + 2, 2 + len(path), chat.sampling)
+        for path in ([], [11], [12], [12, 13])
+    ]
+    pending = [draft_model.start_forward(chat, request, None) for request in requests]
+    draft_model.finish_forward(pending[0])
+    known = len(draft_model.recorded)
+    proposals = [draft_model.finish_forward(one) for one in pending]
+    assert len(draft_model.recorded) == known  # the first forward computed them all
+    alone = MemoizedDraftModel(VOCAB_SIZE, threads=1, kv_tokens=4096)
+    for request, proposal in zip(requests, proposals, strict=True):
+        assert alone.finish_forward(alone.start_forward(chat, request, None)).tokens[:1] == proposal.tokens[:1]
