@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -56,6 +57,7 @@ class Outcome:
     answer: Answer | None = None
     broken: str = ""
     rejected: list[str] = field(default_factory=list)
+    gaps: list[float] = field(default_factory=list)  # seconds between two frames with text, of a stream
 
 
 def cases(rng: random.Random, count: int) -> list[Case]:
@@ -75,9 +77,14 @@ def cases(rng: random.Random, count: int) -> list[Case]:
 
 
 async def ask(
-    client: AsyncOpenAI, case: Case, name: str, edge: bool, on_admitted: Callable[[], None] = lambda: None
+    client: AsyncOpenAI,
+    case: Case,
+    name: str,
+    edge: bool,
+    on_admitted: Callable[[], None] = lambda: None,
+    gaps: list[float] | None = None,
 ) -> tuple[Answer, str]:
-    """The answer and how it was made; `on_admitted` is called with the 200. Raises APIError."""
+    """The answer and how it was made; `on_admitted` is called with the 200, `gaps` are added to. Raises APIError."""
     request: dict[str, Any] = {
         "model": MODEL,
         "messages": [{"role": "user", "content": case.prompt}],
@@ -99,10 +106,16 @@ async def ask(
     text, finish, made, tokens, output_tokens = "", None, {}, [], -1
     stream = await client.chat.completions.create(**request, stream=True, stream_options={"include_usage": True})
     on_admitted()
+    before: float | None = None
     async for chunk in stream:
         if chunk.choices:
             (choice,) = chunk.choices
             text += choice.delta.content or ""
+            if choice.delta.content:
+                now = time.monotonic()
+                if gaps is not None and before is not None:
+                    gaps.append(now - before)
+                before = now
             assert finish is None or not choice.delta.content, "text after the end"
             finish = choice.finish_reason or finish
             made = (chunk.model_extra or {}).get("edgedraft") or made
@@ -120,7 +133,12 @@ async def ask_until_admitted(clients: Sequence[AsyncOpenAI], case: Case, name: s
         admitted: list[bool] = []
         try:
             outcome.answer, outcome.mode = await ask(
-                clients[(first + number) % len(clients)], case, this, True, partial(admitted.append, True)
+                clients[(first + number) % len(clients)],
+                case,
+                this,
+                True,
+                partial(admitted.append, True),
+                outcome.gaps,
             )
         except (APIError, httpx.HTTPError, AssertionError) as error:
             retriable = isinstance(error, APIConnectionError) or (

@@ -13,6 +13,7 @@ from typing import Literal, get_args
 
 from edgedraft.local.processes import ManagedProcess
 from tests.support.topology import AGENTS, GATEWAYS, VERIFIERS, Topology
+from tests.support.waiting import until_true
 
 Kind = Literal["agent killed", "agent frozen", "agent partitioned", "gateway restarted", "verifier killed"]
 
@@ -82,7 +83,8 @@ class Faults:
                 async with self._verifiers:
                     self._record(kind, verifier)
                     await self._restart(self.topology.fleet.verifiers, verifier, signal.SIGKILL)
-                    await asyncio.sleep(1.0)  # that gateways come back to it before the other one goes
+                    connected = self.topology.has_all_verifiers
+                    await until_true(lambda: asyncio.to_thread(connected), 120)  # before the other one goes
 
     async def _restart(self, children: list[ManagedProcess], index: int, signal_number: signal.Signals) -> None:
         """End a process with this signal, and restart it on its port."""

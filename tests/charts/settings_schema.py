@@ -17,11 +17,21 @@ SCHEMA = Path(__file__).parents[2] / "charts/edgedraft/values.schema.json"
 
 # What the chart itself sets, from values of their own or from Secrets.
 SET_FOR_GATEWAYS = frozenset(
-    {"host", "port", "verifier", "verifier_token", "database", "db_upgrade", "key", "prices", "drain_grace"}
+    {"host", "port", "verifier", "verifier_token", "database", "db_upgrade", "key", "key_file", "prices", "drain_grace"}
     | {"redis", "replica_secret", "replica_host", "replica_port", "advertise"}
 )
 SET_FOR_VERIFIERS = frozenset(
-    {"host", "port", "model", "served_name", "verifier_token", "drain_grace", "engine", "engine_args"}
+    {
+        "host",
+        "port",
+        "model",
+        "served_name",
+        "verifier_token",
+        "allow_unauthenticated",
+        "drain_grace",
+        "engine",
+        "engine_args",
+    }
 )
 
 

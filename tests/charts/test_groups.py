@@ -8,7 +8,6 @@ import shlex
 import subprocess
 import sys
 import threading
-import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,6 +30,7 @@ from tests.charts.rendering import (
     templates,
     values_of,
 )
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*kubernetes_validate.*")
 
@@ -200,8 +200,11 @@ def test_a_worker_runs_until_its_leader_has_drained() -> None:
     command, flag, script = worker.container["lifecycle"]["preStop"]["exec"]["command"]
     assert (command, flag, script) == ("python", "-c", (CHART / "files/leader_gone.py").read_text())
 
+    asked: list[str] = []
+
     class Draining(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            asked.append(self.path)
             self.send_response(503)
             self.end_headers()
 
@@ -213,7 +216,7 @@ def test_a_worker_runs_until_its_leader_has_drained() -> None:
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         environment = {**os.environ, "LWS_LEADER_ADDRESS": address}
         with subprocess.Popen([sys.executable, flag, script], env=environment) as waiting:
-            time.sleep(1.5)
+            wait_until(lambda: len(asked) > 1)
             assert waiting.poll() is None, "any answer is one"
             server.shutdown()
             server.server_close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from sqlalchemy.engine import make_url
 
 from gateway.storage.database import Database
 from tests.charts.rendering import container, of_kind, render, rendered
+from tests.support.waiting import wait_until
 
 
 def test_gateways_read_the_urls_of_the_embedded_stores() -> None:
@@ -45,9 +45,7 @@ def test_valkey_takes_the_charts_flags_and_asks_for_the_password(tmp_path: Path)
         stdout=subprocess.DEVNULL,
     )
     try:
-        until = time.monotonic() + 10
-        while not socket.exists() and time.monotonic() < until:
-            time.sleep(0.01)
+        wait_until(socket.exists)
         with redis.Redis(unix_socket_path=str(socket), password="a-password") as client:
             assert client.ping()
             client.set("lease", "held")

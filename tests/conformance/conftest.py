@@ -18,7 +18,7 @@ import pytest
 
 from edgedraft.local.processes import Supervisor
 from tests.conformance.clients.features import Given
-from tests.conformance.environments import CLIENTS, node_clients, python_clients
+from tests.conformance.environments import CLIENTS, python_clients
 
 PROMPT = "Tell a story about a lighthouse keeper and a storm."
 SEED = 11
@@ -42,6 +42,7 @@ TOOL = {
         "strict": True,
     },
 }
+TOOL_RESULT = "Rain, 12 degrees"
 SCHEMA = {
     "type": "object",
     "properties": {
@@ -70,7 +71,19 @@ class Gateway:
         return text[len(text) // 2 - 3 : len(text) // 2 + 3]
 
     def given(self, side: str) -> Given:
-        return Given(f"{self.url}/v1", self.keys[side], self.model, PROMPT, SEED, TOKENS, LONG, self.stop, TOOL, SCHEMA)
+        return Given(
+            f"{self.url}/v1",
+            self.keys[side],
+            self.model,
+            PROMPT,
+            SEED,
+            TOKENS,
+            LONG,
+            self.stop,
+            TOOL,
+            TOOL_RESULT,
+            SCHEMA,
+        )
 
     def post(self, side: str, path: str, **body: Any) -> httpx.Response:
         """One request without any client package: what they all are compared with."""
@@ -123,12 +136,6 @@ def side(request: pytest.FixtureRequest) -> str:
 def python_client() -> Path:
     """The Python of an environment of its own; made on the first run, which takes about a minute."""
     return python_clients()
-
-
-@pytest.fixture(scope="session")
-def node_client() -> Path:
-    """The folder with Node's packages and scripts."""
-    return node_clients()
 
 
 def run_client(command: Sequence[str], gateway: Gateway) -> dict[str, dict[str, Any]]:

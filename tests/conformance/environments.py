@@ -22,9 +22,9 @@ CLIENTS = Path(__file__).parent / "clients"
 INSTALL_SECONDS = 600.0
 
 
-def python_clients() -> Path:
-    """The Python that has the clients of requirements.txt. Raises CalledProcessError or TimeoutExpired."""
-    lock = CLIENTS / "requirements.txt"
+def python_clients(lock_file: str = "requirements.txt") -> Path:
+    """The Python that has the packages of a lock file. Raises CalledProcessError or TimeoutExpired."""
+    lock = CLIENTS / lock_file
     folder = _folder("python", lock)
     python = folder / "bin" / "python"
     with _made_once(folder) as missing:
@@ -37,16 +37,25 @@ def python_clients() -> Path:
 
 def node_clients() -> Path:
     """A folder with the Node packages of package-lock.json and the scripts that use them. Raises as above."""
-    lock = CLIENTS / "package-lock.json"
-    folder = _folder("node", lock)
+    folder = _node_packages("node", CLIENTS)
+    for script in CLIENTS.glob("*.mjs"):
+        shutil.copy(script, folder)
+    return folder
+
+
+def codex_command() -> Path:
+    """The Codex CLI, 400 MB with what it brings. Raises as above."""
+    return _node_packages("codex", CLIENTS / "codex") / "node_modules" / ".bin" / "codex"
+
+
+def _node_packages(kind: str, source: Path) -> Path:
+    folder = _folder(kind, source / "package-lock.json")
     with _made_once(folder) as missing:
         if missing:
             folder.mkdir(parents=True)
             for name in ("package.json", "package-lock.json"):
-                shutil.copy(CLIENTS / name, folder)
+                shutil.copy(source / name, folder)
             _run("npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(folder))
-    for script in CLIENTS.glob("*.mjs"):
-        shutil.copy(script, folder)
     return folder
 
 

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from tests.conformance.conftest import LONG, SCHEMA, SIDES, TOOL, Gateway, run_client, text_of
+from tests.conformance.conftest import LONG, PROMPT, SCHEMA, SIDES, TOOL, TOOL_RESULT, Gateway, run_client, text_of
+from tests.conformance.environments import node_clients, python_clients
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
-TEXTS = ("whole", "sampled", "streamed", "streamed_async", "stopped")
+TEXTS = ("whole", "sampled", "streamed", "streamed_async")
 BOUND = ("structured", "called")
-PYTHON_CLIENTS = {
-    "langchain_chat.py": (*TEXTS, "usage", *BOUND),
-    "llamaindex_chat.py": (*TEXTS, *BOUND),
-    "litellm_chat.py": (*TEXTS, "usage", *BOUND),
+OPENAI = (*TEXTS, "stopped", "usage", *BOUND)
+CLIENTS = {
+    "langchain_chat.py": OPENAI,
+    "llamaindex_chat.py": (*TEXTS, "stopped", *BOUND),
+    "litellm_chat.py": OPENAI,
+    "openai_agents.py": (*TEXTS, "usage", *BOUND, "tool_round_bound"),
+    "pydantic_ai_chat.py": (*TEXTS, "usage", "structured", "tool_round"),
+    "openai_chat.mjs": (*OPENAI, "response", "refused", "aborted"),
+    "ai_sdk.mjs": (*OPENAI, "tool_round"),
 }
-NODE_CLIENT = (*TEXTS, "usage", *BOUND, "response", "refused", "aborted")
+LOCKS = {"openai_agents.py": "agents_requirements.txt", "pydantic_ai_chat.py": "agents_requirements.txt"}
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +40,18 @@ def expected(gateway: Gateway) -> dict[str, Any]:
     assert text_of(greedy) != text_of(sampled)
     shape = {"type": "json_schema", "json_schema": {"name": "planet", "schema": SCHEMA, "strict": True}}
     structured = gateway.reference(response_format=shape, max_tokens=LONG)
-    called = gateway.reference(tools=[TOOL], tool_choice="required", parallel_tool_calls=False, max_tokens=LONG)
-    function = called["choices"][0]["message"]["tool_calls"][0]["function"]
+    tools: dict[str, Any] = {"tools": [TOOL], "parallel_tool_calls": False, "max_tokens": LONG}
+    message = gateway.reference(**tools, tool_choice="required")["choices"][0]["message"]
+    (call,) = message["tool_calls"]
+    called = [call["function"]["name"], json.loads(call["function"]["arguments"])]
+    result = {"role": "tool", "tool_call_id": call["id"], "content": TOOL_RESULT}
+    behind = [{"role": "user", "content": PROMPT}, message, result]
+    bound = gateway.reference(messages=behind, response_format=shape, max_tokens=LONG)
     return {
         "structured": json.loads(text_of(structured)),
-        "called": [function["name"], json.loads(function["arguments"])],
+        "called": called,
+        "tool_round": [*called, text_of(gateway.reference(**tools, messages=behind))],
+        "tool_round_bound": [*called, json.loads(text_of(bound))],
         "response": text_of(sampled),
         "whole": text_of(greedy),
         "sampled": text_of(sampled),
@@ -50,18 +64,30 @@ def expected(gateway: Gateway) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("script", PYTHON_CLIENTS)
-def test_python_clients_read_the_same_text(
-    script: str, gateway: Gateway, expected: dict[str, Any], python_client: Path
+@pytest.fixture(scope="module")
+def reports(
+    request: pytest.FixtureRequest, gateway: Gateway, expected: dict[str, Any]
+) -> Iterator[dict[str, Future[dict[str, Any]]]]:
+    """By script, for those that are selected: what it reports, by side. They run all at once, which takes less time."""
+    parametrized = [call for item in request.session.items if (call := getattr(item, "callspec", None))]
+    selected = {call.params.get("script") for call in parametrized}
+    scripts = [script for script in CLIENTS if script in selected]
+    with ThreadPoolExecutor(len(scripts)) as pool:
+        yield {script: pool.submit(run_client, command(script), gateway) for script in scripts}
+
+
+@pytest.mark.parametrize("script", CLIENTS)
+def test_clients_read_the_same_text(
+    script: str, expected: dict[str, Any], reports: dict[str, Future[dict[str, Any]]]
 ) -> None:
-    reported = run_client([str(python_client), script], gateway)
-    right = {feature: expected[feature] for feature in PYTHON_CLIENTS[script]}
-    assert reported == dict.fromkeys(SIDES, right)
+    right = {feature: expected[feature] for feature in CLIENTS[script]}
+    assert reports[script].result() == dict.fromkeys(SIDES, right)
 
 
-def test_the_node_client_reads_the_same_text(gateway: Gateway, expected: dict[str, Any], node_client: Path) -> None:
+def command(script: str) -> Sequence[str]:
+    """What runs a script, in an environment that is made on the first run, which takes about a minute."""
+    if script.endswith(".py"):
+        return [str(python_clients(LOCKS.get(script, "requirements.txt"))), script]
     node = shutil.which("node")
-    assert node, "Node is needed: it is one of the clients"
-    reported = run_client([node, str(node_client / "openai_chat.mjs")], gateway)
-    right = {feature: expected[feature] for feature in NODE_CLIENT}
-    assert reported == dict.fromkeys(SIDES, right)
+    assert node, "Node is needed: some of the clients run in it"
+    return [node, str(node_clients() / script)]

@@ -91,7 +91,7 @@ def test_up_with_two_gateways_serves_at_both_and_leaves_nothing_behind(tmp_path:
 
 
 def test_the_quick_comparison_shows_both_sides_of_one_run(service: Service, agent: ManagedProcess) -> None:
-    result = compare(service.stack, service.verifier.address, "float32", prompts=1)
+    result = compare(service.stack, service.verifier.address, "float32", prompts=1, max_tokens=32)
     assert [row["mode"] for row in result.rows] == ["datacenter", "edge"]
     assert [row["same_text"] for row in result.rows] == ["2/2", "2/2"]
     datacenter, edge = result.rows

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgedraft.local.processes import Supervisor
+from tests.e2e.conftest import VERIFIER
 from tests.support.in_memory_tracing import PARENT, TRACE, TRACEPARENT
 from tests.support.otlp_receiver import OtlpReceiver, attributes
 
@@ -25,7 +26,7 @@ def test_client_gateway_verifier_and_agent_share_a_trace(tmp_path: Path, monkeyp
         monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "200")
         monkeypatch.setenv("EDGEDRAFT_LOG_FORMAT", "json")
         with Supervisor(KEY, tmp_path) as stack:
-            verifier = stack.start_verifier("--threads", "1", "--dtype", "float32", "--no-prompt-lookup")
+            verifier = stack.start_verifier(*VERIFIER)
             stack.start_gateway(
                 verifier.address, flags=("--port", "0", "--database", f"sqlite+aiosqlite:///{tmp_path}/gateway.db")
             )

@@ -14,7 +14,7 @@ from openai import OpenAI
 
 from edgedraft.local.processes import ManagedProcess, Supervisor
 from tests.conftest import THOROUGH
-from tests.e2e.conftest import CASES, KEY, Answer, Case, Service
+from tests.e2e.conftest import CASES, KEY, VERIFIER, Answer, Case, Service
 from tests.support.partition import Partition
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
@@ -24,11 +24,11 @@ GROWTH = 64 << 20  # bytes that a process may gain by what a test does to it
 CASE = next(case for case in CASES if case.temperature == 0)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def far_agent(service: Service) -> Iterator[tuple[Partition, ManagedProcess]]:
     """An agent whose link can be cut."""
     with Partition(urlsplit(service.stack.url).port or 0) as link:
-        child = service.stack.start("attach", f"http://127.0.0.1:{link.port}", "--key", KEY, "--threads", "1")
+        child = service.stack.start("attach", f"http://127.0.0.1:{link.port}", "--threads", "1")
         yield link, child
         child.stop()
         service.stack.processes.remove(child)
@@ -90,7 +90,7 @@ def test_a_network_that_is_lost_for_a_while_costs_no_stream(
 def private(tmp_path: Path, service: Service) -> Iterator[tuple[Service, Callable[[str], None]]]:
     """Its own verifier, gateway and agent, and a function that kills the verifier or gateway and restarts it."""
     with Supervisor(KEY, tmp_path) as stack:
-        verifier = stack.start_verifier("--threads", "1", "--dtype", "float32", "--no-prompt-lookup")
+        verifier = stack.start_verifier(*VERIFIER)
         flags = ("--port", "0", "--open-timeout", "200", "--database", f"sqlite+aiosqlite:///{tmp_path}/gateway.db")
         gateway = stack.start_gateway(verifier.address, flags=flags)
         running = {"verifier": verifier, "gateway": gateway}

@@ -17,6 +17,7 @@ from edgedraft.local.processes import ManagedProcess, Supervisor
 from tests.e2e.conftest import CASES, KEY, Answer, Service
 from tests.support.partition import Partition
 from tests.support.valkey_server import ValkeyServer
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
@@ -39,7 +40,7 @@ def client_of(gateway: ManagedProcess, service: Service, stack: Supervisor) -> S
 
 def ready(gateway: ManagedProcess) -> bool:
     try:
-        with urllib.request.urlopen(f"{gateway.address}/readyz", timeout=10):
+        with urllib.request.urlopen(f"{gateway.address}/readyz", timeout=60):
             return True
     except OSError:
         return False
@@ -59,24 +60,24 @@ def test_an_agent_drafts_for_both_replicas_and_moves_when_its_own_goes(
 ) -> None:
     whole = service.ask(CASE, edge=False, tokens=TOKENS, endless=True)
     shared = ("--redis", valkey.url, "--replica-secret", "secret of the end-to-end test", "--replica-port", "0")
-    with Supervisor(KEY, tmp_path) as stack:
+    token = {"EDGEDRAFT_VERIFIER_TOKEN": service.stack.verifier_token}
+    with Supervisor(KEY, tmp_path, env=token) as stack:
         pair = [
             stack.launch(
-                *("gateway", "--port", "0", "--key", KEY, "--verifier", service.verifier.address, *shared),
+                *("gateway", "--port", "0", "--verifier", service.verifier.address, *shared),
                 *("--database", f"sqlite+aiosqlite:///{tmp_path}/{name}.db", "--drain-grace", "60"),
             )
             for name in ("here", "there")
         ]
         for child in pair:
             child.wait_ready(300)
-            while not ready(child):
-                time.sleep(0.05)
+            wait_until(lambda child=child: ready(child), 300)
         here, there = (client_of(child, service, stack) for child in pair)
         ports = [urlsplit(child.address).port or 0 for child in pair]
         with Partition(ports[1]) as balancer:
             # Without a model, which would only take time to load: what it repeats is checked like any draft.
             alone = ("--draft-model", "none", "--no-past-outputs", "--no-polite")
-            stack.start("attach", f"http://127.0.0.1:{balancer.port}", "--key", KEY, *alone)
+            stack.start("attach", f"http://127.0.0.1:{balancer.port}", *alone)
             until_paired(here)
             time.sleep(MOVED_TOO_SOON)  # an agent that is asked to move sooner treats the gateway as lost
             got: list[Answer] = []

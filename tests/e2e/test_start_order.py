@@ -32,7 +32,7 @@ def free_port() -> int:
 
 def status(url: str) -> int:
     try:
-        with urllib.request.urlopen(url, timeout=10) as reply:
+        with urllib.request.urlopen(url, timeout=60) as reply:
             return reply.status
     except urllib.error.HTTPError as error:
         return error.code

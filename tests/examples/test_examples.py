@@ -64,7 +64,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 def attached_agents(service: Service) -> int:
-    with urllib.request.urlopen(f"{service.url}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"{service.url}/metrics", timeout=60) as answer:
         [count] = re.findall(r"^edgedraft_gateway_agents(?:\{.*\})? ([\d.]+)$", answer.read().decode(), re.MULTILINE)
     return int(float(count))
 

@@ -1,10 +1,12 @@
 """`python -m tests.fuzz --frames N --seed S`: sends adversarial frames to every decoder and every state machine.
 
 Of N frames 97 % go to the decoders; the others are spread over a gateway's endpoint for agents, a verifier's endpoint
-for gateways, an agent's drafting loop and a session with its link to a verifier, all in process (parts.py). Frames are
-made by frames.py. A decoder may raise WireError and nothing else; a state machine may close a link and must keep
-serving others, which is checked with complete chats. Memory is this process's RSS, from after a twentieth of a part to
-its end. Exits with 1 if an exception escaped or a chat was wrong.
+for gateways, an agent's drafting loop and a session with its link to a verifier, all in process (parts.py), and over
+WebSocket frames, HTTP requests and JSON bodies on real sockets (websocket.py, http.py, json_bodies.py).
+Messages are made by frames.py. A decoder may raise WireError and nothing else; a state machine may close a link and
+must keep serving others, which is checked with complete chats.
+Memory is this process's RSS, from after a twentieth of a part to its end. Exits with 1 if an exception escaped or a
+chat was wrong.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -31,14 +33,20 @@ from edgedraft.observability.logs import configure_logging
 from edgedraft.wire import WireError
 from tests.fuzz.endpoints import fuzz_agent_endpoint, fuzz_drafting_loop, fuzz_verifier_endpoint, fuzz_verifier_link
 from tests.fuzz.frames import DECODERS, Frames
+from tests.fuzz.http import fuzz_http
+from tests.fuzz.json_bodies import fuzz_json
+from tests.fuzz.websocket import fuzz_websocket
 
 KEPT_ESCAPES = 20
 SHARES = {
-    "decoders": 0.97,
+    "decoders": 0.959,
     "agent endpoint": 0.0005,
     "verifier endpoint": 0.0062,
     "drafting loop": 0.023,
     "verifier link": 0.0003,
+    "websocket": 0.005,
+    "http": 0.005,
+    "json": 0.001,
 }
 
 
@@ -117,7 +125,8 @@ def main() -> None:
         for escape in stats.escapes:
             print(f"    {escape}")
     if given.json:
-        rows = [{k: v for k, v in asdict(stats).items() if not k.startswith("_")} for stats in tallies]
+        shown = [asdict(replace(stats, closes=dict(stats.closes))) for stats in tallies]  # asdict breaks a Counter
+        rows = [{name: value for name, value in row.items() if not name.startswith("_")} for row in shown]
         given.json.write_text(json.dumps({"frames": given.frames, "seed": given.seed, "parts": rows}, indent=2) + "\n")
     sys.exit(1 if any(stats.escaped for stats in tallies) else 0)
 
@@ -130,6 +139,9 @@ def run(frames: int, seed: int, only: str | None = None) -> list[Tally]:
         "verifier endpoint": lambda stats, count, rng: _in_loop(fuzz_verifier_endpoint, stats, count, rng),
         "drafting loop": fuzz_drafting_loop,
         "verifier link": lambda stats, count, rng: _in_loop(fuzz_verifier_link, stats, count, rng),
+        "websocket": lambda stats, count, rng: _in_loop(fuzz_websocket, stats, count, rng),
+        "http": lambda stats, count, rng: _in_loop(fuzz_http, stats, count, rng),
+        "json": lambda stats, count, rng: _in_loop(fuzz_json, stats, count, rng),
     }
     tallies = []
     for name, part in parts.items():

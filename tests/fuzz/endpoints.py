@@ -28,15 +28,16 @@ from edgedraft.links.link import Link
 from edgedraft.links.settings import GATEWAY_TO_VERIFIER
 from edgedraft.links.transport import TransportClosed
 from edgedraft.serving.server import server_config
-from edgedraft.wire import Draft, Hello, Open, Sampling, WireError
+from edgedraft.wire import Draft, Hello, ModelCard, Open, Sampling, WireError
 from gateway.agents.registry import AgentRegistry
 from gateway.app import build_app as gateway_app
-from gateway.model.served_model import ServedModel
+from gateway.model.served_model import ServedModel, UnusableCard
 from gateway.observability.metrics import Metrics
-from gateway.sessions.errors import RequestRejected, Unavailable
+from gateway.sessions.errors import SessionError
 from gateway.sessions.request import SessionRequest
 from gateway.sessions.session import Session
 from gateway.settings import GatewaySettings
+from gateway.verifiers.billing import AttemptBilling
 from gateway.verifiers.health import VerifierHealth
 from gateway.verifiers.link import VerifierLink
 from gateway.verifiers.pool import VerifierPool
@@ -70,7 +71,7 @@ class Account(Protocol):
 async def fuzz_agent_endpoint(stats: Account, count: int, rng: Random, folder: Path) -> None:
     """Agents attack a gateway while chats of their owner run, for which they get sessions."""
     supply = Frames("agent to gateway", rng, vocab=toy_card().vocab_size)
-    async with _verifier() as verifier, _serving(verifier) as url, _gateway(folder, url) as app:
+    async with running_verifier() as verifier, serving(verifier) as url, running_gateway(folder, url) as app:
         transport = httpx.ASGITransport(app=app)
         async with httpx.AsyncClient(
             transport=transport, base_url="http://gateway", headers={"authorization": f"Bearer {KEY}"}
@@ -88,7 +89,7 @@ async def fuzz_agent_endpoint(stats: Account, count: int, rng: Random, folder: P
 async def fuzz_verifier_endpoint(stats: Account, count: int, rng: Random, folder: Path) -> None:
     """Gateways attack a verifier, beside an honest one."""
     supply = Frames("gateway to verifier", rng, vocab=toy_card().vocab_size)
-    async with _verifier() as app:
+    async with running_verifier() as app:
         while stats.frames < count:
             link = FuzzedSocket(app, "/v1/engine", KEY)
             link.begin()
@@ -132,7 +133,14 @@ async def fuzz_verifier_link(stats: Account, count: int, rng: Random, folder: Pa
     agents = AgentRegistry(4, metrics)
     while stats.frames < count:
         connection = _Hostile(supply, rng, stats, count)
-        link = VerifierLink("ws://hostile", Link(connection, GATEWAY_TO_VERIFIER), model, 64, VerifierHealth())
+        link = VerifierLink(
+            "ws://hostile",
+            Link(connection, GATEWAY_TO_VERIFIER),
+            model,
+            64,
+            VerifierHealth(),
+            AttemptBilling(lambda *_: None),
+        )
         pool = _OnlyLink(link, metrics)
         running = asyncio.create_task(link.run())
         ends: list[BaseException | None] = []
@@ -149,7 +157,7 @@ async def fuzz_verifier_link(stats: Account, count: int, rng: Random, folder: Pa
             if isinstance(end, WireError):
                 stats.rejected += 1
             elif isinstance(end, BaseException) and not isinstance(
-                end, (RequestRejected, Unavailable, TransportClosed, asyncio.CancelledError)
+                end, (SessionError, TransportClosed, asyncio.CancelledError)
             ):
                 stats.escape(end)
         stats.links += 1
@@ -157,6 +165,8 @@ async def fuzz_verifier_link(stats: Account, count: int, rng: Random, folder: Pa
             stats.settled()
         if metrics.sessions._value.get():
             stats.escape("a session was left open")
+        if not connection.opened:
+            stats.escape("no session reached the verifier")
 
 
 async def _consumed(session: Session) -> None:
@@ -164,14 +174,18 @@ async def _consumed(session: Session) -> None:
         pass
 
 
+async def _load_no_model(card: ModelCard) -> ServedModel:
+    raise UnusableCard("the link is connected already")
+
+
 class _OnlyLink(VerifierPool):
     """A pool of one link that is already connected."""
 
     def __init__(self, link: VerifierLink, metrics: Metrics) -> None:
-        super().__init__([], "", "fuzz", metrics)
+        super().__init__([], "", "fuzz", metrics, _load_no_model, lambda *_: None)
         self._link = link
 
-    def _of(self, model: ServedModel) -> list[VerifierLink]:
+    def _links_serving(self, model: ServedModel) -> list[VerifierLink]:
         return [] if self._link.draining else [self._link]
 
 
@@ -202,6 +216,11 @@ class _Hostile:
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         pass
+
+    @property
+    def opened(self) -> int:
+        """How many sessions have been opened."""
+        return self._last
 
 
 async def _attack(stats: Account, link: FuzzedSocket, supply: Frames, rng: Random, who: str) -> None:
@@ -283,7 +302,7 @@ async def _honest(stats: Account, app: FastAPI) -> None:
     await link.put(wire.encode_frame([Open(1, prompt, Sampling(temperature=0), 20)]))
     got: list[int] = []
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while len(got) < 20:
                 await asyncio.sleep(0.001)
                 sent, link.frames[:] = list(link.frames), []
@@ -298,7 +317,7 @@ async def _honest(stats: Account, app: FastAPI) -> None:
 
 
 @asynccontextmanager
-async def _verifier() -> AsyncIterator[FastAPI]:
+async def running_verifier() -> AsyncIterator[FastAPI]:
     card = toy_card()
     limits = SchedulerLimits(
         step_tokens=512, verify_nodes=16, prompt_delay=0.3, draft_wait=0.01, wait_share=1.0, max_waiting=32
@@ -311,10 +330,10 @@ async def _verifier() -> AsyncIterator[FastAPI]:
 
 
 @asynccontextmanager
-async def _serving(app: FastAPI) -> AsyncIterator[str]:
-    """Serves the verifier; yields its URL for the gateway."""
+async def serving(app: FastAPI, max_frame: int = wire.MAX_FRAME) -> AsyncIterator[str]:
+    """Serves an app whose lifespan runs already; yields its URL."""
     listener = socket.create_server(("127.0.0.1", 0))
-    config = server_config(app, wire.MAX_FRAME, 20.0, 1)
+    config = server_config(app, max_frame, 20.0, 1)
     config.lifespan = "off"  # it is running already
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve([listener]))
@@ -326,7 +345,7 @@ async def _serving(app: FastAPI) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def _gateway(folder: Path, verifier: str) -> AsyncIterator[FastAPI]:
+async def running_gateway(folder: Path, verifier: str) -> AsyncIterator[FastAPI]:
     settings = GatewaySettings.model_validate(
         {
             "verifier": [verifier],

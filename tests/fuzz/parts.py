@@ -99,8 +99,8 @@ class ScriptedEngine:
         self._max_sessions = max_sessions
         self._sessions: dict[int, tuple[Request, list[int], int]] = {}  # with its text and how much of it is computed
 
-    def precompile(self, sampling: Sampling) -> None:
-        pass
+    def precompile(self, sampling: Sampling, share: str) -> object:
+        return None
 
     def validate(self, request: Request) -> None:
         if len(request.prompt) + request.max_tokens > self.context_length:

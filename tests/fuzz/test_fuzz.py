@@ -29,7 +29,17 @@ def accepted(direction: str, frame: bytes) -> bool:
     return True
 
 
-@pytest.mark.parametrize(("part", "frames"), [("decoders", 3000), ("drafting loop", 600), ("verifier endpoint", 300)])
+@pytest.mark.parametrize(
+    ("part", "frames"),
+    [
+        ("decoders", 3000),
+        ("drafting loop", 600),
+        ("verifier endpoint", 600),
+        ("websocket", 3000),
+        ("http", 800),
+        ("json", 400),
+    ],
+)
 def test_nothing_escapes(part: str, frames: int) -> None:
     [stats] = fuzz.run(frames, 3, part)
     assert stats.frames >= frames
@@ -52,3 +62,13 @@ def test_a_frame_that_breaks_a_drafting_loop_is_reported(monkeypatch: pytest.Mon
     monkeypatch.setattr("edge_agent.drafting.loop.MAX_AGENT_TEXT", "no number")
     [stats] = fuzz.run(100, 3, "drafting loop")
     assert stats.escaped
+
+
+def test_a_body_that_is_answered_by_a_500_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(*request: object) -> int:
+        return 500
+
+    monkeypatch.setattr("tests.fuzz.json_bodies.send", fail)
+    [stats] = fuzz.run(20, 3, "json")
+    assert stats.escaped >= 20
+    assert "/v1/" in stats.escapes[0] or "tokenize" in stats.escapes[0]

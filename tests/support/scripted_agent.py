@@ -104,7 +104,7 @@ class ScriptedAgent:
 
     async def closing(self) -> tuple[int | None, str | None]:
         """Close code and reason, once the gateway has closed."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await self.connection.wait_closed()
         return self.connection.close_code, self.connection.close_reason
 

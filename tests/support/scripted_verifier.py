@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Self
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
 
 from edgedraft.tree import DraftTree
 from edgedraft.wire import (
@@ -16,7 +18,6 @@ from edgedraft.wire import (
     MAX_FRAME,
     MAX_WINDOW,
     PROTOCOL,
-    UNAUTHORIZED,
     AgentChanged,
     Close,
     Commit,
@@ -83,7 +84,13 @@ class ScriptedVerifier:
 
     async def __aenter__(self) -> Self:
         self._server = await serve(
-            self._link, self.host, self.port, max_size=MAX_FRAME, compression=None, close_timeout=0.1
+            self._link,
+            self.host,
+            self.port,
+            process_request=self._check_token,
+            max_size=MAX_FRAME,
+            compression=None,
+            close_timeout=0.1,
         )
         self.port = next(iter(self._server.sockets)).getsockname()[1]
         return self
@@ -100,11 +107,12 @@ class ScriptedVerifier:
             server.close()
             await server.wait_closed()
 
+    def _check_token(self, connection: ServerConnection, request: Request) -> Response | None:
+        if self.token and request.headers.get("Authorization") != f"Bearer {self.token}":
+            return connection.respond(HTTPStatus.UNAUTHORIZED, "wrong token\n")
+        return None
+
     async def _link(self, connection: ServerConnection) -> None:
-        assert connection.request
-        if self.token and connection.request.headers.get("Authorization") != f"Bearer {self.token}":
-            await connection.close(UNAUTHORIZED, "wrong token")
-            return
         self.connections.add(connection)
         sessions: dict[int, OpenSession] = {}
         try:

@@ -42,6 +42,14 @@ class Topology:
         """Agents attached to gateways, all together."""
         return sum(int(read_metrics(child.address)["edgedraft_gateway_agents"]) for child in self.fleet.gateways)
 
+    def has_all_verifiers(self) -> bool:
+        """Whether every gateway is connected to all verifiers."""
+        try:
+            connected = [read_metrics(child.address)["edgedraft_gateway_verifiers"] for child in self.fleet.gateways]
+        except OSError:  # one is being started again
+            return False
+        return all(count == VERIFIERS for count in connected)
+
     def open(self) -> dict[str, float]:
         """What is still in use: open sessions of any kind, and KV cache tokens that are neither free nor evictable."""
         return {

@@ -15,7 +15,7 @@ class ValkeyServer(Valkey):
 
     def __init__(self) -> None:
         super().__init__()
-        self.client = Redis(port=self.port)
+        self.client = Redis.from_url(self.url)
 
     def stop(self) -> None:
         self.kill()
@@ -30,8 +30,9 @@ def valkey_process() -> Iterator[ValkeyServer]:
 
 
 @pytest.fixture
-def valkey(valkey_process: ValkeyServer) -> ValkeyServer:
-    """Running and empty."""
+def valkey(valkey_process: ValkeyServer, monkeypatch: pytest.MonkeyPatch) -> ValkeyServer:
+    """Running and empty. Who asks it waits for longer than the gateway's second: a busy machine is no failure."""
+    monkeypatch.setattr("gateway.storage.shared_store.TIMEOUT_SECONDS", 20.0)
     if valkey_process.process is None:
         valkey_process.start()
     valkey_process.client.flushall()

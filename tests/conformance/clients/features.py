@@ -19,8 +19,9 @@ Feature = Callable[["Given"], Any] | Callable[["Given"], Awaitable[Any]]
 
 @dataclass(frozen=True)
 class Given:
-    """What to ask, and whom. `tool` is an OpenAI function, `schema` the JSON schema of an object.
+    """What to ask, and whom.
 
+    `tool` is an OpenAI function, `tool_result` what it returns, `schema` the JSON schema of an object.
     `max_tokens` is enough for a piece of text, `long` for a call or an object.
     """
 
@@ -33,6 +34,7 @@ class Given:
     long: int
     stop: str
     tool: dict[str, Any]
+    tool_result: str
     schema: dict[str, Any]
 
     @property
@@ -48,12 +50,13 @@ def answer(*features: Feature) -> None:
 
 def _reported(given: Given, features: Sequence[Feature]) -> dict[str, Any]:
     reported: dict[str, Any] = {}
-    for feature in features:
-        try:
-            result = feature(given)
-            reported[feature.__name__] = asyncio.run(_awaited(result)) if inspect.isawaitable(result) else result
-        except Exception:
-            reported[feature.__name__] = {"failed": traceback.format_exc()}
+    with asyncio.Runner() as loop:  # one loop, since some packages keep their connections
+        for feature in features:
+            try:
+                result = feature(given)
+                reported[feature.__name__] = loop.run(_awaited(result)) if inspect.isawaitable(result) else result
+            except Exception:
+                reported[feature.__name__] = {"failed": traceback.format_exc()}
     return reported
 
 

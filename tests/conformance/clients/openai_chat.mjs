@@ -1,5 +1,6 @@
-// The openai package for Node. Asked by JSON, answers by JSON, as features.py has it.
+// The openai package for Node.
 import OpenAI from "openai";
+import { answer } from "./features.mjs";
 
 let given, client;
 const asked = (temperature = 0, more = {}) => ({
@@ -85,17 +86,7 @@ const features = {
   },
 };
 
-const reported = {};
-for (const [who, asks] of Object.entries(JSON.parse(process.argv[2]))) {
+await answer(features, (asks) => {
   given = asks;
   client = new OpenAI({ baseURL: given.base_url, apiKey: given.api_key, maxRetries: 0 });
-  reported[who] = {};
-  for (const [name, feature] of Object.entries(features)) {
-    try {
-      reported[who][name] = await feature();
-    } catch (error) {
-      reported[who][name] = { failed: String(error.stack ?? error) };
-    }
-  }
-}
-console.log(JSON.stringify(reported));
+});

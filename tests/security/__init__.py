@@ -1,0 +1,1 @@
+"""Attacks by strangers, one kind per file."""
