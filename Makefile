@@ -7,8 +7,10 @@ BIN := $(VENV)/bin
 demo: $(VENV)/demo-installed
 	$(BIN)/edgedraft demo
 
+# Two workers: most tests wait more than they compute. tests/conftest.py says which of them share one.
+PYTEST := $(BIN)/python -m pytest -n 2
 test: $(VENV)/test-installed
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # vLLM pins much of what it needs, so it has an environment of its own (3.4 GB), without this one's constraints.
 VLLM_VENV ?= $(VENV)-vllm
@@ -37,7 +39,7 @@ docs: $(VENV)/test-installed
 # What a change should pass before it is pushed; tests of engines, distillation and benchmarks are left to `make test`.
 UNIT_TESTS := edgedraft gateway verifier edge_agent charts fuzz examples docs
 check: lint
-	$(BIN)/python -m pytest -m "not long" $(UNIT_TESTS:%=tests/%) \
+	$(PYTEST) -m "not long" $(UNIT_TESTS:%=tests/%) \
 		--ignore=tests/verifier/engine --ignore=tests/edge_agent/distill
 
 # torch comes first and by its exact version, so that its CPU build is taken where there is one.

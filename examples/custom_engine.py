@@ -80,9 +80,8 @@ class MarkovEngine:
         self._grammars = GrammarCache(card)
         self._sessions: dict[int, MarkovSession] = {}
 
-    def precompile(self, sampling: Sampling) -> None:
-        if sampling.grammar:
-            self._grammars.get_or_compile(sampling.grammar)
+    def precompile(self, sampling: Sampling, share: str) -> object:
+        return self._grammars.compile(sampling.grammar, share) if sampling.grammar else None
 
     def validate(self, request: Request) -> None:
         check_bounds(request, self.vocab_size, self.context_length)
