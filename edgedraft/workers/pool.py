@@ -1,8 +1,9 @@
 """A pool of bounded worker processes that all keys of a program share fairly.
 
 Jobs wait in a FairQueue; a thread per worker hands them to its process. Threads and processes are started when jobs
-wait for them and then kept. A job that exceeds a limit, or that its caller gives up, ends its process; another one
-takes its place.
+wait for them. One is kept; the others end when they were not needed for a while, since a process with a large
+tokenizer takes tens of megabytes. A job that exceeds a limit, or that its caller gives up, ends its process; another
+one takes its place.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from edgedraft.workers.process import WorkerEnded, WorkerProcess
 from edgedraft.workers.protocol import Reply
 
 GIVE_UP_SECONDS = 0.05  # that a job may go on after its caller gave it up: ending it costs a new process
+IDLE_SECONDS = 60.0  # a process ends when so long not all of them were needed, unless it is the only one
 _WATCH_SECONDS = 0.05  # between two looks at the running jobs' deadlines
 
 
@@ -79,17 +81,24 @@ class WorkerPool:
     """At most `size` processes that run `python -m module` (child.py). Safe for use from several threads and loops."""
 
     def __init__(
-        self, module: str, limits: WorkerLimits, size: int = 2, queue_limits: QueueLimits | None = None
+        self,
+        module: str,
+        limits: WorkerLimits,
+        size: int = 2,
+        queue_limits: QueueLimits | None = None,
+        idle_seconds: float = IDLE_SECONDS,
     ) -> None:
         self._module = module
         self._limits = limits
         self._size = size
         self._queue_limits = queue_limits or QueueLimits()
+        self._idle_seconds = idle_seconds
         self._queue: FairQueue[_PoolJob] = FairQueue(size)
         self._bytes: Counter[str] = Counter()  # that wait, by share
         self._running: set[_PoolJob] = set()
         self._threads: list[threading.Thread] = []
         self._idle = 0  # threads that wait for a job
+        self._all_busy_at = 0.0  # by time.monotonic(), the last time that none did
         self._changed = threading.Condition()
         self._watcher: threading.Thread | None = None
         self._closed = False
@@ -183,13 +192,18 @@ class WorkerPool:
                 while (taken := None if self._closed else self._queue.take()) is None:
                     if self._closed:
                         break
+                    if self._is_surplus():
+                        self._threads.remove(threading.current_thread())
+                        break
                     self._idle += 1
-                    self._changed.wait()
+                    self._changed.wait(self._idle_seconds)
                     self._idle -= 1
                 if taken is None:
                     break
                 share, job, charged = taken
                 self._count_taken(job)
+                if not self._idle:
+                    self._all_busy_at = time.monotonic()
             began, seconds = time.monotonic(), 0.0
             outcome: bytes | Exception
             try:
@@ -222,6 +236,10 @@ class WorkerPool:
                     job.future.set_result(outcome)
         if worker:
             worker.close()
+
+    def _is_surplus(self) -> bool:
+        """Whether one worker less would have been enough for a while."""
+        return len(self._threads) > 1 and time.monotonic() - self._all_busy_at > self._idle_seconds
 
     def _start_worker(self, job: _PoolJob) -> WorkerProcess:
         """Raises OSError for a process that does not start."""

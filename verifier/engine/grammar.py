@@ -12,7 +12,7 @@ import threading
 import time
 import zlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -74,12 +74,19 @@ class GrammarCache:
 
     def compile(self, grammar: str, share: str = "") -> CompiledGrammar:
         """Blocks while a grammar that is not cached compiles. `share` is whose part of the workers it takes."""
+        return self._get(grammar, lambda: self._check_and_compile(grammar, share))
+
+    def compile_checked(self, grammar: str) -> CompiledGrammar:
+        """As `compile`, of a grammar that another cache of this model has compiled: no worker is asked again."""
+        return self._get(grammar, lambda: self._compile(grammar))
+
+    def _get(self, grammar: str, compile_missing: Callable[[], CompiledGrammar]) -> CompiledGrammar:
         digest = sha256(grammar.encode()).digest()
         with self._lock:
             if cached := self._cached.get(digest):
                 self._cached.move_to_end(digest)
                 return cached
-        compiled = self._compile(grammar, share)
+        compiled = compile_missing()
         if compiled.is_final:
             with self._lock:
                 self._cached[digest] = compiled
@@ -105,13 +112,14 @@ class GrammarCache:
         while taken > MAX_CACHED_BYTES:
             taken -= self._cached.popitem(last=False)[1].estimated_bytes
 
-    def _compile(self, grammar: str, share: str) -> CompiledGrammar:
+    def _check_and_compile(self, grammar: str, share: str) -> CompiledGrammar:
         try:
             error = self._service.find_compile_error(grammar, JobOwner(share))
         except (JobRefused, WorkersUnavailable) as refused:
             return CompiledGrammar(None, str(refused), is_final=False)
-        if error:
-            return CompiledGrammar(None, error)
+        return CompiledGrammar(None, error) if error else self._compile(grammar)
+
+    def _compile(self, grammar: str) -> CompiledGrammar:
         try:
             with self._compiling:
                 return CompiledGrammar(compile_grammar(grammar, self._load_tokenizer()), "", len(grammar))

@@ -142,6 +142,29 @@ async def test_what_waits_is_bounded_per_share_and_in_all() -> None:
         pool.close()
 
 
+async def test_workers_end_that_were_not_needed_for_a_while() -> None:
+    def children() -> list[psutil.Process]:
+        return [child for child in psutil.Process().children() if MODULE in child.cmdline()]
+
+    pool = WorkerPool(MODULE, LIMITS, size=3, idle_seconds=0.3)
+    try:
+        together = [asyncio.create_task(pool.run(b"sleep 1", OWNER)) for _ in range(2)]
+        await until(lambda: len(children()) == 2)
+        await asyncio.gather(*together)
+        pids = {await pool.run(b"pid", OWNER)}
+        await until(lambda: len(children()) == 1)
+        for _ in range(5):  # one after another, at longer intervals than the time that the last one is kept for
+            await asyncio.sleep(0.4)
+            pids.add(await pool.run(b"pid", OWNER))
+        assert len(pids) <= 2, "the last one stays"
+        assert sorted(await asyncio.gather(*[pool.run(b"echo %d" % i, OWNER) for i in range(9)])) == [
+            b"%d" % i for i in range(9)
+        ]
+    finally:
+        pool.close()
+    await until(lambda: not children())
+
+
 async def test_a_worker_gets_no_secrets(pool: WorkerPool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGEDRAFT_KEY", "secret")
     monkeypatch.setenv("DATABASE_URL", "secret")

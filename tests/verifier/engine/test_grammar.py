@@ -67,3 +67,10 @@ def test_a_grammar_that_cannot_be_compiled_now_is_an_overload(verifier: Verifier
     reply = verifier.last_reply(2)
     assert isinstance(reply, Commit)
     assert reply.finish, "nothing was remembered of it"
+
+
+def test_a_grammar_that_an_engine_has_checked_needs_no_workers(verifier: Verifier) -> None:
+    """A vLLM worker compiles in mid-step, where an overload would end the verifier."""
+    compiled = verifier.cache.compile_checked(DIGITS.grammar)
+    assert compiled.is_final
+    assert compiled.matcher is not None

@@ -22,7 +22,7 @@ from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 from edgedraft.tree import DraftSlice
 from edgedraft.wire import ModelCard, Sampling
 from verifier.engine.grammar import GrammarCache, start_constraint
-from verifier.engine.interface import Request
+from verifier.engine.interface import Request, RequestRejected
 from verifier.engine.verification import Verification, VerifyResult
 
 EXTRA_ARGS_KEY = "edgedraft"  # of VerifyParams in vLLM's SamplingParams.extra_args
@@ -127,7 +127,10 @@ class VerifyingSampler:
     def _verify_request(self, request_id: str, logits: torch.Tensor, draft: DraftSlice) -> VerifyResult:
         state = self._runner.requests[request_id]
         if request_id not in self._verifications:
-            self._verifications[request_id] = self._new_verification(state)
+            try:
+                self._verifications[request_id] = self._new_verification(state)
+            except RequestRejected:  # its grammar has meanwhile been found too slow
+                return VerifyResult()  # the engine ends the session
         verification, committed = self._verifications[request_id]
         return verification.verify(logits, committed + len(state.output_token_ids), draft)
 
@@ -135,6 +138,7 @@ class VerifyingSampler:
         """A request's verification, and the number of tokens committed before, which end vLLM's prompt."""
         params = msgspec.msgpack.decode(state.sampling_params.extra_args[EXTRA_ARGS_KEY], type=VerifyParams)
         committed = state.prompt_token_ids[params.num_prompt_tokens :]
+        grammar = params.sampling.grammar
         request = Request(
             session=0,
             prompt=tuple(state.prompt_token_ids[: params.num_prompt_tokens]),
@@ -143,6 +147,8 @@ class VerifyingSampler:
             eos=frozenset(params.eos),
             committed=tuple(committed),
             logprobs=params.logprobs,
+            # Checked when the engine opened the session: it must not depend on whether its workers are busy now.
+            prepared=self._grammars.compile_checked(grammar) if grammar else None,
         )
         return Verification(request, start_constraint(request, self._grammars)), len(committed)
 
