@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -88,6 +89,14 @@ def _one_thread() -> None:
     """Sets it again for each test, since code under test may set it for its process."""
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _short_collections() -> None:
+    """What lives until the end is left out of garbage collections: one of everything would hold an event loop under
+    test for seconds."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
