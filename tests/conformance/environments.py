@@ -1,7 +1,8 @@
 """Separate environments for the client packages, whose pinned dependencies conflict with this repository's.
 
 Each is made once from a lock file and kept under EDGEDRAFT_CONFORMANCE (a folder; else beside the demo model's cache),
-named by what is in the lock file, so that another lock file is another environment.
+named by what is in the lock file, so that another lock file is another environment. `python -m
+tests.conformance.environments` makes them all, which takes minutes; a test makes what it misses.
 """
 
 from __future__ import annotations
@@ -80,5 +81,15 @@ def _made_once(folder: Path) -> Iterator[bool]:
         done.touch()
 
 
+def main() -> None:
+    for make in python_clients, node_clients, codex_command:
+        make()
+    python_clients("agents_requirements.txt")
+
+
 def _run(*command: str) -> None:
     subprocess.run(command, check=True, timeout=INSTALL_SECONDS, stdin=subprocess.DEVNULL)
+
+
+if __name__ == "__main__":
+    main()

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 KEY = "schemathesis-key"
 HOOKS = Path(__file__).parent / "schemathesis_hooks.py"
-EXAMPLES = int(os.environ.get("EDGEDRAFT_SCHEMATHESIS_EXAMPLES", "10"))
+EXAMPLES = int(os.environ.get("EDGEDRAFT_SCHEMATHESIS_EXAMPLES", "6"))
 
 
 def test_no_request_is_answered_by_a_5xx(tmp_path: Path) -> None:
@@ -41,8 +41,8 @@ def test_no_request_is_answered_by_a_5xx(tmp_path: Path) -> None:
     found = re.search(r"(\d+) generated, (\d+) passed", reported)
     assert found, reported
     assert found[1] == found[2], reported
-    assert int(found[1]) >= 500, "the document has lost its operations"
-    assert answered >= 50, "most requests end before they reach a verifier"
+    assert int(found[1]) >= 300, "the document has lost its operations"
+    assert answered >= 30, "most requests end before they reach a verifier"
 
 
 def generations(url: str) -> int:

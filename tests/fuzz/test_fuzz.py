@@ -37,7 +37,7 @@ def accepted(direction: str, frame: bytes) -> bool:
         ("verifier endpoint", 600),
         ("websocket", 3000),
         ("http", 800),
-        ("json", 400),
+        ("json", 160),
     ],
 )
 def test_nothing_escapes(part: str, frames: int) -> None:

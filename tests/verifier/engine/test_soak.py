@@ -24,9 +24,9 @@ from tests.verifier.engine.test_transformers_engine import GREEDY, SAMPLED, engi
 from verifier.engine.interface import Overloaded, ScheduledSession
 from verifier.engine.transformers_engine import TransformersEngine
 
-STEPS = 60_000 if THOROUGH else 5_000
+STEPS = 60_000 if THOROUGH else 2_500
 TOKENS = 48
-PROMPTS = 100 if THOROUGH else 20
+PROMPTS = 100 if THOROUGH else 10
 
 
 @dataclass

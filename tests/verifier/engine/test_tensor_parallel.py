@@ -22,6 +22,7 @@ from edgedraft import wire
 from edgedraft.local.demo_model import ensure_demo_model
 from edgedraft.local.processes import ManagedProcess
 from edgedraft.wire import Close, Commit, Draft, Hello, Open, Sampling, encode_frame
+from tests.conftest import THOROUGH
 from tests.support.tiny_llama import tiny_llama
 from verifier.engine.tensor_parallel import check_shardable
 
@@ -207,7 +208,7 @@ def test_told_to_end_rank_0_takes_the_other_with_it(two_ranks: tuple[str, Manage
     assert follower.popen.wait(60) == 0
 
 
-@pytest.mark.parametrize("busy", [True, False], ids=["busy", "idle"])
+@pytest.mark.parametrize("busy", [True, *([False] if THOROUGH else [])], ids=lambda busy: "busy" if busy else "idle")
 def test_who_loses_a_rank_ends(two_ranks: tuple[str, ManagedProcess, ManagedProcess], busy: bool) -> None:
     url, leader, follower = two_ranks
     with dial(url) as gateway:
