@@ -12,7 +12,7 @@ from itertools import count
 
 from edgedraft.wire import Spent
 
-MAX_REMEMBERED = 1 << 16  # attempts that have ended and whose Spent has not come
+MAX_REMEMBERED = 1 << 14  # attempts that have ended and whose Spent has not come
 
 RecordSpent = Callable[[Spent, "float | None", Callable[[], None]], None]
 
