@@ -174,13 +174,14 @@ def _round(side: Side, stream: bool, rounds: Rounds, requests: int) -> None:
 
 
 def _pin(sides: list[Side]) -> None:
-    """Pins the servers to the first core, this process and the stubs to the others."""
+    """Pins the servers with their workers to the first core, this process and the stubs to the others."""
     cores = list(range(os.cpu_count() or 1))
     if len(cores) == 1:
         return
     here = psutil.Process()
-    measured = {side.pid for side in sides}
-    for process in (here, *here.children()):
+    servers = [psutil.Process(side.pid) for side in sides]
+    measured = {process.pid for server in servers for process in (server, *server.children(recursive=True))}
+    for process in (here, *here.children(recursive=True)):
         pin_to_cores(process.pid, cores[:1] if process.pid in measured else cores[1:])
 
 
