@@ -298,6 +298,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _start(self, exchange: Exchange) -> None:
         self._running = exchange
+        self._disarm()  # here, since nothing more is watched once a request has said that it is the last one
         task = self._loop.create_task(exchange.run(self._config.loaded_app))
         self._server.tasks.add(task)
         task.add_done_callback(self._server.tasks.discard)

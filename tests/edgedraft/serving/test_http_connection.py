@@ -184,6 +184,29 @@ async def test_an_idle_connection_is_kept_for_its_time(monkeypatch: pytest.Monke
         assert time.monotonic() - began >= 1.95
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
+        b"GET / HTTP/1.0\r\nhost: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 3\r\n\r\nabc",
+    ],
+)
+async def test_a_response_may_take_longer_than_a_head(head: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounds, "HEAD_SECONDS", 0.5)
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await asyncio.sleep(1.0)
+        await send({"type": "http.response.body", "body": b"the end"})
+
+    async with served(slow) as address, connected(address) as raw:
+        raw.send(head)
+        async with asyncio.timeout(60):
+            await raw.reader.readuntil(b"the end")
+
+
 def test_idle_connections_outlive_the_pools_of_proxies() -> None:
     assert bounds.KEEP_ALIVE_SECONDS >= 75
 
