@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 import httpx
-from openai import APIConnectionError, APIError, APIStatusError, AsyncOpenAI
+from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError, AsyncOpenAI
 
 from loadtest.workloads import mixed_prompts
 from tests.support.topology import MODEL
@@ -49,14 +49,14 @@ class Answer:
 
 @dataclass
 class Outcome:
-    """The outcome of one case. `name` is the x-request-id of the admitted try, `rejected` those of the others."""
+    """The outcome of one case. `name` is the x-request-id of the admitted try, `rejected` those of the others, with why."""
 
     case: Case
     name: str = ""
     mode: str = ""
     answer: Answer | None = None
     broken: str = ""
-    rejected: list[str] = field(default_factory=list)
+    rejected: dict[str, str] = field(default_factory=dict)
     gaps: list[float] = field(default_factory=list)  # seconds between two frames with text, of a stream
 
 
@@ -141,13 +141,13 @@ async def ask_until_admitted(clients: Sequence[AsyncOpenAI], case: Case, name: s
                 outcome.gaps,
             )
         except (APIError, httpx.HTTPError, AssertionError) as error:
-            retriable = isinstance(error, APIConnectionError) or (
+            retriable = (isinstance(error, APIConnectionError) and not isinstance(error, APITimeoutError)) or (
                 isinstance(error, APIStatusError) and error.status_code in RETRIABLE
             )
             if admitted or not retriable:
                 outcome.name, outcome.broken = this, f"{type(error).__name__}: {error}"
                 return outcome
-            outcome.rejected.append(this)
+            outcome.rejected[this] = f"{error!r}, {error.__cause__!r}"
             await asyncio.sleep(PAUSE)
         else:
             outcome.name = this

@@ -246,8 +246,8 @@ async def assert_billed_once(topology: Topology, outcomes: Sequence[Outcome], ru
         assert one.answer
         found = [(row.outcome, row.output_tokens, row.mode) for row in records[one.name]]
         assert found == [("finished", one.answer.output_tokens, one.mode)], one.name
-        for name in one.rejected:
-            assert [row.outcome for row in records[name] if row.outcome == "finished"] == [], name
+        for name, reason in one.rejected.items():
+            assert [row.outcome for row in records[name] if row.outcome == "finished"] == [], f"{name}: {reason}"
             assert len(records[name]) <= 1, name
 
 
