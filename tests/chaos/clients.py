@@ -49,7 +49,7 @@ class Answer:
 
 @dataclass
 class Outcome:
-    """The outcome of one case. `name` is the x-request-id of the admitted try, `rejected` those of the others, with why."""
+    """The outcome of one case. `name` is the x-request-id of the admitted try, `rejected` has the others, and why."""
 
     case: Case
     name: str = ""
