@@ -6,7 +6,7 @@ deadlines, and of a draft only the nodes that it is given for one step.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -61,6 +61,11 @@ class ScheduledSession:
     session: int
     num_tokens: int
     draft: DraftSlice = EMPTY_DRAFT
+
+
+def count_prompt_tokens(scheduled: Iterable[ScheduledSession]) -> int:
+    """How many of a step's tokens are those of prompts: a session that decodes has one token besides its draft."""
+    return sum(item.num_tokens for item in scheduled if item.num_tokens > 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,15 @@ from edgedraft.proposers.prediction import PredictionCursor
 from edgedraft.proposers.prompt_lookup import NgramIndex
 from edgedraft.tree import EMPTY_DRAFT, DraftSlice, DraftTree, DraftViolation
 from edgedraft.wire import MAX_PRIORITY, MAX_WINDOW, Commit, Draft, Open
-from verifier.engine.interface import Engine, Overloaded, Request, RequestRejected, ScheduledSession, StepResult
+from verifier.engine.interface import (
+    Engine,
+    Overloaded,
+    Request,
+    RequestRejected,
+    ScheduledSession,
+    StepResult,
+    count_prompt_tokens,
+)
 from verifier.scheduling.admission_queue import AdmissionQueue
 from verifier.scheduling.calibration import Calibrations
 from verifier.scheduling.draft_selection import DraftSelector
@@ -292,7 +300,7 @@ class Scheduler:
         seconds_per_node = max(0.0, self.step_costs.seconds(rows + nodes) - plain_seconds) / max(1, nodes)
         commits: dict[int, Commit] = {}
         committed = sum(len(result.tokens) for result in results)
-        prompt_tokens = sum(item.num_tokens for item in scheduled if item.num_tokens > 1)
+        prompt_tokens = count_prompt_tokens(scheduled)
         prompt_seconds = self.step_costs.prompt_seconds(prompt_tokens, rows - prompt_tokens + nodes)
         seconds = now - (self._step_ended_at or began)
         self._forecast.record_step(len(self._sessions), committed, seconds, prompt_seconds)

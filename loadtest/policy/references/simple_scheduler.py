@@ -14,7 +14,7 @@ from math import inf
 from edgedraft.tree import EMPTY_DRAFT, DraftSlice, DraftTree
 from edgedraft.wire import MAX_WINDOW, Commit, Draft, Open, confidence_probability
 from loadtest.simulator.verifier import LIMITS
-from verifier.engine.interface import Engine, Request, ScheduledSession, StepResult
+from verifier.engine.interface import Engine, Request, ScheduledSession, StepResult, count_prompt_tokens
 from verifier.scheduling.forecast import Forecast
 from verifier.scheduling.policy import running_mean, step_prompt_tokens
 from verifier.scheduling.scheduler import SchedulerOutput
@@ -125,7 +125,7 @@ class SimpleScheduler(ABC):
         self, scheduled: Sequence[ScheduledSession], results: Sequence[StepResult], began: float, now: float
     ) -> dict[int, Commit]:
         self.step_costs.record(sum(item.num_tokens + len(item.draft) for item in scheduled), now - began)
-        prompt_tokens = sum(item.num_tokens for item in scheduled if item.num_tokens > 1)
+        prompt_tokens = count_prompt_tokens(scheduled)
         others = sum(1 + len(item.draft) for item in scheduled if item.num_tokens == 1)
         prompt_seconds = self.step_costs.prompt_seconds(prompt_tokens, others)
         committed = sum(len(result.tokens) for result in results)

@@ -14,7 +14,7 @@ from loadtest.simulator.load import OnTokens, Stream
 from loadtest.simulator.measurement import Meters
 from loadtest.simulator.target import Target
 from loadtest.simulator.verifier import LIMITS
-from verifier.engine.interface import Request, ScheduledSession, StepResult
+from verifier.engine.interface import Request, ScheduledSession, StepResult, count_prompt_tokens
 from verifier.scheduling.forecast import Forecast
 from verifier.scheduling.policy import step_prompt_tokens
 from verifier.scheduling.step_costs import StepCosts
@@ -81,7 +81,7 @@ class FixedTreeVerifier:
             return None
         results = self._target.engine.step(work)
         seconds = self._target.step_seconds(work, self._target.cpu_clock() - began)
-        prompt_tokens = sum(item.num_tokens for item in work if item.num_tokens > 1)
+        prompt_tokens = count_prompt_tokens(work)
         prompt_seconds = self._steps.prompt_seconds(prompt_tokens, rows)
         committed = sum(len(result.tokens) for result in results)
         self._forecast.record_step(len(self.sessions), committed, seconds, prompt_seconds)
