@@ -14,5 +14,6 @@ SLICE, BODY_SLICE = (
 
 HEAD_SECONDS = 20.0  # from the connection's start, or a later head's first byte, to the head's end
 KEEP_ALIVE_SECONDS = 75.0  # that a connection may stay idle: longer than the pools of common proxies and clients
-UNREAD_SECONDS = 30.0  # that the send buffer may stay full
+# A peer reads so many bytes in so many seconds while the send buffer is full, or all that is left at the end.
+MIN_READ, UNREAD_SECONDS = 128 << 10, 30.0
 LINGER_SECONDS, LINGER_BYTES = 1.0, 1 << 20  # that are still read, so that a peer that is sending reads its response

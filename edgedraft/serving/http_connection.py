@@ -101,7 +101,8 @@ class HttpConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.writable.clear()
-        self._unread = self._unread or self._loop.call_later(bounds.UNREAD_SECONDS, self.abort)
+        if not self._unread:
+            self._watch_unread()
 
     def resume_writing(self) -> None:
         self.writable.set()
@@ -109,12 +110,26 @@ class HttpConnection(asyncio.Protocol):
             self._unread.cancel()
             self._unread = None
 
+    def eof_received(self) -> None:
+        """The peer has closed, or sends nothing more: these cannot be told apart, so running work is cancelled."""
+        self._close()
+
     def shutdown(self) -> None:
         """uvicorn's server closes: what is running is finished."""
         if self._running is None or self._running.complete:
-            self._transport.close()
+            self._close()
         else:
             self._running.keep_alive = False
+
+    def _watch_unread(self) -> None:
+        unsent = self._transport.get_write_buffer_size()
+        self._unread = self._loop.call_later(bounds.UNREAD_SECONDS, self._check_unread, unsent)
+
+    def _check_unread(self, unsent_before: int) -> None:
+        if self._transport.get_write_buffer_size() > unsent_before - bounds.MIN_READ:
+            self.abort()
+        else:
+            self._watch_unread()
 
     # what an exchange uses
 
@@ -136,7 +151,7 @@ class HttpConnection(asyncio.Protocol):
             if exchange.more_body:
                 self._linger()
             else:
-                self._transport.close()
+                self._close()
             return
         if self._waiting:
             self._start(self._waiting.popleft())
@@ -154,13 +169,15 @@ class HttpConnection(asyncio.Protocol):
             while at < len(data) and not self._must_wait():
                 at += self._parse_part(data[at : at + (bounds.BODY_SLICE if self._in_body else bounds.SLICE)])
             self._unparsed = b"" if self._ending else bytes(data[at:])
-        if self._ending or self._transport.is_closing():
+        if self._transport.is_closing():
             return
-        wait = self._must_wait()
+        # Behind the last request nothing is parsed, but a disconnect is to be seen.
+        wait = self._must_wait() and not self._ending
         if wait != self._read_paused:
             self._read_paused = wait
             (self._transport.pause_reading if wait else self._transport.resume_reading)()
-        self._watch()
+        if not self._ending:
+            self._watch()
 
     def _watch(self) -> None:
         """Set the deadline of what the peer is to do next: none while a response is awaited from the app."""
@@ -327,11 +344,21 @@ class HttpConnection(asyncio.Protocol):
         protocol_class: Any = self._config.ws_protocol_class
         self._ending = True
         self._disarm()
+        if self._unread:
+            self._unread.cancel()
+            self._unread = None
+        if self._read_paused:
+            self._read_paused = False
+            self._transport.resume_reading()
         self._server.connections.discard(self)  # type: ignore[arg-type]
         protocol = protocol_class(config=self._config, server_state=self._server, app_state=self._app_state)
         protocol.connection_made(self._transport)
         protocol.data_received(_head(b"GET", self._target, b"1.1", self._fields))
         self._transport.set_protocol(protocol)
+        if not protocol.handshake_initiated:  # it has shorter lines than this class, and would wait for ever
+            protocol.handshake_complete = protocol.close_sent = True
+            protocol.transport.write(error_response(431, self.default_headers))
+            protocol.transport.close()
 
     def _end_input(self, status: int) -> None:
         """Parse nothing more. The refusal is the last response, after those to earlier requests."""
@@ -373,7 +400,12 @@ class HttpConnection(asyncio.Protocol):
     def _arm(self, seconds: float, idle: bool = False) -> None:
         self._disarm()
         self._idle = idle
-        self._deadline = self._loop.call_later(seconds, self._transport.close if idle else self.abort)
+        self._deadline = self._loop.call_later(seconds, self._close if idle else self.abort)
+
+    def _close(self) -> None:
+        """Close once all is sent, or abort if it is not read in time."""
+        self._arm(bounds.UNREAD_SECONDS)
+        self._transport.close()
 
     def _disarm(self) -> None:
         self._idle = False

@@ -97,6 +97,8 @@ class Exchange:
             self._write_body(message.get("body", b""), message.get("more_body", False))
         else:
             raise RuntimeError(f"unexpected ASGI message {kind!r}")
+        if self.complete and not self._peer.writable.is_set() and not self.disconnected:
+            await self._peer.writable.wait()  # the app ends when most is sent, so that a drain waits for it
 
     def _start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Write the head: chunked where the length is unknown, delimited by the connection's end for HTTP/1.0."""

@@ -49,6 +49,14 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         super().resume_writing()
         self._deadline.resumed()
 
+    def shutdown(self) -> None:
+        """uvicorn's server closes. Its own method fails for a connection that is closing by the peer's wish."""
+        if self.handshake_complete and not self.close_sent and self.conn.state is not OPEN:
+            self.stop_keepalive()
+            self.transport.close()
+            return
+        super().shutdown()
+
     def send_receive_event_to_app(self) -> None:
         if self.curr_msg_data_type == "text" and not self.close_sent and not _is_utf8(b"".join(self.frames)):
             if self.conn.state is OPEN:  # not if the same read held a closing frame behind the text

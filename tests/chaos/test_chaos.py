@@ -75,8 +75,8 @@ async def test_whatever_fails_every_stream_is_whole_the_same_and_billed_once(top
 def assert_whole(run: ChaosRun, kinds: Sequence[Kind], reference: dict[Case, Answer]) -> None:
     """Every stream is complete and the same as without faults, and every fault and adversary had its chance.
 
-    With models computing on all cores, what waits for a gateway is served in one turn of its event loop. That took up to
-    46 ms in three runs of 500 streams; an attack that got through takes seconds.
+    With models computing on all cores, what waits for a gateway is served in one turn of its event loop. That took up
+    to 46 ms in three runs of 500 streams; an attack that got through takes seconds.
     """
     assert not [(one.name, one.broken) for one in run.outcomes if one.broken]
     differing = [one for one in run.outcomes if one.answer != reference[one.case]]

@@ -54,8 +54,12 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def served(app: Any = echo, keep_alive: float = 75.0) -> AsyncIterator[tuple[str, int]]:
+async def served(
+    app: Any = echo, keep_alive: float = 75.0, send_buffer: int | None = None
+) -> AsyncIterator[tuple[str, int]]:
     listener = socket.create_server(("127.0.0.1", 0))
+    if send_buffer:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)  # its connections' too
     server = _Server(server_config(app, 1 << 16, 20.0, 1, keep_alive))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     await until(lambda: server.started)
@@ -102,8 +106,14 @@ class Raw:
 
 
 @contextlib.asynccontextmanager
-async def connected(address: tuple[str, int]) -> AsyncIterator[Raw]:
-    reader, writer = await asyncio.open_connection(*address)
+async def connected(address: tuple[str, int], receive_buffer: int | None = None) -> AsyncIterator[Raw]:
+    """With a `receive_buffer` little of a response leaves the server before it is read."""
+    client = socket.socket()
+    client.setblocking(False)
+    if receive_buffer:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    await asyncio.get_running_loop().sock_connect(client, address)
+    reader, writer = await asyncio.open_connection(sock=client, limit=1 << 12)
     try:
         yield Raw(reader, writer)
     finally:

@@ -11,6 +11,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from edgedraft.serving import http_bounds as bounds
+from edgedraft.serving.http_connection import HttpConnection
 from tests.edgedraft.serving.served_app import Raw, connected, served
 from tests.support.waiting import until
 
@@ -205,6 +206,124 @@ async def test_a_response_may_take_longer_than_a_head(head: bytes, monkeypatch: 
         raw.send(head)
         async with asyncio.timeout(60):
             await raw.reader.readuntil(b"the end")
+
+
+def one_large_write(size: int) -> Any:
+    """An app that answers with a body of so many bytes in one write."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        headers = [(b"content-length", str(size).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": bytes(size)})
+
+    return app
+
+
+@pytest.mark.parametrize("head", [b"connection: close\r\n", b""], ids=["close", "keep-alive"])
+async def test_the_unread_end_of_a_response_is_waited_for_in_vain_for_a_time(
+    head: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounds, "UNREAD_SECONDS", 0.3)
+    lost = asyncio.Event()
+    ended = HttpConnection.connection_lost
+    monkeypatch.setattr(HttpConnection, "connection_lost", lambda self, exc: (lost.set(), ended(self, exc)))
+    async with (
+        served(one_large_write(60_000), keep_alive=0.3, send_buffer=4096) as address,
+        connected(address, receive_buffer=4096) as raw,
+    ):
+        raw.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        raw.send(b"GET / HTTP/1.1\r\nhost: x\r\n" + head + b"\r\n")
+        async with asyncio.timeout(60):
+            await lost.wait()
+
+
+async def test_who_reads_slowly_and_steadily_gets_all_of_a_large_response(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounds, "UNREAD_SECONDS", 1.5)
+    size = 2_000_000
+    async with (
+        served(one_large_write(size), send_buffer=4096) as address,
+        connected(address, receive_buffer=4096) as raw,
+    ):
+        raw.send(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        await raw.head()
+        began, left = time.monotonic(), size
+        while left:
+            left -= len(await raw.reader.read(1 << 14))
+            if time.monotonic() - began < 3.5 * (1 - left / size):
+                await asyncio.sleep(0.01)
+
+
+async def test_an_app_runs_until_most_of_its_response_is_sent() -> None:
+    """Else a drain would not wait for it, and the server's end would cut it."""
+    size, ended = 2_000_000, asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await one_large_write(size)(scope, receive, send)
+        ended.set()
+
+    async with served(app, send_buffer=1 << 16) as address, connected(address, receive_buffer=1 << 16) as raw:
+        raw.send(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        await raw.head()
+        await asyncio.sleep(0.3)
+        assert not ended.is_set()
+        async with asyncio.timeout(60):
+            await raw.reader.readexactly(size)
+            await ended.wait()
+
+
+@pytest.mark.parametrize("size", [1000, 200_000])
+@pytest.mark.parametrize("head", [b"connection: close\r\n", b""], ids=["close", "keep-alive"])
+async def test_a_client_that_leaves_is_noticed(head: bytes, size: int) -> None:
+    left = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
+        await asyncio.sleep(0.1)  # more arrives than is read ahead
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        left.set()
+
+    async with served(app) as address, connected(address) as raw:
+        raw.send(b"POST / HTTP/1.1\r\nhost: x\r\n%bcontent-length: %d\r\n\r\n" % (head, size) + bytes(size))
+        await raw.writer.drain()
+        await asyncio.sleep(0.3)
+        raw.writer.transport.abort()
+        async with asyncio.timeout(60):
+            await left.wait()
+
+
+UPGRADE = (
+    b"host: x\r\nconnection: Upgrade\r\nupgrade: websocket\r\n"
+    b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"GET / HTTP/1.1\r\nx: " + b"y" * 9000 + b"\r\n", b"GET /" + b"p" * 8185 + b" HTTP/1.1\r\n"],
+    ids=["field", "target"],
+)
+async def test_a_handshake_with_a_line_that_is_too_long_is_refused(raw: Raw, sent: bytes) -> None:
+    raw.send(sent + UPGRADE + b"\r\n")
+    assert status(await raw.rest()) == 431
+
+
+async def test_a_websocket_that_is_closing_does_not_keep_a_server_from_ending(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.send", "bytes": bytes(6_000_000)})
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
+
+    async with served(app, send_buffer=4096) as address, connected(address, receive_buffer=4096) as raw:
+        raw.send(b"GET / HTTP/1.1\r\n" + UPGRADE + b"\r\n")
+        await raw.head()
+        raw.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        raw.send(b"\x88\x82\0\0\0\0\x03\xe8")
+        await asyncio.sleep(0.3)
 
 
 def test_idle_connections_outlive_the_pools_of_proxies() -> None:
