@@ -17,7 +17,7 @@ from tests.conftest import THOROUGH
 from tests.e2e.conftest import CASES, KEY, VERIFIER, Answer, Case, Service
 from tests.support.partition import Partition
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]
 
 STREAMED = 160
 GROWTH = 64 << 20  # bytes that a process may gain by what a test does to it
@@ -70,7 +70,7 @@ def test_a_network_that_is_lost_for_a_while_costs_no_stream(
 ) -> None:
     link, agent = far_agent
     whole = service.ask(CASE, edge=False, tokens=STREAMED, endless=True)
-    until_drafted(service, 180)
+    until_drafted(service, 400)
     gateway = next(child for child in service.stack.processes if child.arguments[0] == "gateway")
     before = resident(gateway, agent)
     healer = threading.Timer(seconds, link.heal)
@@ -81,7 +81,7 @@ def test_a_network_that_is_lost_for_a_while_costs_no_stream(
 
     assert while_streaming(service, CASE, STREAMED, lose).text == whole.text
     healer.join()
-    until_drafted(service, 180)
+    until_drafted(service, 400)
     grown = [after - earlier for after, earlier in zip(resident(gateway, agent), before, strict=True)]
     assert max(grown) < GROWTH
 
@@ -112,10 +112,10 @@ def test_a_verifier_or_a_gateway_that_is_killed_and_started_again(
 ) -> None:
     service, restart = private
     whole = service.ask(CASE, edge=False, tokens=120, endless=True)
-    until_drafted(service, 180)
+    until_drafted(service, 400)
     answer = while_streaming(service, CASE, 120, lambda: restart("verifier"))
     assert answer.text == whole.text, "begun at the verifier that was killed, finished at its successor"
-    until_drafted(service, 180)
+    until_drafted(service, 400)
     restart("gateway")
     service.stack.wait_for_verifier()
-    until_drafted(service, 180)
+    until_drafted(service, 400)

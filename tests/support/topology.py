@@ -44,9 +44,11 @@ class Topology:
 
     def has_all_verifiers(self) -> bool:
         """Whether every gateway is connected to all verifiers."""
+        if not all(child.address for child in self.fleet.gateways):  # one is being started again
+            return False
         try:
             connected = [read_metrics(child.address)["edgedraft_gateway_verifiers"] for child in self.fleet.gateways]
-        except OSError:  # one is being started again
+        except OSError:  # so is one here
             return False
         return all(count == VERIFIERS for count in connected)
 
