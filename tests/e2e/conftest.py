@@ -131,7 +131,7 @@ def alone(service: Service) -> dict[Case, Answer]:
 @pytest.fixture
 def agent(service: Service) -> Iterator[ManagedProcess]:
     """An attached agent, detached again after the test."""
-    child = service.stack.start_agent("--threads", "1")
+    child = service.stack.start_agent("--threads", "1", "--no-polite")
     yield child
     child.stop()
     service.stack.processes.remove(child)

@@ -35,7 +35,7 @@ def test_a_session_goes_on_at_a_verifier_of_the_other_engine(
         database = f"sqlite+aiosqlite:///{tmp_path}/gateway.db"
         stack.start_gateway(*urls.values(), flags=("--port", "0", "--database", database))
         stack.wait_for_verifier()
-        stack.start_agent("--threads", "1")
+        stack.start_agent("--threads", "1", "--no-polite")
         client = OpenAI(base_url=f"{stack.url}/v1", api_key=KEY, max_retries=0, timeout=300)
         service = Service(stack, children[lost], client, client.models.list().data[0].id)
         begun = {name: committed(url) for name, url in urls.items()}

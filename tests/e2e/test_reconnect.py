@@ -19,6 +19,7 @@ from tests.support.partition import Partition
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]
 
+AGENT = ("--threads", "1", "--no-polite")  # it is to draft on a machine that is busy, too
 STREAMED = 160
 GROWTH = 64 << 20  # bytes that a process may gain by what a test does to it
 CASE = next(case for case in CASES if case.temperature == 0)
@@ -28,7 +29,7 @@ CASE = next(case for case in CASES if case.temperature == 0)
 def far_agent(service: Service) -> Iterator[tuple[Partition, ManagedProcess]]:
     """An agent whose link can be cut."""
     with Partition(urlsplit(service.stack.url).port or 0) as link:
-        child = service.stack.start("attach", f"http://127.0.0.1:{link.port}", "--threads", "1")
+        child = service.stack.start("attach", f"http://127.0.0.1:{link.port}", *AGENT)
         yield link, child
         child.stop()
         service.stack.processes.remove(child)
@@ -95,7 +96,7 @@ def private(tmp_path: Path, service: Service) -> Iterator[tuple[Service, Callabl
         gateway = stack.start_gateway(verifier.address, flags=flags)
         running = {"verifier": verifier, "gateway": gateway}
         stack.wait_for_verifier()
-        stack.start_agent("--threads", "1")
+        stack.start_agent(*AGENT)
         client = OpenAI(base_url=f"{stack.url}/v1", api_key=KEY, max_retries=0, timeout=300)
 
         def restart(name: str) -> None:

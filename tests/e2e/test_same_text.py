@@ -53,7 +53,7 @@ def test_an_agent_that_comes_in_mid_stream_joins(service: Service, alone: dict[C
     case = next(case for case in CASES if alone[case].finish == "length")
     before = accepted_drafts(service)
     text, accepted = "", 0.0
-    child = service.stack.launch("attach", service.stack.url, "--threads", "1")
+    child = service.stack.launch("attach", service.stack.url, "--threads", "1", "--no-polite")
     try:
         # The agent is still loading; the client has heard enough once the agent's drafts have been taken.
         with service.stream(case, tokens=1600) as stream:
