@@ -19,6 +19,7 @@ from uvicorn.server import ServerState
 
 from edgedraft.serving import http_bounds as bounds
 from edgedraft.serving.http_exchange import Exchange, error_response
+from edgedraft.serving.unread_watch import UnreadWatch
 
 
 class _Refused(Exception):
@@ -47,7 +48,6 @@ class HttpConnection(asyncio.Protocol):
         self._read_paused = False
         self._deadline: asyncio.TimerHandle | None = None  # of a head, of an idle connection, of a farewell
         self._idle = False  # the deadline is an idle connection's
-        self._unread: asyncio.TimerHandle | None = None
         self._unparsed = b""  # received while the parser has to wait
         self._running: Exchange | None = None  # the latest whose turn it is; None before the first
         self._arriving: Exchange | None = None  # the latest whose head is complete
@@ -66,6 +66,7 @@ class HttpConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._transport = transport
+        self._unread = UnreadWatch(self._loop, transport.get_write_buffer_size, self.abort)
         self._server.connections.add(self)  # type: ignore[arg-type]
         server, client = transport.get_extra_info("sockname"), transport.get_extra_info("peername")
         self._addresses = tuple(
@@ -77,9 +78,7 @@ class HttpConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.connections.discard(self)  # type: ignore[arg-type]
         self._disarm()
-        if self._unread:
-            self._unread.cancel()
-            self._unread = None
+        self._unread.stop()
         self._ending = True
         self._unparsed = b""
         self._waiting.clear()
@@ -101,14 +100,11 @@ class HttpConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.writable.clear()
-        if not self._unread:
-            self._watch_unread()
+        self._unread.start()
 
     def resume_writing(self) -> None:
         self.writable.set()
-        if self._unread:
-            self._unread.cancel()
-            self._unread = None
+        self._unread.stop()
 
     def eof_received(self) -> None:
         """The peer has closed, or sends nothing more: these cannot be told apart, so running work is cancelled."""
@@ -120,16 +116,6 @@ class HttpConnection(asyncio.Protocol):
             self._close()
         else:
             self._running.keep_alive = False
-
-    def _watch_unread(self) -> None:
-        unsent = self._transport.get_write_buffer_size()
-        self._unread = self._loop.call_later(bounds.UNREAD_SECONDS, self._check_unread, unsent)
-
-    def _check_unread(self, unsent_before: int) -> None:
-        if self._transport.get_write_buffer_size() > unsent_before - bounds.MIN_READ:
-            self.abort()
-        else:
-            self._watch_unread()
 
     # what an exchange uses
 
@@ -172,12 +158,14 @@ class HttpConnection(asyncio.Protocol):
         if self._transport.is_closing():
             return
         # Behind the last request nothing is parsed, but a disconnect is to be seen.
-        wait = self._must_wait() and not self._ending
-        if wait != self._read_paused:
-            self._read_paused = wait
-            (self._transport.pause_reading if wait else self._transport.resume_reading)()
+        self._pause_reading(self._must_wait() and not self._ending)
         if not self._ending:
             self._watch()
+
+    def _pause_reading(self, pause: bool) -> None:
+        if pause != self._read_paused:
+            self._read_paused = pause
+            (self._transport.pause_reading if pause else self._transport.resume_reading)()
 
     def _watch(self) -> None:
         """Set the deadline of what the peer is to do next: none while a response is awaited from the app."""
@@ -344,12 +332,8 @@ class HttpConnection(asyncio.Protocol):
         protocol_class: Any = self._config.ws_protocol_class
         self._ending = True
         self._disarm()
-        if self._unread:
-            self._unread.cancel()
-            self._unread = None
-        if self._read_paused:
-            self._read_paused = False
-            self._transport.resume_reading()
+        self._unread.stop()
+        self._pause_reading(False)
         self._server.connections.discard(self)  # type: ignore[arg-type]
         protocol = protocol_class(config=self._config, server_state=self._server, app_state=self._app_state)
         protocol.connection_made(self._transport)
@@ -391,9 +375,7 @@ class HttpConnection(asyncio.Protocol):
             return
         self._ending, self._unparsed = True, b""
         self._arm(bounds.LINGER_SECONDS)
-        if self._read_paused:
-            self._read_paused = False
-            self._transport.resume_reading()
+        self._pause_reading(False)
         with suppress(OSError, NotImplementedError):
             self._transport.write_eof()
 
