@@ -52,6 +52,7 @@ class ScriptedVerifier:
 
     step: float = 0.002
     draft_wait: float = 0.5
+    forwards: asyncio.Event = field(default_factory=asyncio.Event)  # none begins while it is cleared
     max_sessions: int = 64
     max_waiting: int = 0
     card: toy_model.ModelCard = field(default_factory=toy_model.card)
@@ -77,6 +78,9 @@ class ScriptedVerifier:
     host: str = "127.0.0.1"
     _server: Server | None = None
     _slots: asyncio.Semaphore | None = None
+
+    def __post_init__(self) -> None:
+        self.forwards.set()
 
     @property
     def url(self) -> str:
@@ -179,6 +183,7 @@ class ScriptedVerifier:
     async def _steps(self, connection: ServerConnection, session: OpenSession, opened: Open, tree: DraftTree) -> None:
         while True:
             await asyncio.sleep(self.step)
+            await self.forwards.wait()
             done = len(tree.committed)
             if self.die_at is not None and done >= self.die_at:
                 self.die_at = None

@@ -14,6 +14,7 @@ from openai.types import ErrorObject
 from tests.gateway.conftest import KEY, Gateway, running_gateway
 from tests.support.scripted_verifier import ScriptedVerifier
 from tests.support.toy_model import card
+from tests.support.waiting import until
 
 HELLO = [{"role": "user", "content": "say hi"}]
 CHAT = {"model": "toy", "messages": HELLO}
@@ -226,7 +227,7 @@ async def test_a_fault_of_ours_is_a_500_with_a_body(gateway: Gateway, monkeypatc
 async def test_more_generations_than_a_key_may_run_are_a_429(
     tmp_path, verifier: ScriptedVerifier, stream: bool
 ) -> None:
-    verifier.step = 0.05
+    verifier.forwards.clear()
     async with running_gateway(tmp_path, verifier, max_sessions_per_key=2) as gateway:
         babble = CHAT | {
             "messages": [{"role": "user", "content": "babble"}],
@@ -235,8 +236,9 @@ async def test_more_generations_than_a_key_may_run_are_a_429(
             "stream": stream,
         }
         first = asyncio.create_task(post(gateway, babble))
-        await asyncio.sleep(0.15)
+        await until(lambda: len(verifier.opened) == 2)
         response = await post(gateway, CHAT)
+        verifier.forwards.set()
         assert response.status_code == 429
         assert error_of(response)["code"] == "rate_limit_exceeded"
         assert int(response.headers["retry-after"]) >= 1

@@ -14,6 +14,7 @@ from tests.gateway.api.test_chat import user
 from tests.gateway.conftest import Gateway, running_gateway
 from tests.gateway.ledger.test_ledger import ended
 from tests.support.scripted_verifier import ScriptedVerifier
+from tests.support.waiting import until
 
 
 async def ask(http: httpx.AsyncClient, **body: Any) -> httpx.Response:
@@ -90,10 +91,13 @@ async def test_predicted_tokens_that_were_not_used_are_returned(gateway: Gateway
 
 
 async def test_concurrent_generations(gateway: Gateway, verifier: ScriptedVerifier) -> None:
-    verifier.step = 0.02
+    verifier.forwards.clear()
     key = await key_with(gateway, concurrent=3)
     async with gateway.http(key) as http:
-        responses = await asyncio.gather(*(ask(http, messages=user("babble"), max_tokens=20) for _ in range(10)))
+        asked = [asyncio.create_task(ask(http, messages=user("babble"), max_tokens=20)) for _ in range(10)]
+        await until(lambda: sum(task.done() for task in asked) == 7)
+        verifier.forwards.set()
+        responses = await asyncio.gather(*asked)
         assert [r.status_code for r in responses].count(200) == 3
         assert (await ask(http, n=3)).status_code == 200
         assert error_of(await ask(http, n=4)) == (429, "rate_limit_error", "rate_limit_exceeded")

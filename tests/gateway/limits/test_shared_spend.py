@@ -101,7 +101,7 @@ async def test_without_the_store_each_replica_counts_alone(
 async def test_a_budget_holds_over_two_gateways(
     tmp_path: Path, valkey: ValkeyServer, verifier: ScriptedVerifier
 ) -> None:
-    verifier.step = 0.05
+    verifier.forwards.clear()
     shared = {"redis": valkey.url, "replica_secret": "replicas-of-the-tests", "replica_port": 0}
     async with (
         running_gateway(tmp_path, verifier, **shared) as one,
@@ -109,7 +109,10 @@ async def test_a_budget_holds_over_two_gateways(
     ):
         key = await key_with(one, monthly_spend=BUDGET)
         async with one.http(key) as here, other.http(key) as there:
-            answers = await asyncio.gather(*(ask(http, max_tokens=50) for http in [here, there] * 8))
+            asked = [asyncio.create_task(ask(http, max_tokens=50)) for http in [here, there] * 8]
+            await until(lambda: sum(task.done() for task in asked) == 13)
+            verifier.forwards.set()
+            answers = await asyncio.gather(*asked)
         codes = Counter(answer.status_code for answer in answers)
         assert codes == {200: 3, 429: 13}, "two whole reservations, and what is left, at both together"
         assert len(verifier.opened) == 3
