@@ -21,6 +21,7 @@ S = TypeVar("S")
 
 MAX_FRAME = (1 << 32) - 1
 READY = b"ready\n"
+NICENESS = 5  # above the parent's: streams that run go before work for those that do not
 
 
 def serve(handle: Callable[[bytes, S | None], bytes], load_setup: Callable[[bytes], S] | None = None) -> None:
@@ -32,6 +33,7 @@ def serve(handle: Callable[[bytes, S | None], bytes], load_setup: Callable[[byte
     jobs, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not reach the pipe
     _limit_memory(memory_bytes)
+    _lower_priority()
     replies.write(READY)
     replies.flush()
     loaded: dict[str, S] = {}
@@ -76,6 +78,11 @@ def _limit_memory(size: int) -> None:
 
         resource.setrlimit(resource.RLIMIT_AS, (size, size))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _lower_priority() -> None:
+    with suppress(AttributeError, OSError):  # Windows has no such call
+        os.nice(NICENESS)
 
 
 def _limit_cpu(seconds: float) -> None:

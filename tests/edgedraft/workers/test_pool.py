@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
+from edgedraft.workers.child import NICENESS
 from edgedraft.workers.limits import QueueLimits, WorkerLimits
 from edgedraft.workers.pool import (
     JobFailed,
@@ -40,6 +41,11 @@ async def test_a_job_has_its_output_or_its_error(pool: WorkerPool) -> None:
         await pool.run(b"fail just so", OWNER)
     assert await pool.run(b"print", OWNER) == b"", "what is printed does not reach the pipe"
     assert pool.submit(b"echo blocking", OWNER).result(30) == b"blocking"
+
+
+async def test_jobs_go_behind_what_their_process_serves(pool: WorkerPool) -> None:
+    worker = psutil.Process(int(await pool.run(b"pid", OWNER)))
+    assert worker.nice() == min(19, psutil.Process().nice() + NICENESS)
 
 
 @pytest.mark.parametrize("job", [b"spin", b"eat 2000000000", b"large 2000000", b"exit"])
