@@ -15,7 +15,7 @@ from pydantic_settings import CliApp, CliSettingsSource, SettingsError
 
 from edge_agent import settings as agent
 from edgedraft import __version__
-from edgedraft.local.settings import UpSettings
+from edgedraft.local.settings import BrowserFetchSettings, UpSettings
 from edgedraft.settings import Settings
 from gateway import settings as gateway
 from loadtest import settings as loadtest
@@ -43,6 +43,7 @@ COMMANDS: dict[tuple[str, ...], tuple[type[Settings], str]] = {
     ("tenants", "list"): (gateway.TenantsListSettings, "gateway.cli.tenants"),
     ("usage",): (gateway.UsageSettings, "gateway.cli.usage"),
     ("db", "upgrade"): (gateway.DbUpgradeSettings, "gateway.cli.database"),
+    ("browser", "fetch"): (BrowserFetchSettings, "edgedraft.local.browser_runtime"),
     ("distill",): (agent.DistillSettings, "edge_agent.distill"),
     ("demo",): (loadtest.DemoSettings, "loadtest.demo"),
     ("bench",): (loadtest.BenchSettings, "loadtest.main"),

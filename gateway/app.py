@@ -15,7 +15,10 @@ from edgedraft.observability.tracing import Tracing
 from edgedraft.serving.drain import Drain
 from gateway.accounts import Accounts, KeyLimits, KeyWatch
 from gateway.agents.registry import AgentRegistry
+from gateway.agents.tickets import MemoryTickets
 from gateway.api import admin, agent_endpoint, models, not_served, openapi, tokenize
+from gateway.api.attach import route as attach
+from gateway.api.attach.browser_drafts import BrowserDrafts
 from gateway.api.chat import route as chat
 from gateway.api.completions import route as completions
 from gateway.api.dashboard import route as dashboard
@@ -54,7 +57,7 @@ def build_app(
     """Returns one gateway. It connects to verifiers and database when the app starts.
 
     `prompts` may be shared by several gateways of one process, which then do not close it.
-    Raises ValueError for replica settings that cannot be used.
+    Raises ValueError for replica settings and for a folder of browser drafts that cannot be used.
     """
     metrics = Metrics()
     drain = Drain(settings.drain_grace)
@@ -135,6 +138,8 @@ def build_app(
     state.admission, state.agents, state.verifiers, state.replicas = admission, agents, verifiers, replicas
     state.metrics, state.drain = metrics, drain
     state.bodies, state.body_bytes = bodies, BodyBytes(settings.body_megabytes << 20)
+    state.tickets = replicas.tickets if replicas else MemoryTickets()
+    state.browser_drafts, state.allowed_origins = BrowserDrafts.read(settings.browser_drafts), settings.allowed_origins
     state.generation = GenerationDependencies(
         accounts=accounts,
         admission=admission,
@@ -151,7 +156,15 @@ def build_app(
         keep_alive=KeepAlive(settings.sse_status_seconds, settings.sse_comment_seconds),
     )
     state.agent_endpoint = agent_endpoint.AgentDependencies(
-        accounts, KeyWatch(accounts), agents, verifiers, drain, replicas, tracing
+        accounts,
+        KeyWatch(accounts),
+        state.tickets,
+        settings.allowed_origins,
+        agents,
+        verifiers,
+        drain,
+        replicas,
+        tracing,
     )
     app.add_middleware(HeadAsGet)
     app.add_middleware(DrainMiddleware, drain=drain)
@@ -168,7 +181,7 @@ def build_app(
     errors.install(app)
     routers = [
         routes.router
-        for routes in (chat, completions, create, stored, tokenize, models, agent_endpoint, dashboard, openapi)
+        for routes in (chat, completions, create, stored, tokenize, models, agent_endpoint, attach, dashboard, openapi)
     ]
     if settings.admin_api:
         routers.append(admin.router)

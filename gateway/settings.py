@@ -68,6 +68,9 @@ class GatewaySettings(TracedSettings, KeySettings):
     allowed_origins: Annotated[list[str], *COMMA_SEPARATED] = Field(
         [], description="a web origin, such as https://app.example.com, whose pages may call the API; * for all"
     )
+    browser_drafts: Path | None = Field(
+        None, description="folder of exported drafts and onnxruntime-web's files, with which browsers draft at /attach"
+    )
     store_responses: bool = Field(
         True, description="store responses of /v1/responses, with prompts, unless a request has store: false"
     )

@@ -1,13 +1,14 @@
-"""Settings of `edgedraft up`."""
+"""Settings of `edgedraft up` and `edgedraft browser fetch`."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from edgedraft.local.demo_model import DEMO_MODEL
-from edgedraft.settings import DATABASE_URL, KEY_ADVICE, KeySettings, Port
+from edgedraft.settings import DATABASE_URL, KEY_ADVICE, KeySettings, Port, Settings
 
 
 class UpSettings(KeySettings):
@@ -28,3 +29,12 @@ class UpSettings(KeySettings):
         "", description="URL of the Redis or Valkey that several gateways share; one is started if empty"
     )
     database: str = Field(DATABASE_URL, description="SQLAlchemy URL of accounts and usage ledger")
+
+
+class BrowserFetchSettings(Settings):
+    """Fetch onnxruntime-web's files, with which browsers draft at a gateway's /attach."""
+
+    out: Path | None = Field(
+        None, description="folder for --browser-drafts of the gateway; that of `edgedraft up` if not given"
+    )
+    package: Path | None = Field(None, description="the npm package, if it was downloaded already")

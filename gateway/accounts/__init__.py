@@ -3,7 +3,7 @@
 Reading a key from a request is gateway/http/authentication.py's; enforcing limits is gateway/limits/'s.
 """
 
-from gateway.accounts.keys import Accounts, KeyRecord
+from gateway.accounts.keys import Accounts, KeyRecord, key_digest
 from gateway.accounts.principal import NO_LIMITS, SCOPES, KeyLimits, Owner, Principal
 from gateway.accounts.tenants import Tenant, TenantExists, Tenants, UnknownTenant
 from gateway.accounts.visibility import NotVisible, Visibility, visible_to
@@ -24,5 +24,6 @@ __all__ = [
     "Tenants",
     "UnknownTenant",
     "Visibility",
+    "key_digest",
     "visible_to",
 ]

@@ -47,12 +47,15 @@ class Accounts:
 
     def __init__(self, database: Database, static_key: str = "") -> None:
         self._database = database
-        self._static = _hash(static_key) if static_key else None
+        self._static = key_digest(static_key) if static_key else None
         self._cache: dict[str, tuple[float, Principal | None]] = {}
 
     async def find(self, key: str) -> Principal | None:
         """Returns the principal of an active key, None for any other; up to CACHE_SECONDS old. Raises DatabaseDown."""
-        digest = _hash(key)
+        return await self.find_by_digest(key_digest(key))
+
+    async def find_by_digest(self, digest: str) -> Principal | None:
+        """As `find`, by the key's digest (key_digest)."""
         if self._static and hmac.compare_digest(digest, self._static):
             return Principal("static", "default", "default", SCOPES)
         now = time.monotonic()
@@ -69,15 +72,14 @@ class Accounts:
         self._cache[digest] = (now + CACHE_SECONDS, principal)
         return principal
 
-    async def active_keys(self, candidates: Sequence[str]) -> set[str]:
-        """Returns the candidates that are active, by one query per KEYS_PER_QUERY of them. Raises DatabaseDown."""
-        digests = {_hash(key): key for key in candidates}
-        found = {digests[self._static]} if self._static in digests else set()
+    async def active_keys(self, digests: Sequence[str]) -> set[str]:
+        """Returns the digests of keys that are active, by one query per KEYS_PER_QUERY of them. Raises DatabaseDown."""
+        found = {digest for digest in digests if digest == self._static}
         queried = [digest for digest in digests if digest != self._static]
         for first in range(0, len(queried), KEYS_PER_QUERY):
             query = select(keys.c.hash).where(keys.c.hash.in_(queried[first : first + KEYS_PER_QUERY]), _is_active())
             async with self._database.connect() as connection:
-                found.update(digests[row.hash] for row in await connection.execute(query))
+                found.update(row.hash for row in await connection.execute(query))
         return found
 
     async def create(
@@ -130,7 +132,7 @@ class Accounts:
                 insert(keys).values(
                     id=record.id,
                     prefix=record.prefix,
-                    hash=_hash(key),
+                    hash=key_digest(key),
                     owner=owner,
                     tenant=tenant,
                     scopes=" ".join(record.scopes),
@@ -204,5 +206,6 @@ def _record(row: Row[tuple[object, ...]]) -> KeyRecord:
     )
 
 
-def _hash(key: str) -> str:
+def key_digest(key: str) -> str:
+    """The form in which a key is stored and watched, 64 hexadecimal characters."""
     return hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()

@@ -25,18 +25,21 @@ class KeyWatch:
         self._waiting: defaultdict[str, set[asyncio.Future[None]]] = defaultdict(set)
         self._checking: asyncio.Task[None] | None = None
 
-    async def wait_revoked(self, key: str) -> None:
-        """Returns when the key is revoked or expired. A key counts as active while the database cannot be reached."""
+    async def wait_revoked(self, digest: str) -> None:
+        """Returns when the key of this digest (keys.key_digest) is revoked or expired.
+
+        A key counts as active while the database cannot be reached.
+        """
         revoked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting[key].add(revoked)
+        self._waiting[digest].add(revoked)
         if self._checking is None or self._checking.done():
             self._checking = asyncio.create_task(self._check(), name="key watch")
         try:
             await revoked
         finally:
-            self._waiting[key].discard(revoked)
-            if not self._waiting[key]:
-                del self._waiting[key]
+            self._waiting[digest].discard(revoked)
+            if not self._waiting[digest]:
+                del self._waiting[digest]
 
     async def _check(self) -> None:
         """Ends when no key is watched. It is not cancelled, because a cancelled query loses its connection."""
@@ -50,7 +53,7 @@ class KeyWatch:
             except Exception:
                 log.exception("keys could not be looked at")  # checking goes on
                 continue
-            for key in stopped:
-                for revoked in self._waiting.get(key, ()):
+            for digest in stopped:
+                for revoked in self._waiting.get(digest, ()):
                     if not revoked.done():
                         revoked.set_result(None)

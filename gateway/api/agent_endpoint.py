@@ -1,6 +1,7 @@
 """WebSocket /v1/agent, where agents attach: authentication, greeting, and relaying until either side ends the link.
 
-A wrong key is answered in HTTP, before the WebSocket is opened; everything later with a close code and a reason.
+A wrong key or ticket is answered in HTTP, before the WebSocket is opened; everything later with a close code and a
+reason. Browsers bring a ticket as a WebSocket subprotocol (gateway/agents/tickets.py), all others a key in a header.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,11 +34,13 @@ from edgedraft.wire import (
     WireError,
     decode_from_agent,
 )
-from gateway.accounts import Accounts, KeyWatch, Principal
+from gateway.accounts import Accounts, KeyWatch, Principal, key_digest
 from gateway.agents.link import AgentLink
 from gateway.agents.registry import AgentRegistry
-from gateway.http.authentication import authenticate, bearer_key
+from gateway.agents.tickets import TicketStore
+from gateway.http.authentication import authenticate_digest, bearer_key
 from gateway.http.errors import SERVER, ApiError, shutting_down
+from gateway.http.origin import check_origin
 from gateway.model.served_model import ServedModel
 from gateway.verifiers.pool import VerifierPool
 
@@ -48,6 +52,7 @@ log = logging.getLogger(__name__)
 router = APIRouter()
 
 SETTINGS = AGENT_ENDPOINT
+SUBPROTOCOL, TICKET_PREFIX = "edgedraft.agent", "ticket."  # what a browser offers: the former, and a ticket
 FIRST_VERIFIER_SECONDS = 5.0  # that an agent waits for the first verifier to connect
 
 
@@ -57,6 +62,8 @@ class AgentDependencies:
 
     accounts: Accounts
     watch: KeyWatch
+    tickets: TicketStore
+    allowed_origins: Sequence[str]
     registry: AgentRegistry
     verifiers: VerifierPool
     drain: Drain
@@ -75,7 +82,8 @@ async def agent(websocket: WebSocket, dependencies: Annotated[AgentDependencies,
     try:
         if dependencies.drain.begun:
             raise shutting_down()
-        principal = await authenticate(dependencies.accounts, websocket.headers, "edge")
+        digest, subprotocol = await _authenticated_digest(websocket, dependencies)
+        principal = await authenticate_digest(dependencies.accounts, digest, "edge")
         if dependencies.greetings.full:
             raise ApiError(503, "Too many agents are connecting.", kind=SERVER, code="overloaded", retry_after=1)
     except ApiError as error:
@@ -83,12 +91,12 @@ async def agent(websocket: WebSocket, dependencies: Annotated[AgentDependencies,
         dependencies.refusals.event("agent refused", peer=client and client.host, status=error.status)
         await websocket.send_denial_response(error.response())
         return
-    await websocket.accept()
+    await websocket.accept(subprotocol)
     link = Link(StarletteTransport(websocket, SETTINGS), SETTINGS)
     try:
         hello = await dependencies.greetings.receive_hello(link, decode_from_agent)
         model = await _model_for(hello, dependencies.verifiers)
-        await _serve(link, dependencies, principal, bearer_key(websocket.headers), hello, model)
+        await _serve(link, dependencies, principal, digest, hello, model)
     except WireError as error:
         level = logging.INFO if error.code == MOVE else logging.WARNING
         event(log, "agent closed", level=level, owner=principal.owner, code=error.code, reason=error.reason)
@@ -98,7 +106,7 @@ async def agent(websocket: WebSocket, dependencies: Annotated[AgentDependencies,
 
 
 async def _serve(
-    link: Link, dependencies: AgentDependencies, principal: Principal, key: str, hello: Hello, model: ServedModel
+    link: Link, dependencies: AgentDependencies, principal: Principal, digest: str, hello: Hello, model: ServedModel
 ) -> None:
     """Attach the agent until its link ends. Raises WireError or TransportClosed."""
     agent = AgentLink(
@@ -120,12 +128,27 @@ async def _serve(
     try:
         if dependencies.replicas and not await dependencies.replicas.announce(agent):
             raise WireError(TOO_MANY, "this owner has as many agents attached as are allowed, at other replicas too")
-        await link.run(agent.outbox, agent.take_frame, agent.move_requested(), _key_revoked(dependencies.watch, key))
+        await link.run(agent.outbox, agent.take_frame, agent.move_requested(), _key_revoked(dependencies.watch, digest))
     finally:
         dependencies.registry.detach(agent)
         if dependencies.replicas:
             dependencies.replicas.withdraw(agent)
         event(log, "agent detached", owner=principal.owner, agent=agent.agent)
+
+
+async def _authenticated_digest(websocket: WebSocket, dependencies: AgentDependencies) -> tuple[str, str | None]:
+    """The digest of the key, by a header or by a ticket, and the subprotocol to accept. Raises ApiError 401 or 403."""
+    offered: list[str] = websocket.scope["subprotocols"]
+    name = next((one.removeprefix(TICKET_PREFIX) for one in offered if one.startswith(TICKET_PREFIX)), None)
+    if name is None:
+        return key_digest(bearer_key(websocket.headers)), None
+    ticket = await dependencies.tickets.take(name)
+    if ticket is None:
+        raise ApiError(401, "This ticket is unknown, used or expired.", code="invalid_ticket")
+    origin = check_origin(websocket.headers, dependencies.allowed_origins)
+    if origin != ticket.origin:
+        raise ApiError(403, "This ticket was issued to another origin.", code="invalid_origin")
+    return ticket.key_digest, SUBPROTOCOL if SUBPROTOCOL in offered else None
 
 
 def _identity(principal: Principal, hello: Hello) -> str:
@@ -148,7 +171,7 @@ async def _model_for(hello: Hello, verifiers: VerifierPool) -> ServedModel:
     return model
 
 
-async def _key_revoked(watch: KeyWatch, key: str) -> None:
+async def _key_revoked(watch: KeyWatch, digest: str) -> None:
     """Wait until the key is revoked. Raises WireError UNAUTHORIZED then."""
-    await watch.wait_revoked(key)
+    await watch.wait_revoked(digest)
     raise WireError(UNAUTHORIZED, "the key was revoked")

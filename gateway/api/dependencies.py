@@ -91,6 +91,10 @@ async def _inference_principal(request: Request, accounts: AccountsDep) -> Princ
     return await _metered(request, accounts, "inference")
 
 
+async def _edge_principal(request: Request, accounts: AccountsDep) -> Principal:
+    return await _metered(request, accounts, "edge")
+
+
 async def _admin_principal(request: Request, accounts: AccountsDep) -> Principal:
     return await _metered(request, accounts, "admin")
 
@@ -99,6 +103,7 @@ async def _admin_principal(request: Request, accounts: AccountsDep) -> Principal
 # ApiError: 401 or 403 for the key, 429 over its limit of reads, 503 when keys cannot be looked up.
 AnyPrincipal = Annotated[Principal, Depends(_any_principal)]
 InferencePrincipal = Annotated[Principal, Depends(_inference_principal)]
+EdgePrincipal = Annotated[Principal, Depends(_edge_principal)]
 AdminPrincipal = Annotated[Principal, Depends(_admin_principal)]
 
 

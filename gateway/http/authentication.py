@@ -6,7 +6,7 @@ import logging
 
 from starlette.datastructures import Headers
 
-from gateway.accounts import Accounts, Principal
+from gateway.accounts import Accounts, Principal, key_digest
 from gateway.http.errors import ApiError, database_down
 from gateway.storage.database import DatabaseDown
 
@@ -33,9 +33,13 @@ async def authenticate(accounts: Accounts, headers: Headers, scope: str | None) 
 
     Raises ApiError: 401 for a missing or wrong key, 403 for one without the scope, 503 when keys cannot be looked up.
     """
-    key = bearer_key(headers)
+    return await authenticate_digest(accounts, key_digest(bearer_key(headers)), scope)
+
+
+async def authenticate_digest(accounts: Accounts, digest: str, scope: str | None) -> Principal:
+    """As `authenticate`, by the digest of the key."""
     try:
-        principal = await accounts.find(key)
+        principal = await accounts.find_by_digest(digest)
     except DatabaseDown as error:
         log.error("keys cannot be looked up reason=%s", error)
         raise database_down() from error

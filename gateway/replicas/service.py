@@ -6,6 +6,7 @@ import asyncio
 
 from gateway.agents.link import AgentLink
 from gateway.agents.registry import AgentRegistry
+from gateway.agents.tickets import SharedTickets
 from gateway.limits.shared_rates import SharedRateStore
 from gateway.limits.shared_spend import SharedSpendReservations
 from gateway.observability.metrics import Metrics
@@ -28,6 +29,7 @@ class Replicas:
         self._store = SharedStore(settings.redis, metrics.shared_store)
         self.rates = SharedRateStore(self._store)
         self.reservations = SharedSpendReservations(self._store)
+        self.tickets = SharedTickets(self._store)
         self._endpoint = ReplicaEndpoint(
             settings.replica_host, settings.replica_port, settings.advertise, self._handshake, agents, metrics
         )

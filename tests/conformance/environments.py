@@ -49,6 +49,12 @@ def codex_command() -> Path:
     return _node_packages("codex", CLIENTS / "codex") / "node_modules" / ".bin" / "codex"
 
 
+def typescript_compiler() -> Path:
+    """tsc, which checks the types of the pages' modules. Raises as above."""
+    source = CLIENTS.parent.parent / "gateway" / "api" / "attach" / "typescript"
+    return _node_packages("typescript", source) / "node_modules" / ".bin" / "tsc"
+
+
 def _node_packages(kind: str, source: Path) -> Path:
     folder = _folder(kind, source / "package-lock.json")
     with _made_once(folder) as missing:
@@ -82,7 +88,7 @@ def _made_once(folder: Path) -> Iterator[bool]:
 
 
 def main() -> None:
-    for make in python_clients, node_clients, codex_command:
+    for make in python_clients, node_clients, codex_command, typescript_compiler:
         make()
     python_clients("agents_requirements.txt")
 

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
-from functools import cache
-from hashlib import sha256
-from importlib.resources import files
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -19,38 +16,28 @@ from starlette.responses import JSONResponse, Response
 from gateway.accounts import visible_to
 from gateway.agents.link import AgentLink
 from gateway.api.dependencies import AgentsDep, AnyPrincipal, DatabaseDep, MetricsDep, PricesDep, VerifiersDep
-from gateway.http.errors import ApiError, database_down
+from gateway.http.errors import database_down
+from gateway.http.page_files import PageFiles
 from gateway.ledger.report import usage_totals
 from gateway.storage.database import DatabaseDown
 
 router = APIRouter()
 
-PAGE = {
-    "": ("page.html", "text/html; charset=utf-8"),
-    "style.css": ("style.css", "text/css; charset=utf-8"),
-    "page.js": ("page.js", "text/javascript; charset=utf-8"),
-    "charts.js": ("charts.js", "text/javascript; charset=utf-8"),
-    "uplot.js": ("vendor/uplot.js", "text/javascript; charset=utf-8"),
-    "uplot.css": ("vendor/uplot.css", "text/css; charset=utf-8"),
-    "icon.svg": ("icon.svg", "image/svg+xml"),
-}
-HEADERS = {
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-    "require-trusted-types-for 'script'; trusted-types 'none'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cross-origin-opener-policy": "same-origin",
-    "cross-origin-resource-policy": "same-origin",
-    "cache-control": "no-cache",
-}
+PAGE = PageFiles(
+    "gateway.api.dashboard",
+    {
+        "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+        "require-trusted-types-for 'script'; trusted-types 'none'"
+    },
+)
 MONEY_DAYS = 30
 MAX_LISTED_AGENTS = 200  # further ones are only counted
 
 
 @router.get("/dashboard", include_in_schema=False)
 async def page(request: Request) -> Response:
-    return _file(request, "")
+    return PAGE.response(request, "page.html")
 
 
 @router.get("/dashboard/data")
@@ -89,9 +76,9 @@ async def money(principal: AnyPrincipal, database: DatabaseDep, prices: PricesDe
     return JSONResponse(body, headers={"cache-control": "no-store"})
 
 
-@router.get("/dashboard/{name}", include_in_schema=False)
+@router.get("/dashboard/{name:path}", include_in_schema=False)
 async def page_file(request: Request, name: str) -> Response:
-    return _file(request, name)
+    return PAGE.response(request, name)
 
 
 def _agent(agent: AgentLink, with_owner: bool) -> dict[str, Any]:
@@ -114,20 +101,3 @@ def _agent(agent: AgentLink, with_owner: bool) -> dict[str, Any]:
         tenant, owner = agent.owner
         body |= {"owner": owner, "tenant": tenant}
     return body
-
-
-@cache
-def _read(name: str) -> tuple[bytes, str]:
-    body = files("gateway.api.dashboard").joinpath("page", name).read_bytes()
-    return body, f'"{sha256(body).hexdigest()[:20]}"'
-
-
-def _file(request: Request, name: str) -> Response:
-    if name not in PAGE:
-        raise ApiError(404, f"Not Found: {request.method} {request.url.path}")
-    file, kind = PAGE[name]
-    body, tag = _read(file)
-    headers = HEADERS | {"etag": tag}
-    if request.headers.get("if-none-match") == tag:
-        return Response(status_code=304, headers=headers)
-    return Response(body, media_type=kind, headers=headers)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from gateway.accounts import Accounts, KeyWatch
+from gateway.accounts import Accounts, KeyWatch, key_digest
 from gateway.storage.database import Database, DatabaseDown
 
 
@@ -15,7 +15,7 @@ async def test_waiters_return_when_their_key_is_revoked(database: Database, monk
     """All waiters of that key, and none of another key; a cancelled waiter is skipped."""
     monkeypatch.setattr("gateway.accounts.watch.CHECK_SECONDS", 0.02)
     accounts = Accounts(database)
-    ann, bob = [await accounts.create(owner, "acme", ["edge"]) for owner in ("ann", "bob")]
+    ann, bob = [key_digest(await accounts.create(owner, "acme", ["edge"])) for owner in ("ann", "bob")]
     watch = KeyWatch(accounts)
     of_ann = [asyncio.create_task(watch.wait_revoked(ann)) for _ in range(3)]
     of_bob = asyncio.create_task(watch.wait_revoked(bob))
@@ -50,5 +50,5 @@ async def test_keys_count_as_active_while_the_database_is_down(
 
     monkeypatch.setattr(accounts, "active_keys", away)
     async with asyncio.timeout(60):
-        await KeyWatch(accounts).wait_revoked("any")
+        await KeyWatch(accounts).wait_revoked(key_digest("any"))
     assert checks == 3

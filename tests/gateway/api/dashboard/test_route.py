@@ -98,8 +98,8 @@ async def test_the_page_is_static_strict_and_cached_by_its_content(gateway: Gate
             ("/style.css", "text/css"),
             ("/page.js", "text/javascript"),
             ("/charts.js", "text/javascript"),
-            ("/uplot.js", "text/javascript"),
-            ("/uplot.css", "text/css"),
+            ("/vendor/uplot.js", "text/javascript"),
+            ("/vendor/uplot.css", "text/css"),
             ("/icon.svg", "image/svg+xml"),
         ):
             response = await http.get(f"/dashboard{path}")

@@ -1,0 +1,79 @@
+"""Tickets open one WebSocket each, for a while, at any replica."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from prometheus_client import CollectorRegistry, Gauge
+
+from gateway.agents import tickets as module
+from gateway.agents.tickets import TICKET_SECONDS, MemoryTickets, SharedTickets, Ticket
+from gateway.storage.shared_store import SharedStore
+from tests.support.valkey_server import ValkeyServer
+
+ANN = Ticket("a" * 64, "https://gateway.example.com")
+
+
+async def test_a_ticket_is_taken_once() -> None:
+    tickets = MemoryTickets()
+    name = await tickets.issue(ANN)
+    assert len(name) == 43
+    assert await tickets.take(name + "x") is None
+    assert await tickets.take(name) == ANN
+    assert await tickets.take(name) is None
+
+
+async def test_a_ticket_expires() -> None:
+    now = 0.0
+    tickets = MemoryTickets(lambda: now)
+    names = [await tickets.issue(ANN) for _ in range(2)]
+    now = TICKET_SECONDS - 0.1
+    assert await tickets.take(names[0]) == ANN
+    now = TICKET_SECONDS
+    assert await tickets.take(names[1]) is None
+    assert not tickets._tickets
+
+
+async def test_one_key_cannot_displace_the_tickets_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_TICKETS", 40)
+    tickets = MemoryTickets()
+    bob = Ticket("b" * 64, "")
+    of_bob = await tickets.issue(bob)
+    of_ann = [await tickets.issue(ANN) for _ in range(100)]
+    assert len(tickets._tickets) == module.MAX_PER_KEY + 1
+    assert await tickets.take(of_bob) == bob
+    assert await tickets.take(of_ann[0]) is None, "the oldest of the same key went"
+    assert await tickets.take(of_ann[-1]) == ANN
+
+
+async def test_what_is_stored_opens_nothing(valkey: ValkeyServer) -> None:
+    store = SharedStore(valkey.url, Gauge("up", "up", registry=CollectorRegistry()))
+    name = await SharedTickets(store).issue(ANN)
+    (key,) = valkey.client.scan_iter(f"{module.PREFIX}*")
+    assert name.encode() not in key
+    assert name.encode() not in valkey.client.get(key)
+    assert 0 < valkey.client.ttl(key) <= TICKET_SECONDS
+    await store.close()
+
+
+async def test_every_replica_takes_a_ticket_of_another_and_one_of_them_has_it(valkey: ValkeyServer) -> None:
+    stores = [SharedStore(valkey.url, Gauge("up", "up", registry=CollectorRegistry())) for _ in range(3)]
+    replicas = [SharedTickets(store) for store in stores]
+    name = await replicas[0].issue(ANN)
+    taken = await asyncio.gather(*(replica.take(name) for replica in replicas))
+    assert sorted(taken, key=bool) == [None, None, ANN]
+    for store in stores:
+        await store.close()
+
+
+async def test_without_the_store_a_replica_takes_its_own(valkey: ValkeyServer) -> None:
+    stores = [SharedStore(valkey.url, Gauge("up", "up", registry=CollectorRegistry())) for _ in range(2)]
+    here, there = (SharedTickets(store) for store in stores)
+    valkey.stop()
+    names = [await here.issue(ANN) for _ in range(2)]
+    assert await there.take(names[0]) is None
+    assert await here.take(names[1]) == ANN
+    valkey.start()
+    for store in stores:
+        await store.close()
