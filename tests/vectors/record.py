@@ -1,8 +1,8 @@
 """Records tests/vectors/draft_sessions.json: `python -m tests.vectors.record`, when drafting changes on purpose.
 
 A session is an Open and then steps: proposals for the nodes that the session wants drafted, or a commit. Expected are
-the drafts after each step. Proposals come from a random target that the committed text follows too, so that commits accept
-paths of every length; logits and samplings are recorded with what a draft model proposes from them.
+the drafts after each step. Proposals come from a random target that the committed text follows too, so that commits
+accept paths of every length; logits and samplings are recorded with what a draft model proposes from them.
 """
 
 from __future__ import annotations
