@@ -9,19 +9,25 @@ COPY . .
 RUN python -m venv /opt/edgedraft \
     && /opt/edgedraft/bin/pip install --constraint constraints.txt ".[gateway,postgres,otel]" \
     && /opt/edgedraft/bin/pip uninstall --yes pip setuptools
+# What browsers run draft models with; drafts are added by an image of one's own, or a volume (docs/browser.md).
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends npm=9.2.0~ds1-1* \
+    && /opt/edgedraft/bin/edgedraft browser fetch --out /opt/browser-drafts
 # Of the other programs only their settings stay, which the `edgedraft` command lists.
 WORKDIR /opt/edgedraft/lib/python3.11/site-packages
 RUN find edge_agent verifier loadtest -type f -not -name settings.py -not -name __init__.py -delete
 
 FROM ${PYTHON_IMAGE}
 COPY --from=build /opt/edgedraft /opt/edgedraft
+COPY --from=build /opt/browser-drafts /opt/browser-drafts
 RUN groupadd --gid 10001 edgedraft \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin edgedraft
 ENV PATH=/opt/edgedraft/bin:$PATH \
     HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
-    EDGEDRAFT_HOST=0.0.0.0
+    EDGEDRAFT_HOST=0.0.0.0 \
+    EDGEDRAFT_BROWSER_DRAFTS=/opt/browser-drafts
 USER 10001:10001
 WORKDIR /tmp
 EXPOSE 8000 8001

@@ -29,6 +29,9 @@ class UpSettings(KeySettings):
         "", description="URL of the Redis or Valkey that several gateways share; one is started if empty"
     )
     database: str = Field(DATABASE_URL, description="SQLAlchemy URL of accounts and usage ledger")
+    browser_drafts: Path | None = Field(
+        None, description="folder of drafts for browsers; that of `edgedraft browser fetch` if it has run"
+    )
 
 
 class BrowserFetchSettings(Settings):

@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 import platform
 import secrets
+import shutil
 import signal
+import subprocess
 import sys
 from contextlib import ExitStack
 
 from rich.console import Console
 
-from edgedraft.local.demo_model import resolve_model
+from edgedraft import __version__
+from edgedraft.child_process import program_environment, python_command
+from edgedraft.draft_manifest import MANIFEST_FILE
+from edgedraft.local.browser_runtime import browser_folder, has_runtime
+from edgedraft.local.demo_model import DEMO_MODEL, resolve_model
 from edgedraft.local.fleet import Fleet, replica_environment
 from edgedraft.local.processes import StartError, Supervisor
 from edgedraft.local.settings import UpSettings
@@ -32,6 +38,7 @@ def main(settings: UpSettings) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         resolve_model(settings.model)  # downloaded here, once, with progress on this terminal
+        gateway_flags = [*logs, *_browser_flags(settings, quiet)]
         with ExitStack() as exit_stack:
             env = _environment(settings, exit_stack)
             stack = exit_stack.enter_context(Supervisor(key, env=env))
@@ -42,13 +49,13 @@ def main(settings: UpSettings) -> None:
                 settings.verifiers,
                 port=settings.port,
                 verifier_flags=("--model", settings.model, *shared),
-                gateway_flags=logs,
+                gateway_flags=tuple(gateway_flags),
             )
             if agents:
                 quiet.print(f"attaching {_count(agents, 'agent')} ...")
                 name_prefix = platform.node() if agents > 1 else ""
                 fleet.attach_agents(agents, ("--draft-model", settings.draft_model, *shared), name_prefix=name_prefix)
-            _print_urls(fleet.urls, key)
+            _print_urls(fleet.urls, key, in_browser="--browser-drafts" in gateway_flags)
             ended = stack.wait_any_exit()
             sys.exit(f"edgedraft up: {ended.arguments[0]} ended with status {ended.popen.returncode}")
     except (StartError, ValkeyUnavailable) as error:
@@ -65,15 +72,44 @@ def _environment(settings: UpSettings, exit_stack: ExitStack) -> dict[str, str]:
     return replica_environment(redis, settings.database)
 
 
+def _browser_flags(settings: UpSettings, quiet: Console) -> list[str]:
+    """Flags that offer drafts to browsers: the demo's, exported once, if `edgedraft browser fetch` has run."""
+    folder = browser_folder()
+    if settings.browser_drafts:
+        return ["--browser-drafts", str(settings.browser_drafts)]
+    if settings.model != DEMO_MODEL or not has_runtime(folder):
+        return []
+    draft = folder / f"{DEMO_MODEL}-{__version__}"
+    if not (draft / MANIFEST_FILE).is_file():
+        for older in folder.glob(f"{DEMO_MODEL}-*"):
+            shutil.rmtree(older)
+        quiet.print("exporting the draft model for browsers ...")
+        command = python_command("edgedraft.cli", "draft", "export", "--onnx", str(draft))
+        done = subprocess.run(
+            command,
+            env=program_environment("draft"),
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+        if done.returncode:
+            quiet.print(f"browsers cannot draft: {done.stderr.strip()[-1000:]}")
+            return []
+    return ["--browser-drafts", str(folder)]
+
+
 def _count(number: int, what: str) -> str:
     return f"the {what}" if number == 1 else f"{number} {what}s"
 
 
-def _print_urls(urls: list[str], key: str) -> None:
+def _print_urls(urls: list[str], key: str, in_browser: bool) -> None:
     bases = "".join(f"  base URL  {url}/v1\n" for url in urls)
+    browser = f"{urls[0]}/attach" if in_browser else "edgedraft browser fetch, then start again"
     print(
         f"\nEdgeDraft is up.\n\n{bases}  API key   {key}\n\n"
         f"  attach another desktop:  EDGEDRAFT_KEY={key} edgedraft attach {urls[0]}\n"
+        f"  draft with a browser:    {browser}\n"
         "  stop:                    Ctrl-C\n",
         flush=True,
     )
