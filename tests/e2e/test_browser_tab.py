@@ -177,7 +177,8 @@ PROPOSE = """async ({ offers, key, requests }) => {
     ort.env.wasm.wasmPaths = offers.runtime;
     ort.env.wasm.numThreads = 1;
     const inference = await ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] });
-    const drafter = new ModelDrafter(ort, inference, { ...draft.shape, kvType: variant.kvType }, new Uint32Array(ids.buffer));
+    const shape = { ...draft.shape, kvType: variant.kvType };
+    const drafter = new ModelDrafter(ort, inference, shape, new Uint32Array(ids.buffer));
     const found = [];
     let session = 0;
     for (const { context, committed, index, temperature } of requests) {

@@ -33,6 +33,7 @@ let plan = null;
 /** @type {{at: number, committed: number}[]} */
 let recent = [];
 let state = "";
+let device = "";
 
 const manners = new Manners(
   () => ({ background: input("background").checked, metered: input("metered").checked, battery: input("battery").checked }),
@@ -97,31 +98,24 @@ function refuse(reason) {
  */
 async function choose({ drafts, runtime }) {
   const problem = unusable(drafts, runtime);
-  const draft = drafts[0];
+  const draft = drafts.find(({ variants }) => variants.int8);
   if (problem || !draft) {
     id("about").textContent = problem;
     id("draft").hidden = true;
     return;
   }
-  const adapter = draft.variants.fp16 && (await graphicsAdapter());
-  const provider = adapter ? "webgpu" : "wasm";
-  const variant = /** @type {Variant} */ (adapter ? draft.variants.fp16 : draft.variants.int8);
   const threads = self.crossOriginIsolated ? Math.max(1, Math.min(MAX_THREADS, (navigator.hardwareConcurrency || 2) - 1)) : 1;
-  const device = adapter ? `WebGPU (${adapter})` : `WebAssembly, ${threads} ${threads === 1 ? "thread" : "threads"}`;
-  const megabytes = ((variant.file.bytes + draft.headIds.bytes) / 1e6).toFixed(0);
-  id("about").textContent = `${draft.name} for ${draft.model}, by ${device}. ${megabytes} MB, fetched once.`;
-  plan = {
-    name: "browser",
-    drafter: `${draft.name} by ${device}`.slice(0, 256),
-    fingerprint: draft.fingerprint,
-    maxSessions: MAX_SESSIONS,
-    threads,
-    runtime,
-    provider,
-    shape: { ...draft.shape, kvType: variant.kvType },
-    graph: variant.file,
-    headIds: draft.headIds,
-  };
+  const adapter = draft.variants.fp16 && (await graphicsAdapter());
+  /** @type {Start["choices"]} */
+  const choices = [];
+  const add = (/** @type {"wasm" | "webgpu"} */ provider, /** @type {string} */ device, /** @type {Variant} */ { file, kvType }) =>
+    choices.push({ provider, device, graph: file, shape: { ...draft.shape, kvType } });
+  if (adapter && draft.variants.fp16) add("webgpu", `WebGPU (${adapter})`, draft.variants.fp16);
+  if (draft.variants.int8) add("wasm", `WebAssembly, ${threads} ${threads === 1 ? "thread" : "threads"}`, draft.variants.int8);
+  const megabytes = (choices[0].graph.bytes / 1e6).toFixed(0);
+  id("about").textContent = `${draft.name} for ${draft.model}, by ${choices[0].device}. ${megabytes} MB, fetched once.`;
+  const { fingerprint, headIds, name } = draft;
+  plan = { name: "browser", draft: name, fingerprint, maxSessions: MAX_SESSIONS, threads, runtime, headIds, choices };
 }
 
 /**
@@ -131,7 +125,7 @@ async function choose({ drafts, runtime }) {
 function unusable(drafts, runtime) {
   if (!self.isSecureContext) return "Browsers let a page draft only over https: open this page by its https address.";
   if (!runtime) return "This gateway has no runtime for browsers; its operator can add one with edgedraft browser fetch.";
-  if (!drafts.length) return "This gateway has no draft model for browsers that fits the models it serves.";
+  if (!drafts.some(({ variants }) => variants.int8)) return "This gateway has no draft model for browsers that fits the models it serves.";
   return "";
 }
 
@@ -180,6 +174,7 @@ function heard(message) {
     id("progress").hidden = message.loaded >= message.total;
     /** @type {HTMLProgressElement} */ (id("progress")).value = message.loaded / message.total;
   } else if (message.type === "state") setState(message.state, message.detail);
+  else if (message.type === "device") device = message.device;
   else if (message.type === "stats") showStats(message.stats);
   else if (message.type === "failed") ended(message.reason);
   else ended("");
@@ -221,7 +216,7 @@ function showStats(stats) {
   figure("rate", rate.toFixed(1), stats.sessions === 1 ? "in one chat now" : `in ${stats.sessions} chats now`);
   figure("saved", String(stats.accepted), `of ${stats.committed} tokens`);
   const forward = stats.forwards ? `${((1000 * stats.forwardSeconds) / stats.forwards).toFixed(0)} ms` : NO_VALUE;
-  figure("forward", forward, `${stats.drafted} tokens drafted`);
+  figure("forward", forward, device);
 }
 
 /**

@@ -7,15 +7,28 @@ import { ModelDrafter } from "./model.js";
 
 /**
  * @typedef {import("./draft_files.js").DraftFile} DraftFile
- * @typedef {{key: string, name: string, drafter: string, fingerprint: string, maxSessions: number, threads: number,
- *   runtime: string, provider: "wasm" | "webgpu", shape: import("./model.js").Shape,
- *   graph: DraftFile, headIds: DraftFile}} Start
+ * @typedef {{provider: "wasm" | "webgpu", device: string, graph: DraftFile, shape: import("./model.js").Shape}} Choice
+ * @typedef {{key: string, name: string, draft: string, fingerprint: string, maxSessions: number, threads: number,
+ *   runtime: string, headIds: DraftFile, choices: Choice[]}} Start
  * @typedef {{type: "start", start: Start} | {type: "pause", paused: boolean} | {type: "stop"}} FromPage
  * @typedef {{type: "progress", loaded: number, total: number} | {type: "state", state: string, detail: string} |
+ *   {type: "device", device: string} |
  *   {type: "stats", stats: import("./loop.js").Stats} | {type: "failed", reason: string} | {type: "stopped"}} ToPage
  */
 
 const STATS_MS = 500;
+/** @type {import("./wire.js").Sampling} */
+const GREEDY = {
+  temperature: 0,
+  topK: 0,
+  topP: 1,
+  minP: 0,
+  seed: 0n,
+  frequencyPenalty: 0,
+  presencePenalty: 0,
+  repetitionPenalty: 1,
+  logitBias: new Map(),
+};
 
 const stopping = new AbortController();
 let paused = false;
@@ -39,17 +52,18 @@ async function run(start) {
   const stats = newStats();
   const timer = setInterval(() => tell({ type: "stats", stats }), STATS_MS);
   try {
-    const { ort, inference, headIds } = await load(start);
+    const { device, newDrafter } = await load(start);
+    tell({ type: "device", device });
     if (!stopping.signal.aborted) {
-      const { name, fingerprint, drafter, maxSessions } = start;
+      const { name, fingerprint, maxSessions } = start;
+      const drafter = `${start.draft} by ${device}`.slice(0, 256);
       await stayAttached(
         {
           key: start.key,
           hello: { name, fingerprint, drafter, maxSessions },
           attach(welcome, link) {
             const limits = { vocabSize: welcome.vocabSize, maxSessions: Math.min(maxSessions, welcome.maxSessions) };
-            const model = new ModelDrafter(ort, inference, start.shape, headIds);
-            loop = new DraftingLoop(model, limits, (drafts) => link.send(drafts), stats, () => !paused && link.ready);
+            loop = new DraftingLoop(newDrafter(), limits, (drafts) => link.send(drafts), stats, () => !paused && link.ready);
             return loop;
           },
           onState: (state, detail) => tell({ type: "state", state, detail }),
@@ -66,16 +80,40 @@ async function run(start) {
   }
 }
 
-/** @param {Start} start */
-async function load({ key, runtime, provider, threads, graph, headIds }) {
-  const total = graph.bytes + headIds.bytes;
-  await forgetOthers([graph, headIds]);
-  const ids = await loadFile(headIds, key, (loaded) => tell({ type: "progress", loaded, total }));
-  const bytes = await loadFile(graph, key, (loaded) => tell({ type: "progress", loaded: headIds.bytes + loaded, total }));
+/**
+ * The first of the choices that works here, and drafters with it. Throws what the last one threw.
+ * @param {Start} start
+ */
+async function load(start) {
+  await forgetOthers([start.headIds, ...start.choices.map(({ graph }) => graph)]);
+  const ids = new Uint32Array((await loadFile(start.headIds, start.key, () => {})).buffer);
+  for (const [i, choice] of start.choices.entries()) {
+    try {
+      const newDrafter = await loadChoice(start, choice, ids);
+      return { device: choice.device, newDrafter };
+    } catch (error) {
+      if (i === start.choices.length - 1) throw error;
+    }
+  }
+  throw new Error("there is nothing to draft with");
+}
+
+/**
+ * Loads one choice and runs it once: an adapter may lack what a graph needs only when it is run.
+ * @param {Start} start
+ * @param {Choice} choice
+ * @param {Uint32Array} ids
+ */
+async function loadChoice({ key, runtime, threads }, { provider, graph, shape }, ids) {
+  const bytes = await loadFile(graph, key, (loaded, total) => tell({ type: "progress", loaded, total }));
   tell({ type: "state", state: "loading", detail: "" });
   const ort = await import(`${runtime}ort.${provider}.min.mjs`);
   ort.env.wasm.wasmPaths = runtime;
   ort.env.wasm.numThreads = threads;
   const inference = await ort.InferenceSession.create(bytes, { executionProviders: [provider] });
-  return { ort, inference, headIds: new Uint32Array(ids.buffer) };
+  const newDrafter = () => new ModelDrafter(ort, inference, shape, ids);
+  const trial = newDrafter();
+  trial.open(1);
+  await trial.propose([{ session: 1, context: [0, 1], committed: 2, index: 1, sampling: GREEDY }]);
+  return newDrafter;
 }
