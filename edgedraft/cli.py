@@ -44,6 +44,7 @@ COMMANDS: dict[tuple[str, ...], tuple[type[Settings], str]] = {
     ("usage",): (gateway.UsageSettings, "gateway.cli.usage"),
     ("db", "upgrade"): (gateway.DbUpgradeSettings, "gateway.cli.database"),
     ("distill",): (agent.DistillSettings, "edge_agent.distill"),
+    ("draft", "export"): (agent.DraftExportSettings, "edge_agent.onnx.export"),
     ("demo",): (loadtest.DemoSettings, "loadtest.demo"),
     ("bench",): (loadtest.BenchSettings, "loadtest.main"),
 }
@@ -59,6 +60,7 @@ EXTRAS = {
     "usage": "gateway",
     "db": "gateway",
     "distill": "agent",
+    "draft": "export",
     "demo": "demo",
     "bench": "bench",
 }

@@ -92,6 +92,10 @@ def distill(settings: DistillSettings) -> None:
     spec = msgspec.structs.replace(spec, training={**spec.training, "acceptance": msgspec.to_builtins(figures)})
     write_spec(spec, settings.out)
     write_card(spec, figures, settings.out)
+    if settings.onnx is not None:
+        from edge_agent.onnx.export import export_draft
+
+        export_draft(str(settings.out), settings.onnx)
     print(f"{settings.out}\n{markdown_table(figures)}", file=sys.stderr)
 
 

@@ -122,7 +122,7 @@ class ForwardSchedule(Generic[Slots]):
     def _rows_within_scores(
         self, cache: SessionCache[Slots], num_rows: int, scheduled: Iterable[SessionCache[Slots]]
     ) -> int:
-        """The rows of a session that the limit of scores allows beside `num_rows` scheduled ones; at least one alone."""
+        """The rows of a session that the limit of scores allows beside `num_rows` scheduled ones; alone one or more."""
         if self._max_scores is None:
             return self.max_rows
         num_keys = cache.num_slots + sum(other.num_slots for other in scheduled if other is not cache)

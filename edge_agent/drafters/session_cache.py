@@ -33,7 +33,7 @@ class ScheduledRows:
 
 
 class SessionCache(Generic[Slots]):
-    """The session's `slots` are moved and freed here. `last_step`, of the caller, is the last forward that it was in."""
+    """Moves and frees the session's `slots`. `last_step`, of the caller, is the last forward that it was in."""
 
     def __init__(self, slots: Slots) -> None:
         self.last_step = 0

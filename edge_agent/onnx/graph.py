@@ -1,12 +1,13 @@
 """Builds the ONNX graph of a draft model from its weights: a decoder of the Llama family with an explicit mask.
 
-The contract of inputs and outputs is in manifest.py. The graph is written operator by operator: no tracer and no
+The contract of inputs and outputs is in contract.py. The graph is written operator by operator: no tracer and no
 exporter decides its shape, and weights are stored in the form in which a kernel reads them.
 
 Two variants:
-- int8: weights as int8 with a scale per output channel, as a distilled draft stores them. The activations of each row
-  are quantised to 8 bits with a scale of their own, so that a row's logits do not depend on the other rows of the run.
-  MatMulInteger has kernels for it on every CPU and in WebAssembly.
+- int8: weights as int8 with a scale per output channel, as a distilled draft stores them. An activation is two numbers
+  of 8 bits, a coarse one and what its rounding left, in two rows of one integer product. The logits are those of float
+  activations, and a row's do not depend on the other rows of the run. A product with few rows takes the time of reading
+  the weights, so the second number costs next to nothing there. MatMulInteger has kernels for CPUs and WebAssembly.
 - fp16: weights, activations and the KV cache in float16, the norms in float32. For GPUs and NPUs.
 
 The embeddings are int8 with a scale per row in both. Only operators of opset 17 are used.
@@ -23,10 +24,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edge_agent.onnx.manifest import KEY, LOGIT_ROWS, LOGITS, MASK, PAST_KEY, PAST_VALUE, POSITIONS, TOKENS, VALUE
+from edge_agent.onnx.contract import KEY, LOGIT_ROWS, LOGITS, MASK, PAST_KEY, PAST_VALUE, POSITIONS, TOKENS, VALUE
 
 OPSET = 17
 IR_VERSION = 8  # of opset 17; newer ones are refused by older runtimes
+FINE_STEPS = 254  # of the second number of an activation in one step of the first
 ACTIVATION_ZERO = 128  # activations are uint8 around it: WebAssembly has no quick kernel for signed ones
 
 
@@ -111,9 +113,8 @@ class _GraphBuilder:
         """The embeddings of the tokens, float [rows, hidden]."""
         w = self._weights.embeddings
         values = self._op("Gather", self._constant("embeddings", w.values), TOKENS, axis=0)
-        scales = self._op(
-            "Gather", self._constant("embeddings.scales", self._number(w.scales[:, None])), TOKENS, axis=0
-        )
+        stored = self._constant("embeddings.scales", self._number(w.scales[:, None]))
+        scales = self._op("Gather", stored, TOKENS, axis=0)
         return self._op("Mul", self._cast(values, self._float), scales)
 
     def _rotations(self) -> tuple[str, str]:
@@ -174,36 +175,37 @@ class _GraphBuilder:
     def _norm(self, x: str, weight: np.ndarray) -> str:
         """RMS norm in float32: squares of activations overflow float16."""
         wide = self._cast(x, TensorProto.FLOAT)
-        squares = self._op("Pow", wide, self._constant("two", np.array(2, np.float32)))
+        squares = self._op("Pow", wide, self._float_constant("two", 2))
         mean = self._op("ReduceMean", squares, axes=[-1], keepdims=1)
-        root = self._op(
-            "Sqrt", self._op("Add", mean, self._constant("eps", np.array(self._weights.epsilon, np.float32)))
-        )
+        root = self._op("Sqrt", self._op("Add", mean, self._float_constant("epsilon", self._weights.epsilon)))
         scaled = self._op("Mul", self._op("Div", wide, root), self._new_constant(weight.astype(np.float32)))
         return self._cast(scaled, self._float)
 
     def _quantised(self, x: str) -> tuple[str, ...]:
-        """A linear layer's input: (uint8 values, float scale of each row), or the float16 rows themselves."""
+        """A linear layer's input: (uint8 values [2 * rows, size], float scales [2 * rows, 1]), or the float16 rows."""
         if self._half:
             return (x,)
         largest = self._op("ReduceMax", self._op("Abs", x), axes=[-1], keepdims=1)
-        smallest = self._constant("smallest", np.array(1e-20, np.float32))
-        scale = self._op(
-            "Max", self._op("Mul", largest, self._constant("step", np.array(1 / 127, np.float32))), smallest
-        )
-        zero = self._constant("zero", np.array(ACTIVATION_ZERO, np.float32))
-        values = self._op("Add", self._op("Round", self._op("Div", x, scale)), zero)
-        return self._cast(values, TensorProto.UINT8), scale
+        scale = self._op("Mul", largest, self._float_constant("coarse_step", 1 / 127))
+        scale = self._op("Max", scale, self._float_constant("smallest_scale", 1e-20))
+        scaled = self._op("Div", x, scale)
+        coarse = self._op("Round", scaled)
+        rest = self._op("Mul", self._op("Sub", scaled, coarse), self._float_constant("fine_steps", FINE_STEPS))
+        values = self._op("Concat", coarse, self._op("Round", rest), axis=0)
+        values = self._cast(self._op("Add", values, self._float_constant("zero", ACTIVATION_ZERO)), TensorProto.UINT8)
+        fine_scale = self._op("Mul", scale, self._float_constant("fine_step", 1 / FINE_STEPS))
+        return values, self._op("Concat", scale, fine_scale, axis=0)
 
     def _linear(self, x: tuple[str, ...], matrix: Matrix) -> str:
-        """x @ matrix.T + bias; `x` is what _quantised returned."""
+        """x @ matrix.T + bias, float [rows, out]; `x` is what _quantised returned."""
         if self._half:
             product = self._op("MatMul", x[0], self._new_constant(matrix.dequantised().T.astype(np.float16)))
         else:
             zero = self._constant("activation_zero", np.array(ACTIVATION_ZERO, np.uint8))
             sums = self._op("MatMulInteger", x[0], self._new_constant(matrix.values.T), zero)
-            scaled = self._op("Mul", self._cast(sums, TensorProto.FLOAT), self._new_constant(matrix.scales))
-            product = self._op("Mul", scaled, x[1])
+            parts = self._op("Mul", self._cast(sums, TensorProto.FLOAT), x[1])
+            joined = self._op("ReduceSum", self._reshape(parts, (2, -1, len(matrix.values))), self._ints(0), keepdims=0)
+            product = self._op("Mul", joined, self._new_constant(matrix.scales))
         if matrix.bias is None:
             return product
         return self._op("Add", product, self._new_constant(self._number(matrix.bias)))
@@ -237,6 +239,9 @@ class _GraphBuilder:
         if name not in self._constants:
             self._constants[name] = numpy_helper.from_array(np.ascontiguousarray(values), name)
         return name
+
+    def _float_constant(self, name: str, value: float) -> str:
+        return self._constant(name, np.array(value, np.float32))
 
     def _new_constant(self, values: np.ndarray) -> str:
         return self._constant(f"w{next(self._numbers)}", values)

@@ -45,7 +45,8 @@ def num_blocks(tokens: int) -> int:
 def tree_paths(parents: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Depths int64 [rows] and paths bool [rows, rows] of a tree; paths[i, j] tells whether row j is on the path to i.
 
-    parents[i] is the row that row i follows, a lower one, or -1 for none; its depth is 0 then. A row is on its own path.
+    parents[i] is the row that row i follows, a lower one, or -1 for none: its depth is 0 then. A row is on its own
+    path.
     """
     depths, paths = np.zeros(len(parents), dtype=np.int64), np.eye(len(parents), dtype=np.bool_)
     for row, parent in enumerate(parents):

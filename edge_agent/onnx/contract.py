@@ -1,8 +1,7 @@
-"""The manifest of an exported draft, and the contract of its ONNX graph, for every host that runs one.
+"""The contract of a draft's ONNX graph, for every host that runs one: agents here, browsers elsewhere.
 
-An exported draft is a folder: draft.json (the manifest), head_ids.bin (the token id of every column of the logits, as
-little-endian uint32), and a self-contained .onnx file per variant. A run computes some rows. A row is one token behind
-a path of other rows or of tokens whose keys and values the host holds, in slots of its own:
+A run computes some rows. A row is one token behind a path of other rows or of tokens whose keys and values the host
+holds, in slots of its own:
 
     input            dtype     shape                         meaning
     tokens           int64     [rows]                        token id of each row
@@ -13,7 +12,7 @@ a path of other rows or of tokens whose keys and values the host holds, in slots
     past_value.{i}   kv_dtype  [kv_heads, past, head_dim]    its values
 
     output           dtype     shape                         meaning
-    logits           float32   [logit_rows, columns]         scores of the tokens of head_ids
+    logits           float32   [logit_rows, columns]         scores of the tokens of head_ids.bin
     key.{i}          kv_dtype  [kv_heads, rows, head_dim]    keys of layer i of the new rows
     value.{i}        kv_dtype  [kv_heads, rows, head_dim]    its values
 
@@ -27,6 +26,17 @@ slots must be finite.
 
 from __future__ import annotations
 
+from typing import Literal
+
 TOKENS, POSITIONS, MASK, LOGIT_ROWS, LOGITS = "tokens", "positions", "mask", "logit_rows", "logits"
 PAST_KEY, PAST_VALUE, KEY, VALUE = "past_key.{}", "past_value.{}", "key.{}", "value.{}"
-MASKED = -30000.0  # within float16; attention weights behind it are 0
+MASKED = -30000.0  # within float16; what is masked gets no weight
+
+VariantName = Literal["int8", "fp16"]
+KvDtype = Literal["float32", "float16"]
+KV_DTYPES: dict[VariantName, KvDtype] = {"int8": "float32", "fp16": "float16"}
+
+
+def kv_names(layers: int, *names: str) -> list[str]:
+    """The names of inputs or outputs of all layers in turn, such as key.0, value.0, key.1, value.1."""
+    return [name.format(i) for i in range(layers) for name in names]
