@@ -59,7 +59,7 @@ EXTRAS = {
     "tenants": "gateway",
     "usage": "gateway",
     "db": "gateway",
-    "distill": "agent",
+    "distill": "export",
     "draft": "export",
     "demo": "demo",
     "bench": "bench",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ from edgedraft.tokenizer import fingerprint
 
 def distill(settings: DistillSettings) -> None:
     """Collect samples, train a student, export it, and measure it as stored."""
+    if settings.onnx is not None:
+        import_module("edge_agent.onnx.export")  # a package that is missing is said before the work, not after it
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
     path = resolve_model(settings.target)
     tokenizer = AutoTokenizer.from_pretrained(path)

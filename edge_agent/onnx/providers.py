@@ -6,6 +6,7 @@ Some come inside the onnxruntime package, others as packages of their own with a
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -68,7 +69,10 @@ class ProviderDevice:
     def new_session(self, graph: bytes, options: ort.SessionOptions) -> ort.InferenceSession:
         """Load a graph. What the provider has no kernel for runs on the CPU. Raises what ONNX Runtime raises."""
         if self.devices:
-            options.add_provider_for_devices(list(self.devices), {})
+            own: dict[str, str] = {}
+            if self.provider.name == "openvino" and self.kind == "cpu":  # it has threads of its own
+                own["load_config"] = json.dumps({"CPU": {"INFERENCE_NUM_THREADS": str(options.intra_op_num_threads)}})
+            options.add_provider_for_devices(list(self.devices), own)
             return ort.InferenceSession(graph, options)
         names = [self.provider.runtime_name] if self.provider == CPU else [self.provider.runtime_name, CPU.runtime_name]
         session = ort.InferenceSession(graph, options, providers=names, enable_fallback=0)

@@ -117,15 +117,19 @@ def test_relatives_of_llama_are_exported_too(model: Any, target: Path, tmp_path:
     assert np.abs(logits - expected).max() < 0.1 * expected.std()
 
 
+def settings(name: str, folder: Path) -> DraftExportSettings:
+    return DraftExportSettings.model_validate({"draft": str(folder / name), "onnx": folder / "onnx"})
+
+
 def test_other_models_are_refused_and_leave_no_manifest(target: Path, tmp_path: Path) -> None:
     save_with_tokenizer(
         GPT2LMHeadModel(GPT2Config(vocab_size=VOCAB, n_embd=16, n_layer=1, n_head=2)), target, tmp_path / "model"
     )
     with pytest.raises(SystemExit, match="edgedraft draft export: GPT2LMHeadModel is not of the Llama family"):
-        export.main(DraftExportSettings(draft=str(tmp_path / "model"), onnx=tmp_path / "onnx"))
+        export.main(settings("model", tmp_path))
     assert not is_exported(tmp_path / "onnx")
     with pytest.raises(SystemExit, match=r"edgedraft draft export: .*nowhere"):
-        export.main(DraftExportSettings(draft=str(tmp_path / "nowhere"), onnx=tmp_path / "onnx"))
+        export.main(settings("nowhere", tmp_path))
 
 
 def test_a_graph_that_computes_something_else_is_refused(
