@@ -20,6 +20,12 @@ class DraftingSettings(Settings):
         "auto",
         description="draft model: a Hugging Face name, a folder, a GGUF file, auto (fits the gateway's model) or none",
     )
+    runtime: Literal["auto", "torch", "onnx", "gguf"] = Field(
+        "auto", description="what runs the draft model; auto goes by its format"
+    )
+    provider: Literal["auto", "qnn", "coreml", "openvino", "directml", "nvtensorrtrtx", "cuda", "cpu"] = Field(
+        "auto", description="ONNX Runtime's execution provider; auto is the first of these that loads the draft model"
+    )
     prompt_lookup: bool = Field(True, description="also draft by repeating what the prompt or the text said before")
     past_outputs: bool = Field(
         True, description="also draft from what you were answered before, which is kept on this machine"
@@ -82,11 +88,19 @@ class DoctorSettings(AgentSettings):
     """Check device, memory, draft model, tokenizer and link, and say what to do about each that fails."""
 
 
+class DraftExportSettings(Settings):
+    """Write a draft model as ONNX graphs, for agents without PyTorch and for browsers."""
+
+    draft: str = Field("", description="draft model: a folder or a Hugging Face name; the shipped one if empty")
+    onnx: Path = Field(description="folder to write")
+
+
 class DistillSettings(Settings):
     """Make a draft model for any transformers causal LM; a run that was interrupted goes on with the same --work."""
 
     target: str = Field(DEMO_MODEL, description="name, folder or hub name of the model to imitate")
     out: Path = Field(Path("draft"), description="folder for the finished draft")
+    onnx: Path | None = Field(None, description="folder for the finished draft as ONNX graphs too")
     work: Path = Field(Path("distill-work"), description="folder for samples and checkpoints")
     start: str = Field("", description="a draft of the same target to go on from, by folder, or the shipped one's name")
     layers: Annotated[tuple[int, ...], *COMMA_SEPARATED] = Field(

@@ -45,6 +45,7 @@ COMMANDS: dict[tuple[str, ...], tuple[type[Settings], str]] = {
     ("db", "upgrade"): (gateway.DbUpgradeSettings, "gateway.cli.database"),
     ("browser", "fetch"): (BrowserFetchSettings, "edgedraft.local.browser_runtime"),
     ("distill",): (agent.DistillSettings, "edge_agent.distill"),
+    ("draft", "export"): (agent.DraftExportSettings, "edge_agent.onnx.export"),
     ("demo",): (loadtest.DemoSettings, "loadtest.demo"),
     ("bench",): (loadtest.BenchSettings, "loadtest.main"),
 }
@@ -59,7 +60,8 @@ EXTRAS = {
     "tenants": "gateway",
     "usage": "gateway",
     "db": "gateway",
-    "distill": "agent",
+    "distill": "export",
+    "draft": "export",
     "demo": "demo",
     "bench": "bench",
 }

@@ -23,7 +23,7 @@ from edge_agent.desktop import idle_policy
 from edge_agent.desktop.login import fill_from_login, login_file
 from edge_agent.desktop.service import ServiceError, service_manager_for
 from edge_agent.drafters.interface import Drafter, DraftRequest
-from edge_agent.drafters.loading import DrafterSet, DrafterUnavailable, load_drafters
+from edge_agent.drafters.loading import DrafterSet, DrafterUnavailable, load_drafters, pick_runtime
 from edge_agent.main import hello_of
 from edge_agent.settings import DoctorSettings
 from edgedraft.observability.logs import configure_logging
@@ -105,7 +105,7 @@ def _check_memory() -> CheckResult:
 
 
 def _check_device(settings: DoctorSettings) -> CheckResult:
-    if settings.draft_model == "none" or settings.draft_model.endswith(".gguf"):
+    if settings.draft_model == "none" or pick_runtime(settings.draft_model, "auto") != "torch":
         return CheckResult("device", "ok", "not PyTorch's to choose for this draft")
     try:
         import torch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ from edgedraft.tokenizer import fingerprint
 
 def distill(settings: DistillSettings) -> None:
     """Collect samples, train a student, export it, and measure it as stored."""
+    if settings.onnx is not None:
+        import_module("edge_agent.onnx.export")  # a package that is missing is said before the work, not after it
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
     path = resolve_model(settings.target)
     tokenizer = AutoTokenizer.from_pretrained(path)
@@ -92,6 +95,10 @@ def distill(settings: DistillSettings) -> None:
     spec = msgspec.structs.replace(spec, training={**spec.training, "acceptance": msgspec.to_builtins(figures)})
     write_spec(spec, settings.out)
     write_card(spec, figures, settings.out)
+    if settings.onnx is not None:
+        from edge_agent.onnx.export import export_draft
+
+        export_draft(str(settings.out), settings.onnx)
     print(f"{settings.out}\n{markdown_table(figures)}", file=sys.stderr)
 
 

@@ -20,17 +20,16 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from edge_agent.drafters.interface import INCOMPLETE, NO_PROPOSAL, DraftRequest, Proposal
+from edge_agent.drafters.proposal_from_logits import propose_best, propose_from_logits
 from edge_agent.drafters.token_counts import SessionTokenCounts
-from edgedraft.sampling.noise import gumbel_at
 from edgedraft.sampling.token_counts import TokenCounts, has_penalties
 from edgedraft.tokenizer import fingerprint_vocabulary
 from edgedraft.wire import Sampling
 
-MAX_CANDIDATES = 6  # per request
-MIN_SIBLING_PROBABILITY = 0.03  # all candidates but the first are dropped below it
 GREEDY_TOP_TOKENS, SAMPLED_TOP_TOKENS = 8, 64  # most likely tokens read from llama.cpp
 PREFILL_CHUNK = 256  # prompt tokens per call; other sessions wait for it
 KV_NUMBER_BYTES = 2  # llama.cpp's KV cache is float16
@@ -186,45 +185,15 @@ def propose_from_top_tokens(
 ) -> Proposal:
     """Propose tokens from a draft model's most likely tokens and their log-probabilities, best first.
 
-    Does what edgedraft.sampling.sampler.propose does with full logits; tokens outside `top` count as impossible. The
-    repetition penalty is left out: it needs raw logits, and only log-probabilities are known here.
+    Tokens outside `top` count as impossible. The repetition penalty is left out: it needs raw logits, and only
+    log-probabilities are known here.
     """
     if not top:
         return NO_PROPOSAL
+    top = sorted(top)
     tokens = np.array([token for token, _ in top], dtype=np.int64)
-    logps = np.array([logp for _, logp in top])
-    probabilities = np.exp(logps)
-    if sampling.logit_bias or token_counts is not None:
-        logps = logps + [sampling.logit_bias.get(token, 0.0) for token, _ in top]
-        counts = np.zeros(len(top)) if token_counts is None else token_counts.counts(token for token, _ in top)
-        logps = logps - sampling.frequency_penalty * counts - sampling.presence_penalty * (counts > 0)
-        order = np.argsort(-logps, kind="stable")
-        tokens, logps = tokens[order], logps[order]
-        probabilities = _softmax(logps)
-    if sampling.temperature > 0:
-        z = _apply_filters(logps / sampling.temperature, sampling)
-        probabilities = _softmax((z + gumbel_at(sampling.seed, index, tokens)) * sampling.temperature)
-    order = np.argsort(-probabilities, kind="stable")[:MAX_CANDIDATES]
-    kept = [int(i) for n, i in enumerate(order) if n == 0 or probabilities[i] >= MIN_SIBLING_PROBABILITY]
-    return Proposal(
-        tuple(int(tokens[i]) for i in kept),
-        (-1,) * len(kept),
-        tuple(min(1.0, float(probabilities[i])) for i in kept),
-    )
-
-
-def _apply_filters(z: np.ndarray, sampling: Sampling) -> np.ndarray:
-    """Scores in descending order, with -inf where top_k, top_p or min_p exclude a token."""
-    keep = np.ones(len(z), dtype=bool)
-    if sampling.top_k:
-        keep[sampling.top_k :] = False
-    p = _softmax(np.where(keep, z, -np.inf))
-    keep &= (p.cumsum() - p) < sampling.top_p
-    if sampling.min_p > 0:
-        keep &= z >= z[0] + np.log(sampling.min_p)
-    return np.where(keep, z, -np.inf)
-
-
-def _softmax(z: np.ndarray) -> np.ndarray:
-    p = np.exp(z - z.max())
-    return p / p.sum()
+    logps = np.array([logp for _, logp in top], dtype=np.float32)
+    if sampling.temperature == 0 and not sampling.logit_bias and token_counts is None:
+        return propose_best(np.exp(logps), tokens)
+    known = msgspec.structs.replace(sampling, repetition_penalty=1.0)
+    return propose_from_logits(logps, tokens, known, index, token_counts)

@@ -1,12 +1,14 @@
 """Loads the drafters that the settings ask for: the draft model, its tokenizer's fingerprint, and a description.
 
-Done once per process. The format of a draft on disk is draft_model.py's. Without a draft model, or with one in a GGUF
-file, neither torch nor transformers is imported.
+Done once per process. The format of a draft on disk is draft_model.py's, that of one exported to ONNX is
+edgedraft/draft_manifest.py's. Without a draft model, or with one in a GGUF file or exported to ONNX, neither torch nor
+transformers is imported.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,6 +20,7 @@ from edge_agent.drafters.interface import CombinedDrafter, Drafter
 from edge_agent.drafters.past_outputs import PastOutputsDrafter, PastOutputStore
 from edge_agent.drafters.prediction import PredictionDrafter
 from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
+from edge_agent.onnx.folder import is_exported, kv_bytes_per_token
 from edge_agent.settings import AgentSettings
 from edgedraft.local.demo_model import DEMO_MODEL, DemoModelError, resolve_model
 from edgedraft.proposers.prompt_lookup import MatchRates
@@ -82,8 +85,7 @@ def load_drafters(settings: AgentSettings) -> DrafterSet:
     """Load what the settings ask for. Raises DrafterUnavailable."""
     try:
         path = _draft_path(settings.draft_model)
-        load_one = _load_gguf if path is not None and path.endswith(".gguf") else _load_model
-        model = None if path is None else load_one(path, settings)
+        model = None if path is None else LOADERS[pick_runtime(path, settings.runtime)](path, settings)
     except (OSError, ValueError, DemoModelError) as error:
         raise DrafterUnavailable(f"cannot draft with {settings.draft_model}: {error}") from error
     except ImportError as error:
@@ -106,6 +108,18 @@ def _draft_path(name: str) -> str | None:
     if shipped is None:
         log.warning("no draft model comes with this installation: drafting by prompt lookup alone")
     return None if shipped is None else str(shipped)
+
+
+def pick_runtime(path: str, runtime: str) -> str:
+    """What runs a draft model, given its file, folder or hub name: "torch", "onnx" or "gguf".
+
+    Raises ValueError when another runtime is wanted than the format is for.
+    """
+    found = "gguf" if path.endswith(".gguf") else "onnx" if is_exported(Path(path)) else "torch"
+    if runtime in ("auto", found):
+        return found
+    advice = "; `edgedraft draft export` writes a folder for it" if runtime == "onnx" else ""
+    raise ValueError(f"it is not a draft model for --runtime {runtime}, but for {found}{advice}")
 
 
 def _load_model(path: str, settings: AgentSettings) -> LoadedModel:
@@ -133,7 +147,7 @@ def _load_model(path: str, settings: AgentSettings) -> LoadedModel:
         raise ValueError(str(error)) from error
     return LoadedModel(
         new_drafter=lambda vocab_size: ModelDrafter(packed, context_length, vocab_size, head_ids),
-        fingerprint=fingerprint(_tokenizer(target or path)),
+        fingerprint=fingerprint(read_tokenizer(target or path)),
         description=f"{Path(path).name} on {device.type} in {str(dtype).removeprefix('torch.')}",
     )
 
@@ -177,6 +191,30 @@ def _load_gguf(path: str, settings: AgentSettings) -> LoadedModel:
     )
 
 
+def _load_onnx(path: str, settings: AgentSettings) -> LoadedModel:
+    try:
+        from edge_agent.onnx.drafter import OnnxDrafter
+        from edge_agent.onnx.model import OnnxModel
+    except ImportError as error:
+        raise ValueError(f"ONNX drafts need another package: pip install 'edgedraft[onnx]' ({error})") from error
+    # One core stays free, as for torch.
+    model = OnnxModel(Path(path), settings.provider, settings.threads or max(1, (os.cpu_count() or 2) - 1))
+    weights = model.manifest.variants[model.variant].file.bytes
+    kv_tokens = fit_kv_tokens(settings, weights, kv_bytes_per_token(model.manifest, model.kv_dtype))
+    return LoadedModel(
+        new_drafter=lambda vocab_size: OnnxDrafter(model, vocab_size, kv_tokens),
+        fingerprint=model.manifest.fingerprint,
+        description=f"{Path(path).name} on {model.device.description} in {model.variant} by ONNX Runtime",
+    )
+
+
+LOADERS: dict[str, Callable[[str, AgentSettings], LoadedModel]] = {
+    "torch": _load_model,
+    "onnx": _load_onnx,
+    "gguf": _load_gguf,
+}
+
+
 def _target_of(path: str) -> str | None:
     """The target whose embeddings and tokenizer a distilled draft shares; None for any other model."""
     if not (Path(path) / SPEC_FILE).is_file():
@@ -184,7 +222,8 @@ def _target_of(path: str) -> str | None:
     return resolve_model(read_spec(Path(path)).target)
 
 
-def _tokenizer(path: str) -> bytes:
+def read_tokenizer(path: str) -> bytes:
+    """The tokenizer.json of a model's folder or hub name. Raises OSError."""
     from transformers.utils.hub import cached_file
 
     file = cached_file(path, "tokenizer.json")

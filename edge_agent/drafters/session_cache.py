@@ -5,23 +5,39 @@ committed moves from the rows to the tokens, and the rows that contradict it are
 a row, so that it can be run again for its logits like any other.
 
 A forward is scheduled here request by request (`schedule`) and counts as computed after `finish`. Which requests are in
-it is decided in model.py.
+it is decided in forward_schedule.py. Whose KV cache it is does not matter here: torch's or ONNX Runtime's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-from edgedraft.runtime.block_manager import BlockTable
-from edgedraft.runtime.packed_model import SequenceRows
+from edgedraft.runtime.blocks import SequenceSlots
+
+Slots = TypeVar("Slots", bound=SequenceSlots)
 
 
-class SessionCache:
-    """`last_step` is for the caller: the last forward that the session was in."""
+@dataclass(frozen=True, slots=True)
+class ScheduledRows:
+    """A session's rows of a forward, as in edgedraft.runtime.packed_model.SequenceRows.
 
-    def __init__(self, blocks: BlockTable) -> None:
+    parents[i] is the row that row i follows, -1 for the last committed token. The first len(parents) - len(tokens) rows
+    are in the KV cache already. logit_rows are the rows whose logits are wanted, 0 being that of tokens[0].
+    """
+
+    tokens: list[int]
+    parents: list[int]
+    logit_rows: list[int]
+
+
+class SessionCache(Generic[Slots]):
+    """Moves and frees the session's `slots`. `last_step`, of the caller, is the last forward that it was in."""
+
+    def __init__(self, slots: Slots) -> None:
         self.last_step = 0
-        self._blocks = blocks
+        self.slots = slots
         self._tokens: list[int] = []  # committed and computed
         # Rows: the first _num_computed are in the KV cache, the others are scheduled. Parents precede their children.
         self._row_tokens: list[int] = []
@@ -33,7 +49,7 @@ class SessionCache:
 
     @property
     def holds_blocks(self) -> bool:
-        return self._blocks.holds_blocks
+        return self.slots.holds_blocks
 
     @property
     def num_rows(self) -> int:
@@ -89,7 +105,7 @@ class SessionCache:
 
     def reserve_slots(self, num_rows: int) -> None:
         """Allocate blocks for `num_rows` more rows. Raises OutOfBlocks and then changes nothing."""
-        self._blocks.reserve_slots(self.num_rows + num_rows)
+        self.slots.reserve_slots(self.num_rows + num_rows)
 
     def schedule(self, request: int, context: Sequence[int], max_rows: int) -> None:
         """Schedule the first `max_rows` missing rows of a context; `request` is completed if they are all."""
@@ -101,11 +117,10 @@ class SessionCache:
         if length + max_rows >= len(context):
             self._completed.append((request, row))
 
-    def scheduled_rows(self) -> SequenceRows:
+    def scheduled_rows(self) -> ScheduledRows:
         """The scheduled rows, with the logits of the completed requests in their order."""
         num_computed, num_new = self._num_computed, len(self._row_tokens) - self._num_computed
-        return SequenceRows(
-            self._blocks,
+        return ScheduledRows(
             tokens=[*self._row_tokens[num_computed:], *(self._row_tokens[row] for row in self._repeated)],
             parents=[*self._row_parents, *(self._row_parents[row] for row in self._repeated)],
             logit_rows=[
@@ -119,7 +134,7 @@ class SessionCache:
         self._num_computed = len(self._row_tokens)
         if self._repeated:
             self._repeated.clear()
-            self._blocks.keep_rows((), range(self._num_computed))
+            self.slots.keep_rows((), range(self._num_computed))
         completed, self._completed = self._completed, []
         return [request for request, _ in completed]
 
@@ -142,19 +157,19 @@ class SessionCache:
             del self._row_of[self._row_parents[row], self._row_tokens[row]]
         if self.num_rows > self._num_computed:
             del self._row_tokens[self._num_computed :], self._row_parents[self._num_computed :]
-            self._blocks.keep_rows((), range(self._num_computed))
+            self.slots.keep_rows((), range(self._num_computed))
         self._repeated.clear()
         self._completed.clear()
 
     def _truncate(self, length: int) -> None:
-        self._blocks.truncate(length)
+        self.slots.truncate(length)
         del self._tokens[length:]
         self._set_rows([], [])
 
     def _keep(self, accepted: Sequence[int], kept: Sequence[int]) -> None:
         if not accepted and len(kept) == len(self._row_tokens):
             return
-        self._blocks.keep_rows(accepted, kept)
+        self.slots.keep_rows(accepted, kept)
         self._tokens += [self._row_tokens[row] for row in accepted]
         place = {row: i for i, row in enumerate(kept)}
         parents = [place.get(self._row_parents[row], -1) for row in kept]

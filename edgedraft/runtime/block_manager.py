@@ -17,11 +17,7 @@ from collections.abc import Sequence
 
 import torch
 
-BLOCK_SIZE = 16  # tokens per block
-
-
-class OutOfBlocks(Exception):
-    """The KV cache has too few free blocks."""
+from edgedraft.runtime.blocks import BLOCK_SIZE, OutOfBlocks, num_blocks
 
 
 class BlockManager:
@@ -32,7 +28,7 @@ class BlockManager:
 
     def __init__(self, num_tokens: int, dtype: torch.dtype, device: torch.device) -> None:
         """`num_tokens` is the capacity, rounded up to full blocks."""
-        self.num_blocks = -(-num_tokens // BLOCK_SIZE)
+        self.num_blocks = num_blocks(num_tokens)
         self.dtype, self.device = dtype, device
         self._free = list(range(self.num_blocks - 1, -1, -1))
         self._ref_counts = [0] * self.num_blocks
@@ -156,14 +152,14 @@ class BlockTable:
             self._block_hashes.append(block_hash)
 
     def reserve_slots(self, num_rows: int) -> None:
-        """Allocate blocks for `num_rows` rows after `length`. Raises OutOfBlocks and then changes nothing."""
-        missing = -(-(self.length + num_rows) // BLOCK_SIZE) - len(self._blocks)
+        """See SequenceSlots."""
+        missing = num_blocks(self.length + num_rows) - len(self._blocks)
         if missing > 0:
             self._blocks.extend(self._manager.allocate(missing))
 
     def blocks(self, num_rows: int) -> list[int]:
         """The blocks of the sequence and of `num_rows` reserved rows after it, in order."""
-        return self._blocks[: -(-(self.length + num_rows) // BLOCK_SIZE)]
+        return self._blocks[: num_blocks(self.length + num_rows)]
 
     def slot_mapping(self, start: int, stop: int) -> list[int]:
         """The slots of positions start to stop."""
@@ -174,11 +170,7 @@ class BlockTable:
         self.keep_rows(rows, ())
 
     def keep_rows(self, accepted: Sequence[int], kept: Sequence[int]) -> None:
-        """Append `accepted` rows to the sequence, move the `kept` rows right behind them, and drop all others.
-
-        Rows are numbered by their slots after `length`. Accepted rows ascend and are each the parent of the next; kept
-        rows ascend and come after them.
-        """
+        """See SequenceSlots."""
         rows = [*accepted, *kept]
         moves = [(row, place) for place, row in enumerate(rows) if row != place]
         if moves:
@@ -200,7 +192,7 @@ class BlockTable:
         self._free_after(length)
 
     def _free_after(self, num_slots: int) -> None:
-        needed = -(-num_slots // BLOCK_SIZE)
+        needed = num_blocks(num_slots)
         self._manager.free(self._blocks[needed:])
         del self._blocks[needed:]
 

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 from edgedraft.runtime.attention import ATTENTION, PackedBatch, UnsupportedModel
 from edgedraft.runtime.attention_groups import SequenceSpan, group_sequences, make_attention_group
 from edgedraft.runtime.block_manager import BlockManager, BlockTable
+from edgedraft.runtime.blocks import tree_paths
 from edgedraft.runtime.device import limit_primitive_cache
 from edgedraft.runtime.packed_linear import pack_linears
 
@@ -133,11 +133,7 @@ def _make_span(rows: SequenceRows, start: int) -> SequenceSpan:
     stop, blocks = start + num_rows, rows.block_table.blocks(num_slots)
     if rows.parents is None or list(rows.parents) == list(range(-1, num_slots - 1)):
         return SequenceSpan(start, stop, num_cached + num_slots - num_rows, blocks, torch.arange(num_rows), None)
-    depth, mask = np.zeros(num_slots, dtype=np.int64), np.eye(num_slots, dtype=np.bool_)
-    for row, parent in enumerate(rows.parents):
-        if parent >= 0:
-            mask[row] |= mask[parent]
-            depth[row] = depth[parent] + 1
+    depth, mask = tree_paths(rows.parents)
     return SequenceSpan(
         start, stop, num_cached, blocks, torch.from_numpy(depth), torch.from_numpy(mask[num_slots - num_rows :])
     )

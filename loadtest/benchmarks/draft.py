@@ -1,5 +1,7 @@
 """`bench draft`: tokens per verify of each drafter on 60 held-out prompts of six kinds, and the cost of drafting.
 
+The shipped draft model runs with torch, and exported to ONNX with ONNX Runtime (draft_runtimes.py).
+
 The target answers every prompt greedily, and twice at temperature 0.7 with different seeds. Then each drafter drafts
 for all chats at once with the agent's own sessions: before every verify it fills its window of NODES nodes, and the
 verify accepts what agrees with the text. This is the quality of trees when drafting takes no time; `bench link` adds
@@ -8,10 +10,12 @@ time. The prompts are those that `edgedraft distill` holds out (edge_agent/disti
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -31,6 +35,7 @@ from edgedraft.proposers.prompt_lookup import MatchRates
 from edgedraft.runtime.device import pick_device, pick_dtype
 from edgedraft.runtime.packed_model import PackedModel
 from edgedraft.wire import Commit, ModelCard, Open, Sampling
+from loadtest.benchmarks.draft_runtimes import compare_runtimes, onnx_drafters
 from loadtest.generation import generate_texts
 from loadtest.report import Result
 from loadtest.settings import BenchSettings
@@ -98,6 +103,9 @@ def draft(settings: BenchSettings) -> Result:
             store.add(chat.text)
         return PastOutputsDrafter(store, MatchRates())
 
+    with tempfile.TemporaryDirectory() as exported:
+        onnx = onnx_drafters(folder, Path(exported), card.vocab_size, settings.threads)
+    on_cpu = next(drafter for name, drafter in onnx.items() if ", cpu," in name)
     sides: list[tuple[str, str, list[Drafter]]] = [
         ("prompt lookup", GREEDY, [PromptLookupDrafter()]),
         ("draft model", GREEDY, [model_drafter()]),
@@ -108,6 +116,8 @@ def draft(settings: BenchSettings) -> Result:
         ("both", SAMPLED, [PromptLookupDrafter(), model_drafter()]),
         ("both", REPEATED, [PromptLookupDrafter(), model_drafter()]),
         ("both and past outputs", REPEATED, [PromptLookupDrafter(), past_drafter(), model_drafter()]),
+        ("draft model, ONNX Runtime", GREEDY, [on_cpu]),
+        ("draft model, ONNX Runtime", SAMPLED, [on_cpu]),
     ]
     scores: list[tuple[str, str, dict[str, Score]]] = []
     with progress("drafting", len(sides), "sides") as advance:
@@ -116,6 +126,11 @@ def draft(settings: BenchSettings) -> Result:
             advance(note=f"{name}, {how}")
     forwards = {n: _forward_seconds(model_drafter(), chats[GREEDY][:6], n) for n in FORWARD_SIZES}
     forward = forwards[1]
+    runtimes = compare_runtimes(
+        {f"torch, {dtype}".replace("torch.", ""): model_drafter(), **onnx},
+        [(chat.prompt, chat.text, chat.sampling) for chat in chats[GREEDY][:12]],
+        settings.threads,
+    )
     rows = [_row(name, how, found) for name, how, found in scores]
     return Result(
         f"tokens per verify of trees of {NODES} nodes, on {len(chats[GREEDY])} held-out prompts",
@@ -125,6 +140,8 @@ def draft(settings: BenchSettings) -> Result:
             "both_over_draft_model_greedy": _ratio(rows, 2, 1),
             "coupled_over_not_coupled_at_0.7": _ratio(rows, 5, 4),
             "past_outputs_over_without_asked_again": _ratio(rows, 8, 7),
+            "onnx_over_torch_greedy": _ratio(rows, 9, 1),
+            "onnx_over_torch_at_0.7": _ratio(rows, 10, 5),
             "draft_forward_over_target_step": forward / step,
         },
         {
@@ -150,7 +167,8 @@ def draft(settings: BenchSettings) -> Result:
                 ],
                 {},
                 {},
-            )
+            ),
+            runtimes,
         ],
     )
 

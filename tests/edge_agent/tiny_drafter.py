@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from edge_agent.drafters.interface import DraftRequest, Proposal
-from edge_agent.drafters.model import MAX_CANDIDATES, ModelDrafter
+from edge_agent.drafters.model import ModelDrafter
+from edge_agent.drafters.proposal_from_logits import MAX_CANDIDATES
 from edgedraft.runtime.packed_model import PackedModel
 from edgedraft.sampling.sampler import propose_tokens
 from edgedraft.wire import Sampling

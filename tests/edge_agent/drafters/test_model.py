@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from edge_agent.drafters import model as model_drafter
+from edge_agent.drafters import forward_schedule
 from edge_agent.drafters.interface import INCOMPLETE, NO_PROPOSAL, DraftRequest
 from edge_agent.drafters.model import ModelDrafter
+from edge_agent.drafters.proposal_from_logits import MIN_SIBLING_PROBABILITY
 from edgedraft.runtime.packed_model import PackedModel
 from edgedraft.sampling.sampler import propose_tokens, sample_next
 from edgedraft.sampling.token_counts import TokenCounts
@@ -86,12 +87,12 @@ def test_unlikely_siblings_are_left_out() -> None:
         proposal = complete(drafter, point(list(range(length))))
         widths.add(len(proposal.tokens))
         assert proposal.parents == (-1,) * len(proposal.tokens)
-        assert all(p >= model_drafter.MIN_SIBLING_PROBABILITY for p in proposal.probabilities[1:])
+        assert all(p >= MIN_SIBLING_PROBABILITY for p in proposal.probabilities[1:])
     assert len(widths) > 1
 
 
 def test_long_contexts_come_in_chunks_and_hold_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_drafter, "MAX_ROWS", 64)
+    monkeypatch.setattr(forward_schedule, "MAX_ROWS", 64)
     drafter = tiny_drafter()
     forwards = Forwards(drafter, monkeypatch)
     long = [i % VOCAB for i in range(200)]
@@ -110,10 +111,10 @@ def test_slow_forwards_make_chunks_smaller_and_quick_ones_larger(monkeypatch: py
     drafter = tiny_drafter()
     drafter.open(1)
     for seconds, rows in ((1.0, 32), (1.0, 16), (1.0, 16), (0.001, 32), (0.001, 64), (0.06, 64)):
-        drafter._adapt_max_rows(drafter._max_rows, seconds)
-        assert drafter._max_rows == rows
-    drafter._adapt_max_rows(1, 9.0)
-    assert drafter._max_rows == 64, "a forward that was not full tells nothing"
+        drafter._schedule.adapt_max_rows(drafter._schedule.max_rows, seconds)
+        assert drafter._schedule.max_rows == rows
+    drafter._schedule.adapt_max_rows(1, 9.0)
+    assert drafter._schedule.max_rows == 64, "a forward that was not full tells nothing"
 
 
 def test_a_full_cache_drops_who_was_drafted_longest_ago_and_runs_it_anew(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +134,7 @@ def test_a_full_cache_drops_who_was_drafted_longest_ago_and_runs_it_anew(monkeyp
 
 def test_sessions_that_do_not_fit_together_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     drafter = tiny_drafter(kv_tokens=96)
-    drafter._max_rows = 256
+    drafter._schedule.max_rows = 256
     forwards = Forwards(drafter, monkeypatch)
     prompts = {session: [(session * 31 + i) % VOCAB for i in range(60)] for session in (1, 2)}
     points = [point(prompt, session=session) for session, prompt in prompts.items()]

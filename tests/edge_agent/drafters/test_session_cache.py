@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from edge_agent.drafters import model as model_drafter
+from edge_agent.drafters import forward_schedule
 from edge_agent.drafters.draft_model import load_draft, shipped_draft
 from edge_agent.drafters.interface import INCOMPLETE, DraftRequest, Proposal
 from edge_agent.drafters.model import ModelDrafter
@@ -78,9 +78,9 @@ def test_over_random_trees_all_proposals_are_those_of_a_fresh_forward(
     kv_tokens: int, max_rows: int, sampling: Sampling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Commits that hit and miss, three sessions that evict each other, and prefill in chunks among them."""
-    monkeypatch.setattr(model_drafter, "MAX_ROWS", max_rows)
+    monkeypatch.setattr(forward_schedule, "MAX_ROWS", max_rows)
     drafter, rng = tiny_drafter(kv_tokens=kv_tokens), random.Random(kv_tokens + max_rows)
-    drafter._max_rows = max_rows
+    drafter._schedule.max_rows = max_rows
     trees = [RandomTree(number, rng, sampling, prompt) for number, prompt in ((1, 5), (2, 40), (3, 1))]
     for tree in trees:
         drafter.open(tree.number)
@@ -203,7 +203,7 @@ def test_after_a_commit_the_nodes_below_it_are_kept_and_all_others_dropped(monke
     request = at([7], [1, 4, 6])
     assert_fresh(drafter.propose([request])[0], request)
     assert forwards.rows[-1] == [2], "a miss: its token and the one behind it"
-    cache = drafter._sessions[1]
+    cache = drafter._schedule.sessions[1]
     assert cache.num_slots == len(request.context)
 
 
@@ -223,9 +223,9 @@ def test_a_commit_moves_only_the_rows_that_change_places(monkeypatch: pytest.Mon
 
 
 def test_branches_take_the_rows_that_other_sessions_first_requests_leave(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_drafter, "MAX_ROWS", 16)
+    monkeypatch.setattr(forward_schedule, "MAX_ROWS", 16)
     drafter = tiny_drafter()
-    drafter._max_rows = 16
+    drafter._schedule.max_rows = 16
     forwards = Forwards(drafter, monkeypatch)
     drafter.open(1)
     drafter.open(2)
@@ -248,7 +248,7 @@ def test_the_rows_of_a_session_are_bounded() -> None:
         requests = [at([*path, rng.randrange(VOCAB), rng.randrange(VOCAB)]) for _ in range(4)]
         for proposal, request in zip(drafter.propose(requests), requests, strict=True):
             assert_fresh(proposal, request)
-        assert drafter._sessions[1].num_rows <= model_drafter.MAX_KEPT_ROWS + 4 * 23
+        assert drafter._schedule.sessions[1].num_rows <= forward_schedule.MAX_KEPT_ROWS + 4 * 23
 
 
 def test_a_session_evicted_in_the_forward_that_it_was_to_be_in_is_run_anew() -> None:

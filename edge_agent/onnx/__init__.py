@@ -1,0 +1,1 @@
+"""Draft models as ONNX: their export, and the drafter that runs them with ONNX Runtime, without PyTorch."""
