@@ -217,7 +217,9 @@ def test_the_tab_proposes_what_pythons_agent_proposes(offered: Service, page: Pa
     headers = {"authorization": f"Bearer {KEY}"}
     offers = httpx.get(f"{address(offered)}/attach/drafts", headers=headers, trust_env=False).json()
     requests = list(positions(offered))
-    drafter = load_drafters(AgentSettings(threads=1, dtype="float32", past_outputs=False)).new_drafter(49152)
+    drafter = load_drafters(
+        AgentSettings.model_validate({"threads": 1, "dtype": "float32", "past_outputs": False})
+    ).new_drafter(49152)
     expected: list[int] = []
     for number, (context, prompt, index, temperature) in enumerate(requests):
         if index == 0:
