@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from edgedraft.local.browser_runtime import browser_folder, fetch_runtime
 from edgedraft.local.demo_model import cache_root
 
 CLIENTS = Path(__file__).parent / "clients"
@@ -88,6 +89,7 @@ def _made_once(folder: Path) -> Iterator[bool]:
 
 
 def main() -> None:
+    fetch_runtime(browser_folder())
     for make in python_clients, node_clients, codex_command, typescript_compiler:
         make()
     python_clients("agents_requirements.txt")
