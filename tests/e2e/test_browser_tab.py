@@ -12,7 +12,6 @@ from typing import Any
 import httpx
 import pytest
 import torch
-from edge_agent.onnx.export import export_draft
 from openai import OpenAI
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from playwright.sync_api import Error as PlaywrightError
@@ -20,12 +19,13 @@ from playwright.sync_api import Error as PlaywrightError
 from edge_agent.drafters.draft_model import shipped_draft
 from edge_agent.drafters.interface import DraftRequest
 from edge_agent.drafters.loading import load_drafters
+from edge_agent.onnx.export import export_draft
 from edge_agent.settings import AgentSettings
 from edgedraft.local.browser_runtime import RUNTIME_FOLDER, browser_folder, fetch_runtime
 from edgedraft.local.demo_model import DEMO_MODEL
 from edgedraft.wire import Sampling
 from tests.conftest import THOROUGH
-from tests.e2e.conftest import CASES, KEY, Answer, Case, Service
+from tests.e2e.conftest import CASES, KEY, Answer, Service
 from tests.support.waiting import wait_until
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
