@@ -70,7 +70,8 @@ def export_draft(draft: str, out: Path) -> DraftManifest:
         layers=len(weights.layers),
         kv_heads=weights.kv_heads,
         head_dim=weights.head_dim,
-        context_length=int(config.max_position_embeddings),
+        # Beyond a sliding window a layer would no longer attend to the whole text, as the graph does.
+        context_length=min(config.max_position_embeddings, getattr(config, "sliding_window", None) or 1 << 30),
         head_ids=_write(out, "head_ids.bin", ids[order].astype("<u4").tobytes()),
         variants={
             name: Variant(_write(out, f"draft.{name}.onnx", build_graph(weights, name).SerializeToString()), kv_dtype)

@@ -120,7 +120,7 @@ class OnnxModel:
                 )
                 for node in nodes
             }
-            for name in {*expected, *found}:
+            for name in sorted({*expected, *found}):
                 if found.get(name) != expected.get(name):
                     raise ValueError(f"its graph is not that of {MANIFEST_FILE}: {name[:60]} differs")
 

@@ -15,6 +15,8 @@ from transformers import PreTrainedModel
 from edge_agent.drafters.draft_model import quantise
 from edge_agent.onnx.graph import DraftWeights, Layer, Matrix
 
+ROPE_TYPES = ("default", "linear", "llama3")  # those whose frequencies do not depend on the length of the text
+
 
 class UnsupportedDraft(ValueError):
     """The draft model has a structure that the ONNX graph cannot express; the message says which."""
@@ -25,7 +27,8 @@ def read_weights(model: PreTrainedModel) -> DraftWeights:
     config: Any = model.config.get_text_config()
     state = {name.removeprefix("model."): tensor.detach().float() for name, tensor in model.state_dict().items()}
     rope: Any = getattr(model.get_decoder(), "rotary_emb", None)
-    if rope is None or getattr(config, "hidden_act", "") != "silu" or rope.attention_scaling != 1:
+    known = rope is not None and rope.rope_type in ROPE_TYPES and rope.attention_scaling == 1
+    if not known or getattr(config, "hidden_act", "") != "silu":
         raise UnsupportedDraft(f"{type(model).__name__} is not of the Llama family")
     head_dim = 2 * len(rope.inv_freq)
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads

@@ -13,7 +13,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -35,6 +35,7 @@ from edgedraft.proposers.prompt_lookup import MatchRates
 from edgedraft.runtime.device import pick_device, pick_dtype
 from edgedraft.runtime.packed_model import PackedModel
 from edgedraft.wire import Commit, ModelCard, Open, Sampling
+from loadtest.benchmarks.browser_drafter import browser_drafters
 from loadtest.benchmarks.draft_runtimes import compare_runtimes, onnx_drafters
 from loadtest.generation import generate_texts
 from loadtest.report import Result
@@ -105,6 +106,9 @@ def draft(settings: BenchSettings) -> Result:
 
     with tempfile.TemporaryDirectory() as exported:
         onnx = onnx_drafters(folder, Path(exported), card.vocab_size, settings.threads)
+        runtimes = _compare_runtimes(
+            {f"torch, {dtype}".replace("torch.", ""): model_drafter(), **onnx}, Path(exported), chats, settings.threads
+        )
     on_cpu = next(drafter for name, drafter in onnx.items() if ", cpu," in name)
     sides: list[tuple[str, str, list[Drafter]]] = [
         ("prompt lookup", GREEDY, [PromptLookupDrafter()]),
@@ -126,11 +130,6 @@ def draft(settings: BenchSettings) -> Result:
             advance(note=f"{name}, {how}")
     forwards = {n: _forward_seconds(model_drafter(), chats[GREEDY][:6], n) for n in FORWARD_SIZES}
     forward = forwards[1]
-    runtimes = compare_runtimes(
-        {f"torch, {dtype}".replace("torch.", ""): model_drafter(), **onnx},
-        [(chat.prompt, chat.text, chat.sampling) for chat in chats[GREEDY][:12]],
-        settings.threads,
-    )
     rows = [_row(name, how, found) for name, how, found in scores]
     return Result(
         f"tokens per verify of trees of {NODES} nodes, on {len(chats[GREEDY])} held-out prompts",
@@ -171,6 +170,15 @@ def draft(settings: BenchSettings) -> Result:
             runtimes,
         ],
     )
+
+
+def _compare_runtimes(
+    drafters: dict[str, Drafter], exported: Path, chats: Mapping[str, Sequence[AnsweredPrompt]], threads: int
+) -> Result:
+    """In this process and in a browser, on some greedy and some sampled answers."""
+    texts = [(chat.prompt, chat.text, chat.sampling) for how in (GREEDY, SAMPLED) for chat in chats[how][::10]]
+    with browser_drafters(exported, threads) as browsers:
+        return compare_runtimes({**drafters, **browsers}, texts, threads)
 
 
 def score(drafter: Drafter, chats: Sequence[AnsweredPrompt]) -> dict[str, Score]:

@@ -55,6 +55,7 @@ def distilled(distill_target: Path, tmp_path_factory: pytest.TempPathFactory) ->
         {
             "target": str(distill_target),
             "out": folder / "draft",
+            "onnx": folder / "onnx",
             "work": folder / "work",
             "layers": (0, 2),
             "head_size": 200,

@@ -19,6 +19,7 @@ from edgedraft.settings import Settings
 NEEDED = {
     "login": ["http://gateway"],
     "bench": ["quick"],
+    "draft export": ["--onnx", "draft"],
     "keys revoke": ["k1"],
     "keys update": ["k1"],
     "tenants create": ["acme"],

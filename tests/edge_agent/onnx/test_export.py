@@ -13,6 +13,8 @@ import torch
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
+    MistralConfig,
+    MistralForCausalLM,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -100,8 +102,9 @@ def test_logits_of_the_shipped_draft_are_those_of_torch(exported: Path, variant:
     [
         Qwen2ForCausalLM(Qwen2Config(**SHAPE, tie_word_embeddings=True)),
         Qwen3ForCausalLM(Qwen3Config(**SHAPE, head_dim=16)),
+        MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=64)),
     ],
-    ids=["qwen2: biases, tied embeddings", "qwen3: norms of queries and keys"],
+    ids=["qwen2: biases, tied embeddings", "qwen3: norms of queries and keys", "mistral: a sliding window"],
 )
 def test_relatives_of_llama_are_exported_too(model: Any, target: Path, tmp_path: Path) -> None:
     with torch.no_grad():
@@ -113,8 +116,9 @@ def test_relatives_of_llama_are_exported_too(model: Any, target: Path, tmp_path:
     tokens = [5, 17, 80, 3, 44, 21, 9]
     with torch.inference_mode():
         expected = model.eval()(torch.tensor([tokens])).logits[0].numpy()
-    logits = chain_logits(OnnxModel(tmp_path / "onnx", "cpu", 1, "int8"), tokens)
-    assert np.abs(logits - expected).max() < 0.1 * expected.std()
+    exported = OnnxModel(tmp_path / "onnx", "cpu", 1, "int8")
+    assert exported.manifest.context_length == (64 if isinstance(model, MistralForCausalLM) else 256)
+    assert np.abs(chain_logits(exported, tokens) - expected).max() < 0.1 * expected.std()
 
 
 def settings(name: str, folder: Path) -> DraftExportSettings:

@@ -34,11 +34,13 @@ export class ModelDrafter {
    * @param {any} inference its InferenceSession
    * @param {Shape} shape
    * @param {Uint32Array} headIds the token of each column of the logits
+   * @param {boolean} lookup whether to propose by prompt lookup too
    */
-  constructor(ort, inference, shape, headIds) {
+  constructor(ort, inference, shape, headIds, lookup = true) {
     this.ort = ort;
     this.inference = inference;
     this.shape = shape;
+    this.lookup = lookup;
     this.sampler = new Sampler(headIds);
     // Where a browser has Float16Array, onnxruntime-web wants it for float16 tensors.
     const Half = /** @type {any} */ (globalThis).Float16Array ?? Uint16Array;
@@ -69,7 +71,7 @@ export class ModelDrafter {
     for (const [number, indices] of bySession) {
       const session = this.#sessions.get(number);
       if (!session) continue;
-      const copied = indices.map((i) => session.ngrams.propose(requests[i]));
+      const copied = indices.map((i) => (this.lookup ? session.ngrams.propose(requests[i]) : NO_PROPOSAL));
       const modelled = await this.#compute(session, indices.map((i) => requests[i]));
       indices.forEach((i, n) => (proposals[i] = merge([copied[n], modelled[n]])));
     }
