@@ -60,7 +60,7 @@ class BrowserDrafter:
 
 @contextmanager
 def browser_drafters(folder: Path, threads: int) -> Iterator[dict[str, BrowserDrafter]]:
-    """The drafter of an exported draft in Chromium, by name. None without Chromium or before `edgedraft browser fetch`."""
+    """The drafter of an exported draft in Chromium, by name; none without Chromium or onnxruntime-web."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None or find_spec("playwright") is None or not has_runtime(browser_folder()):
         yield {}
