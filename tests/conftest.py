@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tests.support.topology import Topology
 
 os.environ["EDGEDRAFT_PAST_OUTPUTS"] = "false"
+os.environ["EDGEDRAFT_FIND_SERVERS"] = "false"
 
 # On a machine that is busy otherwise, torch's threads wait for each other: up to ten times as long. torch reads this
 # when it is imported, hence it also holds for fixtures of a module or session, and for the processes of tests.

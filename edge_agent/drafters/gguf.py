@@ -2,9 +2,8 @@
 
 llama.cpp's server runs inside this process and is called directly, not over a network; the HTTP port that it opens on
 the loopback address requires a random key. Each session has one server slot, whose KV cache keeps the common prefix of
-consecutive requests. A request decodes one token and reads the most likely next tokens, to which the target's sampling
-noise is added here (see edgedraft/sampling/sampler.py for why). Requests of several sessions run in parallel, those of
-one session one after another.
+consecutive requests. A request decodes one token and reads the most likely next tokens (top_tokens.py). Requests of
+several sessions run in parallel, those of one session one after another.
 
 This module does not decide where in a tree to draft or what is sent (drafting/draft_session.py).
 """
@@ -24,16 +23,12 @@ import numpy as np
 
 from edge_agent.drafters.interface import INCOMPLETE, NO_PROPOSAL, DraftRequest, Proposal
 from edge_agent.drafters.token_counts import SessionTokenCounts
-from edgedraft.sampling.noise import gumbel_at
-from edgedraft.sampling.token_counts import TokenCounts, has_penalties
+from edge_agent.drafters.top_tokens import num_top_tokens, propose_from_top_tokens
 from edgedraft.tokenizer import fingerprint_vocabulary
-from edgedraft.wire import Sampling
 
-MAX_CANDIDATES = 6  # per request
-MIN_SIBLING_PROBABILITY = 0.03  # all candidates but the first are dropped below it
-GREEDY_TOP_TOKENS, SAMPLED_TOP_TOKENS = 8, 64  # most likely tokens read from llama.cpp
 PREFILL_CHUNK = 256  # prompt tokens per call; other sessions wait for it
 KV_NUMBER_BYTES = 2  # llama.cpp's KV cache is float16
+MAGIC = b"GGUF"
 UNUSED_TOKEN_TYPE = 5  # llama.cpp's token type of padding entries of a vocabulary
 
 
@@ -48,16 +43,13 @@ class GgufMetadata:
 
 def read_gguf_metadata(path: Path) -> GgufMetadata:
     """Read a GGUF file's header. Raises ValueError when it is not a causal LM in GGUF or has no tokenizer."""
-    from gguf import GGUFReader
-
-    fields = GGUFReader(path).fields
+    fields = _read_fields(path)
 
     def read(name: str) -> Any:
         return fields[name].contents()
 
     try:
-        tokens: list[str] = read("tokenizer.ggml.tokens")
-        kinds = read("tokenizer.ggml.token_type") if "tokenizer.ggml.token_type" in fields else ()
+        vocabulary = _vocabulary(fields)
         kind = read("general.architecture")
         heads = read(f"{kind}.attention.head_count")
         kv_heads = max(np.atleast_1d(read(f"{kind}.attention.head_count_kv")))
@@ -66,9 +58,37 @@ def read_gguf_metadata(path: Path) -> GgufMetadata:
         kv_bytes = 2 * read(f"{kind}.block_count") * int(kv_heads) * dim * KV_NUMBER_BYTES
     except KeyError as error:
         raise ValueError(f"{path} does not tell its {error}") from None
+    return GgufMetadata(fingerprint_vocabulary(vocabulary), path.stat().st_size, kv_bytes)
+
+
+def read_gguf_vocabulary(path: Path) -> dict[int, str]:
+    """A GGUF file's tokens by id, without padding entries. Raises ValueError when it has no tokenizer."""
+    try:
+        return _vocabulary(_read_fields(path))
+    except KeyError as error:
+        raise ValueError(f"{path} does not tell its {error}") from None
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether this is a file that begins as GGUF files do, whatever its name."""
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
+def _read_fields(path: Path) -> Any:
+    from gguf import GGUFReader
+
+    return GGUFReader(path).fields
+
+
+def _vocabulary(fields: Any) -> dict[int, str]:
+    tokens: list[str] = fields["tokenizer.ggml.tokens"].contents()
+    types = "tokenizer.ggml.token_type"
+    kinds = fields[types].contents() if types in fields else ()
     unused = {i for i, kind in enumerate(kinds) if kind == UNUSED_TOKEN_TYPE}
-    fingerprint = fingerprint_vocabulary({i: token for i, token in enumerate(tokens) if i not in unused})
-    return GgufMetadata(fingerprint, path.stat().st_size, kv_bytes)
+    return {i: token for i, token in enumerate(tokens) if i not in unused}
 
 
 class LlamaCpp:
@@ -111,8 +131,10 @@ class LlamaCpp:
             return None
         if not count:
             return []
-        top = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
-        return [(int(entry["id"]), float(entry["logprob"])) for entry in top]
+        # None of a token that ends inside of a character: llama.cpp holds it back until the character is complete.
+        logprobs = answer["choices"][0]["logprobs"]
+        top = logprobs["content"][0]["top_logprobs"] if logprobs else []
+        return [(int(entry["id"]), float(entry["logprob"])) for entry in top] or None
 
 
 class GgufDrafter:
@@ -165,13 +187,7 @@ class GgufDrafter:
             taken = self._model.top_tokens(slot, request.context[: run + PREFILL_CHUNK], 0)
             self._num_cached[request.session] = run + PREFILL_CHUNK
             return NO_PROPOSAL if taken is None else INCOMPLETE
-        raw_greedy = (
-            request.sampling.temperature == 0
-            and not has_penalties(request.sampling)
-            and not request.sampling.logit_bias
-        )
-        count = GREEDY_TOP_TOKENS if raw_greedy else SAMPLED_TOP_TOKENS
-        top = self._model.top_tokens(slot, request.context, count)
+        top = self._model.top_tokens(slot, request.context, num_top_tokens(request.sampling))
         if top is None:
             return NO_PROPOSAL
         # The drafted path after the committed text may be dropped, and what replaces it may be longer.
@@ -179,52 +195,3 @@ class GgufDrafter:
         with self._token_counts.counts_at(request) as counts:
             known = [pair for pair in top if pair[0] < self._vocab_size]
             return propose_from_top_tokens(known, request.sampling, request.output_index, counts)
-
-
-def propose_from_top_tokens(
-    top: Sequence[tuple[int, float]], sampling: Sampling, index: int, token_counts: TokenCounts | None = None
-) -> Proposal:
-    """Propose tokens from a draft model's most likely tokens and their log-probabilities, best first.
-
-    Does what edgedraft.sampling.sampler.propose does with full logits; tokens outside `top` count as impossible. The
-    repetition penalty is left out: it needs raw logits, and only log-probabilities are known here.
-    """
-    if not top:
-        return NO_PROPOSAL
-    tokens = np.array([token for token, _ in top], dtype=np.int64)
-    logps = np.array([logp for _, logp in top])
-    probabilities = np.exp(logps)
-    if sampling.logit_bias or token_counts is not None:
-        logps = logps + [sampling.logit_bias.get(token, 0.0) for token, _ in top]
-        counts = np.zeros(len(top)) if token_counts is None else token_counts.counts(token for token, _ in top)
-        logps = logps - sampling.frequency_penalty * counts - sampling.presence_penalty * (counts > 0)
-        order = np.argsort(-logps, kind="stable")
-        tokens, logps = tokens[order], logps[order]
-        probabilities = _softmax(logps)
-    if sampling.temperature > 0:
-        z = _apply_filters(logps / sampling.temperature, sampling)
-        probabilities = _softmax((z + gumbel_at(sampling.seed, index, tokens)) * sampling.temperature)
-    order = np.argsort(-probabilities, kind="stable")[:MAX_CANDIDATES]
-    kept = [int(i) for n, i in enumerate(order) if n == 0 or probabilities[i] >= MIN_SIBLING_PROBABILITY]
-    return Proposal(
-        tuple(int(tokens[i]) for i in kept),
-        (-1,) * len(kept),
-        tuple(min(1.0, float(probabilities[i])) for i in kept),
-    )
-
-
-def _apply_filters(z: np.ndarray, sampling: Sampling) -> np.ndarray:
-    """Scores in descending order, with -inf where top_k, top_p or min_p exclude a token."""
-    keep = np.ones(len(z), dtype=bool)
-    if sampling.top_k:
-        keep[sampling.top_k :] = False
-    p = _softmax(np.where(keep, z, -np.inf))
-    keep &= (p.cumsum() - p) < sampling.top_p
-    if sampling.min_p > 0:
-        keep &= z >= z[0] + np.log(sampling.min_p)
-    return np.where(keep, z, -np.inf)
-
-
-def _softmax(z: np.ndarray) -> np.ndarray:
-    p = np.exp(z - z.max())
-    return p / p.sum()

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from edge_agent.drafters.draft_model import SPEC_FILE, load_draft, read_spec, shipped_draft
+from edge_agent.drafters.gguf import is_gguf
 from edge_agent.drafters.interface import CombinedDrafter, Drafter
+from edge_agent.drafters.loaded_model import LoadedModel
 from edge_agent.drafters.past_outputs import PastOutputsDrafter, PastOutputStore
 from edge_agent.drafters.prediction import PredictionDrafter
 from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
 from edge_agent.settings import AgentSettings
+from edgedraft.devices import LOOKUP
 from edgedraft.local.demo_model import DEMO_MODEL, DemoModelError, resolve_model
 from edgedraft.proposers.prompt_lookup import MatchRates
 from edgedraft.tokenizer import fingerprint
@@ -30,15 +32,6 @@ MIN_KV_TOKENS = 256
 
 class DrafterUnavailable(Exception):
     """No drafter could be loaded; the message says why."""
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A loaded draft model. `new_drafter(vocab_size)` makes a drafter for a target with that vocabulary size."""
-
-    new_drafter: Callable[[int], Drafter]
-    fingerprint: str
-    description: str
 
 
 @dataclass(frozen=True)
@@ -55,6 +48,11 @@ class DrafterSet:
     def fingerprint(self) -> str:
         """The fingerprint of the draft model's tokenizer; empty without a model, which fits any tokenizer."""
         return self.model.fingerprint if self.model else ""
+
+    @property
+    def device(self) -> str:
+        """What runs the draft model (edgedraft/devices.py)."""
+        return self.model.device if self.model else LOOKUP
 
     @property
     def description(self) -> str:
@@ -79,17 +77,28 @@ class DrafterSet:
 
 
 def load_drafters(settings: AgentSettings) -> DrafterSet:
-    """Load what the settings ask for. Raises DrafterUnavailable."""
+    """Load what the settings ask for; no servers are looked for. Raises DrafterUnavailable."""
     try:
-        path = _draft_path(settings.draft_model)
-        load_one = _load_gguf if path is not None and path.endswith(".gguf") else _load_model
-        model = None if path is None else load_one(path, settings)
+        if settings.draft_url:
+            from edge_agent.drafters.server.loading import load_server
+
+            model = load_server(settings)
+        else:
+            path = _draft_path(settings.draft_model)
+            load_one = _load_gguf if path is not None and _names_gguf(path) else _load_model
+            model = None if path is None else load_one(path, settings)
     except (OSError, ValueError, DemoModelError) as error:
-        raise DrafterUnavailable(f"cannot draft with {settings.draft_model}: {error}") from error
+        what = "the server of --draft-url" if settings.draft_url else settings.draft_model
+        raise DrafterUnavailable(f"cannot draft with {what}: {error}") from error
     except ImportError as error:
         raise DrafterUnavailable(
             f"a draft model needs more packages: pip install 'edgedraft[agent]' ({error})"
         ) from error
+    return combine_drafters(model, settings)
+
+
+def combine_drafters(model: LoadedModel | None, settings: AgentSettings) -> DrafterSet:
+    """This draft model beside the other drafters that the settings ask for. Raises DrafterUnavailable without any."""
     past_capacity = settings.past_tokens if settings.past_outputs else 0
     if model is None and not settings.prompt_lookup and not past_capacity:
         raise DrafterUnavailable("with no draft model, prompt lookup or past outputs there is nothing to draft with")
@@ -106,6 +115,11 @@ def _draft_path(name: str) -> str | None:
     if shipped is None:
         log.warning("no draft model comes with this installation: drafting by prompt lookup alone")
     return None if shipped is None else str(shipped)
+
+
+def _names_gguf(path: str) -> bool:
+    """Whether this is a GGUF file by its name, or by its content where it has another one, as Ollama's files do."""
+    return path.endswith(".gguf") or is_gguf(Path(path))
 
 
 def _load_model(path: str, settings: AgentSettings) -> LoadedModel:
@@ -135,6 +149,7 @@ def _load_model(path: str, settings: AgentSettings) -> LoadedModel:
         new_drafter=lambda vocab_size: ModelDrafter(packed, context_length, vocab_size, head_ids),
         fingerprint=fingerprint(_tokenizer(target or path)),
         description=f"{Path(path).name} on {device.type} in {str(dtype).removeprefix('torch.')}",
+        device=f"torch {device.type}",
     )
 
 
@@ -174,6 +189,7 @@ def _load_gguf(path: str, settings: AgentSettings) -> LoadedModel:
         new_drafter=lambda vocab_size: GgufDrafter(model, vocab_size),
         fingerprint=facts.fingerprint,
         description=f"{Path(path).name} by llama.cpp",
+        device="gguf",
     )
 
 

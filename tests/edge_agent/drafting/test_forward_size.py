@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from edge_agent.drafting.forward_size import SMOOTHING, ForwardCosts, select_requests
+from edge_agent.drafters.forward_costs import SMOOTHING, ForwardCosts
+from edge_agent.drafting.forward_size import select_requests
 
 
 def costs(**seconds: float) -> ForwardCosts:

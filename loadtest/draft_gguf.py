@@ -1,0 +1,36 @@
+"""The shipped draft model as an ordinary GGUF file, for llama.cpp beside the same model in torch.
+
+A distilled draft has an output head cut to the most frequent tokens, which GGUF files cannot have. The missing rows are
+the target's here, which those of the draft were trained from.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from edge_agent.drafters.draft_model import load_draft, shipped_draft
+from edgedraft.local.demo_model import DEMO_MODEL, resolve_model
+from loadtest.peers.engines.write_gguf import write_gguf
+
+
+def write_draft_gguf(folder: Path) -> Path:
+    """Write the draft for the demo target into `folder` in float32 (340 MB); returns the GGUF file."""
+    shipped, target = shipped_draft(DEMO_MODEL), Path(resolve_model(DEMO_MODEL))
+    assert shipped is not None
+    model, head_ids = load_draft(shipped, target)
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    head = state["model.embed_tokens.weight"].clone()  # the target's head too
+    head[head_ids] = state["lm_head.weight"]
+    whole = folder / "draft"
+    whole.mkdir()
+    save_file(state | {"lm_head.weight": head}, whole / "model.safetensors", {"format": "pt"})
+    (whole / "config.json").write_text(json.dumps(model.config.to_dict(), default=str))
+    shutil.copy(target / "tokenizer.json", whole)
+    file = folder / "draft.gguf"
+    write_gguf(whole, file, "float32")
+    (whole / "model.safetensors").unlink()
+    return file
