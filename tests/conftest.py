@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from logging.handlers import RotatingFileHandler
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -107,3 +108,11 @@ def topology(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology]:
 
     with running(tmp_path_factory.mktemp("topology-logs")) as topology:
         yield topology
+
+
+@pytest.fixture(scope="session")
+def draft_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped draft model as a GGUF file, for tests with llama.cpp's server."""
+    from loadtest.draft_gguf import write_draft_gguf
+
+    return write_draft_gguf(tmp_path_factory.mktemp("draft-gguf"))

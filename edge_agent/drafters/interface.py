@@ -127,3 +127,14 @@ def merge(parts: Sequence[Proposal]) -> Proposal:
                 probabilities[i] /= total
     complete = all(part.complete for part in parts)
     return Proposal(tuple(tokens), tuple(parents), tuple(probabilities), complete, tuple(sorted(expanded)))
+
+
+def first_chain(proposal: Proposal) -> list[int]:
+    """The tokens of the path that takes the first child each time, from the requested position on."""
+    chain: list[int] = []
+    parent = -1
+    for i, (token, its_parent) in enumerate(zip(proposal.tokens, proposal.parents, strict=True)):
+        if its_parent == parent:
+            chain.append(token)
+            parent = i
+    return chain
