@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from edge_agent.drafters.gguf_header import read_gguf_header
 from edge_agent.drafters.interface import INCOMPLETE, NO_PROPOSAL, DraftRequest, Proposal
 from edge_agent.drafters.token_counts import SessionTokenCounts
 from edge_agent.drafters.top_tokens import num_top_tokens, propose_from_top_tokens
@@ -28,7 +29,6 @@ from edgedraft.tokenizer import fingerprint_vocabulary
 
 PREFILL_CHUNK = 256  # prompt tokens per call; other sessions wait for it
 KV_NUMBER_BYTES = 2  # llama.cpp's KV cache is float16
-MAGIC = b"GGUF"
 UNUSED_TOKEN_TYPE = 5  # llama.cpp's token type of padding entries of a vocabulary
 
 
@@ -43,19 +43,15 @@ class GgufMetadata:
 
 def read_gguf_metadata(path: Path) -> GgufMetadata:
     """Read a GGUF file's header. Raises ValueError when it is not a causal LM in GGUF or has no tokenizer."""
-    fields = _read_fields(path)
-
-    def read(name: str) -> Any:
-        return fields[name].contents()
-
+    fields = read_gguf_header(path)
     try:
         vocabulary = _vocabulary(fields)
-        kind = read("general.architecture")
-        heads = read(f"{kind}.attention.head_count")
-        kv_heads = max(np.atleast_1d(read(f"{kind}.attention.head_count_kv")))
+        kind = fields["general.architecture"]
+        heads = fields[f"{kind}.attention.head_count"]
+        kv_heads = max(np.atleast_1d(fields[f"{kind}.attention.head_count_kv"]))
         length = f"{kind}.attention.key_length"
-        dim = read(length) if length in fields else read(f"{kind}.embedding_length") // heads
-        kv_bytes = 2 * read(f"{kind}.block_count") * int(kv_heads) * dim * KV_NUMBER_BYTES
+        dim = fields[length] if length in fields else fields[f"{kind}.embedding_length"] // heads
+        kv_bytes = 2 * fields[f"{kind}.block_count"] * int(kv_heads) * dim * KV_NUMBER_BYTES
     except KeyError as error:
         raise ValueError(f"{path} does not tell its {error}") from None
     return GgufMetadata(fingerprint_vocabulary(vocabulary), path.stat().st_size, kv_bytes)
@@ -64,31 +60,15 @@ def read_gguf_metadata(path: Path) -> GgufMetadata:
 def read_gguf_vocabulary(path: Path) -> dict[int, str]:
     """A GGUF file's tokens by id, without padding entries. Raises ValueError when it has no tokenizer."""
     try:
-        return _vocabulary(_read_fields(path))
+        return _vocabulary(read_gguf_header(path))
     except KeyError as error:
         raise ValueError(f"{path} does not tell its {error}") from None
 
 
-def is_gguf(path: Path) -> bool:
-    """Whether this is a file that begins as GGUF files do, whatever its name."""
-    if not path.is_file():
-        return False
-    with open(path, "rb") as file:
-        return file.read(len(MAGIC)) == MAGIC
-
-
-def _read_fields(path: Path) -> Any:
-    from gguf import GGUFReader
-
-    return GGUFReader(path).fields
-
-
-def _vocabulary(fields: Any) -> dict[int, str]:
-    tokens: list[str] = fields["tokenizer.ggml.tokens"].contents()
-    types = "tokenizer.ggml.token_type"
-    kinds = fields[types].contents() if types in fields else ()
+def _vocabulary(fields: Mapping[str, Any]) -> dict[int, str]:
+    kinds = fields.get("tokenizer.ggml.token_type", ())
     unused = {i for i, kind in enumerate(kinds) if kind == UNUSED_TOKEN_TYPE}
-    return {i: token for i, token in enumerate(tokens) if i not in unused}
+    return {i: token for i, token in enumerate(fields["tokenizer.ggml.tokens"]) if i not in unused}
 
 
 class LlamaCpp:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.drafters.draft_model import SPEC_FILE, load_draft, read_spec, shipped_draft
-from edge_agent.drafters.gguf import is_gguf
+from edge_agent.drafters.gguf_header import is_gguf
 from edge_agent.drafters.interface import CombinedDrafter, Drafter
 from edge_agent.drafters.loaded_model import LoadedModel
 from edge_agent.drafters.past_outputs import PastOutputsDrafter, PastOutputStore

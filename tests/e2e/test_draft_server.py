@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from edgedraft.local.processes import ManagedProcess
+from loadtest.llama_server import LlamaServerProcess, llama_server
 from tests.e2e.conftest import CASES, Answer, Case, Service
-from tests.support.llama_server import LlamaServerProcess, llama_server
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 

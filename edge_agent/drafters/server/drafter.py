@@ -25,7 +25,7 @@ from edge_agent.drafters.top_tokens import is_plain_greedy, num_top_tokens
 PATIENCE = 0.1  # seconds that `propose` waits for calls
 PREFILL_CHUNK = 512  # prompt tokens of one call
 SHORT_PREFILL = 8  # tokens: a call that computes more of the text tells nothing of what a chain costs
-MAX_CALLS = 16  # at a time, of all sessions
+MAX_CALLS, MAX_SESSION_CALLS = 16, 4  # at a time, of all sessions and of one
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +89,15 @@ class ServerDrafter:
             if api is not None and session is not None and self._can_draft(api, request):
                 self._start(session, api, request)
         open_sessions = [self._sessions[number] for number in {r.session for r in requests} & self._sessions.keys()]
-        wait([call.answer for session in open_sessions for call in session.calls], timeout=PATIENCE)
+        calls = [call for session in open_sessions for call in session.calls]
+        wait([call.answer for call in calls], timeout=PATIENCE)
+        ended = {id(call): call for call in calls if call.answer.done()}
+        for call in ended.values():  # those of a text that was left in the meantime, too
+            if isinstance(error := call.answer.exception(), ServerError):
+                self._connection.fail(call.api, error)
         proposals = [self._proposal(api, request) for request in requests]
         for session in open_sessions:
-            session.calls = [call for call in session.calls if not call.answer.done()]
+            session.calls = [call for call in session.calls if id(call) not in ended]
         return proposals
 
     def _can_draft(self, api: ServerApi, request: DraftRequest) -> bool:
@@ -107,8 +112,11 @@ class ServerDrafter:
             session.generation, session.num_cached = generation, 0
         run = min(session.num_cached, len(request.context) - 1)
         long = len(request.context) - run > PREFILL_CHUNK
-        stale = any(call.request.num_committed != request.num_committed for call in session.calls)
-        if session.calls and (long or (stale and api.facts.pinned) or session.calls[-1].prefilled is not None):
+        running = [call for call in session.calls if not call.answer.done()]
+        others = any(call.request.num_committed != request.num_committed for call in running)
+        if running and (long or (others and api.facts.pinned) or running[-1].prefilled is not None):
+            return
+        if len(running) >= MAX_SESSION_CALLS:
             return
         if long:
             prefilled, length = run + PREFILL_CHUNK, 0
@@ -124,19 +132,18 @@ class ServerDrafter:
         if api is None or session is None or not self._can_draft(api, request):
             return NO_PROPOSAL
         call = _find(session, request)
-        if call is None or not call.answer.done():
+        drafted = None if call is None else _num_drafted_since(call, request)
+        if call is None or drafted is None or not call.answer.done():
             return INCOMPLETE
-        try:
-            places, seconds = call.answer.result()
-        except ServerError as error:
-            self._connection.fail(call.api, error)
+        if isinstance(call.answer.exception(), ServerError):
             return NO_PROPOSAL
+        places, seconds = call.answer.result()
         if call.prefilled is not None:
             session.num_cached = call.prefilled
             return INCOMPLETE
         # The drafted path after the committed text may be dropped, and what replaces it may be longer.
         session.num_cached = request.num_committed
-        proposal, worth = propose_chain(places, request, self._vocab_size, self._token_counts)
+        proposal, worth = propose_chain(places[drafted:], request, self._vocab_size, self._token_counts)
         if call.typical:
             self._length.record_call(len(places), seconds)
         for value in worth:
@@ -152,8 +159,22 @@ def _complete(api: ServerApi, slot: int, context: list[int], length: int, top: i
 
 
 def _find(session: _Session, request: DraftRequest) -> _Call | None:
-    """The session's call for this request."""
-    for call in session.calls:
-        if call.request.num_committed == request.num_committed and call.request.context == request.context:
-            return call
-    return None
+    """The session's call whose answer is of use for this request, now or later.
+
+    It need not be for the same text: commits arrive while it runs, and what it drafted behind them is still good.
+    """
+    return next((call for call in session.calls if _num_drafted_since(call, request) is not None), None)
+
+
+def _num_drafted_since(call: _Call, request: DraftRequest) -> int | None:
+    """How many of the tokens that the call drafted are in the request's context; None if it is of no use for it."""
+    known = call.request.context[: call.prefilled]
+    if request.context[: len(known)] != known:
+        return None
+    since = request.context[len(known) :]
+    if call.prefilled is not None or not since:
+        return 0
+    if not call.answer.done() or call.answer.exception() is not None:
+        return None
+    chain = [place.token for place in call.answer.result()[0]]
+    return len(since) if chain[: len(since)] == since and len(chain) > len(since) else None

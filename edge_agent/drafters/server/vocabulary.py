@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from edge_agent.drafters.gguf import read_gguf_vocabulary
+from edge_agent.drafters.gguf_header import is_gguf
 from edge_agent.drafters.server.api import ServerApi
 from edge_agent.drafters.server.http_client import ServerError
 from edgedraft.local.demo_model import resolve_model
@@ -95,8 +97,6 @@ BYTES = dict(_byte_alphabet())
 
 def _read(path: str) -> dict[int, str] | None:
     """The vocabulary of a folder, a file, or a name in the Hugging Face cache; None when there is none."""
-    from edge_agent.drafters.gguf import is_gguf, read_gguf_vocabulary
-
     file = Path(path)
     try:
         if is_gguf(file):
@@ -109,8 +109,6 @@ def _read(path: str) -> dict[int, str] | None:
                 return None
             file = Path(cached)
         return read_vocabulary(file.read_bytes()) if file.is_file() else None
-    except ImportError as error:
-        raise ServerError(f"reading {path} needs another package: pip install 'edgedraft[gguf]' ({error})") from None
     except (OSError, ValueError) as error:
         raise ServerError(f"{path} cannot be read: {error}") from None
 

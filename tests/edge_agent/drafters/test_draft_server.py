@@ -23,7 +23,7 @@ from edgedraft.local.demo_model import DEMO_MODEL, ensure_demo_model, resolve_mo
 from edgedraft.sampling.sampler import propose_tokens
 from edgedraft.tokenizer import fingerprint
 from edgedraft.wire import Sampling
-from tests.support.llama_server import LlamaServerProcess, llama_server
+from loadtest.llama_server import LlamaServerProcess, llama_server
 from tests.support.waiting import wait_until
 
 VOCAB = 49152

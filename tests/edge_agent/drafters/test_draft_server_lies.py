@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
@@ -225,6 +226,26 @@ def test_a_slow_server_delays_nobody(server: ScriptedModelServer) -> None:
     calls = len(server.bodies("/completion"))
     wait_until(lambda: drafter.propose([request(repeating)])[0].complete)
     assert len(server.bodies("/completion")) == calls, "one call, however often it is asked for"
+
+
+def test_what_was_drafted_while_a_commit_came_is_of_use(server: ScriptedModelServer) -> None:
+    """A server that is slower than the verifier would otherwise never draft anything that counts."""
+    drafter = load_drafters(settings(server.url, prompt_lookup=False)).new_drafter(len(WORDS))
+    drafter.open(1)
+    honest, going_on = server.answers["/completion"], threading.Event()
+
+    def late(handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> Any:
+        going_on.wait(60)
+        return honest(handler, body)
+
+    server.answers["/completion"] = late
+    before = len(server.bodies("/completion"))
+    for context in ([9, 10], [9, 10, 11]):
+        assert not drafter.propose([request(context)])[0].complete
+    going_on.set()
+    assert first_chain(drafter_answer(drafter, [9, 10, 11])) == [12, 13]
+    assert len(server.bodies("/completion")) == before + 1
+    assert first_chain(drafter_answer(drafter, [9, 10, 12])) == [13, 14, 15], "of another text it is none"
 
 
 def test_a_server_that_comes_back_with_another_tokenizer_is_not_used(
