@@ -23,8 +23,8 @@ from loadtest.workloads import mixed_prompts, prompt_tokens
 UNLIKELY = -100.0
 
 
-def write_draft_gguf(folder: Path) -> Path:
-    """Write the draft for the demo target into `folder` in float32 (340 MB); returns the GGUF file."""
+def write_draft_gguf(folder: Path, dtype: str = "float32") -> Path:
+    """Write the draft for the demo target into `folder`, float32 takes 340 MB and q8_0 90; returns the GGUF file."""
     shipped, target = shipped_draft(DEMO_MODEL), Path(resolve_model(DEMO_MODEL))
     assert shipped is not None
     model, head_ids = load_draft(shipped, target)
@@ -39,7 +39,7 @@ def write_draft_gguf(folder: Path) -> Path:
     (whole / "config.json").write_text(json.dumps(model.config.to_dict(), default=str))
     shutil.copy(target / "tokenizer.json", whole)
     file = folder / "draft.gguf"
-    write_gguf(whole, file, "float32")
+    write_gguf(whole, file, dtype)
     (whole / "model.safetensors").unlink()
     return file
 

@@ -16,11 +16,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from edge_agent.drafters.forward_costs import ForwardCosts
 from edge_agent.drafters.interface import Drafter, DraftRequest, Proposal
 from edge_agent.drafting.draft_session import DraftSession
 from edge_agent.drafting.draft_threshold import DraftThreshold
-from edge_agent.drafting.forward_size import MAX_REQUESTS_PER_SESSION, select_requests
+from edge_agent.drafting.forward_size import MAX_REQUESTS_PER_SESSION, ForwardCosts, select_requests
 from edge_agent.drafting.mailbox import Incoming, Mailbox, MailboxClosed
 from edge_agent.drafting.stats import DraftStats, StatsCollector
 from edge_agent.traces import DraftSpans

@@ -169,10 +169,10 @@ def draft(settings: BenchSettings) -> Result:
 def _model_server(
     torch_drafter: Callable[[], Drafter], chats: dict[str, list[AnsweredPrompt]], vocab_size: int
 ) -> Result:
-    """The draft model in llama.cpp's server beside the same in torch, one thread each, on the first SERVED prompts."""
+    """The draft model as q8_0 in llama.cpp's server beside torch, one thread each, on the first SERVED prompts."""
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        file = write_draft_gguf(Path(folder))
+        file = write_draft_gguf(Path(folder), "q8_0")
         with llama_server(file, slots=SERVED + 1, kv_tokens=SLOT_TOKENS * (SERVED + 1)) as server:
             options = {"url": "-", "key": "-", "draft_url": server.url, "prompt_lookup": False, "past_outputs": False}
             drafters = load_drafters(AgentSettings.model_validate(options))
@@ -199,7 +199,7 @@ def _model_server(
                         advance(note=f"{name}, {how}")
     cost = "ms per drafted token"
     return Result(
-        f"the draft model by llama-server over HTTP and by torch, {SERVED} prompts",
+        f"the draft model by llama-server over HTTP (q8_0) and by torch, {SERVED} prompts",
         rows,
         {
             "server_over_torch_ms_greedy": rows[1][cost] / rows[0][cost],

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgedraft.local.processes import ManagedProcess
+from loadtest.draft_gguf import write_draft_gguf
 from loadtest.llama_server import LlamaServerProcess, llama_server
 from tests.e2e.conftest import CASES, Answer, Case, Service
 
@@ -17,8 +18,8 @@ SOME = CASES[::3]  # half of each temperature
 
 
 @pytest.fixture
-def model_server(draft_gguf: Path) -> Iterator[LlamaServerProcess]:
-    with llama_server(draft_gguf, slots=4, kv_tokens=8192) as server:
+def model_server(tmp_path: Path) -> Iterator[LlamaServerProcess]:
+    with llama_server(write_draft_gguf(tmp_path, "q8_0"), slots=4, kv_tokens=8192) as server:
         yield server
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from edge_agent.drafters.interface import DraftRequest, first_chain
 from edge_agent.drafters.server.api import Place
-from edge_agent.drafters.server.chains import MAX_CALL_SECONDS, MAX_CHAIN, ChainLength, propose_chain
+from edge_agent.drafters.server.chains import MAX_CALL_SECONDS, MAX_CHAIN, PROBE_CALLS, ChainLength, propose_chain
 from edge_agent.drafters.server.vocabulary import token_texts
 from edge_agent.drafters.token_counts import SessionTokenCounts
 from edgedraft.wire import Sampling
@@ -19,11 +19,20 @@ VOCAB = 100
 def measured(call: float, token: float, worth: float) -> ChainLength:
     """Of a server that takes `call` seconds and `token` more for each token."""
     length = ChainLength()
-    for _ in range(200):
+    for _ in range(20 * PROBE_CALLS):
         k = length.choose(greedy=True)
         length.record_call(k, call + k * token)
         length.record_place(True, worth)
     return length
+
+
+def test_a_server_that_was_busy_is_measured_anew() -> None:
+    length = measured(0.002, MAX_CALL_SECONDS, 0.9)
+    assert length.choose(greedy=True) == 1
+    for _ in range(20 * PROBE_CALLS):
+        k = length.choose(greedy=True)
+        length.record_call(k, 0.02 + k * 0.001)
+    assert length.choose(greedy=True) > 8
 
 
 def test_a_chain_is_longer_where_a_call_costs_more_and_where_tokens_are_likelier() -> None:

@@ -6,8 +6,7 @@ import random
 
 import pytest
 
-from edge_agent.drafters.forward_costs import SMOOTHING, ForwardCosts
-from edge_agent.drafting.forward_size import select_requests
+from edge_agent.drafting.forward_size import SMOOTHING, ForwardCosts, select_requests
 
 
 def costs(**seconds: float) -> ForwardCosts:
