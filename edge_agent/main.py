@@ -13,12 +13,13 @@ from types import FrameType
 from urllib.parse import urlsplit
 
 from edge_agent.attach.attachment import Agent, stay_attached
-from edge_agent.attach.connection import AttachRejected, agent_url
+from edge_agent.attach.connection import AttachRejected, TokenizerMismatch, agent_url
 from edge_agent.attach.observer import LineObserver, Observer
 from edge_agent.desktop.idle_policy import IdlePolicy, lower_priority
 from edge_agent.desktop.live_view import LiveView
 from edge_agent.desktop.login import fill_from_login
-from edge_agent.drafters.loading import DrafterSet, DrafterUnavailable, load_drafters
+from edge_agent.drafters.candidates import find_candidates
+from edge_agent.drafters.loading import DrafterSet, DrafterUnavailable
 from edge_agent.drafting.stats import StatsCollector
 from edge_agent.settings import AgentSettings
 from edgedraft import wire
@@ -37,16 +38,9 @@ def main(settings: AgentSettings) -> None:
         url = agent_url(settings.url)
         if settings.polite:
             lower_priority()
-        drafters = load_drafters(settings)
         if _is_unencrypted(url):
             log.warning("%s is not encrypted: the key and your prompts can be read on the way", settings.url)
-        stats = StatsCollector()
-        hello = hello_of(settings, drafters)
-        if settings.live and sys.stdout.isatty():
-            with LiveView(settings.url, hello, stats) as view:
-                asyncio.run(_run_until_signal(settings, url, drafters, stats, view, tracing))
-        else:
-            asyncio.run(_run_until_signal(settings, url, drafters, stats, LineObserver(settings.url), tracing))
+        _attach_first_fitting(settings, url, tracing)
     except KeyboardInterrupt:
         sys.exit(130)
     except (DrafterUnavailable, AttachRejected, TracingUnavailable) as error:
@@ -59,10 +53,41 @@ def main(settings: AgentSettings) -> None:
     os._exit(0)
 
 
+def _attach_first_fitting(settings: AgentSettings, url: str, tracing: Tracing | None) -> None:
+    """Attach with the first candidate whose tokenizer the gateway's model has, until SIGINT or SIGTERM.
+
+    Raises AttachRejected when the gateway takes none, DrafterUnavailable when the last one cannot be loaded.
+    """
+    candidates, refused = find_candidates(settings)
+    for reason in refused:
+        log.info("not drafted with: %s", reason)
+    for i, candidate in enumerate(candidates):
+        try:
+            _attach(settings, url, candidate.load(), tracing)
+            return
+        except (TokenizerMismatch, DrafterUnavailable) as error:
+            if i + 1 == len(candidates):
+                raise
+            why = "has another tokenizer" if isinstance(error, TokenizerMismatch) else str(error)
+            log.warning("%s: %s; trying %s", candidate.name, why, candidates[i + 1].name)
+
+
+def _attach(settings: AgentSettings, url: str, drafters: DrafterSet, tracing: Tracing | None) -> None:
+    """Attach with these drafters until SIGINT or SIGTERM. Raises AttachRejected."""
+    stats = StatsCollector()
+    if settings.live and sys.stdout.isatty():
+        with LiveView(settings.url, hello_of(settings, drafters), stats) as view:
+            asyncio.run(_run_until_signal(settings, url, drafters, stats, view, tracing))
+    else:
+        asyncio.run(_run_until_signal(settings, url, drafters, stats, LineObserver(settings.url), tracing))
+
+
 def hello_of(settings: AgentSettings, drafters: DrafterSet) -> wire.Hello:
     """The Hello that this agent sends to a gateway."""
     name, description = (settings.name or platform.node())[:256], drafters.description[:256]
-    return wire.Hello(wire.PROTOCOL, name, drafters.fingerprint, description, settings.max_sessions)
+    return wire.Hello(
+        wire.PROTOCOL, name, drafters.fingerprint, description, settings.max_sessions, device=drafters.device
+    )
 
 
 async def _run_until_signal(

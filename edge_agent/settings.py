@@ -3,17 +3,47 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from platformdirs import user_data_path
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import CliPositionalArg
 
 from edgedraft.local.demo_model import DEMO_MODEL
-from edgedraft.settings import COMMA_SEPARATED, KEY_ADVICE, KeySettings, Settings, TracedSettings
+from edgedraft.settings import (
+    COMMA_SEPARATED,
+    KEY_ADVICE,
+    SECRET_ADVICE,
+    KeySettings,
+    Settings,
+    TracedSettings,
+    read_key_file,
+)
 
 
-class DraftingSettings(Settings):
+class DraftServerSettings(Settings):
+    """A model server that already runs, to draft with."""
+
+    draft_url: str = Field(
+        "", description="draft with a server that runs already: llama-server, vLLM, SGLang; http://127.0.0.1:8080"
+    )
+    draft_key: str = Field("", description=f"key of --draft-url{SECRET_ADVICE}, nor does --draft-key-file")
+    draft_key_file: Path | None = Field(None, description="file that holds --draft-key")
+    draft_tokenizer: str = Field(
+        "", description="folder or name of the gateway's model, where the server does not tell its tokenizer"
+    )
+    find_servers: bool = Field(
+        True, description="with --draft-model auto, look for your model servers on this machine's usual ports"
+    )
+
+    @model_validator(mode="after")
+    def _read_draft_key_file(self) -> Self:
+        if self.draft_key_file and not self.draft_key:
+            self.draft_key = read_key_file(self.draft_key_file)
+        return self
+
+
+class DraftingSettings(DraftServerSettings):
     """What an agent drafts with, and the resources that it may use."""
 
     draft_model: str = Field(

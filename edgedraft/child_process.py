@@ -28,6 +28,8 @@ _NEEDED_PREFIXES = ("LC_", "PYTHON", "COVERAGE_")
 _SECRETS = {
     "EDGEDRAFT_KEY": {"gateway", "attach", "doctor"},
     "EDGEDRAFT_KEY_FILE": {"gateway", "attach", "doctor"},
+    "EDGEDRAFT_DRAFT_KEY": {"attach", "doctor"},
+    "EDGEDRAFT_DRAFT_KEY_FILE": {"attach", "doctor"},
     "EDGEDRAFT_VERIFIER_TOKEN": {"gateway", "verifier"},
     "EDGEDRAFT_REPLICA_SECRET": {"gateway"},
     "EDGEDRAFT_REDIS": {"gateway"},

@@ -62,11 +62,16 @@ class KeySettings(Settings):
     @model_validator(mode="after")
     def _read_key_file(self) -> Self:
         if self.key_file and not self.key:
-            try:
-                self.key = self.key_file.read_text().strip()
-            except (OSError, UnicodeDecodeError) as error:
-                raise ValueError(f"{self.key_file} cannot be read: {error}") from None
+            self.key = read_key_file(self.key_file)
         return self
+
+
+def read_key_file(file: Path) -> str:
+    """The key in a file. Raises ValueError when it cannot be read."""
+    try:
+        return file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} cannot be read: {error}") from None
 
 
 class TracedSettings(Settings):

@@ -14,6 +14,14 @@ def fingerprint(tokenizer_json: str | bytes) -> str:
     Formatting, merges and pre- and post-processing do not matter, since only token ids are exchanged. Raises ValueError
     for anything that is not a tokenizer.json.
     """
+    return fingerprint_vocabulary(read_vocabulary(tokenizer_json))
+
+
+def read_vocabulary(tokenizer_json: str | bytes) -> dict[int, str]:
+    """The tokens of a Hugging Face tokenizer.json by id, added tokens included.
+
+    Raises ValueError for anything that is not a tokenizer.json.
+    """
     try:
         document: Any = json.loads(tokenizer_json)
         model, added = document["model"], document.get("added_tokens") or []
@@ -26,7 +34,7 @@ def fingerprint(tokenizer_json: str | bytes) -> str:
         pairs |= {int(entry["id"]): entry["content"] for entry in added}
     except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"not a tokenizer.json: {error}") from error
-    return fingerprint_vocabulary(pairs)
+    return pairs
 
 
 def fingerprint_vocabulary(vocabulary: Mapping[int, str]) -> str:

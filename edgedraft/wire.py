@@ -85,8 +85,8 @@ class Hello(Struct, frozen=True, tag="hello", array_like=True):
     """The first message of a client: of an agent to a gateway, or of a gateway to a verifier.
 
     name is the agent's, drafter describes its draft model, and max_sessions is how many it drafts for at once.
-    fingerprint is that of the agent's tokenizer (tokenizer.py). A gateway leaves all of them empty. `reports` is a
-    gateway's: it takes Progress and Spent.
+    fingerprint is that of the agent's tokenizer (tokenizer.py), `device` says what runs its draft model (devices.py).
+    A gateway leaves all of them empty. `reports` is a gateway's: it takes Progress and Spent.
     """
 
     protocol: int
@@ -95,6 +95,7 @@ class Hello(Struct, frozen=True, tag="hello", array_like=True):
     drafter: Name = ""
     max_sessions: Annotated[int, Meta(ge=0, le=4096)] = 0
     reports: bool = False
+    device: Name = ""
 
 
 class ModelCard(Struct, frozen=True):

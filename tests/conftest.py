@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from logging.handlers import RotatingFileHandler
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from tests.support.topology import Topology
 
 os.environ["EDGEDRAFT_PAST_OUTPUTS"] = "false"
+os.environ["EDGEDRAFT_FIND_SERVERS"] = "false"
 
 # On a machine that is busy otherwise, torch's threads wait for each other: up to ten times as long. torch reads this
 # when it is imported, hence it also holds for fixtures of a module or session, and for the processes of tests.
@@ -106,3 +108,11 @@ def topology(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology]:
 
     with running(tmp_path_factory.mktemp("topology-logs")) as topology:
         yield topology
+
+
+@pytest.fixture(scope="session")
+def draft_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped draft model as a GGUF file, for tests with llama.cpp's server."""
+    from loadtest.draft_gguf import write_draft_gguf
+
+    return write_draft_gguf(tmp_path_factory.mktemp("draft-gguf"))

@@ -46,6 +46,10 @@ class AttachRejected(Exception):
     """The gateway will not accept this agent as it is; the message tells the user what to do."""
 
 
+class TokenizerMismatch(AttachRejected):
+    """The gateway serves no model with this agent's tokenizer."""
+
+
 class LinkLost(Exception):
     """There is no link, or no longer; another attempt may succeed."""
 
@@ -168,6 +172,8 @@ def _meaning(closed: TransportClosed) -> AttachRejected | LinkLost:
     """What it means for the agent that the gateway closed the link."""
     if closed.code is None:
         return LinkLost("the connection broke")
+    if closed.code == wire.TOKENIZER_MISMATCH:
+        return TokenizerMismatch(FINAL[closed.code])
     if closed.code in FINAL and closed.code >= 4000:
         return AttachRejected(FINAL[closed.code])
     if closed.code == wire.MOVE:

@@ -10,8 +10,8 @@ import asyncio
 import statistics
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import psutil
@@ -22,8 +22,9 @@ from edge_agent.attach.connection import AttachRejected, LinkLost, agent_url, di
 from edge_agent.desktop import idle_policy
 from edge_agent.desktop.login import fill_from_login, login_file
 from edge_agent.desktop.service import ServiceError, service_manager_for
-from edge_agent.drafters.interface import Drafter, DraftRequest
-from edge_agent.drafters.loading import DrafterSet, DrafterUnavailable, load_drafters, pick_runtime
+from edge_agent.drafters.candidates import Candidate, find_candidates
+from edge_agent.drafters.interface import Drafter, DraftRequest, first_chain
+from edge_agent.drafters.loading import DrafterSet, DrafterUnavailable, pick_runtime
 from edge_agent.main import hello_of
 from edge_agent.settings import DoctorSettings
 from edgedraft.observability.logs import configure_logging
@@ -34,6 +35,7 @@ SLOW_DRAFT = 0.04  # seconds per token, about a large model's own step
 LONG_RTT = 0.1  # seconds
 PINGS = 5
 DRAFTED_TOKENS = 24  # tokens, to measure speed
+MAX_WAITS = 200  # for a proposal that is not complete
 
 Status = Literal["ok", "warn", "failed"]
 MARKS = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "failed": "[red]fails[/]"}
@@ -71,29 +73,31 @@ def run_checks(settings: DoctorSettings) -> Iterator[CheckResult]:
     """Run all checks, each after those that it depends on."""
     yield _check_memory()
     yield _check_device(settings)
-    drafters: DrafterSet | None = None
-    start = time.perf_counter()
-    try:
-        drafters = load_drafters(settings)
-    except DrafterUnavailable as error:
-        yield CheckResult(
-            "draft model", "failed", str(error), "--draft-model none drafts without a model, for any gateway"
-        )
-    else:
-        yield CheckResult("draft model", "ok", f"{drafters.description}, loaded in {time.perf_counter() - start:.1f} s")
-    welcome: AgentWelcome | None = None
+    candidates, refused = find_candidates(settings)
+    yield from (CheckResult("model server", "ok", f"not drafted with: {reason}") for reason in refused)
+    loaded: list[tuple[Candidate, DrafterSet]] = []
+    for candidate in candidates:
+        start = time.perf_counter()
+        try:
+            drafters = candidate.load()
+        except DrafterUnavailable as error:
+            advice = "--draft-model none drafts without a model, for any gateway"
+            yield CheckResult("draft model", "warn" if len(candidates) > 1 else "failed", str(error), advice)
+        else:
+            loaded.append((candidate, drafters))
+            seconds = time.perf_counter() - start
+            yield CheckResult("draft model", "ok", f"{drafters.description}, loaded in {seconds:.1f} s")
+    fitting, vocab_size = loaded, 1 << 15
     try:
         complete = fill_from_login(settings)
     except AttachRejected as error:
         yield CheckResult("gateway", "failed", str(error), f"`edgedraft login URL` keeps both in {login_file()}")
     else:
-        if drafters is not None:
-            found, welcome = asyncio.run(_check_gateway(complete.url, complete.key, settings, drafters))
+        if loaded:
+            found, fitting, welcome = asyncio.run(_check_gateway(complete.url, complete.key, settings, loaded))
+            vocab_size = welcome.vocab_size if welcome else vocab_size
             yield from found
-    if drafters is not None:
-        yield _check_draft_speed(
-            drafters.new_drafter(welcome.vocab_size if welcome else 1 << 15, ""), bool(drafters.model)
-        )
+    yield from _check_draft_speeds(fitting or loaded, vocab_size)
     yield from _check_desktop(settings)
 
 
@@ -105,7 +109,8 @@ def _check_memory() -> CheckResult:
 
 
 def _check_device(settings: DoctorSettings) -> CheckResult:
-    if settings.draft_model == "none" or pick_runtime(settings.draft_model, "auto") != "torch":
+    elsewhere = settings.draft_url or settings.draft_model == "none"
+    if elsewhere or pick_runtime(settings.draft_model, "auto") != "torch":
         return CheckResult("device", "ok", "not PyTorch's to choose for this draft")
     try:
         import torch
@@ -116,7 +121,8 @@ def _check_device(settings: DoctorSettings) -> CheckResult:
         torch.zeros(1, device=device)
     except ImportError:
         advice = "pip install 'edgedraft[agent]', or draft with a GGUF file: pip install 'edgedraft[gguf]'"
-        return CheckResult("device", "failed", "PyTorch is not installed", advice)
+        status = "warn" if settings.draft_model == "auto" else "failed"  # a model server may be found
+        return CheckResult("device", status, "PyTorch is not installed", advice)
     except (RuntimeError, AssertionError) as error:
         return CheckResult(
             "device", "failed", f"{settings.device}: {str(error).splitlines()[0]}", "--device auto, or cpu"
@@ -132,31 +138,60 @@ def _check_device(settings: DoctorSettings) -> CheckResult:
 
 
 async def _check_gateway(
-    url: str, key: str, settings: DoctorSettings, drafters: DrafterSet
-) -> tuple[list[CheckResult], AgentWelcome | None]:
-    """Check key and tokenizer with the gateway, and measure the round-trip time."""
-    try:
-        link = await dial(agent_url(url), key)
-    except AttachRejected as error:
-        return [CheckResult("gateway", "failed", f"{url} refuses: {error}")], None
-    except LinkLost as error:
-        advice = "is the address right, and is the gateway up? curl URL/healthz asks it"
-        return [CheckResult("gateway", "failed", f"{url} does not answer: {error}", advice)], None
-    found = [CheckResult("gateway", "ok", f"{url} takes this key")]
-    try:
-        welcome, _ = await link.greet(hello_of(settings, drafters))
-        rtts = [await link.ping() for _ in range(PINGS)]
-    except (AttachRejected, LinkLost) as error:
-        return [*found, CheckResult("tokenizer", "failed", str(error))], None
-    finally:
-        await link.close(1000, "examined")
-    own = "of this draft model" if drafters.fingerprint else "whichever it is: no draft model"
-    found.append(CheckResult("tokenizer", "ok", f"{welcome.model} has the tokenizer {own}"))
-    rtt = statistics.median(rtts)
-    far = rtt > LONG_RTT
+    url: str, key: str, settings: DoctorSettings, loaded: Sequence[tuple[Candidate, DrafterSet]]
+) -> tuple[list[CheckResult], list[tuple[Candidate, DrafterSet]], AgentWelcome | None]:
+    """Check the key, and each candidate's tokenizer, with the gateway, and measure the round-trip time.
+
+    Returns the results, the candidates that fit, and the welcome of the first of them.
+    """
+    found: list[CheckResult] = []
+    fitting: list[tuple[Candidate, DrafterSet]] = []
+    first: AgentWelcome | None = None
+    for candidate, drafters in loaded:
+        try:
+            link = await dial(agent_url(url), key)
+        except AttachRejected as error:
+            return [CheckResult("gateway", "failed", f"{url} refuses: {error}")], [], None
+        except LinkLost as error:
+            advice = "is the address right, and is the gateway up? curl URL/healthz asks it"
+            return [CheckResult("gateway", "failed", f"{url} does not answer: {error}", advice)], [], None
+        if not found:
+            found.append(CheckResult("gateway", "ok", f"{url} takes this key"))
+        try:
+            welcome, _ = await link.greet(hello_of(settings, drafters))
+            rtts = [] if first else [await link.ping() for _ in range(PINGS)]
+        except (AttachRejected, LinkLost) as error:
+            found.append(
+                CheckResult("tokenizer", "warn" if len(loaded) > 1 else "failed", f"{candidate.name}: {error}")
+            )
+            continue
+        finally:
+            await link.close(1000, "examined")
+        own = f"of {candidate.name}" if drafters.fingerprint else "whichever it is: no draft model"
+        found.append(CheckResult("tokenizer", "ok", f"{welcome.model} has the tokenizer {own}"))
+        fitting.append((candidate, drafters))
+        if first is None:
+            first = welcome
+            found.append(_round_trip(statistics.median(rtts)))
+    if not fitting and len(loaded) > 1:
+        found.append(CheckResult("tokenizer", "failed", "no candidate has the tokenizer of the gateway's model"))
+    return found, fitting, first
+
+
+def _round_trip(seconds: float) -> CheckResult:
+    far = seconds > LONG_RTT
     advice = "drafting hides a round trip, but each mismatch costs one" if far else ""
-    found.append(CheckResult("round trip", "warn" if far else "ok", f"{1e3 * rtt:.1f} ms", advice))
-    return found, welcome
+    return CheckResult("round trip", "warn" if far else "ok", f"{1e3 * seconds:.1f} ms", advice)
+
+
+def _check_draft_speeds(fitting: Sequence[tuple[Candidate, DrafterSet]], vocab_size: int) -> Iterator[CheckResult]:
+    """Measure the candidates that fit; the first of them is what `edgedraft attach` takes."""
+    for i, (candidate, drafters) in enumerate(fitting):
+        speed = _check_draft_speed(drafters.new_drafter(vocab_size, ""), bool(drafters.model))
+        if len(fitting) > 1:
+            taken = f"taken, because it is {candidate.reason}" if i == 0 else f"{candidate.reason}, behind the first"
+            speed = replace(speed, message=f"{candidate.name}: {speed.message} ({taken})")
+        yield speed
 
 
 def _check_draft_speed(drafter: Drafter, with_model: bool) -> CheckResult:
@@ -166,15 +201,18 @@ def _check_draft_speed(drafter: Drafter, with_model: bool) -> CheckResult:
     text = list(range(3, 67))  # token ids that every vocabulary has
     drafter.open(1)
     seconds: list[float] = []
+    num_waits = 0
+    start = time.perf_counter()
     while len(seconds) < DRAFTED_TOKENS:
-        start = time.perf_counter()
         [proposal] = drafter.propose([DraftRequest(1, text, len(text), 0, Sampling(temperature=0.0))])
-        if not proposal.complete:
+        if not proposal.complete and num_waits < MAX_WAITS:
+            num_waits += 1
             continue
         if not proposal.tokens:
             return CheckResult("draft speed", "failed", "the draft model proposes nothing", "another --draft-model may")
-        seconds.append(time.perf_counter() - start)
-        text = [*text, proposal.tokens[0]]
+        chain = first_chain(proposal)
+        seconds += [(time.perf_counter() - start) / len(chain)] * len(chain)
+        text, start = [*text, *chain], time.perf_counter()
     drafter.close(1)
     token = statistics.median(seconds)
     slow = token > SLOW_DRAFT

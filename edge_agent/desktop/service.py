@@ -26,6 +26,7 @@ from edgedraft.settings import Settings
 UNIT = "edgedraft-agent.service"
 LABEL = "com.edgedraft.agent"
 COMMAND_SECONDS = 30.0
+SECRETS = frozenset({"draft_key"})  # settings that are in no command line
 
 
 class ServiceError(Exception):
@@ -73,6 +74,8 @@ def install(manager: ServiceManager, settings: AgentInstallSettings) -> str:
     """Write the file and start the service. Raises ServiceError; nothing is then left installed."""
     if load_login() is None:
         raise ServiceError("it needs a gateway and a key first: edgedraft login URL")
+    if settings.draft_key and not settings.draft_key_file:
+        raise ServiceError("the service's file would show the draft server's key: pass --draft-key-file")
     manager.file.parent.mkdir(parents=True, exist_ok=True)
     manager.file.write_bytes(manager.render(attach_command(settings)))
     try:
@@ -96,7 +99,7 @@ def attach_command(settings: AgentInstallSettings) -> list[str]:
     """The service's command line: `edgedraft attach` with every setting that was given explicitly."""
     words = python_command("edgedraft.cli", "attach", "--no-live")
     for name in type(settings).model_fields:
-        if name not in settings.model_fields_set:
+        if name not in settings.model_fields_set or name in SECRETS:
             continue
         value, flag = getattr(settings, name), name.replace("_", "-")
         words += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]

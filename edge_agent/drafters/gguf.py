@@ -2,9 +2,8 @@
 
 llama.cpp's server runs inside this process and is called directly, not over a network; the HTTP port that it opens on
 the loopback address requires a random key. Each session has one server slot, whose KV cache keeps the common prefix of
-consecutive requests. A request decodes one token and reads the most likely next tokens, to which the target's sampling
-noise is added here (see edgedraft/sampling/sampler.py for why). Requests of several sessions run in parallel, those of
-one session one after another.
+consecutive requests. A request decodes one token and reads the most likely next tokens (top_tokens.py). Requests of
+several sessions run in parallel, those of one session one after another.
 
 This module does not decide where in a tree to draft or what is sent (drafting/draft_session.py).
 """
@@ -13,24 +12,21 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 
+from edge_agent.drafters.gguf_header import read_gguf_header
 from edge_agent.drafters.interface import INCOMPLETE, NO_PROPOSAL, DraftRequest, Proposal
-from edge_agent.drafters.proposal_from_logits import propose_best, propose_from_logits
 from edge_agent.drafters.token_counts import SessionTokenCounts
-from edgedraft.sampling.token_counts import TokenCounts, has_penalties
+from edge_agent.drafters.top_tokens import num_top_tokens, propose_from_top_tokens
 from edgedraft.tokenizer import fingerprint_vocabulary
-from edgedraft.wire import Sampling
 
-GREEDY_TOP_TOKENS, SAMPLED_TOP_TOKENS = 8, 64  # most likely tokens read from llama.cpp
 PREFILL_CHUNK = 256  # prompt tokens per call; other sessions wait for it
 KV_NUMBER_BYTES = 2  # llama.cpp's KV cache is float16
 UNUSED_TOKEN_TYPE = 5  # llama.cpp's token type of padding entries of a vocabulary
@@ -47,27 +43,32 @@ class GgufMetadata:
 
 def read_gguf_metadata(path: Path) -> GgufMetadata:
     """Read a GGUF file's header. Raises ValueError when it is not a causal LM in GGUF or has no tokenizer."""
-    from gguf import GGUFReader
-
-    fields = GGUFReader(path).fields
-
-    def read(name: str) -> Any:
-        return fields[name].contents()
-
+    fields = read_gguf_header(path)
     try:
-        tokens: list[str] = read("tokenizer.ggml.tokens")
-        kinds = read("tokenizer.ggml.token_type") if "tokenizer.ggml.token_type" in fields else ()
-        kind = read("general.architecture")
-        heads = read(f"{kind}.attention.head_count")
-        kv_heads = max(np.atleast_1d(read(f"{kind}.attention.head_count_kv")))
+        vocabulary = _vocabulary(fields)
+        kind = fields["general.architecture"]
+        heads = fields[f"{kind}.attention.head_count"]
+        kv_heads = max(np.atleast_1d(fields[f"{kind}.attention.head_count_kv"]))
         length = f"{kind}.attention.key_length"
-        dim = read(length) if length in fields else read(f"{kind}.embedding_length") // heads
-        kv_bytes = 2 * read(f"{kind}.block_count") * int(kv_heads) * dim * KV_NUMBER_BYTES
+        dim = fields[length] if length in fields else fields[f"{kind}.embedding_length"] // heads
+        kv_bytes = 2 * fields[f"{kind}.block_count"] * int(kv_heads) * dim * KV_NUMBER_BYTES
     except KeyError as error:
         raise ValueError(f"{path} does not tell its {error}") from None
+    return GgufMetadata(fingerprint_vocabulary(vocabulary), path.stat().st_size, kv_bytes)
+
+
+def read_gguf_vocabulary(path: Path) -> dict[int, str]:
+    """A GGUF file's tokens by id, without padding entries. Raises ValueError when it has no tokenizer."""
+    try:
+        return _vocabulary(read_gguf_header(path))
+    except KeyError as error:
+        raise ValueError(f"{path} does not tell its {error}") from None
+
+
+def _vocabulary(fields: Mapping[str, Any]) -> dict[int, str]:
+    kinds = fields.get("tokenizer.ggml.token_type", ())
     unused = {i for i, kind in enumerate(kinds) if kind == UNUSED_TOKEN_TYPE}
-    fingerprint = fingerprint_vocabulary({i: token for i, token in enumerate(tokens) if i not in unused})
-    return GgufMetadata(fingerprint, path.stat().st_size, kv_bytes)
+    return {i: token for i, token in enumerate(fields["tokenizer.ggml.tokens"]) if i not in unused}
 
 
 class LlamaCpp:
@@ -110,8 +111,10 @@ class LlamaCpp:
             return None
         if not count:
             return []
-        top = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
-        return [(int(entry["id"]), float(entry["logprob"])) for entry in top]
+        # None of a token that ends inside of a character: llama.cpp holds it back until the character is complete.
+        logprobs = answer["choices"][0]["logprobs"]
+        top = logprobs["content"][0]["top_logprobs"] if logprobs else []
+        return [(int(entry["id"]), float(entry["logprob"])) for entry in top] or None
 
 
 class GgufDrafter:
@@ -164,13 +167,7 @@ class GgufDrafter:
             taken = self._model.top_tokens(slot, request.context[: run + PREFILL_CHUNK], 0)
             self._num_cached[request.session] = run + PREFILL_CHUNK
             return NO_PROPOSAL if taken is None else INCOMPLETE
-        raw_greedy = (
-            request.sampling.temperature == 0
-            and not has_penalties(request.sampling)
-            and not request.sampling.logit_bias
-        )
-        count = GREEDY_TOP_TOKENS if raw_greedy else SAMPLED_TOP_TOKENS
-        top = self._model.top_tokens(slot, request.context, count)
+        top = self._model.top_tokens(slot, request.context, num_top_tokens(request.sampling))
         if top is None:
             return NO_PROPOSAL
         # The drafted path after the committed text may be dropped, and what replaces it may be longer.
@@ -178,22 +175,3 @@ class GgufDrafter:
         with self._token_counts.counts_at(request) as counts:
             known = [pair for pair in top if pair[0] < self._vocab_size]
             return propose_from_top_tokens(known, request.sampling, request.output_index, counts)
-
-
-def propose_from_top_tokens(
-    top: Sequence[tuple[int, float]], sampling: Sampling, index: int, token_counts: TokenCounts | None = None
-) -> Proposal:
-    """Propose tokens from a draft model's most likely tokens and their log-probabilities, best first.
-
-    Tokens outside `top` count as impossible. The repetition penalty is left out: it needs raw logits, and only
-    log-probabilities are known here.
-    """
-    if not top:
-        return NO_PROPOSAL
-    top = sorted(top)
-    tokens = np.array([token for token, _ in top], dtype=np.int64)
-    logps = np.array([logp for _, logp in top], dtype=np.float32)
-    if sampling.temperature == 0 and not sampling.logit_bias and token_counts is None:
-        return propose_best(np.exp(logps), tokens)
-    known = msgspec.structs.replace(sampling, repetition_penalty=1.0)
-    return propose_from_logits(logps, tokens, known, index, token_counts)

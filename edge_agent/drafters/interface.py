@@ -37,13 +37,15 @@ class Proposal:
 
     parents[i] is an index into these columns, or -1 for the requested position itself. probabilities[i] estimates how
     likely the target is to choose tokens[i], given that it chose the parent. `complete` is False when the same request
-    would return more later, such as after the rest of a long context has been prefilled.
+    would return more later, such as after the rest of a long context has been prefilled. `expanded` are the indices of
+    tokens whose children are complete: a request behind one of them would return nothing new.
     """
 
     tokens: tuple[int, ...] = ()
     parents: tuple[int, ...] = ()
     probabilities: tuple[float, ...] = ()
     complete: bool = True
+    expanded: tuple[int, ...] = ()
 
 
 NO_PROPOSAL = Proposal()
@@ -101,6 +103,7 @@ def merge(parts: Sequence[Proposal]) -> Proposal:
     tokens: list[int] = []
     parents: list[int] = []
     probabilities: list[float] = []
+    expanded: set[int] = set()
     children: defaultdict[int, dict[int, int]] = defaultdict(dict)
     for part in parts:
         merged = {-1: -1}  # index in this part -> index in the merged tree
@@ -116,9 +119,22 @@ def merge(parts: Sequence[Proposal]) -> Proposal:
                 parents.append(merged[parent])
                 probabilities.append(probability)
             merged[i] = known
+        expanded.update(merged[i] for i in part.expanded)
     for siblings in children.values():
         total = sum(probabilities[i] for i in siblings.values())
         if total > 1:
             for i in siblings.values():
                 probabilities[i] /= total
-    return Proposal(tuple(tokens), tuple(parents), tuple(probabilities), all(part.complete for part in parts))
+    complete = all(part.complete for part in parts)
+    return Proposal(tuple(tokens), tuple(parents), tuple(probabilities), complete, tuple(sorted(expanded)))
+
+
+def first_chain(proposal: Proposal) -> list[int]:
+    """The tokens of the path that takes the first child each time, from the requested position on."""
+    chain: list[int] = []
+    parent = -1
+    for i, (token, its_parent) in enumerate(zip(proposal.tokens, proposal.parents, strict=True)):
+        if its_parent == parent:
+            chain.append(token)
+            parent = i
+    return chain

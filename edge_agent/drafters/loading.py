@@ -10,18 +10,20 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from edge_agent.drafters.draft_model import SPEC_FILE, load_draft, read_spec, shipped_draft
+from edge_agent.drafters.gguf_header import is_gguf
 from edge_agent.drafters.interface import CombinedDrafter, Drafter
+from edge_agent.drafters.loaded_model import LoadedModel
 from edge_agent.drafters.past_outputs import PastOutputsDrafter, PastOutputStore
 from edge_agent.drafters.prediction import PredictionDrafter
 from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
 from edge_agent.onnx.folder import is_exported, kv_bytes_per_token
 from edge_agent.settings import AgentSettings
+from edgedraft.devices import LOOKUP
 from edgedraft.local.demo_model import DEMO_MODEL, DemoModelError, resolve_model
 from edgedraft.proposers.prompt_lookup import MatchRates
 from edgedraft.tokenizer import fingerprint
@@ -33,15 +35,6 @@ MIN_KV_TOKENS = 256
 
 class DrafterUnavailable(Exception):
     """No drafter could be loaded; the message says why."""
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A loaded draft model. `new_drafter(vocab_size)` makes a drafter for a target with that vocabulary size."""
-
-    new_drafter: Callable[[int], Drafter]
-    fingerprint: str
-    description: str
 
 
 @dataclass(frozen=True)
@@ -58,6 +51,11 @@ class DrafterSet:
     def fingerprint(self) -> str:
         """The fingerprint of the draft model's tokenizer; empty without a model, which fits any tokenizer."""
         return self.model.fingerprint if self.model else ""
+
+    @property
+    def device(self) -> str:
+        """What runs the draft model (edgedraft/devices.py)."""
+        return self.model.device if self.model else LOOKUP
 
     @property
     def description(self) -> str:
@@ -82,16 +80,27 @@ class DrafterSet:
 
 
 def load_drafters(settings: AgentSettings) -> DrafterSet:
-    """Load what the settings ask for. Raises DrafterUnavailable."""
+    """Load what the settings ask for; no servers are looked for. Raises DrafterUnavailable."""
     try:
-        path = _draft_path(settings.draft_model)
-        model = None if path is None else LOADERS[pick_runtime(path, settings.runtime)](path, settings)
+        if settings.draft_url:
+            from edge_agent.drafters.server.loading import load_server
+
+            model = load_server(settings)
+        else:
+            path = _draft_path(settings.draft_model)
+            model = None if path is None else LOADERS[pick_runtime(path, settings.runtime)](path, settings)
     except (OSError, ValueError, DemoModelError) as error:
-        raise DrafterUnavailable(f"cannot draft with {settings.draft_model}: {error}") from error
+        what = "the server of --draft-url" if settings.draft_url else settings.draft_model
+        raise DrafterUnavailable(f"cannot draft with {what}: {error}") from error
     except ImportError as error:
         raise DrafterUnavailable(
             f"a draft model needs more packages: pip install 'edgedraft[agent]' ({error})"
         ) from error
+    return combine_drafters(model, settings)
+
+
+def combine_drafters(model: LoadedModel | None, settings: AgentSettings) -> DrafterSet:
+    """This draft model beside the other drafters that the settings ask for. Raises DrafterUnavailable without any."""
     past_capacity = settings.past_tokens if settings.past_outputs else 0
     if model is None and not settings.prompt_lookup and not past_capacity:
         raise DrafterUnavailable("with no draft model, prompt lookup or past outputs there is nothing to draft with")
@@ -115,11 +124,16 @@ def pick_runtime(path: str, runtime: str) -> str:
 
     Raises ValueError when another runtime is wanted than the format is for.
     """
-    found = "gguf" if path.endswith(".gguf") else "onnx" if is_exported(Path(path)) else "torch"
+    found = "gguf" if _names_gguf(path) else "onnx" if is_exported(Path(path)) else "torch"
     if runtime in ("auto", found):
         return found
     advice = "; `edgedraft draft export` writes a folder for it" if runtime == "onnx" else ""
     raise ValueError(f"it is not a draft model for --runtime {runtime}, but for {found}{advice}")
+
+
+def _names_gguf(path: str) -> bool:
+    """Whether this is a GGUF file by its name, or by its content where it has another one, as Ollama's files do."""
+    return path.endswith(".gguf") or is_gguf(Path(path))
 
 
 def _load_model(path: str, settings: AgentSettings) -> LoadedModel:
@@ -149,6 +163,7 @@ def _load_model(path: str, settings: AgentSettings) -> LoadedModel:
         new_drafter=lambda vocab_size: ModelDrafter(packed, context_length, vocab_size, head_ids),
         fingerprint=fingerprint(read_tokenizer(target or path)),
         description=f"{Path(path).name} on {device.type} in {str(dtype).removeprefix('torch.')}",
+        device=f"torch {device.type}",
     )
 
 
@@ -188,6 +203,7 @@ def _load_gguf(path: str, settings: AgentSettings) -> LoadedModel:
         new_drafter=lambda vocab_size: GgufDrafter(model, vocab_size),
         fingerprint=facts.fingerprint,
         description=f"{Path(path).name} by llama.cpp",
+        device="gguf",
     )
 
 
@@ -205,6 +221,7 @@ def _load_onnx(path: str, settings: AgentSettings) -> LoadedModel:
         new_drafter=lambda vocab_size: OnnxDrafter(model, vocab_size, kv_tokens),
         fingerprint=model.manifest.fingerprint,
         description=f"{Path(path).name} on {model.device.description} in {model.variant} by ONNX Runtime",
+        device=f"onnx {model.device.provider.name}",
     )
 
 

@@ -127,6 +127,7 @@ class DraftSession:
         ids.update(zip(chosen, range(first, first + len(chosen)), strict=True))
         self._hold_back(proposal, ids, [i for _, i in new if i not in ids])
         if not chosen:
+            self._drop_expanded(proposal, ids)
             return None
         tokens = [proposal.tokens[i] for i in chosen]
         parents = [ids[proposal.parents[i]] for i in chosen]
@@ -137,6 +138,7 @@ class DraftSession:
             if parent in self._uncovered:
                 self._uncovered[parent] -= confidence_probability(node.cost)
             self._add_candidate(node)
+        self._drop_expanded(proposal, ids)
         return Draft(self.number, tree.epoch, tree.at, first, tokens, parents, confidence)
 
     def _new_nodes(self, node_id: int, proposal: Proposal) -> tuple[dict[int, int], list[tuple[int, int]]]:
@@ -164,6 +166,12 @@ class DraftSession:
         if not self._is_last(node):
             self._uncovered[node.id] = confidence_probability(node.cost)
 
+    def _drop_expanded(self, proposal: Proposal, ids: dict[int, int]) -> None:
+        """Nodes whose children are in the proposal are not requested."""
+        for i in proposal.expanded:
+            if i in ids:
+                self._uncovered.pop(ids[i], None)
+
     def _hold_back(self, proposal: Proposal, ids: dict[int, int], out: list[int]) -> None:
         """Keep the tokens at the indices `out`, each below its deepest ancestor in the tree."""
         ancestor: dict[int, int] = {}
@@ -177,6 +185,7 @@ class DraftSession:
                 tuple(proposal.tokens[i] for i in own),
                 tuple(new_index.get(proposal.parents[i], -1) for i in own),
                 tuple(proposal.probabilities[i] for i in own),
+                expanded=tuple(new_index[i] for i in proposal.expanded if i in new_index),
             )
             self._held_back[node_id] = merge([self._held_back.get(node_id, NO_PROPOSAL), held])
 

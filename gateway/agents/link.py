@@ -13,6 +13,7 @@ from collections.abc import Callable
 from msgspec import Struct
 from msgspec.structs import replace
 
+from edgedraft.devices import OTHER
 from edgedraft.links.link import Frame
 from edgedraft.links.outbox import Outbox
 from edgedraft.links.session_table import SessionTable
@@ -43,6 +44,7 @@ class AgentLink:
     """An agent that drafts for sessions of `owner`, at most `max_sessions` at once.
 
     `agent` names this attachment and changes with each; `identity` names the agent to verifiers and stays the same.
+    `device` is one of edgedraft/devices.py.
     """
 
     def __init__(
@@ -54,12 +56,14 @@ class AgentLink:
         max_sessions: int,
         name: str = "",
         drafter: str = "",
+        device: str = OTHER,
         tracing: Tracing | None = None,
         settings: LinkSettings = AGENT_ENDPOINT,
     ) -> None:
         self.agent = agent
         self.name = name
         self.drafter = drafter
+        self.device = device
         self.stats = AgentStats()
         self.identity = identity
         self.owner = owner

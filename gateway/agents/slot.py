@@ -44,10 +44,16 @@ class AgentSlot(Protocol):
 
 
 class AgentHost(Protocol):
-    """An agent with a free slot, which `open` takes. `identity` names the agent to verifiers."""
+    """An agent with a free slot, which `open` takes. `identity` names the agent to verifiers.
+
+    `device` is one of edgedraft/devices.py.
+    """
 
     @property
     def identity(self) -> str: ...
+
+    @property
+    def device(self) -> str: ...
 
     @property
     def owner(self) -> Owner: ...

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, Depends, WebSocket
 
+from edgedraft.devices import known_device
 from edgedraft.links.greetings import Greetings
 from edgedraft.links.link import TRY_AGAIN_LATER, Link
 from edgedraft.links.settings import AGENT_ENDPOINT
@@ -117,6 +118,7 @@ async def _serve(
         max_sessions=hello.max_sessions,
         name=hello.name,
         drafter=hello.drafter,
+        device=known_device(hello.device),
         tracing=dependencies.tracing,
         settings=SETTINGS,
     )
@@ -124,7 +126,15 @@ async def _serve(
     if dependencies.drain.begun:
         agent.request_move()  # the drain began during the greeting
     dependencies.registry.attach(agent)
-    event(log, "agent attached", owner=principal.owner, agent=agent.agent, name=hello.name, drafter=hello.drafter)
+    event(
+        log,
+        "agent attached",
+        owner=principal.owner,
+        agent=agent.agent,
+        name=hello.name,
+        drafter=hello.drafter,
+        device=agent.device,
+    )
     try:
         if dependencies.replicas and not await dependencies.replicas.announce(agent):
             raise WireError(TOO_MANY, "this owner has as many agents attached as are allowed, at other replicas too")

@@ -60,6 +60,7 @@ class Ended:
     agent: str | None
     agent_tenant: str | None
     agent_owner: str | None
+    agent_device: str | None
     agent_ns: int | None
     verifier_cost: int
     edge_cost: int

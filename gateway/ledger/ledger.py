@@ -127,6 +127,7 @@ class Ledger:
             agent=drafter.agent if drafter else None,
             agent_tenant=drafter.agent_owner[0] if drafter else None,
             agent_owner=drafter.agent_owner[1] if drafter else None,
+            agent_device=drafter.agent_device if drafter else None,
             agent_ns=agent_ns,
             verifier_cost=prices.datacenter_cost(spent_ns),
             edge_cost=prices.edge_cost(agent_ns or 0),

@@ -35,6 +35,7 @@ class SpeculationStats:
         self.plain_seconds = 0.0
         self.agent = ""  # the agent that drafted last (AgentLink.identity)
         self.agent_owner: Owner = ("", "")
+        self.agent_device = ""  # edgedraft/devices.py
         self.agent_seconds = 0.0  # agents' time that was attributed to this session
         self._opened = True
         self._nodes = 0

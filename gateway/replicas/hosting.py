@@ -113,7 +113,7 @@ class RemoteSession:
         assert isinstance(agent, AgentLink), "`wait` pairs with agents of this gateway only"
         self._agent, self._slot = agent, agent.reserve(self)
         self._sessions.metrics.remote_sessions.inc()
-        self._sessions.outbox.put(SlotGranted(self._number, agent.identity, agent.running))
+        self._sessions.outbox.put(SlotGranted(self._number, agent.identity, agent.running, agent.device))
 
     def on_agent_lost(self) -> None:
         self._clear_slot()

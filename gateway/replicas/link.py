@@ -11,6 +11,7 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
+from edgedraft.devices import OTHER, known_device
 from edgedraft.links.link import Frame, Link
 from edgedraft.links.outbox import Outbox
 from edgedraft.links.session_table import SessionTable
@@ -127,7 +128,8 @@ class RemoteSlot:
 
     def __init__(self, link: ReplicaLink, requester: SlotRequester, owner: Owner) -> None:
         self.number = 0
-        self.identity = ""  # the agent's, once the slot is granted
+        self.identity = ""  # the agent's, as is `device`, once the slot is granted
+        self.device = OTHER
         self._link = link
         self._requester = requester
         self._owner = owner
@@ -152,7 +154,7 @@ class RemoteSlot:
             if isinstance(message, SlotUsage):
                 self._seconds = message.seconds
             else:
-                self.identity = message.agent
+                self.identity, self.device = message.agent, known_device(message.device)
                 self._requester.on_granted(self)
 
     def lost(self) -> None:

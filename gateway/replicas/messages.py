@@ -48,11 +48,15 @@ class SlotQueued(Struct, frozen=True, tag="full", array_like=True):
 
 
 class SlotGranted(Struct, frozen=True, tag="granted", array_like=True):
-    """To the requesting replica: a slot is reserved at this agent, which now has `running` sessions. Open takes it."""
+    """To the requesting replica: a slot is reserved at this agent, which now has `running` sessions. Open takes it.
+
+    `device` is one of edgedraft/devices.py.
+    """
 
     session: SessionId
     agent: Name
     running: Count
+    device: Name = ""
 
 
 class SlotUsage(Struct, frozen=True, tag="spent", array_like=True):

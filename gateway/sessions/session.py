@@ -270,7 +270,7 @@ class Session:
 
     def on_agent(self, agent: AgentHost) -> None:
         self._slot = agent.open(self, self._open_message())
-        self.stats.agent, self.stats.agent_owner = agent.identity, agent.owner
+        self.stats.agent, self.stats.agent_owner, self.stats.agent_device = agent.identity, agent.owner, agent.device
         if self._verifier_session:
             self._verifier_session.set_agent(agent.identity)
 

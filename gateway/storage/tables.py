@@ -100,6 +100,7 @@ usage = Table(
     Column("credit", BigInteger),
     Column("attempts", Text),  # nanoseconds of verifier_ns by attempt, as JSON: what commits carried
     Column("estimated", Boolean),  # of an unfinished row: verifiers have not reported all that it cost
+    Column("agent_device", String(32)),  # edgedraft/devices.py
     Index("usage_started", "started"),
     Index("usage_key_started", "key_id", "started"),
     Index("usage_tenant_started", "tenant", "started"),

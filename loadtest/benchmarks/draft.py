@@ -6,6 +6,8 @@ The target answers every prompt greedily, and twice at temperature 0.7 with diff
 for all chats at once with the agent's own sessions: before every verify it fills its window of NODES nodes, and the
 verify accepts what agrees with the text. This is the quality of trees when drafting takes no time; `bench link` adds
 time. The prompts are those that `edgedraft distill` holds out (edge_agent/distill/prompts.py).
+
+On a part of them the same draft model drafts as a GGUF file in llama.cpp's server over HTTP, beside torch.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -24,11 +26,13 @@ from transformers import AutoTokenizer
 
 from edge_agent.distill.prompts import KINDS, PromptMaker
 from edge_agent.drafters.draft_model import load_draft, shipped_draft
-from edge_agent.drafters.interface import CombinedDrafter, Drafter, DraftRequest
+from edge_agent.drafters.interface import CombinedDrafter, Drafter, DraftRequest, first_chain
+from edge_agent.drafters.loading import load_drafters
 from edge_agent.drafters.model import ModelDrafter
 from edge_agent.drafters.past_outputs import PastOutputsDrafter, PastOutputStore
 from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
 from edge_agent.drafting.draft_session import DraftSession
+from edge_agent.settings import AgentSettings
 from edgedraft.local.demo_model import DEMO_MODEL, resolve_model
 from edgedraft.observability.progress import progress
 from edgedraft.proposers.prompt_lookup import MatchRates
@@ -37,7 +41,9 @@ from edgedraft.runtime.packed_model import PackedModel
 from edgedraft.wire import Commit, ModelCard, Open, Sampling
 from loadtest.benchmarks.browser_drafter import browser_drafters
 from loadtest.benchmarks.draft_runtimes import compare_runtimes, onnx_drafters
+from loadtest.draft_gguf import write_draft_gguf
 from loadtest.generation import generate_texts
+from loadtest.llama_server import llama_server
 from loadtest.report import Result
 from loadtest.settings import BenchSettings
 from loadtest.simulator.playback import verify_recorded
@@ -51,6 +57,8 @@ from verifier.settings import VerifierSettings
 PROMPTS = 10  # of each kind
 TOKENS = 48
 NODES = 16
+SERVED = 12  # of the prompts, for the model server
+SLOT_TOKENS = 1024  # of context in the model server
 FORWARD_SIZES = (1, 2, 4, 8)  # requests of one session in a draft forward
 GREEDY, SAMPLED, REPEATED = "greedy", "temperature 0.7", "temperature 0.7, asked again"
 SAMPLINGS = {
@@ -168,6 +176,7 @@ def draft(settings: BenchSettings) -> Result:
                 {},
             ),
             runtimes,
+            _model_server(model_drafter, chats, card.vocab_size),
         ],
     )
 
@@ -179,6 +188,72 @@ def _compare_runtimes(
     texts = [(chat.prompt, chat.text, chat.sampling) for how in (GREEDY, SAMPLED) for chat in chats[how][::10]]
     with browser_drafters(exported, threads) as browsers:
         return compare_runtimes({**drafters, **browsers}, texts, threads)
+
+
+def _model_server(
+    torch_drafter: Callable[[], Drafter], chats: dict[str, list[AnsweredPrompt]], vocab_size: int
+) -> Result:
+    """The draft model as q8_0 in llama.cpp's server beside torch, one thread each, on the first SERVED prompts."""
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        file = write_draft_gguf(Path(folder), "q8_0")
+        with llama_server(file, slots=SERVED + 1, kv_tokens=SLOT_TOKENS * (SERVED + 1)) as server:
+            options = {"url": "-", "key": "-", "draft_url": server.url, "prompt_lookup": False, "past_outputs": False}
+            drafters = load_drafters(AgentSettings.model_validate(options))
+
+            def server_drafter() -> Drafter:
+                return drafters.new_drafter(vocab_size)
+
+            sides = {"torch": torch_drafter, "llama-server": server_drafter}
+            with progress("a model server", 2 * len(sides), "sides") as advance:
+                for how in (GREEDY, SAMPLED):
+                    for name, new_drafter in sides.items():
+                        found = score(new_drafter(), chats[how][:SERVED])["all"]
+                        seconds, length = _chain_seconds(new_drafter(), chats[how][:6])
+                        rows.append(
+                            {
+                                "drafter": name,
+                                "answers": how,
+                                "tokens per verify": found.tokens / found.verifies,
+                                "acceptance": found.accepted / found.nodes,
+                                "ms per drafted token": 1e3 * seconds,
+                                "tokens of a call": length,
+                            }
+                        )
+                        advance(note=f"{name}, {how}")
+    cost = "ms per drafted token"
+    return Result(
+        f"the draft model by llama-server over HTTP (q8_0) and by torch, {SERVED} prompts",
+        rows,
+        {
+            "server_over_torch_ms_greedy": rows[1][cost] / rows[0][cost],
+            "server_over_torch_ms_sampled": rows[3][cost] / rows[2][cost],
+            "server_over_torch_tokens_per_verify_greedy": rows[1]["tokens per verify"] / rows[0]["tokens per verify"],
+        },
+        {},
+    )
+
+
+def _chain_seconds(drafter: Drafter, chats: Sequence[AnsweredPrompt]) -> tuple[float, float]:
+    """Wall seconds per token drafted down the first path, and tokens of a call, of one session at a time."""
+    tokens, calls, seconds = 0, 0, 0.0
+    for key, chat in enumerate(chats):
+        drafter.open(key)
+        text, output = [*chat.prompt], 0
+        while output < len(chat.text):
+            began = time.perf_counter()
+            while not (
+                proposal := drafter.propose([DraftRequest(key, text, len(text), output, chat.sampling)])[0]
+            ).complete:
+                pass
+            chain = first_chain(proposal)[: len(chat.text) - output]
+            if output and chain:
+                tokens, calls, seconds = tokens + len(chain), calls + 1, seconds + time.perf_counter() - began
+            # On along the target's text, which the draft may have missed.
+            output += max(1, len(chain))
+            text = [*chat.prompt, *chat.text[:output]]
+        drafter.close(key)
+    return seconds / max(1, tokens), tokens / max(1, calls)
 
 
 def score(drafter: Drafter, chats: Sequence[AnsweredPrompt]) -> dict[str, Score]:

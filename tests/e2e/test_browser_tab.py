@@ -96,7 +96,8 @@ def attach(page: Page, service: Service) -> None:
     page.get_by_role("button", name="Draft").click()
     expect(page.locator("#state")).to_contain_text("Attached", timeout=300_000)
     assert page.locator("#problem").inner_text() == ""
-    assert agents(service) == 1
+    (agent,) = dashboard(service)["agents"]
+    assert agent["device"] == "browser wasm"
 
 
 def agents(service: Service) -> int:

@@ -53,6 +53,7 @@ class ScriptedAgent:
     name: str = "test"
     wrong_every: int = 0
     mute: bool = False
+    device: str = ""
     receive_buffer: int = 0
 
     opened: list[Open] = field(default_factory=list)
@@ -71,7 +72,9 @@ class ScriptedAgent:
 
     async def __aenter__(self) -> Self:
         await self.dial()
-        await self.say([Hello(self.protocol, self.name, self.fingerprint, "script", self.max_sessions)])
+        await self.say(
+            [Hello(self.protocol, self.name, self.fingerprint, "script", self.max_sessions, device=self.device)]
+        )
         self._task = task = asyncio.create_task(self._run())
         await until(lambda: self.welcome or task.done())
         return self

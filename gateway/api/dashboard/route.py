@@ -87,6 +87,7 @@ def _agent(agent: AgentLink, with_owner: bool) -> dict[str, Any]:
         "id": agent.agent,
         "name": agent.name,
         "drafter": agent.drafter,
+        "device": agent.device,
         "sessions": agent.running,
         "max_sessions": agent.max_sessions,
         "since": round(stats.since, 3),

@@ -3,4 +3,4 @@
 HEAD repeats the newest revision, so that a gateway with an up-to-date database starts without loading Alembic.
 """
 
-HEAD = "0007"
+HEAD = "0008"

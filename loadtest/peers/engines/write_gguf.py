@@ -1,4 +1,4 @@
-"""Writes a transformers Llama folder as a GGUF file with the same numbers, float32 or bfloat16, for llama.cpp.
+"""Writes a transformers Llama folder as a GGUF file for llama.cpp: the same numbers in float32 or bfloat16, or in q8_0.
 
 The demo target is published as Q4_1 and decoded to float32 when it is downloaded, which is what the other systems load;
 the Q4_1 file itself would need less memory traffic. Supports one architecture, Llama, and one tokenizer, the demo
@@ -19,6 +19,11 @@ from safetensors.torch import load_file
 
 from edgedraft.runtime.device import DTYPES
 
+KINDS = {
+    "float32": (GGMLQuantizationType.F32, LlamaFileType.ALL_F32),
+    "bfloat16": (GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16),
+    "q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
+}
 PARTS = {
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
@@ -33,12 +38,15 @@ PARTS = {
 
 
 def write_gguf(folder: Path, file: Path, dtype: str) -> None:
-    """Writes the model in `folder` to `file`, matrices in `dtype`, vectors in float32 as llama.cpp requires."""
+    """Writes the model in `folder` to `file`, matrices in `dtype`, vectors in float32 as llama.cpp requires.
+
+    `dtype` is one of KINDS.
+    """
     config = json.loads((folder / "config.json").read_text())
-    kind = GGMLQuantizationType.BF16 if dtype == "bfloat16" else GGMLQuantizationType.F32
+    kind, file_type = KINDS[dtype]
     writer = GGUFWriter(file, "llama")
     writer.add_name(folder.name)
-    writer.add_file_type(LlamaFileType.MOSTLY_BF16 if dtype == "bfloat16" else LlamaFileType.ALL_F32)
+    writer.add_file_type(file_type)
     writer.add_vocab_size(config["vocab_size"])
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
@@ -51,7 +59,7 @@ def write_gguf(folder: Path, file: Path, dtype: str) -> None:
     writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
     _add_tokenizer(writer, folder, config)
     for name, tensor in load_file(folder / "model.safetensors").items():
-        rounded = tensor.to(DTYPES[dtype]).float()
+        rounded = tensor.to(DTYPES.get(dtype, torch.float32)).float()
         if name.endswith(("q_proj.weight", "k_proj.weight")):
             rounded = _interleaved(rounded, config["head_dim"])
         data = rounded.numpy()

@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from edge_agent.desktop import doctor, login
-from edge_agent.settings import DoctorSettings
+from edge_agent.drafters.candidates import Candidate
+from edge_agent.drafters.loading import DrafterSet, load_drafters
+from edge_agent.settings import AgentSettings, DoctorSettings
 from tests.edge_agent.scripted_gateway import ScriptedGateway
 
 VOCAB = 97
@@ -43,3 +47,22 @@ def test_the_doctor_without_a_gateway_says_how_to_log_in() -> None:
     assert [finding.advice for finding in found if finding.status == "failed"] == [
         f"`edgedraft login URL` keeps both in {login.login_file()}"
     ]
+
+
+async def test_of_several_candidates_it_tells_which_is_taken_and_why(
+    target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(model: Path) -> DrafterSet:
+        options = {"url": "-", "key": "-", "draft_model": str(model), "device": "cpu"}
+        return load_drafters(AgentSettings.model_validate(options))
+
+    both = [Candidate("server", "server", lambda: load(target), 500.0), Candidate("cpu", "own", lambda: load(target))]
+    monkeypatch.setattr(doctor, "find_candidates", lambda settings: (both, ["http://127.0.0.1:9: it is Ollama"]))
+    async with ScriptedGateway(VOCAB) as gateway:
+        settings = DoctorSettings.model_validate({"url": gateway.url, "key": "k"})
+        found = await asyncio.to_thread(lambda: list(doctor.run_checks(settings)))
+    speeds = [finding.message for finding in found if finding.name == "draft speed"]
+    assert len(speeds) == 2
+    assert "taken, because it is a model server that already runs: 500 tokens per second" in speeds[0]
+    assert "ms a token" in speeds[1]
+    assert any("it is Ollama" in finding.message for finding in found)

@@ -92,3 +92,12 @@ def test_install_needs_a_login_and_uninstall_takes_all_back(tmp_path: Path) -> N
 def test_a_machine_without_a_known_service_manager_says_so() -> None:
     with pytest.raises(service.ServiceError, match="neither systemd nor launchd"):
         service.service_manager_for("win32")
+
+
+def test_the_draft_servers_key_is_in_no_command_line(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("s3cret")
+    given = {"draft_url": "http://127.0.0.1:8080", "draft_key_file": str(tmp_path / "key")}
+    words = service.attach_command(AgentInstallSettings.model_validate(given))
+    assert "--draft-key-file" in words
+    assert "--draft-key" not in words
+    assert "s3cret" not in words

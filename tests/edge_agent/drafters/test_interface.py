@@ -6,7 +6,15 @@ from collections.abc import Sequence
 
 import pytest
 
-from edge_agent.drafters.interface import INCOMPLETE, NO_PROPOSAL, CombinedDrafter, DraftRequest, Proposal, merge
+from edge_agent.drafters.interface import (
+    INCOMPLETE,
+    NO_PROPOSAL,
+    CombinedDrafter,
+    DraftRequest,
+    Proposal,
+    first_chain,
+    merge,
+)
 from edgedraft.wire import Sampling
 
 POINT = DraftRequest(9, [1], 1, 0, Sampling())
@@ -58,3 +66,16 @@ def test_together_asks_and_tells_every_drafter() -> None:
     assert [proposal.tokens for proposal in together.propose([POINT, POINT])] == [(3, 4), (3, 4)]
     together.close(9)
     assert all(recorder.calls == ["open 9", "close 9"] for recorder in both)
+
+
+def test_what_is_expanded_in_one_part_is_expanded_in_the_whole() -> None:
+    merged = merge(
+        [Proposal((5, 6), (-1, 0), (0.5, 0.5)), Proposal((7, 5, 6), (-1, -1, 1), (0.1, 0.2, 0.3), expanded=(1,))]
+    )
+    assert merged.tokens == (5, 6, 7)
+    assert merged.expanded == (0,)
+
+
+def test_the_first_chain_takes_the_first_child_each_time() -> None:
+    assert first_chain(Proposal((1, 2, 3, 4, 5), (-1, -1, 0, 0, 2), (0.1,) * 5)) == [1, 3, 5]
+    assert first_chain(Proposal()) == []

@@ -65,6 +65,22 @@ def test_the_most_open_node_is_next_and_none_is_expanded_twice() -> None:
     assert drafting.next_request() is None
 
 
+def test_nodes_whose_children_were_proposed_are_not_requested() -> None:
+    drafting = session(window=64)
+    whole = Proposal((10, 11, 20, 21), (-1, -1, 0, 2), (0.5, 0.3, 0.6, 0.6), expanded=(0, 2))
+    expand(drafting, whole)
+    contexts = [drafting.request_at(node).context[len(PROMPT) :] for _, node in drafting.candidates(8)]
+    assert contexts == [[11], [10, 20, 21]], "the last of the chain, and the sibling"
+
+
+def test_nor_are_they_when_they_are_sent_later() -> None:
+    drafting = session(window=2)
+    expand(drafting, Proposal((10, 20, 21, 22), (-1, 0, 1, 2), (0.9,) * 4, expanded=(0, 1, 2)))
+    [draft] = drafting.commit(Commit(7, 0, [10], window=64))
+    assert draft.tokens == [21, 22]
+    assert [drafting.request_at(node).context[-1] for _, node in drafting.candidates(8)] == [22]
+
+
 def test_several_nodes_are_drafted_from_in_one_forward_and_sent_as_one_message() -> None:
     drafting = session(window=64)
     expand(drafting, fan((10, 0.6), (11, 0.3), (12, 0.05)))

@@ -92,18 +92,19 @@ async def test_a_request_is_one_row(serving: Gateway, verifier: ScriptedVerifier
     assert row.verifier_ns == row.baseline_ns == sum(round(c.seconds * 1e9) for c in verifier.commits)
     assert row.verifier_cost == row.baseline_cost == Prices().datacenter_cost(row.verifier_ns) > 0
     assert (row.agent, row.agent_ns, row.edge_cost, row.credit) == (None, None, 0, 0)
+    assert row.agent_device is None
 
 
 async def test_tokens_of_an_agent_are_recorded_and_credited(gateway: Gateway) -> None:
     key = await gateway.accounts.create("ann", "acme", ["inference", "edge"])
-    async with gateway.agent(key):
+    async with gateway.agent(key, device="llama-server"):
         body = (await ask(gateway, key, messages=user("babble"), max_tokens=40, seed=1)).json()
     (row,) = await ended(gateway.state.database)
     made = body["edgedraft"]
     assert (row.mode, row.drafted, row.accepted) == (made["mode"], made["drafted"], made["accepted"])
     assert row.accepted > 0
     assert row.credit == Prices().credit(row.accepted)
-    assert (row.agent_tenant, row.agent_owner) == ("acme", "ann")
+    assert (row.agent_tenant, row.agent_owner, row.agent_device) == ("acme", "ann", "llama-server")
     assert row.agent
     assert 0 < row.agent_ns < 10**10
     assert row.edge_cost == Prices().edge_cost(row.agent_ns)

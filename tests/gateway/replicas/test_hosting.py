@@ -48,12 +48,12 @@ async def test_a_request_is_queued_until_an_agent_of_its_owner_has_a_slot(around
     around.sessions.deliver([REQUEST, replace(REQUEST, session=2, owner="bob")])
     assert await around.sent() == [SlotQueued(1), SlotQueued(2)]
     around.registry.attach(around.agent)
-    assert await around.sent() == [SlotGranted(1, "identity", 1)]
+    assert await around.sent() == [SlotGranted(1, "identity", 1, "other")]
     assert around.open_sessions == 1
     around.sessions.deliver([Close(1), Close(2)])
     assert (around.agent.running, around.open_sessions) == (0, 0)
     around.sessions.deliver([replace(REQUEST, session=3)])
-    assert await around.sent() == [SlotGranted(3, "identity", 1)]
+    assert await around.sent() == [SlotGranted(3, "identity", 1, "other")]
 
 
 async def test_a_session_is_relayed_in_both_directions(around: Around) -> None:
@@ -103,7 +103,11 @@ async def test_sessions_are_bounded_and_all_end_with_the_link(around: Around, mo
     monkeypatch.setattr(hosting, "MAX_REMOTE_SESSIONS", 2)
     around.registry.attach(around.agent)
     around.sessions.deliver([replace(REQUEST, session=number) for number in (1, 2, 3)])
-    assert await around.sent() == [SlotGranted(1, "identity", 1), SlotQueued(2), Close(3, reason="too many sessions")]
+    assert await around.sent() == [
+        SlotGranted(1, "identity", 1, "other"),
+        SlotQueued(2),
+        Close(3, reason="too many sessions"),
+    ]
     around.sessions.end_all()
     assert (around.agent.running, around.open_sessions) == (0, 0)
     assert not around.registry._waiting

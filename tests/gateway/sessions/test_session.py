@@ -56,6 +56,7 @@ class Surroundings:
     commits: list[Commit] = field(default_factory=list)
     agent: str = "laptop"
     identity: str = "laptop"
+    device: str = "torch cpu"
     owner: tuple[str, str] = ("tenant", "ann")
 
     @property

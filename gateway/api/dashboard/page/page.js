@@ -166,7 +166,7 @@ function showAgents(data) {
     }
     slots.append(make("b", "", `${agent.sessions} of ${agent.max_sessions}`));
     const cells = [
-      ["lead-cell", make("span", "who", agent.name || agent.id), make("span", "what", (agent.drafter || "prompt lookup") + owner)],
+      ["lead-cell", make("span", "who", agent.name || agent.id), make("span", "what", `${agent.device} · ${agent.drafter || "prompt lookup"}${owner}`)],
       ["", slots],
       ["", make("span", "meter", track, share === null ? NO_VALUE : percent(share))],
       ["number", span(agent.answer).join(" ")],

@@ -29,7 +29,7 @@ async def test_a_key_sees_its_owner_and_an_admin_all_owners(gateway: Gateway) ->
     ann = await gateway.accounts.create("ann", "default", ["inference", "edge"])
     bob = await gateway.accounts.create("bob", "default", ["inference"])
     admin = await gateway.accounts.create("root", "default", ["admin"])
-    async with gateway.agent(ann):
+    async with gateway.agent(ann, device="made up"):
         made = await ask(gateway, ann)
         await ask(gateway, bob)
         hers, his, all_of_it = [await figures(gateway, key) for key in (ann, bob, admin)]
@@ -42,6 +42,7 @@ async def test_a_key_sees_its_owner_and_an_admin_all_owners(gateway: Gateway) ->
     assert sum(steps["forwards"]) == made["edgedraft"]["verifier_steps"]
     (agent,) = hers["agents"]
     assert (agent["name"], agent["drafter"], agent["max_sessions"], agent["sessions"]) == ("test", "script", 8, 0)
+    assert agent["device"] == "other", "it said none that this gateway knows"
     assert (agent["accepted"], agent["served"]) == (made["edgedraft"]["accepted"], 1)
     assert "owner" not in agent
     assert "verifiers" not in hers

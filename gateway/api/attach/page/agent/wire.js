@@ -28,10 +28,11 @@ export class WireError extends Error {}
 
 /**
  * The frame of a Hello.
- * @param {{name: string, fingerprint: string, drafter: string, maxSessions: number}} hello
+ * @param {{name: string, fingerprint: string, drafter: string, maxSessions: number, device: string}} hello
+ *   `device` is a name of edgedraft/devices.py
  */
-export function encodeHello({ name, fingerprint, drafter, maxSessions }) {
-  return encode([["hello", PROTOCOL, name, fingerprint, drafter, maxSessions]]);
+export function encodeHello({ name, fingerprint, drafter, maxSessions, device }) {
+  return encode([["hello", PROTOCOL, name, fingerprint, drafter, maxSessions, false, device]]);
 }
 
 /**

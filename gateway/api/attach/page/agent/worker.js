@@ -52,15 +52,16 @@ async function run(start) {
   const stats = newStats();
   const timer = setInterval(() => tell({ type: "stats", stats }), STATS_MS);
   try {
-    const { device, newDrafter } = await load(start);
-    tell({ type: "device", device });
+    const { choice, newDrafter } = await load(start);
+    tell({ type: "device", device: choice.device });
     if (!stopping.signal.aborted) {
       const { name, fingerprint, maxSessions } = start;
-      const drafter = `${start.draft} by ${device}`.slice(0, 256);
+      const drafter = `${start.draft} by ${choice.device}`.slice(0, 256);
+      const device = `browser ${choice.provider}`;
       await stayAttached(
         {
           key: start.key,
-          hello: { name, fingerprint, drafter, maxSessions },
+          hello: { name, fingerprint, drafter, maxSessions, device },
           attach(welcome, link) {
             const limits = { vocabSize: welcome.vocabSize, maxSessions: Math.min(maxSessions, welcome.maxSessions) };
             loop = new DraftingLoop(newDrafter(), limits, (drafts) => link.send(drafts), stats, () => !paused && link.ready);
@@ -90,7 +91,7 @@ async function load(start) {
   for (const [i, choice] of start.choices.entries()) {
     try {
       const newDrafter = await loadChoice(start, choice, ids);
-      return { device: choice.device, newDrafter };
+      return { choice, newDrafter };
     } catch (error) {
       if (i === start.choices.length - 1) throw error;
     }
