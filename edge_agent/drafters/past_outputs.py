@@ -34,6 +34,7 @@ class PastOutputStore:
     def __init__(self, capacity: int, file: Path | None = None, vocab_size: int = 1 << 31) -> None:
         """Keep at most `capacity` tokens. A damaged file is replaced; one that cannot be read counts as empty."""
         self._capacity = capacity
+        self._half = capacity // 2  # what one output takes at most, and what is kept of others when it is full
         self._file = file
         self._tokens = array("i")
         self._previous = array("i")  # at [p - 1]: the position before p in its chain; 0 ends it
@@ -51,7 +52,7 @@ class PastOutputStore:
         """Keep an output; the oldest ones are dropped when the capacity is used up."""
         if len(output) < MIN_OUTPUT:
             return
-        fresh = array("i", [*output[-self._capacity // 2 :], END])
+        fresh = array("i", [*output[-max(1, self._half - 1) :], END])
         self._index(fresh)
         if (file := self._file) is not None:
             self._save(lambda: self._append(file, fresh))
@@ -85,7 +86,7 @@ class PastOutputStore:
 
     def _index(self, fresh: Sequence[int]) -> None:
         if len(self._tokens) + len(fresh) > self._capacity:
-            kept = self._tokens[-self._capacity // 2 :] if self._capacity > 1 else array("i")
+            kept = self._tokens[-self._half :] if self._half else array("i")
             first = next((i for i, token in enumerate(kept) if token == END), len(kept) - 1)
             fresh = [*kept[first + 1 :], *fresh]
             self._tokens, self._previous, self._heads = array("i"), array("i"), array("i", [0]) * HASH_SLOTS

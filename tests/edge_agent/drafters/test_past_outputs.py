@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edge_agent.drafters.interface import NO_PROPOSAL, Proposal
@@ -102,6 +102,7 @@ def test_a_drafted_path_is_looked_up_but_teaches_nothing() -> None:
 
 
 @given(st.lists(st.lists(st.integers(0, 5), max_size=40), max_size=30), st.integers(16, 120))
+@example([[0] * 40, [1] * 40], 35)
 def test_the_bound_holds_and_every_place_found_follows_its_match(outputs: list[list[int]], capacity: int) -> None:
     store = PastOutputStore(capacity)
     for output in outputs:
