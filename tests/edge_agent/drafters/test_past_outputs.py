@@ -102,7 +102,7 @@ def test_a_drafted_path_is_looked_up_but_teaches_nothing() -> None:
 
 
 @given(st.lists(st.lists(st.integers(0, 5), max_size=40), max_size=30), st.integers(16, 120))
-@example([[0] * 40, [1] * 40], 35)
+@example([[0] * 8, [1] * 16, [2] * 40], 35)
 def test_the_bound_holds_and_every_place_found_follows_its_match(outputs: list[list[int]], capacity: int) -> None:
     store = PastOutputStore(capacity)
     for output in outputs:

@@ -1,6 +1,6 @@
 // The draft model as a drafter: one run of the exported graph per session, with its keys and values in JavaScript's memory.
 //
-// The graph's contract is in edge_agent/onnx/manifest.py. Long contexts are computed in chunks whose size keeps a run short.
+// The graph's contract is in edge_agent/onnx/contract.py. Long contexts are computed in chunks whose size keeps a run short.
 
 import { INCOMPLETE, NO_PROPOSAL, merge } from "./proposal.js";
 import { NgramIndex } from "./prompt_lookup.js";
