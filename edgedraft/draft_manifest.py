@@ -1,7 +1,7 @@
 """draft.json of an exported draft: what hosts need to know of its ONNX graphs before they load one.
 
 A folder has this manifest, the token ids of the logits' columns, and a graph per variant. Agents read it from a folder
-of their own, gateways offer such folders to browsers. Nothing of it is trusted: all sizes are bounded, and a file's name
+of their own, gateways offer such folders to browsers. Nothing of it is trusted: sizes are bounded, and a file's name
 never leads out of its folder.
 """
 
