@@ -27,12 +27,7 @@ def read_weights(model: PreTrainedModel) -> DraftWeights:
     config: Any = model.config.get_text_config()
     state = {name.removeprefix("model."): tensor.detach().float() for name, tensor in model.state_dict().items()}
     rope: Any = getattr(model.get_decoder(), "rotary_emb", None)
-    if (
-        rope is None
-        or rope.rope_type not in ROPE_TYPES
-        or rope.attention_scaling != 1
-        or getattr(config, "hidden_act", "") != "silu"
-    ):
+    if rope is None or rope.rope_type not in ROPE_TYPES or rope.attention_scaling != 1 or config.hidden_act != "silu":
         raise UnsupportedDraft(f"{type(model).__name__} is not of the Llama family")
     head_dim = 2 * len(rope.inv_freq)
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads

@@ -18,6 +18,7 @@ from edge_agent.drafters.draft_model import load_draft, shipped_draft
 from edge_agent.drafters.interface import INCOMPLETE, NO_PROPOSAL, Drafter, DraftRequest, Proposal
 from edge_agent.drafters.model import ModelDrafter
 from edge_agent.onnx import drafter as onnx_drafter
+from edge_agent.onnx.contract import VariantName
 from edge_agent.onnx.drafter import OnnxDrafter
 from edge_agent.onnx.model import DraftBatch, OnnxModel
 from edgedraft.local.demo_model import DEMO_MODEL, ensure_demo_model
@@ -81,7 +82,7 @@ def assert_fresh(proposal: Proposal, asked: DraftRequest, model: OnnxModel) -> N
 @pytest.mark.long
 @pytest.mark.parametrize("sampling", [GREEDY, WARM, PENALISED], ids=["greedy", "temperature 0.8", "with penalties"])
 def test_it_proposes_what_the_torch_drafter_proposes(exported: Path, text: list[int], sampling: Sampling) -> None:
-    """With the same noise: the same first guess at 97 % of a text's positions, at nearly the same probability."""
+    """With the same noise: the same first guess at 95 % of a text's positions, at nearly the same probability."""
     shipped = shipped_draft(DEMO_MODEL)
     assert shipped is not None
     draft, head_ids = load_draft(shipped, ensure_demo_model())
@@ -91,13 +92,13 @@ def test_it_proposes_what_the_torch_drafter_proposes(exported: Path, text: list[
     ]
     for drafter in drafters:
         drafter.open(1)
-    same, differences = 0, []
-    for end in range(30, len(text)):
+    same, differences = 0, list[float]()
+    for end in range(30, len(text), 2):
         asked = request(text[:end], sampling=sampling, prompt=30)
         expected, found = (complete(drafter, asked) for drafter in drafters)
         same += expected.tokens[0] == found.tokens[0]
         differences.append(abs(expected.probabilities[0] - found.probabilities[0]))
-    assert same >= 0.97 * (len(text) - 30)
+    assert same >= 0.95 * len(differences)
     assert np.mean(differences) < 0.02
 
 
@@ -254,15 +255,17 @@ print(drafters.description, sorted({{"torch", "transformers", "onnx"}} & set(sys
     assert done.stdout.endswith(" []\n")
 
 
-def test_the_tiny_draft_proposes_what_torch_proposes(model: OnnxModel, target: Path) -> None:
-    """The weights are rounded to int8 here, hence a bound on probabilities and not on each first guess."""
+@pytest.mark.parametrize("variant", ["int8", "fp16"])
+def test_both_variants_draft_along_a_text_as_torch_does(tiny: Path, target: Path, variant: VariantName) -> None:
+    """This model's weights have not been int8 before, hence a bound on the probabilities and not on each guess."""
     plain, _ = load_draft(target)
-    drafter = OnnxDrafter(model, VOCAB, 512)
+    drafter = OnnxDrafter(OnnxModel(tiny, "cpu", 1, variant), VOCAB, 512)
     drafter.open(1)
+    differences: list[float] = []
     for end in range(2, 40, 3):
         context = [(i * i + 3) % VOCAB for i in range(end)]
         with torch.inference_mode():
             expected = plain(torch.tensor([context])).logits[0, -1].softmax(-1)
-        proposal = complete(drafter, request(context))
-        for token, probability in zip(proposal.tokens, proposal.probabilities, strict=True):
-            assert probability == pytest.approx(float(expected[token]), abs=0.1)
+        found = complete(drafter, request(context))
+        differences += [abs(p - float(expected[t])) for t, p in zip(found.tokens, found.probabilities, strict=True)]
+    assert np.mean(differences) < 0.02
