@@ -117,13 +117,14 @@ async def _run_until_signal(
     def stop(number: int, frame: FrameType | None) -> None:
         loop.call_soon_threadsafe(task.cancel)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         await task
     except asyncio.CancelledError:
         log.info("detached")
     finally:
+        for number, handler in before.items():  # another candidate may be loaded next, without this event loop
+            signal.signal(number, handler)
         if watch is not None:
             watch.cancel()
 

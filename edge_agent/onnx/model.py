@@ -77,7 +77,7 @@ class OnnxModel:
                 self._check_run()
                 return
             except Exception as error:  # of many kinds, and a provider's own libraries raise others
-                reason = str(error).splitlines()[0][:200]
+                reason = (str(error) or type(error).__name__).splitlines()[0][:200]
                 failures.append(f"{device.description}: {reason}")
                 log.warning("execution provider %s is skipped: %s", device.description, reason)
         raise ValueError(f"no execution provider runs it: {'; '.join(failures)}")

@@ -124,6 +124,6 @@ def _register(provider: Provider) -> bool:
         library = import_module(provider.module).get_library_path()
         ort.register_execution_provider_library(provider.runtime_name, library)
     except Exception as error:  # whatever a vendor's package raises, there are other providers
-        log.warning("execution provider %s: %s", provider.name, str(error).splitlines()[0])
+        log.warning("execution provider %s: %s", provider.name, (str(error) or type(error).__name__).splitlines()[0])
         return False
     return True

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,7 +18,7 @@ from gateway.storage.shared_store import SharedStore, StoreDown
 
 TICKET_SECONDS = 30
 MAX_PER_KEY = 32  # tickets of one key that were not used yet; then its oldest one goes
-MAX_TICKETS = 4096  # of all keys
+MAX_TICKETS = 4096  # of all keys; then the oldest one of the key that has the most goes
 PREFIX = "edgedraft:ticket:"
 
 _PUT = "redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])"
@@ -59,7 +59,8 @@ class MemoryTickets:
         if len(own) >= MAX_PER_KEY:
             del self._tickets[own[0]]
         elif len(self._tickets) >= MAX_TICKETS:
-            self._tickets.popitem(last=False)
+            ((most, _),) = Counter(other.key_digest for _, other in self._tickets.values()).most_common(1)
+            del self._tickets[next(key for key, (_, other) in self._tickets.items() if other.key_digest == most)]
         self._tickets[_hash(name)] = self._clock() + TICKET_SECONDS, ticket
         return name
 

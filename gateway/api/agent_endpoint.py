@@ -6,6 +6,7 @@ reason. Browsers bring a ticket as a WebSocket subprotocol (gateway/agents/ticke
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import uuid
@@ -54,6 +55,7 @@ router = APIRouter()
 
 SETTINGS = AGENT_ENDPOINT
 SUBPROTOCOL, TICKET_PREFIX = "edgedraft.agent", "ticket."  # what a browser offers: the former, and a ticket
+SIGN_OF_LIFE_SECONDS = 10.0  # between two empty frames to a browser, which is not shown the WebSocket's pings
 FIRST_VERIFIER_SECONDS = 5.0  # that an agent waits for the first verifier to connect
 
 
@@ -97,7 +99,7 @@ async def agent(websocket: WebSocket, dependencies: Annotated[AgentDependencies,
     try:
         hello = await dependencies.greetings.receive_hello(link, decode_from_agent)
         model = await _model_for(hello, dependencies.verifiers)
-        await _serve(link, dependencies, principal, digest, hello, model)
+        await _serve(link, dependencies, principal, digest, hello, model, in_browser=subprotocol is not None)
     except WireError as error:
         level = logging.INFO if error.code == MOVE else logging.WARNING
         event(log, "agent closed", level=level, owner=principal.owner, code=error.code, reason=error.reason)
@@ -107,7 +109,13 @@ async def agent(websocket: WebSocket, dependencies: Annotated[AgentDependencies,
 
 
 async def _serve(
-    link: Link, dependencies: AgentDependencies, principal: Principal, digest: str, hello: Hello, model: ServedModel
+    link: Link,
+    dependencies: AgentDependencies,
+    principal: Principal,
+    digest: str,
+    hello: Hello,
+    model: ServedModel,
+    in_browser: bool,
 ) -> None:
     """Attach the agent until its link ends. Raises WireError or TransportClosed."""
     agent = AgentLink(
@@ -138,7 +146,8 @@ async def _serve(
     try:
         if dependencies.replicas and not await dependencies.replicas.announce(agent):
             raise WireError(TOO_MANY, "this owner has as many agents attached as are allowed, at other replicas too")
-        await link.run(agent.outbox, agent.take_frame, agent.move_requested(), _key_revoked(dependencies.watch, digest))
+        tasks = [agent.move_requested(), _key_revoked(dependencies.watch, digest)]
+        await link.run(agent.outbox, agent.take_frame, *tasks, *([_show_life(link)] if in_browser else []))
     finally:
         dependencies.registry.detach(agent)
         if dependencies.replicas:
@@ -179,6 +188,13 @@ async def _model_for(hello: Hello, verifiers: VerifierPool) -> ServedModel:
         served = ", ".join(f"{model.name} {model.fingerprint[:12]}" for model in verifiers.catalog)
         raise WireError(TOKENIZER_MISMATCH, f"your tokenizer is {hello.fingerprint[:12]}, here: {served}")
     return model
+
+
+async def _show_life(link: Link) -> None:
+    """Send an empty frame now and then, by whose absence a page notices a dead connection."""
+    while True:
+        await asyncio.sleep(SIGN_OF_LIFE_SECONDS)
+        await link.send([])
 
 
 async def _key_revoked(watch: KeyWatch, digest: str) -> None:

@@ -20,13 +20,23 @@ def check_origin(headers: Headers, allowed: Sequence[str]) -> str:
     proxy may end TLS, so schemes are not compared.
     """
     origin = headers.get("origin", "")
-    if not origin or "*" in allowed or origin in allowed or _host(origin) == headers.get("host", "").lower():
+    own = _host(f"//{headers.get('host', '')}")
+    if not origin or "*" in allowed or origin in allowed or (own and _host(origin) == own):
         return origin
-    raise ApiError(403, "Pages of this origin may not attach devices.", code="invalid_origin")
+    raise ApiError(
+        403,
+        "Pages of this origin may not attach devices. If it is the gateway's own, a proxy in front changes the Host "
+        "header; --allowed-origins allows an origin by name.",
+        code="invalid_origin",
+    )
 
 
-def _host(origin: str) -> str:
+def _host(url: str) -> str:
+    """Host and port of a URL, in lower case and without a scheme's own port; "" for what is none."""
     try:
-        return urlsplit(origin).netloc.lower()
+        parts = urlsplit(url)
+        port = parts.port
     except ValueError:
         return ""
+    host = parts.hostname or ""
+    return host if port in (None, 80, 443) else f"{host}:{port}"

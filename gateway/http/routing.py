@@ -20,12 +20,15 @@ class TrailingSlash:
 
 
 class HeadAsGet:
-    """Routes HEAD as GET (RFC 9110, section 9.3.2); the server leaves the response's body out."""
+    """Routes HEAD as GET (RFC 9110, section 9.3.2); the server leaves the response's body out.
+
+    Routes whose bodies cost something to read find the request's own method in `scope["requested_method"]`.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "HEAD":
-            scope = {**scope, "method": "GET"}
+            scope = {**scope, "method": "GET", "requested_method": "HEAD"}
         await self._app(scope, receive, send)

@@ -31,7 +31,7 @@ LOAD = """async ({ shape, threads }) => {
     ort.env.wasm.numThreads = threads;
     const graph = new Uint8Array(await fetched("graph"));
     const inference = await ort.InferenceSession.create(graph, { executionProviders: ["wasm"] });
-    globalThis.drafter = new ModelDrafter(ort, inference, shape, ids, false);
+    globalThis.drafter = new ModelDrafter(ort, inference, shape, ids, shape.vocabSize, false);
 }"""
 PROPOSE = """(requests) => globalThis.drafter.propose(requests.map(({ seed, sampling, ...request }) =>
     ({ ...request, sampling: { ...sampling, seed: BigInt(seed), logitBias: new Map() } })))"""
@@ -85,6 +85,7 @@ def browser_drafters(folder: Path, threads: int) -> Iterator[dict[str, BrowserDr
         page.route("**/*", answer)
         page.goto(f"{ORIGIN}/")
         shape = {
+            "columns": manifest.columns,
             "layers": manifest.layers,
             "kvHeads": manifest.kv_heads,
             "headDim": manifest.head_dim,

@@ -195,7 +195,7 @@ PROPOSE = """async ({ offers, key, requests }) => {
     ort.env.wasm.numThreads = 1;
     const inference = await ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] });
     const shape = { ...draft.shape, kvType: variant.kvType };
-    const drafter = new ModelDrafter(ort, inference, shape, new Uint32Array(ids.buffer));
+    const drafter = new ModelDrafter(ort, inference, shape, new Uint32Array(ids.buffer), shape.vocabSize);
     const found = [];
     let session = 0;
     for (const { context, committed, index, temperature } of requests) {

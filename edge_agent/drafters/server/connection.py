@@ -34,9 +34,12 @@ class CheckedServer:
     tokens_per_second: float
 
 
-def connect(url: ServerUrl, tokenizer: str) -> CheckedServer:
-    """Identify a server, check its tokenizer and its answers, and measure it. Raises ServerError."""
-    client = HttpClient(url)
+def connect(url: ServerUrl, tokenizer: str, may_connect: Callable[[], bool] = lambda: True) -> CheckedServer:
+    """Identify a server, check its tokenizer and its answers, and measure it. Raises ServerError.
+
+    `may_connect` is asked before each connection, now and later.
+    """
+    client = HttpClient(url, may_connect)
     try:
         api = identify(client)
         vocabulary = read_server_vocabulary(api, tokenizer)
@@ -63,14 +66,14 @@ class ServerConnection:
     """A server that was checked once, and whatever is at its URL after a failure; any thread may use it."""
 
     def __init__(
-        self, url: ServerUrl, tokenizer: str, checked: CheckedServer, may_use: Callable[[], bool] = lambda: True
+        self, url: ServerUrl, tokenizer: str, checked: CheckedServer, may_connect: Callable[[], bool] = lambda: True
     ) -> None:
-        """`may_use` is asked before the URL is tried again."""
+        """`may_connect` is asked before the URL is connected to again."""
         self.fingerprint = checked.fingerprint
         self.generation = 0  # counts the connections: what a server had cached is gone with it
         self._url = url
         self._tokenizer = tokenizer
-        self._may_use = may_use
+        self._may_connect = may_connect
         self._api: ServerApi | None = checked.api
         self._lock = threading.Lock()
         self._backoff = FIRST_BACKOFF
@@ -104,9 +107,7 @@ class ServerConnection:
 
     def _reconnect(self) -> None:
         try:
-            if not self._may_use():
-                raise ServerError("another user's process is there now")
-            checked = connect(self._url, self._tokenizer)
+            checked = connect(self._url, self._tokenizer, self._may_connect)
             if checked.fingerprint != self.fingerprint:
                 raise ServerError("it has another tokenizer than before")
         except Exception as error:

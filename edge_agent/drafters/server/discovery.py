@@ -9,11 +9,13 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Collection, Sequence
+from functools import partial
 
 import psutil
 
 from edge_agent.drafters.server.connection import CheckedServer, connect
 from edge_agent.drafters.server.http_client import ServerError, ServerUrl
+from edgedraft.local.demo_model import DemoModelError
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +41,8 @@ def find_servers(
             refused.append(f"{url.shown} is not a process of this user; --draft-url {url.shown} takes it all the same")
             continue
         try:
-            found.append((url, connect(url, tokenizer)))
-        except ServerError as error:
+            found.append((url, connect(url, tokenizer, partial(belongs_to_user, port))))
+        except (ServerError, DemoModelError, OSError) as error:
             refused.append(f"{url.shown}: {error}")
     return found, refused
 
@@ -50,7 +52,7 @@ def belongs_to_user(port: int) -> bool:
     user = psutil.Process().username()
     try:
         listening = [c.pid for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN and _is(port, c)]
-    except psutil.AccessDenied:  # macOS tells only root about all; each process may be asked for its own
+    except (psutil.Error, OSError):  # macOS tells only root about all; each process may be asked for its own
         listening = [process.pid for process in psutil.process_iter() if _listens(process, port)]
     return bool(listening) and all(_owner(pid) == user for pid in listening)
 

@@ -44,16 +44,19 @@ class _Call:
 
 @dataclass(slots=True)
 class _Session:
-    """`num_cached` are tokens of its context that its slot holds, at least, in this `generation` of the connection."""
+    """`num_cached` are tokens of its context that its slot holds, at least, in this `generation` of the connection.
 
-    slot: int
+    `slot` is None while other sessions have them all.
+    """
+
+    slot: int | None = None
     num_cached: int = 0
     generation: int = 0
     calls: list[_Call] = field(default_factory=list)
 
 
 class ServerDrafter:
-    """Drafts with a ServerConnection. Sessions beyond the server's slots get NO_PROPOSAL."""
+    """Drafts with a ServerConnection. Sessions beyond the server's slots get NO_PROPOSAL until one is free."""
 
     def __init__(self, connection: ServerConnection, vocab_size: int) -> None:
         """Tokens at or above the target's `vocab_size` are not proposed."""
@@ -70,11 +73,7 @@ class ServerDrafter:
 
     def open(self, session: int) -> None:
         self.close(session)
-        ended = [old for old in self._closed if all(call.answer.done() for call in old.calls)]
-        self._closed = [old for old in self._closed if old not in ended]
-        self._free += [old.slot for old in ended]
-        if self._free:
-            self._sessions[session] = _Session(self._free.pop())
+        self._sessions[session] = _Session()
 
     def close(self, session: int, output: Sequence[int] = ()) -> None:
         self._token_counts.remove(session)
@@ -86,11 +85,13 @@ class ServerDrafter:
         api = self._connection.api()
         for request in requests:
             session = self._sessions.get(request.session)
-            if api is not None and session is not None and self._can_draft(api, request):
+            if api is not None and session is not None and self._can_draft(api, request) and self._take_slot(session):
                 self._start(session, api, request)
         open_sessions = [self._sessions[number] for number in {r.session for r in requests} & self._sessions.keys()]
         calls = [call for session in open_sessions for call in session.calls]
-        wait([call.answer for call in calls], timeout=PATIENCE)
+        waiting = any(session.slot is None for session in open_sessions)
+        awaited = [*calls, *(call for session in self._closed for call in session.calls if waiting)]
+        wait([call.answer for call in awaited], timeout=PATIENCE)
         ended = {id(call): call for call in calls if call.answer.done()}
         for call in ended.values():  # those of a text that was left in the meantime, too
             if isinstance(error := call.answer.exception(), ServerError):
@@ -99,6 +100,15 @@ class ServerDrafter:
         for session in open_sessions:
             session.calls = [call for call in session.calls if id(call) not in ended]
         return proposals
+
+    def _take_slot(self, session: _Session) -> bool:
+        """Whether the session has a slot, now at the latest: those of closed sessions are free once their calls end."""
+        if session.slot is None:
+            ended = [old for old in self._closed if all(call.answer.done() for call in old.calls)]
+            self._closed = [old for old in self._closed if old not in ended]
+            self._free += [old.slot for old in ended if old.slot is not None]
+            session.slot = self._free.pop() if self._free else None
+        return session.slot is not None
 
     def _can_draft(self, api: ServerApi, request: DraftRequest) -> bool:
         return 0 < len(request.context) < api.facts.max_context - MAX_CHAIN
@@ -131,6 +141,8 @@ class ServerDrafter:
         session = self._sessions.get(request.session)
         if api is None or session is None or not self._can_draft(api, request):
             return NO_PROPOSAL
+        if session.slot is None:
+            return INCOMPLETE if self._closed else NO_PROPOSAL
         call = _find(session, request)
         drafted = None if call is None else _num_drafted_since(call, request)
         if call is None or drafted is None or not call.answer.done():

@@ -15,6 +15,7 @@ import ssl
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from ipaddress import ip_address
@@ -98,8 +99,10 @@ class _Connection:
 class HttpClient:
     """Exchanges with one server; any thread may use it. Each exchange has a connection to itself."""
 
-    def __init__(self, url: ServerUrl) -> None:
+    def __init__(self, url: ServerUrl, may_connect: Callable[[], bool] = lambda: True) -> None:
+        """`may_connect` is asked before each new connection: another process may be at the port by then."""
         self.url = url
+        self._may_connect = may_connect
         self._idle: deque[_Connection] = deque()
         self._lock = threading.Lock()
         self._tls = ssl.create_default_context() if url.scheme == "https" else None
@@ -136,6 +139,8 @@ class HttpClient:
             raise _failure(error, seconds) from None
 
     def _connect(self, deadline: float) -> _Connection:
+        if not self._may_connect():
+            raise ServerError("another user's process is there now")
         timeout = max(0.001, min(CONNECT_SECONDS, deadline - time.monotonic()))
         host, port = self.url.host, self.url.port
         if self._tls is not None:

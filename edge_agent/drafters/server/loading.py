@@ -26,10 +26,10 @@ def load_server(settings: DraftServerSettings) -> LoadedModel:
 
 
 def server_model(
-    url: ServerUrl, checked: CheckedServer, tokenizer: str, may_use: Callable[[], bool] = lambda: True
+    url: ServerUrl, checked: CheckedServer, tokenizer: str, may_connect: Callable[[], bool] = lambda: True
 ) -> LoadedModel:
-    """A server that was checked; `may_use` as for ServerConnection."""
-    connection = ServerConnection(url, tokenizer, checked, may_use)
+    """A server that was checked; `may_connect` as for ServerConnection."""
+    connection = ServerConnection(url, tokenizer, checked, may_connect)
     facts = checked.api.facts
     return LoadedModel(
         new_drafter=lambda vocab_size: ServerDrafter(connection, vocab_size),

@@ -19,6 +19,7 @@ from edgedraft.local.demo_model import resolve_model
 from edgedraft.tokenizer import read_vocabulary
 
 CHUNK = 2048  # ids of one request
+MAX_TOKENIZER = 1 << 26  # bytes of a tokenizer.json
 NEEDS_TOKENIZER = (
     "it does not tell its tokenizer in a way that can be read here: pass --draft-tokenizer with the folder or the name "
     "of the gateway's model"
@@ -108,7 +109,11 @@ def _read(path: str) -> dict[int, str] | None:
             if cached is None:
                 return None
             file = Path(cached)
-        return read_vocabulary(file.read_bytes()) if file.is_file() else None
+        if not file.is_file():
+            return None
+        if file.stat().st_size > MAX_TOKENIZER:
+            raise ValueError(f"a tokenizer has no more than {MAX_TOKENIZER} bytes")
+        return read_vocabulary(file.read_bytes())
     except (OSError, ValueError) as error:
         raise ServerError(f"{path} cannot be read: {error}") from None
 

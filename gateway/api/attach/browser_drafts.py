@@ -7,6 +7,7 @@ runtime consists of, are ever served.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -71,6 +72,9 @@ def _existing(folder: Path, file: DraftFile) -> Path:
     path = folder / file.name
     if path.stat().st_size != file.bytes:
         raise UnusableManifest(f"{file.name} has not the {file.bytes} bytes of the manifest")
+    with path.open("rb") as content:
+        if hashlib.file_digest(content, "sha256").hexdigest() != file.sha256:
+            raise UnusableManifest(f"{file.name} is damaged: its checksum is not that of the manifest")
     return path
 
 
@@ -86,6 +90,7 @@ def _offer(manifest: DraftManifest, model: str) -> dict[str, Any]:
         "name": manifest.name,
         "fingerprint": manifest.fingerprint,
         "shape": {
+            "columns": manifest.columns,
             "layers": manifest.layers,
             "kvHeads": manifest.kv_heads,
             "headDim": manifest.head_dim,

@@ -7,6 +7,7 @@ that WebAssembly has threads.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
@@ -34,7 +35,6 @@ PAGE = PageFiles(
         "frame-ancestors 'none'"
     },
 )
-FOREVER = {"cache-control": "private, max-age=31536000, immutable"}
 
 
 async def _drafts(request: Request) -> BrowserDrafts:
@@ -70,7 +70,7 @@ async def draft_file(request: Request, checksum: str, principal: EdgePrincipal, 
     path = offered.files.get(checksum)
     if path is None:
         raise _not_found(request)
-    return FileResponse(path, media_type="application/octet-stream", headers=HEADERS | FOREVER)
+    return _file_response(request, path, "application/octet-stream", HEADERS | {"cache-control": "no-store"})
 
 
 @router.get("/attach/runtime/{name}", include_in_schema=False)
@@ -79,7 +79,7 @@ async def runtime_file(request: Request, name: str, offered: DraftsDep) -> Respo
     path = offered.runtime.get(name)
     if path is None:
         raise _not_found(request)
-    return FileResponse(path, media_type=RUNTIME_TYPES[path.suffix], headers=HEADERS | ISOLATED)
+    return _file_response(request, path, RUNTIME_TYPES[path.suffix], HEADERS | ISOLATED)
 
 
 @router.post("/v1/edge/tickets", **described(None, "object", "ticket", "expires_in"))
@@ -93,6 +93,17 @@ async def create_ticket(request: Request, principal: EdgePrincipal) -> Response:
     ticket = await state.tickets.issue(Ticket(key_digest(bearer_key(request.headers)), origin))
     body = {"object": "edge.ticket", "ticket": ticket, "expires_in": TICKET_SECONDS}
     return JSONResponse(body, headers={"cache-control": "no-store"})
+
+
+def _file_response(request: Request, path: Path, kind: str, headers: dict[str, str]) -> Response:
+    """The file, or a 304 if the client has it; of a HEAD request only the headers."""
+    facts = path.stat()
+    headers = headers | {"etag": f'"{facts.st_mtime_ns:x}-{facts.st_size:x}"'}
+    if request.headers.get("if-none-match") == headers["etag"]:
+        return Response(status_code=304, headers=headers)
+    if request.scope.get("requested_method") == "HEAD":
+        return Response(media_type=kind, headers=headers | {"content-length": str(facts.st_size)})
+    return FileResponse(path, media_type=kind, headers=headers)
 
 
 def _not_found(request: Request) -> ApiError:

@@ -47,6 +47,16 @@ async def test_one_key_cannot_displace_the_tickets_of_others(monkeypatch: pytest
     assert await tickets.take(of_ann[-1]) == ANN
 
 
+async def test_many_keys_displace_their_own_tickets_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_TICKETS", 8)
+    tickets = MemoryTickets()
+    of_bob = await tickets.issue(Ticket("b" * 64, ""))
+    for _ in range(20):
+        await tickets.issue(ANN)
+    assert len(tickets._tickets) == 8
+    assert await tickets.take(of_bob)
+
+
 async def test_what_is_stored_opens_nothing(valkey: ValkeyServer) -> None:
     store = SharedStore(valkey.url, Gauge("up", "up", registry=CollectorRegistry()))
     name = await SharedTickets(store).issue(ANN)

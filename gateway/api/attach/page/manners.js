@@ -27,6 +27,8 @@ export class Manners {
   #battery = null;
   /** @type {any} */
   #lock = null;
+  #wanted = false;
+  #asking = false;
   #drafting = false;
 
   /**
@@ -67,12 +69,17 @@ export class Manners {
   /** @param {boolean} on */
   async #keepScreenOn(on) {
     if (!this.device.wakeLock || !matchMedia("(pointer: coarse)").matches) return;
-    if (!on) {
+    this.#wanted = on;
+    if (this.#asking) return; // what is wanted then is seen to when the browser has answered
+    if (on && (!this.#lock || this.#lock.released)) {
+      this.#asking = true;
+      this.#lock = await this.device.wakeLock.request("screen").catch(() => null); // refused, such as on little battery
+      this.#asking = false;
+    }
+    if (!this.#wanted) {
       const lock = this.#lock;
       this.#lock = null;
       await lock?.release();
-    } else if (!this.#lock || this.#lock.released) {
-      this.#lock = await this.device.wakeLock.request("screen").catch(() => null); // refused, such as on little battery
     }
   }
 }

@@ -18,6 +18,7 @@ const MAX_SESSIONS = 4;
 const MAX_THREADS = 4;
 const STOP_MS = 800; // after which the worker is ended, whatever it does
 const RATE_SECONDS = 5;
+const RETRY_MS = 5000;
 const NO_VALUE = "–";
 
 /** @param {string} name */
@@ -67,7 +68,7 @@ function show(section) {
   id("enter").hidden = section !== "enter";
   id("device").hidden = section !== "device";
   id("leave").hidden = section !== "device";
-  (section === "enter" ? input("key") : id("draft")).focus();
+  if (section === "enter") input("key").focus();
 }
 
 async function signIn() {
@@ -83,7 +84,10 @@ async function signIn() {
   if (!response.ok) return refuse(`The gateway answers ${response.status}.`);
   sessionStorage.setItem(KEY, key);
   show("device");
-  await choose(await response.json());
+  const offers = await response.json().catch(() => null);
+  if (!offers) return refuse("The gateway gives no answer that this page understands.");
+  await choose(offers);
+  if (!plan) setTimeout(() => key && !plan && void signIn(), RETRY_MS); // a verifier may still connect
 }
 
 /** @param {string} reason */
@@ -101,7 +105,6 @@ async function choose({ drafts, runtime }) {
   const draft = drafts.find(({ variants }) => variants.int8);
   if (problem || !draft) {
     id("about").textContent = problem;
-    id("draft").hidden = true;
     return;
   }
   const threads = self.crossOriginIsolated ? Math.max(1, Math.min(MAX_THREADS, (navigator.hardwareConcurrency || 2) - 1)) : 1;
@@ -115,6 +118,7 @@ async function choose({ drafts, runtime }) {
   const megabytes = (choices[0].graph.bytes / 1e6).toFixed(0);
   id("about").textContent = `${draft.name} for ${draft.model}, by ${choices[0].device}. ${megabytes} MB, fetched once.`;
   const { fingerprint, headIds, name } = draft;
+  /** @type {HTMLButtonElement} */ (id("draft")).disabled = false;
   plan = { name: "browser", draft: name, fingerprint, maxSessions: MAX_SESSIONS, threads, runtime, headIds, choices };
 }
 
@@ -140,10 +144,13 @@ function start() {
   if (!plan) return;
   id("problem").textContent = "";
   recent = [];
-  worker = new Worker(policy ? policy.createScriptURL("") : "/attach/page/agent/worker.js", { type: "module" });
-  worker.onmessage = ({ data }) => heard(data);
-  worker.onerror = (event) => ended(`The agent failed: ${event.message ?? "it cannot be loaded"}`);
-  worker.postMessage({ type: "start", start: { ...plan, key } });
+  const started = new Worker(policy ? policy.createScriptURL("") : "/attach/page/agent/worker.js", { type: "module" });
+  worker = started;
+  // A worker that was stopped goes on for a moment: what it says is no longer of interest.
+  started.onmessage = ({ data }) => worker === started && heard(data);
+  started.onerror = (event) => worker === started && ended(`The agent failed: ${event.message ?? "it cannot be loaded"}`);
+  started.postMessage({ type: "pause", paused: Boolean(manners.reason) });
+  started.postMessage({ type: "start", start: { ...plan, key } });
   button(true);
   setState("starting", "");
   manners.setDrafting(true);
@@ -169,7 +176,6 @@ function button(drafting) {
 
 /** @param {ToPage} message */
 function heard(message) {
-  if (!worker) return;
   if (message.type === "progress") {
     id("progress").hidden = message.loaded >= message.total;
     /** @type {HTMLProgressElement} */ (id("progress")).value = message.loaded / message.total;
@@ -199,6 +205,7 @@ function setState(now, detail) {
     attached: `Attached, drafting for ${detail}`,
     moving: "Moving to another gateway",
     lost: `No link: ${detail}; trying again`,
+    paused: "Not attached while paused",
   };
   id("state").textContent = texts[now] ?? "";
   id("state").classList.toggle("stale", now === "lost");

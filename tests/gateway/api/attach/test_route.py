@@ -84,6 +84,33 @@ async def test_a_ticket_is_for_the_page_that_asked_for_it(tmp_path: Path, verifi
         assert await refused(gateway, await ticket(gateway), "https://evil.example.com") == (403, "invalid_origin")
 
 
+async def test_a_browser_hears_of_the_gateway_while_nothing_is_drafted(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.api.agent_endpoint.SIGN_OF_LIFE_SECONDS", 0.02)
+    async with await dial(gateway, await ticket(gateway)) as socket:
+        await socket.send(wire.encode_frame([Hello(wire.PROTOCOL, "browser", FINGERPRINT, "", 4)]))
+        frames = [wire.decode_to_agent(await socket.recv()) for _ in range(3)]
+    assert isinstance(frames[0][0], AgentWelcome)
+    assert frames[1:] == [[], []]
+
+
+@pytest.mark.parametrize(
+    ("host", "origin"),
+    [
+        ("gateway.example.com", "https://gateway.example.com"),
+        ("GATEWAY.example.com:443", "https://gateway.example.com"),
+        ("[2001:db8::1]:8443", "https://[2001:db8::1]:8443"),
+    ],
+)
+async def test_the_gateways_own_page_is_known_behind_proxies(gateway: Gateway, host: str, origin: str) -> None:
+    async with gateway.http() as http:
+        answer = await http.post("/v1/edge/tickets", headers={"host": host, "origin": origin})
+        assert answer.status_code == 200
+        other = await http.post("/v1/edge/tickets", headers={"host": host, "origin": origin + ".evil.example.com"})
+        assert other.status_code == 403
+
+
 @pytest.mark.parametrize("origin", ["https://evil.example.com", "null", "http://[::1", "http://127.0.0.1"])
 async def test_pages_of_other_origins_get_no_ticket(gateway: Gateway, origin: str) -> None:
     async with gateway.http() as http:
@@ -175,13 +202,19 @@ async def test_drafts_that_fit_a_served_model_are_offered(tmp_path: Path, verifi
         (offer,) = offers["drafts"]
         assert (offer["model"], offer["name"], offer["fingerprint"]) == ("toy", "fits", FINGERPRINT)
         assert offer["variants"]["int8"]["kvType"] == "float32"
-        assert offer["shape"] == {"layers": 1, "kvHeads": 1, "headDim": 2, "contextLength": 128, "vocabSize": 300}
+        sizes = {"columns": 2, "layers": 1, "kvHeads": 1, "headDim": 2, "contextLength": 128, "vocabSize": 300}
+        assert offer["shape"] == sizes
         graph = await http.get(offer["variants"]["int8"]["file"]["url"])
         assert hashlib.sha256(graph.content).hexdigest() == manifest.variants["int8"].file.sha256
-        assert "immutable" in graph.headers["cache-control"]
+        assert graph.headers["cache-control"] == "no-store", "the page keeps it, once its checksum was right"
+        head = await http.head(offer["variants"]["int8"]["file"]["url"])
+        assert (head.status_code, head.headers["content-length"]) == (200, str(len(graph.content)))
+        assert head.content == b""
         script = await http.get(offers["runtime"] + "ort.wasm.min.mjs")
         assert script.headers["content-type"].startswith("text/javascript")
         assert script.headers["cross-origin-embedder-policy"] == "require-corp"
+        again = await http.get(script.request.url, headers={"if-none-match": script.headers["etag"]})
+        assert (again.status_code, again.content) == (304, b"")
         for path in ("runtime/secret.txt", "runtime/..%2Ffits%2Fdraft.json", "drafts/draft.json", "drafts/" + "0" * 64):
             assert (await http.get(f"/attach/{path}")).status_code == 404
 
@@ -198,6 +231,7 @@ async def test_drafts_that_fit_a_served_model_are_offered(tmp_path: Path, verifi
         {"layers": 10**9},
         {"head_ids": {"name": "../../secret", "bytes": 8, "sha256": "0" * 64}},
         {"head_ids": {"name": "head_ids.bin", "bytes": 7, "sha256": "0" * 64}},
+        {"head_ids": {"name": "head_ids.bin", "bytes": 8, "sha256": "0" * 64}},
         {"head_ids": {"name": "missing.bin", "bytes": 8, "sha256": "0" * 64}},
         {"variants": {}},
         {"variants": {"int4": {"file": {"name": "a", "bytes": 1, "sha256": "0" * 64}, "kv_dtype": "float32"}}},

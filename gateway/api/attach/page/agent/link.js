@@ -10,6 +10,8 @@ const MAX_BACKOFF = 30;
 const STABLE_SECONDS = 10; // after which an attachment counts as successful
 const MOVED_TOO_SOON = 1;
 const MAX_UNSENT = 1 << 20; // bytes; beyond them nothing is drafted
+const SILENCE_MS = 30_000; // the gateway sends something every ten seconds
+const ANSWER_MS = 10_000; // for a ticket, and for the welcome
 const MOVE = 4307;
 const BAD_FRAME = 4400;
 
@@ -18,13 +20,11 @@ const NO_SCOPE = "This key may not attach devices: it needs the edge scope.";
 /** Close codes and statuses that another attempt would get again. @type {Record<number, string>} */
 const FINAL = {
   401: UNKNOWN_KEY,
-  403: NO_SCOPE,
   404: "This gateway gives no tickets to browsers.",
   4401: UNKNOWN_KEY,
   4403: NO_SCOPE,
   4406: "The gateway speaks another version of the protocol: reload this page.",
   4409: "The gateway's model has another tokenizer than this draft model: reload this page.",
-  4429: "As many devices of yours are attached as are allowed.",
 };
 
 /** Another attempt would fail in the same way; the message is for the user. */
@@ -111,12 +111,19 @@ async function attach(agent, signal) {
   signal.addEventListener("abort", stop);
   /** @type {{attachment?: Attachment, ended?: Promise<void>}} */
   const running = {};
+  let watch = 0;
   try {
     await new Promise((resolve, reject) => {
+      const expect = (/** @type {number} */ milliseconds) => {
+        clearTimeout(watch);
+        watch = self.setTimeout(() => reject(new Lost("the gateway is silent")), milliseconds);
+      };
+      expect(ANSWER_MS);
       socket.onopen = () => socket.send(encodeHello(agent.hello));
       socket.onmessage = ({ data }) => {
         try {
           let messages = decodeFrame(data);
+          expect(SILENCE_MS);
           if (!running.attachment) {
             const [first, ...rest] = messages;
             if (first?.kind !== "welcome") throw new WireError("the first message must be a welcome");
@@ -138,6 +145,7 @@ async function attach(agent, signal) {
       };
     });
   } finally {
+    clearTimeout(watch);
     signal.removeEventListener("abort", stop);
     socket.close(1000, "detached");
     running.attachment?.close();
@@ -151,16 +159,21 @@ async function attach(agent, signal) {
  * @param {AbortSignal} signal
  */
 async function newTicket(key, signal) {
-  let response;
+  let status;
+  let body;
   try {
-    response = await fetch(TICKETS, { method: "POST", headers: { authorization: `Bearer ${key}` }, signal });
+    const either = AbortSignal.any([signal, AbortSignal.timeout(ANSWER_MS)]);
+    const response = await fetch(TICKETS, { method: "POST", headers: { authorization: `Bearer ${key}` }, signal: either });
+    status = response.status;
+    body = await response.json();
   } catch (error) {
     if (signal.aborted) return "";
     throw new Lost(`the gateway cannot be reached: ${error}`);
   }
-  if (response.status in FINAL) throw new Rejected(FINAL[response.status]);
-  if (!response.ok) throw new Lost(`the gateway answers ${response.status}`);
-  return /** @type {string} */ ((await response.json()).ticket);
+  if (status in FINAL) throw new Rejected(FINAL[status]);
+  if (status === 403) throw new Rejected(body?.error?.code === "insufficient_scope" ? NO_SCOPE : `${body?.error?.message}`);
+  if (typeof body?.ticket !== "string") throw new Lost(`the gateway answers ${status}`);
+  return body.ticket;
 }
 
 /**

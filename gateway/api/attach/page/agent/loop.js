@@ -1,4 +1,5 @@
 // The drafting loop: drafts for all sessions and never waits for a verifier (edge_agent/drafting/loop.py).
+// An error in one session ends only that session's drafting, unless it is the drafter that no longer works.
 //
 // Each iteration handles all messages that have arrived, takes the best draft requests of all sessions, passes them to the
 // drafter in one batch, and sends the new draft nodes. Without anything worth drafting it sleeps until a message comes.
@@ -18,6 +19,9 @@ import { MAX_AGENT_TEXT } from "./wire.js";
  *   forwards: number, forwardSeconds: number}} Stats
  */
 
+const MAX_FAILURES = 3; // forwards of one request that fail in a row; then the drafter is broken
+const NOT_READY_MS = 50; // between two looks whether what was sent has left
+
 /** @returns {Stats} */
 export function newStats() {
   return { drafted: 0, accepted: 0, verified: 0, committed: 0, sessions: 0, forwards: 0, forwardSeconds: 0 };
@@ -34,6 +38,7 @@ export class DraftingLoop {
   #inbox = [];
   #wake = () => {};
   #closed = false;
+  #failures = 0;
 
   /**
    * @param {Drafter} drafter
@@ -66,7 +71,7 @@ export class DraftingLoop {
     this.#wake();
   }
 
-  /** Runs until it is closed. Throws what the drafter throws. */
+  /** Runs until it is closed. Throws what a broken drafter throws. */
   async run() {
     try {
       while (!this.#closed) {
@@ -79,12 +84,14 @@ export class DraftingLoop {
     }
   }
 
-  /** Until a message arrives or the loop is woken. */
+  /** Until a message arrives or the loop is woken; while it may not draft, it looks again now and then. */
   async #sleep() {
     if (this.#inbox.length || this.#closed) return;
+    const timer = this.mayDraft() ? 0 : setTimeout(() => this.#wake(), NOT_READY_MS);
     await new Promise((resolve) => {
       this.#wake = () => resolve(undefined);
     });
+    clearTimeout(timer);
     this.#wake = () => {};
   }
 
@@ -156,21 +163,48 @@ export class DraftingLoop {
     const sessions = selected.map(({ session }) => /** @type {DraftSession} */ (this.#sessions.get(session)));
     const requests = selected.map(({ id }, i) => sessions[i].requestAt(id));
     const start = performance.now();
-    const proposals = await this.drafter.propose(requests);
+    const proposals = await this.#propose(requests);
     const seconds = (performance.now() - start) / 1000;
     this.#threshold.recordForward(seconds);
-    if (proposals.every((proposal) => proposal.complete)) this.#costs.record(requests.length, seconds);
+    if (proposals.every((proposal) => proposal?.complete)) this.#costs.record(requests.length, seconds);
     this.stats.forwards++;
     this.stats.forwardSeconds += seconds;
     /** @type {Map<DraftSession, [number, Proposal][]>} */
     const bySession = new Map();
     selected.forEach(({ id }, i) => {
+      const proposal = proposals[i];
+      if (!proposal) return;
       const own = bySession.get(sessions[i]) ?? [];
-      own.push([id, proposals[i]]);
+      own.push([id, proposal]);
       bySession.set(sessions[i], own);
     });
     this.#post([...bySession].flatMap(([session, found]) => session.addProposals(found)));
     return true;
+  }
+
+  /**
+   * The drafter's proposals. After an error each request is tried alone; null for a session that broke it.
+   * @param {DraftRequest[]} requests
+   * @returns {Promise<(Proposal | null)[]>}
+   */
+  async #propose(requests) {
+    try {
+      const proposals = await this.drafter.propose(requests);
+      this.#failures = 0;
+      return proposals;
+    } catch (error) {
+      if (requests.length > 1) {
+        const alone = [];
+        for (const request of requests) {
+          const open = this.#sessions.has(request.session);
+          alone.push(...(open ? await this.#propose([request]) : [null]));
+        }
+        return alone;
+      }
+      if (++this.#failures >= MAX_FAILURES) throw error;
+      this.#end(requests[0].session);
+      return [null];
+    }
   }
 
   /** @param {Draft[]} drafts */

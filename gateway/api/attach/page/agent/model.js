@@ -11,7 +11,7 @@ import { SessionCache } from "./session_cache.js";
  * @typedef {import("./proposal.js").DraftRequest} DraftRequest
  * @typedef {import("./proposal.js").Proposal} Proposal
  * @typedef {import("./session_cache.js").Row} Row
- * @typedef {{layers: number, kvHeads: number, headDim: number, contextLength: number, vocabSize: number,
+ * @typedef {{columns: number, layers: number, kvHeads: number, headDim: number, contextLength: number, vocabSize: number,
  *   kvType: "float32" | "float16"}} Shape
  * @typedef {Float32Array | Uint16Array} Numbers
  * @typedef {{cache: SessionCache, keys: Numbers[], values: Numbers[], ngrams: NgramIndex}} Session
@@ -33,15 +33,19 @@ export class ModelDrafter {
    * @param {any} ort onnxruntime-web
    * @param {any} inference its InferenceSession
    * @param {Shape} shape
-   * @param {Uint32Array} headIds the token of each column of the logits
+   * @param {Uint32Array} headIds the token of each column of the logits, ascending
+   * @param {number} vocabSize the target's; tokens from there on are not proposed
    * @param {boolean} lookup whether to propose by prompt lookup too
    */
-  constructor(ort, inference, shape, headIds, lookup = true) {
+  constructor(ort, inference, shape, headIds, vocabSize, lookup = true) {
     this.ort = ort;
     this.inference = inference;
     this.shape = shape;
     this.lookup = lookup;
-    this.sampler = new Sampler(headIds);
+    if (headIds.length !== shape.columns) throw new Error("the draft model's tokens are not those of its columns");
+    const known = headIds.findIndex((token) => token >= vocabSize);
+    this.sampler = new Sampler(known < 0 ? headIds : headIds.subarray(0, known));
+    this.mayBeUnknown = vocabSize > shape.vocabSize;
     // Where a browser has Float16Array, onnxruntime-web wants it for float16 tensors.
     const Half = /** @type {any} */ (globalThis).Float16Array ?? Uint16Array;
     this.Numbers = shape.kvType === "float16" ? Half : Float32Array;
@@ -86,8 +90,10 @@ export class ModelDrafter {
   async #compute(session, requests) {
     const { cache } = session;
     const longest = Math.min(MAX_CONTEXT, this.shape.contextLength);
-    /** @type {Proposal[]} */
-    const proposals = requests.map(({ context }) => (context.length && context.length <= longest ? INCOMPLETE : NO_PROPOSAL));
+    const unknown = (/** @type {number} */ token) => this.mayBeUnknown && token >= this.shape.vocabSize;
+    const proposals = requests.map(({ context }) =>
+      context.length && context.length <= longest && !context.some(unknown) ? INCOMPLETE : NO_PROPOSAL,
+    );
     if (!proposals.includes(INCOMPLETE)) return proposals;
     cache.follow(requests[0].context, requests[0].committed);
     if (cache.used + this.#maxRows > MAX_SLOTS) cache.dropDrafts();
@@ -105,9 +111,10 @@ export class ModelDrafter {
     const rows = cache.scheduled.length;
     const logits = await this.#run(session, [...completed.values()]);
     this.#adaptRows(rows, (performance.now() - start) / 1000);
-    const columns = this.sampler.ids.length;
+    const { columns } = this.shape;
     [...completed.keys()].forEach((i, n) => {
-      proposals[i] = this.sampler.propose(logits.slice(n * columns, (n + 1) * columns), requests[i]);
+      const known = logits.slice(n * columns, n * columns + this.sampler.ids.length);
+      proposals[i] = this.sampler.propose(known, requests[i]);
     });
     return proposals;
   }

@@ -1,6 +1,6 @@
 // The agent's worker: loads runtime and draft, stays attached, and tells the page what happens.
 
-import { forgetOthers, loadFile } from "./draft_files.js";
+import { FetchFailed, forgetOthers, loadFile } from "./draft_files.js";
 import { Rejected, stayAttached } from "./link.js";
 import { DraftingLoop, newStats } from "./loop.js";
 import { ModelDrafter } from "./model.js";
@@ -17,6 +17,8 @@ import { ModelDrafter } from "./model.js";
  */
 
 const STATS_MS = 500;
+const DETACH_MS = 5000; // of a pause
+const MAX_TRIES = 4; // of a file
 /** @type {import("./wire.js").Sampling} */
 const GREEDY = {
   temperature: 0,
@@ -31,7 +33,11 @@ const GREEDY = {
 };
 
 const stopping = new AbortController();
+/** Of the attachment, which ends when the worker stops or pauses for long. @type {AbortController | null} */
+let attached = null;
 let paused = false;
+let pauseTimer = 0;
+let resume = () => {};
 /** @type {DraftingLoop | null} */
 let loop = null;
 
@@ -40,37 +46,52 @@ const tell = (message) => self.postMessage(message);
 
 self.onmessage = (/** @type {MessageEvent<FromPage>} */ { data }) => {
   if (data.type === "start") void run(data.start);
-  else if (data.type === "stop") stopping.abort();
+  else if (data.type === "pause") pause(data.paused);
   else {
-    paused = data.paused;
-    loop?.wake();
+    stopping.abort();
+    attached?.abort();
+    resume();
   }
 };
 
-/** @param {Start} start */
+/** @param {boolean} now */
+function pause(now) {
+  paused = now;
+  clearTimeout(pauseTimer);
+  if (paused) pauseTimer = self.setTimeout(() => attached?.abort(), DETACH_MS);
+  else resume();
+  loop?.wake();
+}
+
+/** Until drafting may go on, or ends. */
+async function unpaused() {
+  if (!paused || stopping.signal.aborted) return;
+  tell({ type: "state", state: "paused", detail: "" });
+  await new Promise((resolve) => {
+    resume = () => resolve(undefined);
+  });
+}
+
+/**
+ * Drafts with the first of the choices that works here; with the next one when it no longer does.
+ * @param {Start} start
+ */
 async function run(start) {
   const stats = newStats();
   const timer = setInterval(() => tell({ type: "stats", stats }), STATS_MS);
   try {
-    const { choice, newDrafter } = await load(start);
-    tell({ type: "device", device: choice.device });
-    if (!stopping.signal.aborted) {
-      const { name, fingerprint, maxSessions } = start;
-      const drafter = `${start.draft} by ${choice.device}`.slice(0, 256);
-      const device = `browser ${choice.provider}`;
-      await stayAttached(
-        {
-          key: start.key,
-          hello: { name, fingerprint, drafter, maxSessions, device },
-          attach(welcome, link) {
-            const limits = { vocabSize: welcome.vocabSize, maxSessions: Math.min(maxSessions, welcome.maxSessions) };
-            loop = new DraftingLoop(newDrafter(), limits, (drafts) => link.send(drafts), stats, () => !paused && link.ready);
-            return loop;
-          },
-          onState: (state, detail) => tell({ type: "state", state, detail }),
-        },
-        stopping.signal,
-      );
+    await unpaused();
+    await forgetOthers([start.headIds, ...start.choices.map(({ graph }) => graph)]);
+    const ids = new Uint32Array((await fetched(start.headIds, start.key)).buffer);
+    for (const [i, choice] of start.choices.entries()) {
+      try {
+        const newDrafter = await loadChoice(start, choice, ids);
+        tell({ type: "device", device: choice.device });
+        await draft(start, choice, newDrafter, stats);
+        break;
+      } catch (error) {
+        if (error instanceof Rejected || i === start.choices.length - 1) throw error;
+      }
     }
     tell({ type: "stopped" });
   } catch (error) {
@@ -82,21 +103,47 @@ async function run(start) {
 }
 
 /**
- * The first of the choices that works here, and drafters with it. Throws what the last one threw.
+ * Stays attached until the worker stops, but for long pauses, in which other devices of the owner get its chats.
  * @param {Start} start
+ * @param {Choice} choice
+ * @param {(vocabSize: number) => ModelDrafter} newDrafter
+ * @param {import("./loop.js").Stats} stats
  */
-async function load(start) {
-  await forgetOthers([start.headIds, ...start.choices.map(({ graph }) => graph)]);
-  const ids = new Uint32Array((await loadFile(start.headIds, start.key, () => {})).buffer);
-  for (const [i, choice] of start.choices.entries()) {
+async function draft(start, choice, newDrafter, stats) {
+  const { key, name, fingerprint, maxSessions } = start;
+  const drafter = `${start.draft} by ${choice.device}`.slice(0, 256);
+  /** @type {import("./link.js").Agent} */
+  const agent = {
+    key,
+    hello: { name, fingerprint, drafter, maxSessions, device: `browser ${choice.provider}` },
+    attach({ vocabSize, maxSessions: most }, link) {
+      const limits = { vocabSize, maxSessions: Math.min(maxSessions, most) };
+      const send = (/** @type {import("./wire.js").Draft[]} */ drafts) => link.send(drafts);
+      loop = new DraftingLoop(newDrafter(vocabSize), limits, send, stats, () => !paused && link.ready);
+      return loop;
+    },
+    onState: (state, detail) => tell({ type: "state", state, detail }),
+  };
+  for (await unpaused(); !stopping.signal.aborted; await unpaused()) {
+    attached = new AbortController();
+    await stayAttached(agent, attached.signal);
+  }
+}
+
+/**
+ * The bytes of a file; what may be better soon is tried again.
+ * @param {DraftFile} file
+ * @param {string} key
+ */
+async function fetched(file, key) {
+  for (let tries = 0; ; tries++) {
     try {
-      const newDrafter = await loadChoice(start, choice, ids);
-      return { choice, newDrafter };
+      return await loadFile(file, key, (loaded, total) => tell({ type: "progress", loaded, total }));
     } catch (error) {
-      if (i === start.choices.length - 1) throw error;
+      if (!(error instanceof FetchFailed) || tries === MAX_TRIES || stopping.signal.aborted) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 1000 * 2 ** tries));
     }
   }
-  throw new Error("there is nothing to draft with");
 }
 
 /**
@@ -106,15 +153,21 @@ async function load(start) {
  * @param {Uint32Array} ids
  */
 async function loadChoice({ key, runtime, threads }, { provider, graph, shape }, ids) {
-  const bytes = await loadFile(graph, key, (loaded, total) => tell({ type: "progress", loaded, total }));
+  await unpaused();
+  const bytes = await fetched(graph, key);
   tell({ type: "state", state: "loading", detail: "" });
   const ort = await import(`${runtime}ort.${provider}.min.mjs`);
   ort.env.wasm.wasmPaths = runtime;
   ort.env.wasm.numThreads = threads;
   const inference = await ort.InferenceSession.create(bytes, { executionProviders: [provider] });
-  const newDrafter = () => new ModelDrafter(ort, inference, shape, ids);
-  const trial = newDrafter();
-  trial.open(1);
-  await trial.propose([{ session: 1, context: [0, 1], committed: 2, index: 1, sampling: GREEDY }]);
+  const newDrafter = (/** @type {number} */ vocabSize) => new ModelDrafter(ort, inference, shape, ids, vocabSize);
+  try {
+    const trial = newDrafter(shape.vocabSize);
+    trial.open(1);
+    await trial.propose([{ session: 1, context: [0, 1], committed: 2, index: 1, sampling: GREEDY }]);
+  } catch (error) {
+    await inference.release();
+    throw error;
+  }
   return newDrafter;
 }
