@@ -85,7 +85,8 @@ class ServerDrafter:
         api = self._connection.api()
         for request in requests:
             session = self._sessions.get(request.session)
-            if api is not None and session is not None and self._can_draft(api, request) and self._take_slot(session):
+            if api is not None and session is not None and self._can_draft(api, request):
+                self._take_slot(session)
                 self._start(session, api, request)
         open_sessions = [self._sessions[number] for number in {r.session for r in requests} & self._sessions.keys()]
         calls = [call for session in open_sessions for call in session.calls]
@@ -101,21 +102,20 @@ class ServerDrafter:
             session.calls = [call for call in session.calls if id(call) not in ended]
         return proposals
 
-    def _take_slot(self, session: _Session) -> bool:
-        """Whether the session has a slot, now at the latest: those of closed sessions are free once their calls end."""
+    def _take_slot(self, session: _Session) -> None:
+        """Give the session a slot, unless all are taken: those of closed sessions are free once their calls end."""
         if session.slot is None:
             ended = [old for old in self._closed if all(call.answer.done() for call in old.calls)]
             self._closed = [old for old in self._closed if old not in ended]
             self._free += [old.slot for old in ended if old.slot is not None]
             session.slot = self._free.pop() if self._free else None
-        return session.slot is not None
 
     def _can_draft(self, api: ServerApi, request: DraftRequest) -> bool:
         return 0 < len(request.context) < api.facts.max_context - MAX_CHAIN
 
     def _start(self, session: _Session, api: ServerApi, request: DraftRequest) -> None:
         """Start a call for this request, unless it has one or must wait for others of its session."""
-        if _find(session, request) is not None:
+        if session.slot is None or _find(session, request) is not None:
             return
         generation = self._connection.generation
         if session.generation != generation:

@@ -16,6 +16,7 @@ from edge_agent.drafters.interface import NO_PROPOSAL, DraftRequest, first_chain
 from edge_agent.drafters.loading import DrafterUnavailable, load_drafters
 from edge_agent.drafters.server import api, connection, llama_server
 from edge_agent.drafters.server.chains import ChainLength
+from edge_agent.drafters.server.http_client import HttpClient, ServerError, parse_server_url
 from edge_agent.settings import AgentSettings
 from edgedraft.tokenizer import fingerprint
 from edgedraft.wire import Sampling
@@ -246,6 +247,36 @@ def test_what_was_drafted_while_a_commit_came_is_of_use(server: ScriptedModelSer
     assert first_chain(drafter_answer(drafter, [9, 10, 11])) == [12, 13]
     assert len(server.bodies("/completion")) == before + 1
     assert first_chain(drafter_answer(drafter, [9, 10, 12])) == [13, 14, 15], "of another text it is none"
+
+
+def test_a_session_gets_the_slot_of_one_that_ends_later(server: ScriptedModelServer) -> None:
+    server.answers["/props"]["total_slots"] = 2  # one of them is its owner's
+    drafter = load_drafters(settings(server.url, prompt_lookup=False)).new_drafter(len(WORDS))
+    honest, going_on = server.answers["/completion"], threading.Event()
+
+    def late(handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> Any:
+        going_on.wait(60)
+        return honest(handler, body)
+
+    server.answers["/completion"] = late
+    drafter.open(1)
+    assert not drafter.propose([request([9, 10])])[0].complete
+    drafter.close(1)
+    drafter.open(1)
+    assert not drafter.propose([request([9, 10, 11])])[0].complete, "it waits for the slot"
+    going_on.set()
+    assert first_chain(drafter_answer(drafter, [9, 10, 11])) == [12, 13, 14]
+
+
+def test_nothing_is_sent_to_another_users_process_that_took_the_port(server: ScriptedModelServer) -> None:
+    belongs = [True]
+    client = HttpClient(parse_server_url(server.url), lambda: belongs[0])
+    server.answers["/secret"] = raw(b"{}", Connection="close")
+    assert client.post("/secret", {"prompt": [1, 2]}, dict, 30) == {}
+    belongs[0] = False
+    with pytest.raises(ServerError, match="another user's process"):
+        client.post("/secret", {"prompt": [1, 2]}, dict, 30)
+    assert len(server.bodies("/secret")) == 1
 
 
 def test_a_server_that_comes_back_with_another_tokenizer_is_not_used(
