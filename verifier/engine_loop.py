@@ -262,7 +262,8 @@ class EngineLoop:
         for result in results:
             self._meters[result.session].add(
                 result.seconds,
-                scheduled_tokens[result.session],
+                # A session that was evicted for others computed nothing, and may not have been in this step at all.
+                scheduled_tokens.get(result.session, 0) if result.seconds else 0,
                 result.num_uncomputed,
                 self._scheduler.num_cached_tokens(result.session),
             )

@@ -14,15 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from gateway.storage.shared_store import SharedStore, StoreDown
-
 TICKET_SECONDS = 30
 MAX_PER_KEY = 32  # tickets of one key that were not used yet; then its oldest one goes
 MAX_TICKETS = 4096  # of all keys; then the oldest one of the key that has the most goes
-PREFIX = "edgedraft:ticket:"
-
-_PUT = "redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])"
-_TAKE = "return redis.call('GETDEL', KEYS[1])"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +55,12 @@ class MemoryTickets:
         elif len(self._tickets) >= MAX_TICKETS:
             ((most, _),) = Counter(other.key_digest for _, other in self._tickets.values()).most_common(1)
             del self._tickets[next(key for key, (_, other) in self._tickets.items() if other.key_digest == most)]
-        self._tickets[_hash(name)] = self._clock() + TICKET_SECONDS, ticket
+        self._tickets[hash_ticket(name)] = self._clock() + TICKET_SECONDS, ticket
         return name
 
     async def take(self, name: str) -> Ticket | None:
         self._forget_expired()
-        found = self._tickets.pop(_hash(name), None)
+        found = self._tickets.pop(hash_ticket(name), None)
         return found and found[1]
 
     def _forget_expired(self) -> None:
@@ -75,38 +69,6 @@ class MemoryTickets:
             self._tickets.popitem(last=False)
 
 
-class SharedTickets:
-    """The tickets of all replicas, so that each takes what another one has issued.
-
-    While the store is down, a ticket opens a WebSocket only at the replica that issued it.
-    """
-
-    def __init__(self, store: SharedStore) -> None:
-        self._store = store
-        self._local = MemoryTickets()
-
-    async def issue(self, ticket: Ticket) -> str:
-        name = secrets.token_urlsafe(32)
-        try:
-            await self._store.run(
-                _PUT, [PREFIX + _hash(name)], [f"{ticket.key_digest} {ticket.origin}", TICKET_SECONDS]
-            )
-        except StoreDown:
-            return await self._local.issue(ticket)
-        return name
-
-    async def take(self, name: str) -> Ticket | None:
-        if (local := await self._local.take(name)) is not None:
-            return local
-        try:
-            stored = await self._store.run(_TAKE, [PREFIX + _hash(name)], [])
-        except StoreDown:
-            return None
-        if stored is None:
-            return None
-        digest, _, origin = bytes(stored).decode().partition(" ")
-        return Ticket(digest, origin)
-
-
-def _hash(name: str) -> str:
+def hash_ticket(name: str) -> str:
+    """The form in which a ticket is stored."""
     return hashlib.sha256(name.encode()).hexdigest()

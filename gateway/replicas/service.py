@@ -6,7 +6,6 @@ import asyncio
 
 from gateway.agents.link import AgentLink
 from gateway.agents.registry import AgentRegistry
-from gateway.agents.tickets import SharedTickets
 from gateway.limits.shared_rates import SharedRateStore
 from gateway.limits.shared_spend import SharedSpendReservations
 from gateway.observability.metrics import Metrics
@@ -14,6 +13,7 @@ from gateway.replicas.directory import Directory
 from gateway.replicas.endpoint import ReplicaEndpoint
 from gateway.replicas.handshake import Handshake
 from gateway.replicas.remote_agents import RemoteAgents
+from gateway.replicas.shared_tickets import SharedTickets
 from gateway.settings import GatewaySettings
 from gateway.storage.shared_store import SharedStore
 

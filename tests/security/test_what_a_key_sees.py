@@ -24,7 +24,7 @@ from tests.support.scripted_verifier import ScriptedVerifier
 EVERYBODY, ANY_KEY, INFERENCE, EDGE = "everybody", "any key", "inference", "edge"
 ADMIN, OPERATOR = "admin", "operator"
 
-PAGES = {"/dashboard", "/dashboard/{name}", "/openapi.json"}
+PAGES = {"/dashboard", "/dashboard/{name:path}", "/openapi.json", "/attach", "/attach/page/{name:path}"}
 ALLOWED: dict[tuple[str, str], str] = {
     **{("GET", path): EVERYBODY for path in PAGES},
     **{("GET", path): EVERYBODY for path in ("/health", "/healthz", "/readyz", "/metrics")},
@@ -34,6 +34,10 @@ ALLOWED: dict[tuple[str, str], str] = {
         for rest in ("", "/{rest:path}")
         for method in not_served.METHODS
     },
+    ("GET", "/attach/runtime/{name}"): EVERYBODY,  # onnxruntime-web, which anybody may have
+    ("GET", "/attach/drafts"): EDGE,
+    ("GET", "/attach/drafts/{checksum}"): EDGE,
+    ("POST", "/v1/edge/tickets"): EDGE,
     ("GET", "/v1/models"): ANY_KEY,
     ("GET", "/v1/models/{name:path}"): ANY_KEY,
     ("GET", "/dashboard/data"): ANY_KEY,

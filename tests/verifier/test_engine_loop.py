@@ -56,6 +56,14 @@ class FailingEngine(CountingEngine):
         return super().step(scheduled)
 
 
+class EvictingEngine(CountingEngine):
+    """Each step evicts the sessions that it does not run, as for their KV blocks."""
+
+    def step(self, scheduled: Sequence[ScheduledSession]) -> list[StepResult]:
+        left_out = self.num_uncomputed.keys() - {item.session for item in scheduled}
+        return [StepResult(key, (), self.num_uncomputed[key]) for key in left_out] + super().step(scheduled)
+
+
 class LostEngine(CountingEngine):
     """Is lost in the first step after the warm-up."""
 
@@ -183,6 +191,18 @@ def test_a_failed_step_closes_its_sessions_and_the_loop_continues(run: Run) -> N
     assert reply.code == CLOSE_FAILED
     runner.loop.post(1, Open(2, [0, 0], GREEDY, 3))
     assert all(isinstance(reply, Commit) for reply in runner.until_end(2))
+
+
+def test_a_session_that_is_evicted_outside_of_its_own_steps_goes_on(run: Run) -> None:
+    """Prompts take turns: while one is computed, its blocks may be those of another."""
+    runner = run(EvictingEngine(4))
+    for session in (1, 2, 3):
+        runner.loop.post(1, Open(session, [0] * 200, GREEDY, 20))
+    finished = 0
+    while finished < 3:
+        _, reply = runner.next()
+        assert isinstance(reply, Commit)
+        finished += reply.finish is not None
 
 
 def test_an_invalid_draft_does_not_end_its_session(run: Run) -> None:
