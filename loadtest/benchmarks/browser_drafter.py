@@ -17,6 +17,7 @@ from typing import Any
 from edge_agent.drafters.interface import DraftRequest, Proposal
 from edgedraft.draft_manifest import read_manifest
 from edgedraft.local.browser_runtime import RUNTIME_FOLDER, browser_folder, has_runtime
+from gateway.api.attach.browser_drafts import describe_shape
 
 ORIGIN = "http://127.0.0.1"  # where browsers allow what they allow only over https elsewhere
 ISOLATED = {"cross-origin-opener-policy": "same-origin", "cross-origin-embedder-policy": "require-corp"}
@@ -84,15 +85,7 @@ def browser_drafters(folder: Path, threads: int) -> Iterator[dict[str, BrowserDr
         page = browser.new_page()
         page.route("**/*", answer)
         page.goto(f"{ORIGIN}/")
-        shape = {
-            "columns": manifest.columns,
-            "layers": manifest.layers,
-            "kvHeads": manifest.kv_heads,
-            "headDim": manifest.head_dim,
-            "contextLength": manifest.context_length,
-            "vocabSize": manifest.vocab_size,
-            "kvType": variant.kv_dtype,
-        }
+        shape = describe_shape(manifest) | {"kvType": variant.kv_dtype}
         page.evaluate(LOAD, {"shape": shape, "threads": threads})
         yield {f"Chromium {browser.version.partition('.')[0]}, WebAssembly, int8": BrowserDrafter(page)}
         browser.close()

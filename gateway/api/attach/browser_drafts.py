@@ -89,19 +89,24 @@ def _offer(manifest: DraftManifest, model: str) -> dict[str, Any]:
         "model": model,
         "name": manifest.name,
         "fingerprint": manifest.fingerprint,
-        "shape": {
-            "columns": manifest.columns,
-            "layers": manifest.layers,
-            "kvHeads": manifest.kv_heads,
-            "headDim": manifest.head_dim,
-            "contextLength": manifest.context_length,
-            "vocabSize": manifest.vocab_size,
-        },
+        "shape": describe_shape(manifest),
         "headIds": _described(manifest.head_ids),
         "variants": {
             name: {"file": _described(variant.file), "kvType": variant.kv_dtype}
             for name, variant in manifest.variants.items()
         },
+    }
+
+
+def describe_shape(manifest: DraftManifest) -> dict[str, int]:
+    """The sizes of a draft as the page's modules name them."""
+    return {
+        "columns": manifest.columns,
+        "layers": manifest.layers,
+        "kvHeads": manifest.kv_heads,
+        "headDim": manifest.head_dim,
+        "contextLength": manifest.context_length,
+        "vocabSize": manifest.vocab_size,
     }
 
 
