@@ -1,14 +1,16 @@
 """The browser agent's drafter in a headless Chromium, as one of the runtimes that `bench draft` compares.
 
-The page's own modules run in a page of this process's making: every file comes from disk, none from a network.
+The page's own modules run in a page of this process's making, whose files it serves on the loopback address.
 Each call crosses the browser's debugging protocol, which adds one or two milliseconds to a forward.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,20 +21,19 @@ from edgedraft.draft_manifest import read_manifest
 from edgedraft.local.browser_runtime import RUNTIME_FOLDER, browser_folder, has_runtime
 from gateway.api.attach.browser_drafts import describe_shape
 
-ORIGIN = "http://127.0.0.1"  # where browsers allow what they allow only over https elsewhere
 ISOLATED = {"cross-origin-opener-policy": "same-origin", "cross-origin-embedder-policy": "require-corp"}
 TYPES = {".js": "text/javascript", ".mjs": "text/javascript", ".wasm": "application/wasm"}
 
-LOAD = """async ({ shape, threads }) => {
+LOAD = """async ({ shape, threads, ids, graph }) => {
     const { ModelDrafter } = await import("/page/agent/model.js");
     const fetched = async (name) => (await fetch(`/draft/${name}`)).arrayBuffer();
-    const ids = new Uint32Array(await fetched("head_ids"));
+    const headIds = new Uint32Array(await fetched(ids));
     const ort = await import("/runtime/ort.wasm.min.mjs");
     ort.env.wasm.wasmPaths = "/runtime/";
     ort.env.wasm.numThreads = threads;
-    const graph = new Uint8Array(await fetched("graph"));
-    const inference = await ort.InferenceSession.create(graph, { executionProviders: ["wasm"] });
-    globalThis.drafter = new ModelDrafter(ort, inference, shape, ids, shape.vocabSize, false);
+    const bytes = new Uint8Array(await fetched(graph));
+    const inference = await ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] });
+    globalThis.drafter = new ModelDrafter(ort, inference, shape, headIds, shape.vocabSize, false);
 }"""
 PROPOSE = """(requests) => globalThis.drafter.propose(requests.map(({ seed, sampling, ...request }) =>
     ({ ...request, sampling: { ...sampling, seed: BigInt(seed), logitBias: new Map() } })))"""
@@ -70,25 +71,48 @@ def browser_drafters(folder: Path, threads: int) -> Iterator[dict[str, BrowserDr
 
     manifest = read_manifest(folder)
     variant = manifest.variants["int8"]
-    named = {"head_ids": folder / manifest.head_ids.name, "graph": folder / variant.file.name}
     page_files = Path(str(files("gateway.api.attach").joinpath("page")))
-    folders = {"page": page_files, "runtime": browser_folder() / RUNTIME_FOLDER}
-
-    def answer(route: Any) -> None:
-        kind, _, name = route.request.url.removeprefix(f"{ORIGIN}/").partition("/")
-        path = named[name] if kind == "draft" else folders[kind] / name if kind else None
-        body = path.read_bytes() if path else b"<!doctype html>"
-        route.fulfill(body=body, headers=ISOLATED, content_type=TYPES.get(path.suffix, "") if path else "text/html")
-
-    with sync_playwright() as playwright:
+    folders = {"page": page_files, "runtime": browser_folder() / RUNTIME_FOLDER, "draft": folder}
+    shape = describe_shape(manifest) | {"kvType": variant.kv_dtype}
+    described = {"shape": shape, "threads": threads, "ids": manifest.head_ids.name, "graph": variant.file.name}
+    with _serving(folders) as url, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page()
-        page.route("**/*", answer)
-        page.goto(f"{ORIGIN}/")
-        shape = describe_shape(manifest) | {"kvType": variant.kv_dtype}
-        page.evaluate(LOAD, {"shape": shape, "threads": threads})
+        page.goto(url)
+        page.evaluate(LOAD, described)
         yield {f"Chromium {browser.version.partition('.')[0]}, WebAssembly, int8": BrowserDrafter(page)}
         browser.close()
+
+
+@contextmanager
+def _serving(folders: Mapping[str, Path]) -> Iterator[str]:
+    """The URL of an empty page; its server has the files of each folder below the folder's name."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            kind, _, name = self.path.removeprefix("/").partition("/")
+            path = folders[kind] / name if name else None
+            body = path.read_bytes() if path else b"<!doctype html>"
+            self.send_response(200)
+            for header, value in ISOLATED.items():
+                self.send_header(header, value)
+            self.send_header(
+                "content-type", TYPES.get(path.suffix, "application/octet-stream") if path else "text/html"
+            )
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/"
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def _described(request: DraftRequest) -> dict[str, Any]:
