@@ -15,6 +15,7 @@ from tests.e2e.conftest import CASES, Answer, Case, Service
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 SOME = CASES[::3]  # half of each temperature
+TRIES = 10
 
 
 @pytest.fixture
@@ -38,8 +39,13 @@ def test_its_drafts_are_taken_and_change_no_text(
     assert [answers[case].text for case in SOME] == [alone[case].text for case in SOME]
     assert {answer.mode for answer in answers.values()} == {"edge"}
     for temperature in (0.0, 0.8):
-        accepted = sum(answer.accepted for case, answer in answers.items() if case.temperature == temperature)
-        assert accepted > 0, f"at temperature {temperature}"
+        own = [case for case in SOME if case.temperature == temperature]
+        accepted = sum(answers[case].accepted for case in own)
+        for case in own * TRIES:  # on a busy machine drafts may come too late for every step of a short text
+            if accepted:
+                break
+            accepted = service.ask(case).accepted
+        assert accepted, f"at temperature {temperature}"
     model_server.kill()
     without = service.ask_all(SOME[:2], streams=1)
     assert [answer.text for answer in without] == [alone[case].text for case in SOME[:2]]

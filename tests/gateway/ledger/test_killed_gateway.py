@@ -66,11 +66,11 @@ async def test_a_killed_gateways_requests_are_billed(
         async with gateway_process(verifier, database_url) as (pid, http):
             body = {"model": "toy", "messages": SHORT, "max_tokens": 3}
             assert (await http.post("/v1/chat/completions", json=body)).status_code == 200
-            asking = [asyncio.create_task(stream(http, SHORT, texts)) for _ in range(2)]
-            await until(lambda: len(texts) > 6)
             opened = engine.opened
+            asking = [asyncio.create_task(stream(http, SHORT, texts)) for _ in range(2)]
+            await until(lambda: len(texts) > 6 and engine.opened == opened + 2)
             asking.append(asyncio.create_task(stream(http, LONG, [])))
-            await until(lambda: engine.opened > opened)
+            await until(lambda: engine.opened == opened + 3)
             os.kill(pid, signal.SIGKILL)
             await asyncio.gather(*asking, return_exceptions=True)
         # The lease of the one that was killed is taken for expired at once.
