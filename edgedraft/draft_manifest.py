@@ -17,6 +17,7 @@ from edgedraft.wire import MAX_VOCAB, Name, VocabSize
 
 FORMAT = 1
 MANIFEST_FILE = "draft.json"
+RUNTIME_FOLDER = "onnxruntime-web"  # beside the folders of drafts that a gateway offers to browsers
 MAX_MANIFEST = 1 << 16  # bytes
 MAX_FILE = 1 << 34  # bytes
 

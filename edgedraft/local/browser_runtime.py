@@ -14,13 +14,13 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+from edgedraft.draft_manifest import RUNTIME_FOLDER
 from edgedraft.local.demo_model import cache_root
 from edgedraft.local.settings import BrowserFetchSettings
 
 VERSION = "1.30.0"
 PACKAGE_SHA256 = "d2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf71"
 PACKAGE_BYTES = 33_106_585
-RUNTIME_FOLDER = "onnxruntime-web"
 MAX_FILE = 1 << 26  # bytes
 # The variant for processors, and the one for WebGPU.
 FILES = (

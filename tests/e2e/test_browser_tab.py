@@ -21,7 +21,8 @@ from edge_agent.drafters.interface import DraftRequest
 from edge_agent.drafters.loading import load_drafters
 from edge_agent.onnx.export import export_draft
 from edge_agent.settings import AgentSettings
-from edgedraft.local.browser_runtime import RUNTIME_FOLDER, browser_folder, fetch_runtime
+from edgedraft.draft_manifest import RUNTIME_FOLDER
+from edgedraft.local.browser_runtime import browser_folder, fetch_runtime
 from edgedraft.local.demo_model import DEMO_MODEL
 from edgedraft.wire import Sampling
 from tests.conftest import THOROUGH

@@ -14,13 +14,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgedraft.draft_manifest import MANIFEST_FILE, DraftFile, DraftManifest, UnusableManifest, read_manifest
+from edgedraft.draft_manifest import (
+    MANIFEST_FILE,
+    RUNTIME_FOLDER,
+    DraftFile,
+    DraftManifest,
+    UnusableManifest,
+    read_manifest,
+)
 from edgedraft.observability.logs import event
 from gateway.model.served_model import ServedModel
 
 log = logging.getLogger(__name__)
 
-RUNTIME_FOLDER = "onnxruntime-web"
 RUNTIME_TYPES = {".mjs": "text/javascript; charset=utf-8", ".wasm": "application/wasm"}
 
 
