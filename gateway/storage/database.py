@@ -7,12 +7,14 @@ migrations/.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, event, inspect, text
+import aiosqlite
+from sqlalchemy import AdaptedConnection, BigInteger, Connection, event, inspect, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, NotSupportedError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -20,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random
 
 from edgedraft.private_files import make_private_file, make_private_folder, narrow
 from gateway.storage.migrations import HEAD
@@ -179,13 +182,24 @@ def _engine(url: URL, command_seconds: float | None) -> AsyncEngine:
         raise SchemaError("PostgreSQL needs its driver: pip install 'edgedraft[postgres]'") from error
 
 
-def _prepare_sqlite(connection: Any, record: object) -> None:
+def _prepare_sqlite(connection: AdaptedConnection, record: object) -> None:
+    connection.run_async(_set_up_sqlite)
+
+
+async def _set_up_sqlite(connection: aiosqlite.Connection) -> None:
     connection.isolation_level = None  # the driver begins no transactions by itself; _begin_sqlite does
-    cursor = connection.cursor()
-    for pragma in (f"busy_timeout={BUSY_SECONDS * 1000:.0f}", "journal_mode=WAL", "synchronous=NORMAL"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.close()
+    for pragma in (f"busy_timeout={BUSY_SECONDS * 1000:.0f}", "synchronous=NORMAL", "foreign_keys=ON"):
+        await connection.execute_fetchall(f"PRAGMA {pragma}")
+    # A file keeps its mode. SQLite changes it from within a transaction that has read, where it does not wait for
+    # another writer: of several processes that open a new file at once, all but one are told "database is locked".
+    async for attempt in AsyncRetrying(
+        retry=retry_if_exception_type(sqlite3.OperationalError),
+        stop=stop_after_delay(BUSY_SECONDS),
+        wait=wait_random(0.01, 0.1),
+        reraise=True,
+    ):
+        with attempt:
+            await connection.execute_fetchall("PRAGMA journal_mode=WAL")
 
 
 def _begin_sqlite(connection: Connection) -> None:

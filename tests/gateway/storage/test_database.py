@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -69,6 +72,20 @@ async def test_a_database_of_the_previous_version_is_migrated(database_url: str)
     with pytest.raises(IntegrityError):  # the hash is still unique, and the error says so
         async with database.begin() as connection:
             await connection.execute(text("UPDATE keys SET hash = 'x'"))
+    await database.close()
+
+
+async def test_a_new_sqlite_file_may_be_written_by_another_process_while_it_is_opened(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "gateway.db", isolation_level=None)) as other:
+        other.execute("CREATE TABLE something (id INTEGER)")
+        other.execute("BEGIN IMMEDIATE")
+        database = Database(f"sqlite:///{tmp_path}/gateway.db")
+        opening = asyncio.create_task(database.open())
+        await asyncio.wait({opening}, timeout=0.5)
+        other.execute("COMMIT")
+        await opening
+    async with database.connect() as connection:
+        assert await connection.scalar(text("PRAGMA journal_mode")) == "wal"
     await database.close()
 
 
