@@ -125,13 +125,28 @@ class DraftExportSettings(Settings):
     onnx: Path = Field(description="folder to write")
 
 
-class DistillSettings(Settings):
+class MeasuredSettings(Settings):
+    """What the prompts are that drafts are measured on, and how the target answers them."""
+
+    work: Path = Field(Path("distill-work"), description="folder for samples and checkpoints")
+    slots: int = Field(128, ge=1, description="conversations that the target decodes at once")
+    held_out: int = Field(24, ge=1, description="held-out prompts of each kind")
+    seed: int = Field(0, description="seed of prompts, answers and order")
+    device: str = Field("", description="device of target and draft; empty: CUDA where there is one")
+
+
+class DraftEvaluateSettings(MeasuredSettings):
+    """Measure how well a distilled draft predicts its target, on held-out prompts and on prompts written by hand."""
+
+    draft: str = Field("", description="folder of a distilled draft; the shipped one if empty")
+
+
+class DistillSettings(MeasuredSettings):
     """Make a draft model for any transformers causal LM; a run that was interrupted goes on with the same --work."""
 
     target: str = Field(DEMO_MODEL, description="name, folder or hub name of the model to imitate")
     out: Path = Field(Path("draft"), description="folder for the finished draft")
     onnx: Path | None = Field(None, description="folder for the finished draft as ONNX graphs too")
-    work: Path = Field(Path("distill-work"), description="folder for samples and checkpoints")
     start: str = Field("", description="a draft of the same target to go on from, by folder, or the shipped one's name")
     layers: Annotated[tuple[int, ...], *COMMA_SEPARATED] = Field(
         (), description="the target's layers to start from; empty: the first five, a middle one, the last two"
@@ -139,16 +154,15 @@ class DistillSettings(Settings):
     head_size: int = Field(16384, ge=1, description="rows of the cut output head")
     tokens: int = Field(1_000_000, ge=1, description="labelled tokens to collect")
     sample_seconds: float = Field(1800.0, ge=0, description="time limit of the collection")
-    slots: int = Field(128, ge=1, description="conversations that the target decodes at once")
-    sample_length: int = Field(352, ge=2, description="longest conversation in tokens; longer prompts are left out")
-    answer_tokens: int = Field(200, ge=1, description="longest answer")
+    sample_length: int = Field(1024, ge=2, description="longest conversation in tokens; longer prompts are left out")
+    answer_tokens: int = Field(320, ge=1, description="longest answer")
     top_k: int = Field(12, ge=1, description="labels kept of each position")
-    held_out: int = Field(24, ge=1, description="held-out prompts of each kind")
     passes: float = Field(4.0, gt=0, description="passes over the samples")
     train_seconds: float = Field(2700.0, ge=0, description="time limit of the training")
-    row_tokens: int = Field(512, ge=2, description="length of a packed row")
-    rows: int = Field(4, ge=1, description="packed rows of one step")
+    row_tokens: int = Field(1024, ge=2, description="length of a packed row")
+    rows: int = Field(2, ge=1, description="packed rows of one step")
     rate: float = Field(5e-4, gt=0, description="peak learning rate")
+    estimate: bool = Field(
+        False, description="print what it computes and how long GPUs take for it, and do nothing else"
+    )
     evaluate_seconds: float = Field(300.0, ge=0, description="time between two checkpoints with held-out figures")
-    seed: int = Field(0, description="seed of prompts, answers and order")
-    device: str = Field("", description="device of target and child; empty: CUDA where there is one")

@@ -45,6 +45,7 @@ COMMANDS: dict[tuple[str, ...], tuple[type[Settings], str]] = {
     ("db", "upgrade"): (gateway.DbUpgradeSettings, "gateway.cli.database"),
     ("browser", "fetch"): (BrowserFetchSettings, "edgedraft.local.browser_runtime"),
     ("distill",): (agent.DistillSettings, "edge_agent.distill"),
+    ("draft", "evaluate"): (agent.DraftEvaluateSettings, "edge_agent.distill.measure"),
     ("draft", "export"): (agent.DraftExportSettings, "edge_agent.onnx.export"),
     ("demo",): (loadtest.DemoSettings, "loadtest.demo"),
     ("bench",): (loadtest.BenchSettings, "loadtest.main"),

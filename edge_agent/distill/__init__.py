@@ -18,5 +18,10 @@ def main(settings: DistillSettings) -> None:
     from edge_agent.distill.recipe import distill
 
     configure_logging(settings.log_level, settings.log_format)
+    if settings.estimate:
+        from edge_agent.distill.estimate import estimate, markdown_estimate
+        from edgedraft.local.demo_model import resolve_model
 
+        print(markdown_estimate(estimate(settings, resolve_model(settings.target)), settings))
+        return
     distill(settings)

@@ -10,25 +10,30 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
 
 from edge_agent.distill.decode import BatchDecoder, Conversation, to_sample
-from edge_agent.distill.prompts import KINDS, Message, Prompt, PromptMaker
-from edge_agent.distill.samples import HELD_OUT, Sample, load_samples, save_samples, shards
-from edge_agent.settings import DistillSettings
+from edge_agent.distill.prompts import HELD_OUT_KINDS, KINDS, Message, Prompt, PromptMaker, written_prompts
+from edge_agent.distill.samples import HELD_OUT, WRITTEN, Sample, load_samples, save_samples, shards
+from edge_agent.settings import DistillSettings, MeasuredSettings
 from edgedraft.observability.progress import progress
 from edgedraft.private_files import make_private_folder
 
 GREEDY_SHARE = 0.4
 # By kind. Long prompts with short answers give the fewest labels per second.
-KIND_WEIGHTS = (3, 1, 3, 2, 1, 1)
+KIND_WEIGHTS = (3, 1, 3, 2, 1, 1, 1, 1)
 MAGPIE_SHARE = 0.45
 MAGPIE_TOKENS = 80
 FOLLOW_UP_SHARE = 0.15
 REUSE_SHARE = 0.15
 SHARD_SAMPLES = 256
+# The longest conversations and answers that drafts are measured on: the same for all, whatever they are trained on.
+HELD_OUT_LENGTH = 352
+WRITTEN_LENGTH = 640
+MEASURED_TOKENS = 200
 
 
 class ConversationMaker:
@@ -102,28 +107,42 @@ class ConversationMaker:
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
+def collect_measured(decoder: BatchDecoder, tokenizer: Any, folder: Path, settings: MeasuredSettings) -> None:
+    """Write the greedy answers to held-out and to written prompts, unless they are there."""
+    maker = PromptMaker(settings.seed, held_out=True)
+    held_out = [maker.make(kind) for _ in range(settings.held_out) for kind in HELD_OUT_KINDS]
+    for name, prompts, length in (
+        (HELD_OUT, held_out, HELD_OUT_LENGTH),
+        (WRITTEN, written_prompts(), WRITTEN_LENGTH),
+    ):
+        if (folder / name).exists():
+            continue
+        conversations = ConversationMaker(tokenizer, maker, MEASURED_TOKENS, "")
+        waiting = (conversations.answer_conversation(prompt, 0.0) for prompt in prompts)
+        save_samples(folder / name, _decode_all(decoder, waiting, length, len(prompts)))
+
+
+def _decode_all(decoder: BatchDecoder, conversations: Iterator[Conversation], length: int, count: int) -> list[Sample]:
+    done: list[Sample] = []
+    with progress("measured answers", count, "answers") as advance:
+
+        def keep(conversation: Conversation) -> None:
+            done.append(to_sample(conversation))
+            advance()
+
+        decoder.run(conversations, keep, lambda: False, length)
+    return done
+
+
 def collect_samples(target: PreTrainedModel, tokenizer: Any, stop: set[int], settings: DistillSettings) -> None:
-    """Write held-out samples, then training shards until the token or time budget is used up; resumes earlier runs."""
+    """Write measured samples, then training shards until the token or time budget is used up; resumes earlier runs."""
     folder = settings.work / "samples"
     make_private_folder(settings.work)
     make_private_folder(folder)
-    length, top_k = settings.sample_length, settings.top_k
     old = shards(folder)
-    decoder = BatchDecoder(target, stop, settings.slots, length, top_k, settings.seed + len(old))
-    held_out = folder / HELD_OUT
-    if not held_out.exists():
-        maker = PromptMaker(settings.seed, held_out=True)
-        conversations = ConversationMaker(tokenizer, maker, settings.answer_tokens, f"{settings.seed}/held-out")
-        prompts = [maker.make(kind) for _ in range(settings.held_out) for kind in KINDS]
-        done: list[Sample] = []
-        with progress("held-out answers", len(prompts), "answers") as advance:
-
-            def keep(conversation: Conversation) -> None:
-                done.append(to_sample(conversation))
-                advance()
-
-            decoder.run((conversations.answer_conversation(prompt, 0.0) for prompt in prompts), keep, lambda: False)
-        save_samples(held_out, done)
+    length = max(settings.sample_length, WRITTEN_LENGTH)
+    decoder = BatchDecoder(target, stop, settings.slots, length, settings.top_k, settings.seed + len(old))
+    collect_measured(decoder, tokenizer, folder, settings)
 
     tokens = sum(len(s.positions) for path in old for s in load_samples(path))
     seed = f"{settings.seed}/{len(old)}"
@@ -155,6 +174,6 @@ def collect_samples(target: PreTrainedModel, tokenizer: Any, stop: set[int], set
         def should_stop() -> bool:
             return tokens >= settings.tokens or time.monotonic() > until
 
-        decoder.run(conversations.training_conversations(), on_finished, should_stop)
+        decoder.run(conversations.training_conversations(), on_finished, should_stop, settings.sample_length)
     if batch:
         flush()

@@ -78,11 +78,12 @@ class SlotCache(Cache):
 class BatchDecoder:
     """Decodes conversations with the target, whose linear layers it packs (edgedraft/runtime/packed_linear.py).
 
-    Conversations are ended before they have `length` tokens, prompt included.
+    `length` is the most that a row of the cache holds, in tokens.
     """
 
     def __init__(self, target: PreTrainedModel, stop: set[int], slots: int, length: int, top_k: int, seed: int) -> None:
-        self._target, self._stop, self._slots, self._length, self._top_k = target, stop, slots, length, top_k
+        self._target, self._stop, self._slots, self._top_k = target, stop, slots, top_k
+        self._cache_length = self._length = length
         head = target.get_output_embeddings()
         assert isinstance(head, torch.nn.Linear)
         self._head, self._head_weight = head, head.weight.detach()
@@ -109,11 +110,14 @@ class BatchDecoder:
         conversations: Iterator[Conversation],
         on_finished: Callable[[Conversation], Conversation | None],
         should_stop: Callable[[], bool],
+        length: int,
     ) -> None:
         """Decode until `conversations` is exhausted or `should_stop()` is true.
 
+        Conversations are ended before they have `length` tokens, prompt included; longer prompts are left out.
         `on_finished` is called with every conversation that ends; it may return another one, which is decoded next.
         """
+        self._length = min(length, self._cache_length)
         while not should_stop():
             fresh = self._admit(conversations)
             if fresh:

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from edge_agent.distill.evaluate import CHAIN, Figures, markdown_table
+from edge_agent.distill.prompts import KINDS
 from edge_agent.distill.student import trained_state
 from edge_agent.drafters.draft_model import (
     CARD_FILE,
@@ -42,22 +43,25 @@ def write_spec(spec: DraftSpec, folder: Path) -> None:
     (folder / SPEC_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(spec)) + b"\n")
 
 
-def write_card(spec: DraftSpec, figures: dict[str, Figures], folder: Path) -> None:
-    """Write the model card: form, data, training, acceptance and limits."""
-    (folder / CARD_FILE).write_text(CARD.format(**_facts(spec, figures, folder)))
+def write_card(spec: DraftSpec, figures: dict[str, Figures], written: dict[str, Figures], folder: Path) -> None:
+    """Write the model card: form, data, training, acceptance on held-out and on written prompts, and limits."""
+    (folder / CARD_FILE).write_text(CARD.format(**_facts(spec, folder), **_tables(figures, written)))
 
 
-def _facts(spec: DraftSpec, figures: dict[str, Figures], folder: Path) -> dict[str, Any]:
+def _tables(figures: dict[str, Figures], written: dict[str, Figures]) -> dict[str, str]:
+    return {"table": markdown_table(figures), "written_table": markdown_table(written), "chain": str(CHAIN)}
+
+
+def _facts(spec: DraftSpec, folder: Path) -> dict[str, Any]:
     training = spec.training
     return {
+        "kinds": ", ".join(KINDS),
         **training,
         "target": spec.target,
         "layers": ", ".join(map(str, spec.layers)),
         "count": len(spec.layers),
         "head_size": f"{spec.head_size:,}",
         "megabytes": f"{(folder / WEIGHTS_FILE).stat().st_size / 1e6:.1f}",
-        "table": markdown_table(figures),
-        "chain": CHAIN,
         "before": _before(training.get("before") or {}),
         "labelled": f"{training['sampled_tokens']:,}",
         "seen": f"{training['trained_tokens']:,}",
@@ -81,7 +85,7 @@ The target verifies every draft token, so this model changes the speed and never
 - Form: {count} layers that started as the target's layers {layers}; the target's embeddings (not
   stored here); an output head of {head_size} tokens, the most likely ones. {megabytes} MB, int8 with a scale per row.
 - Data: {samples:,} conversations with {labelled} labelled tokens, all written by the target itself. Prompts come from
-  templates (chat, summary, code, maths, translation, retrieval), and from user turns that the target wrote. Labels are
+  templates ({kinds}), and from user turns that the target wrote. Labels are
   its {top_k} most likely tokens at every position. No data set was used.
 - Training: {steps:,} steps, {passes:.1f} passes, {seen} labelled tokens, {minutes} minutes on {device}; AdamW at
   {rate}, cross entropy against the target's distribution, embeddings frozen.{before}
@@ -97,12 +101,17 @@ as stored.
 
 {table}
 
+On answers to {written} prompts that were written by hand and had no part in the training or in the choice of its
+checkpoint:
+
+{written_table}
+
 ## Limits
 
-- Measured at temperature 0, on English prompts of these kinds and conversations below {sample_length} tokens. Longer
-  contexts, other languages and sampled text were not measured; expect less.
-- The checkpoint was selected on the same held-out answers that the table shows.
-- Held-out prompts come from the same generator as the training prompts; users' prompts will differ more.
+- Measured at temperature 0, on short prompts, most of them English. Trained on conversations below {sample_length}
+  tokens; longer contexts and other languages were not measured; expect less.
+- The checkpoint was selected on the same held-out answers that the first table shows.
+- Held-out prompts come from the same generator as the training prompts; the second table is nearer to users' prompts.
 - A token outside the head is never drafted; the text then takes one more verification.
 - Drafts imitate the target, including its mistakes; nothing was done about its content.
 """

@@ -1,20 +1,30 @@
-"""Prompts for the target to answer: six kinds, made from templates and word lists (topics.py), without a data set.
+"""Prompts for the target to answer: eight kinds, made from templates and word lists (topics.py), without a data set.
 
 Every list is split by hash into a training part and a held-out part. A held-out prompt takes its template and its
 subjects from the held-out parts only, so it shares neither with a training prompt. Prompts that the target writes
 itself (user turns, passages to summarise) come from collect.py, and only for training.
+
+Sixty more were written by hand, as people type (written_prompts.json). They are measured on and never trained on.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
 
 from edge_agent.distill import topics
 
-KINDS = ("chat", "summary", "code", "maths", "translation", "retrieval")
+# Shards store a kind as its index here.
+KINDS = ("chat", "summary", "code", "maths", "translation", "retrieval", "json", "tools")
+# Held-out prompts are of the first six kinds, so that figures of all drafts are of the same prompts.
+HELD_OUT_KINDS = KINDS[:6]
 HELD_OUT_SHARE = 6
+WRITTEN_PROMPTS = Path(__file__).parent / "written_prompts.json"
 
 Message = dict[str, str]
 
@@ -25,6 +35,11 @@ class Prompt:
 
     kind: str
     messages: tuple[Message, ...]
+
+
+def written_prompts() -> list[Prompt]:
+    """The prompts that were written by hand."""
+    return msgspec.json.decode(WRITTEN_PROMPTS.read_bytes(), type=list[Prompt])
 
 
 def select_split(items: tuple[str, ...], held_out: bool) -> list[str]:
@@ -44,7 +59,9 @@ class PromptMaker:
         self._held_out = held_out
 
     def make(self, kind: str) -> Prompt:
-        """Make a prompt of a kind, one of KINDS; every fourth on average has a system message."""
+        """Make a prompt of a kind, one of KINDS; of those without tools every fourth has a system message."""
+        if kind == "tools":
+            return self._tools()
         text = {
             "chat": self._chat,
             "summary": self._summary,
@@ -52,6 +69,7 @@ class PromptMaker:
             "maths": self._maths,
             "translation": self._translation,
             "retrieval": self._retrieval,
+            "json": self._json,
         }[kind]()
         return self.with_system(Prompt(kind, ({"role": "user", "content": text},)))
 
@@ -105,10 +123,9 @@ class PromptMaker:
         sentence = self._fill(self._pick(topics.SENTENCES))
         return self._pick(topics.TRANSLATE).format(tongue=tongue, sentence=sentence)
 
-    def _passage(self) -> tuple[str, dict[str, str]]:
-        facts = select_split(topics.FACTS, self._held_out)
+    def _words(self) -> dict[str, str]:
         year = self._number(1900, 2000)
-        words = {
+        return {
             "firm": self._pick(topics.FIRMS),
             "name": self._pick(topics.NAMES),
             "friend": self._pick(topics.NAMES),
@@ -124,6 +141,13 @@ class PromptMaker:
             "c": str(self._number(100, 900)),
             "d": str(self._number(4, 20)),
         }
+
+    def _record_words(self) -> dict[str, str]:
+        return {**self._words(), "things": self._pick(topics.THINGS), "drink": self._pick(topics.DRINKS)}
+
+    def _passage(self) -> tuple[str, dict[str, str]]:
+        facts = select_split(topics.FACTS, self._held_out)
+        words = self._words()
         chosen = self._random.sample(facts, min(len(facts), self._random.randint(3, 6)))
         opening = f"{words['firm']}, based in {words['city']}, makes {words['trade']}."
         return " ".join([opening, *(fact.format(**words) for fact in chosen)]), words
@@ -141,3 +165,31 @@ class PromptMaker:
     def _read(self, passage: str, question: str) -> str:
         lines = self._pick(topics.READINGS).replace("|", "\n\n")
         return lines.format(passage=passage, passage2=self._passage()[0], question=question)
+
+    def _json(self) -> str:
+        record = self._pick(topics.RECORDS).format(**self._record_words())
+        return self._pick(topics.AS_JSON).format(record=record)
+
+    def _tools(self) -> Prompt:
+        """A request with one or two functions; in half of the cases the call was made and its result is there."""
+        tools = [tool.split("|") for tool in self._random.sample(select_split(topics.TOOLS, self._held_out), 2)]
+        name, _, request, arguments, result = tools[0]
+        offered = tools[: self._random.randint(1, 2)]
+        self._random.shuffle(offered)
+        functions = ", ".join(_function(name, parameters) for name, parameters, *_ in offered)
+        system = self._pick(topics.TOOL_SYSTEMS).replace("|", "\n").format(functions=f"[{functions}]")
+        words = self._record_words()
+        messages: list[Message] = [
+            {"role": "system", "content": system},
+            {"role": "user", "content": request.format(**words)},
+        ]
+        if self._random.random() < 0.5:
+            call = f'{{"name": "{name}", "arguments": {arguments.format(**words)}}}'
+            messages.append({"role": "assistant", "content": f"<tool_call>{call}</tool_call>"})
+            messages.append({"role": "user", "content": f"<tool_response>{result.format(**words)}</tool_response>"})
+        return Prompt("tools", tuple(messages))
+
+
+def _function(name: str, parameters: str) -> str:
+    types = dict(field.split(": ") for field in parameters.split(", "))
+    return json.dumps({"name": name, "parameters": types})

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from edge_agent.distill.collect import collect_samples
 from edge_agent.distill.evaluate import evaluate, markdown_table
 from edge_agent.distill.export import write_card, write_spec, write_weights
-from edge_agent.distill.samples import HELD_OUT, load_samples, shards
+from edge_agent.distill.samples import HELD_OUT, WRITTEN, load_samples, shards
 from edge_agent.distill.student import choose_head, default_layers, make_student
 from edge_agent.distill.train import Trainer
 from edge_agent.drafters.draft_model import (
@@ -39,20 +39,19 @@ def distill(settings: DistillSettings) -> None:
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
     path = resolve_model(settings.target)
     tokenizer = AutoTokenizer.from_pretrained(path)
-    # bfloat16 halves the time, except on a CPU without instructions for it.
-    dtype = torch.bfloat16 if has_bfloat16_matmul(torch.device(device)) else torch.float32
-    target = _load(path, dtype, device)
+    target = load_target(path, device)
     stop = stop_tokens(target, tokenizer)
     collect_samples(target, tokenizer, stop, settings)
     samples = [sample for shard in shards(settings.work / "samples") for sample in load_samples(shard)]
     held_out = load_samples(settings.work / "samples" / HELD_OUT)
+    written = load_samples(settings.work / "samples" / WRITTEN)
 
     vocab_size = num_embeddings(target)
     before: dict[str, Any] = {}
     if settings.start:
         earlier, student, head_ids = load_start_draft(settings.start, path)
         layers = earlier.layers
-        before = {name: value for name, value in earlier.training.items() if name != "acceptance"}
+        before = {name: value for name, value in earlier.training.items() if not name.startswith("acceptance")}
     else:
         layers = settings.layers or default_layers(target.config.num_hidden_layers)
         head_ids = choose_head(samples, vocab_size, settings.head_size, {*stop, *tokenizer.all_special_ids})
@@ -82,6 +81,7 @@ def distill(settings: DistillSettings) -> None:
             "rate": settings.rate,
             "top_k": settings.top_k,
             "held_out": len(held_out),
+            "written": len(written),
             "held_out_prompts": len({tuple(s.ids[: s.positions[0]].tolist()) for s in held_out}),
             "sample_length": settings.sample_length,
             "device": describe_device(device),
@@ -91,15 +91,19 @@ def distill(settings: DistillSettings) -> None:
     # Measured as stored, with the rounding of int8 weights.
     stored, ids = load_draft(settings.out, path, torch.float32, device)
     assert ids is not None
-    figures = evaluate(stored, ids, held_out)
-    spec = msgspec.structs.replace(spec, training={**spec.training, "acceptance": msgspec.to_builtins(figures)})
+    figures, written_figures = evaluate(stored, ids, held_out), evaluate(stored, ids, written)
+    acceptance = {
+        "acceptance": msgspec.to_builtins(figures),
+        "acceptance_written": msgspec.to_builtins(written_figures),
+    }
+    spec = msgspec.structs.replace(spec, training={**spec.training, **acceptance})
     write_spec(spec, settings.out)
-    write_card(spec, figures, settings.out)
+    write_card(spec, figures, written_figures, settings.out)
     if settings.onnx is not None:
         from edge_agent.onnx.export import export_draft
 
         export_draft(str(settings.out), settings.onnx)
-    print(f"{settings.out}\n{markdown_table(figures)}", file=sys.stderr)
+    print(f"{settings.out}\n{markdown_table(figures)}\n\n{markdown_table(written_figures)}", file=sys.stderr)
 
 
 def load_start_draft(start: str, target: str) -> tuple[DraftSpec, PreTrainedModel, torch.Tensor]:
@@ -109,6 +113,11 @@ def load_start_draft(start: str, target: str) -> tuple[DraftSpec, PreTrainedMode
     assert head_ids is not None
     student.get_parameter(embedding_name(student)).requires_grad_(False)
     return read_spec(folder), student, head_ids
+
+
+def load_target(path: str, device: str) -> PreTrainedModel:
+    """The target, for sampling: in bfloat16, which halves the time, except on a CPU without instructions for it."""
+    return _load(path, torch.bfloat16 if has_bfloat16_matmul(torch.device(device)) else torch.float32, device)
 
 
 def stop_tokens(target: PreTrainedModel, tokenizer: Any) -> set[int]:

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from edge_agent.distill.prompts import KINDS
 from edgedraft.private_files import narrow
 
-HELD_OUT = "held-out.safetensors"
+HELD_OUT = "held-out.safetensors"  # answers to prompts that prompts.py holds out
+WRITTEN = "written.safetensors"  # answers to prompts that were written by hand
 
 
 @dataclass(frozen=True, slots=True)

@@ -281,3 +281,58 @@ Context: {passage}|Question: {question}|Answer:
 Read the passage and answer the question. If the answer is not in it, say so.|{passage}|Question: {question}
 Use the following documents to answer.|[1] {passage}|[2] {passage2}|Question: {question}
 """)
+
+RECORDS = _lines("""
+{name} is {b} years old, lives in {city} and drinks {drink} every morning.
+{firm} from {city} ordered {a} {things} for ${c}, to be delivered on the {d}th.
+{name} and {friend} bought {b} {things} at the market in {city} and paid {c} in cash.
+On the {d}th {name} flew from {city} to {city2} for ${c}; {friend} stays until the {b}th.
+Ticket {c}: {name} from {firm} cannot log in since {year}. Priority high, answered by {friend}.
+{firm} sells {trade} for ${a} and {trade2} for ${b}; {c} of each are in stock in {city}.
+""")
+
+AS_JSON = _lines("""
+Extract the facts from this text as JSON: {record}
+Return only a JSON object with the fields of this sentence. {record}
+Turn this into JSON with sensible keys, nothing else: {record}
+Write a JSON array with three records like this one: {record}
+Convert to JSON, numbers as numbers: {record}
+Give me a JSON schema that fits data such as: {record}
+Make an object with the keys "who", "what", "where" and "amount" from: {record}
+Write this as YAML: {record}
+""")
+
+# Name, parameters, a request, the arguments of its call, and what the function returns.
+TOOLS = _lines("""
+get_weather|city: string, unit: string|What is the weather like in {city}?|\
+{{"city": "{city}", "unit": "celsius"}}|{{"city": "{city}", "degrees": {b}, "sky": "cloudy"}}
+get_forecast|city: string, day: string|Will it rain in {city} tomorrow, {name} asks.|\
+{{"city": "{city}", "day": "tomorrow"}}|{{"city": "{city}", "rain_mm": {d}}}
+search_orders|customer: string, since: date|Show me the orders of {name} since {year}.|\
+{{"customer": "{name}", "since": "{year}-01-01"}}|[{{"id": {c}, "item": "{things}", "total": {a}}}]
+cancel_order|order_id: integer|Please cancel order {c}.|\
+{{"order_id": {c}}}|{{"order": {c}, "status": "cancelled"}}
+book_table|restaurant: string, people: integer, time: string|A table for {d} at {name}'s in {city}, tonight at eight.|\
+{{"restaurant": "{name}'s", "people": {d}, "time": "20:00"}}|{{"status": "booked", "number": {c}}}
+send_email|to: string, subject: string, body: string|Tell {name} that the {things} have arrived.|\
+{{"to": "{name}", "subject": "Your {things}", "body": "The {things} have arrived."}}|{{"sent": true}}
+convert_currency|amount: number, from: string, to: string|How much are {c} dollars in euros?|\
+{{"amount": {c}, "from": "USD", "to": "EUR"}}|{{"amount": {a}, "currency": "EUR"}}
+read_file|path: string|What is in notes/{name}.txt?|\
+{{"path": "notes/{name}.txt"}}|{name} owes {friend} {a} {things}.
+list_files|folder: string, pattern: string|Which reports of {year} are there?|\
+{{"folder": "reports/{year}", "pattern": "*"}}|["{year}/{city}.csv", "{year}/{city2}.csv"]
+create_event|title: string, day: integer, minutes: integer|Plan a meeting with {friend} on the {d}th, {a} minutes.|\
+{{"title": "Meeting with {friend}", "day": {d}, "minutes": {a}}}|{{"id": {c}, "conflicts": []}}
+search_flights|origin: string, destination: string, day: integer|A flight from {city} to {city2} on the {d}th.|\
+{{"origin": "{city}", "destination": "{city2}", "day": {d}}}|[{{"flight": "ED{c}", "price": {a}}}]
+run_sql|query: string|How many customers do we have in {city}?|\
+{{"query": "SELECT count(*) FROM customers WHERE city = '{city}'"}}|[{{"count": {c}}}]
+""")
+
+TOOL_SYSTEMS = _lines("""
+These functions are available:|{functions}|To use one, write <tool_call>, its name and arguments as JSON, </tool_call>.
+You have access to these tools:|{functions}|Call with <tool_call>{{"name": "...", "arguments": {{}}}}</tool_call>.
+You are an assistant with tools. A call is one line with the tags <tool_call> and </tool_call>.|{functions}
+# Tools|{functions}|For a call return JSON with "name" and "arguments" within <tool_call></tool_call> tags.
+""")

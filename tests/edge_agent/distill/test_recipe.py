@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edge_agent.distill import main
-from edge_agent.distill.prompts import KINDS
+from edge_agent.distill.prompts import HELD_OUT_KINDS, KINDS
 from edge_agent.distill.samples import shards
 from edge_agent.drafters import draft_model
 from edge_agent.onnx.model import OnnxModel
@@ -18,7 +18,9 @@ def test_the_recipe_makes_a_loadable_draft_whose_loss_fell(draft: Path, distille
     assert (spec.layers, spec.head_size, spec.target) == ((0, 2), 200, distilled.target)
     assert spec.training["last_loss"] < spec.training["first_loss"] - 0.3
     assert "all" in spec.training["acceptance"]
-    assert set(spec.training["acceptance"]) <= {*KINDS, "all"}
+    assert set(spec.training["acceptance"]) <= {*HELD_OUT_KINDS, "all"}
+    assert spec.training["written"] > 20
+    assert set(spec.training["acceptance_written"]) <= {*KINDS, "all"}
     card = (draft / draft_model.CARD_FILE).read_text()
     assert "tokens per verify" in card
     assert "{" not in card
