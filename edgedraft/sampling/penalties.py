@@ -14,6 +14,14 @@ from edgedraft.sampling.token_counts import TokenCounts
 from edgedraft.wire import Sampling
 
 
+def divide(z: torch.Tensor, by: float) -> torch.Tensor:
+    """z / by for float32, with the same bits on every device.
+
+    CUDA multiplies by the reciprocal of a divisor that is a number, which rounds differently; a tensor it divides by.
+    """
+    return z / torch.full((), by, dtype=z.dtype, device=z.device)
+
+
 def apply_bias(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     """A float32 copy of logits [rows, vocab] with logit_bias added."""
     z = logits.to(torch.float32, copy=True)
@@ -35,7 +43,7 @@ def apply_penalties(logits: torch.Tensor, sampling: Sampling, token_counts: Toke
     penalised = z[:, tokens]
     if sampling.repetition_penalty != 1:
         penalty = sampling.repetition_penalty
-        penalised = torch.where(penalised > 0, penalised / penalty, penalised * penalty)
+        penalised = torch.where(penalised > 0, divide(penalised, penalty), penalised * penalty)
     penalised = penalised - sampling.frequency_penalty * counts - sampling.presence_penalty * (counts > 0)
     z[:, tokens] = penalised
     return z

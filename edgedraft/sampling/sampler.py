@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from edgedraft.sampling.noise import gumbel_at, gumbel_rows
-from edgedraft.sampling.penalties import apply_bias, apply_penalties
+from edgedraft.sampling.penalties import apply_bias, apply_penalties, divide
 from edgedraft.sampling.token_counts import TokenCounts
 from edgedraft.wire import Sampling
 
@@ -30,7 +30,7 @@ def apply_filters(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
 
     The order is that of transformers' generate: temperature, top_k, top_p, min_p, each on what the one before left.
     """
-    z = logits.float() / sampling.temperature
+    z = divide(logits.float(), sampling.temperature)
     if 0 < sampling.top_k < z.shape[-1]:
         z = z.masked_fill(z < z.topk(sampling.top_k, dim=-1).values[:, -1:], -torch.inf)
     if sampling.top_p < 1:

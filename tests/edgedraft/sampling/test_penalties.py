@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from transformers import RepetitionPenaltyLogitsProcessor
 
-from edgedraft.sampling.penalties import apply_bias, apply_penalties
+from edgedraft.sampling.penalties import apply_bias, apply_penalties, divide
 from edgedraft.sampling.token_counts import TokenCounts
 from edgedraft.wire import Sampling
 
 ALL = Sampling(
     temperature=0.7, frequency_penalty=0.4, presence_penalty=0.3, repetition_penalty=1.2, logit_bias={5: 2.0, 7: -3.0}
 )
+
+
+@pytest.mark.parametrize("by", [0.1, 0.3, 0.7, 1.0, 1.3, 1e-3])
+def test_a_division_rounds_as_ieee_says(by: float) -> None:
+    z = torch.randn(10_000, generator=torch.Generator().manual_seed(1)) * 10
+    exact = z.numpy() / np.float32(by)
+    assert np.array_equal(divide(z, by).numpy().view(np.int32), exact.view(np.int32))
 
 
 def test_the_repetition_penalty_is_that_of_transformers() -> None:
