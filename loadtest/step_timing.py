@@ -9,7 +9,7 @@ from edgedraft.tree import EMPTY_DRAFT, DraftSlice
 from edgedraft.wire import Sampling
 from verifier.engine.interface import Engine, Request, ScheduledSession
 
-MOST_ROWS = 16
+MOST_ROWS = 32
 GREEDY = Sampling(temperature=0)
 
 

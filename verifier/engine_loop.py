@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
@@ -33,11 +34,13 @@ from edgedraft.wire import (
     Spent,
 )
 from verifier.engine.interface import Engine, EngineLost, Overloaded, Request, RequestRejected, ScheduledSession
-from verifier.metrics import Metrics
 from verifier.scheduling.scheduler import Scheduler, SchedulerLimits
 from verifier.scheduling.step_costs import StepCosts
 from verifier.session_meter import SessionMeter, StepUnderWay
 from verifier.traces import SessionSpans
+
+if TYPE_CHECKING:  # benchmarks measure with warm_up where no metrics are exported
+    from verifier.metrics import Metrics
 
 log = logging.getLogger(__name__)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -75,6 +76,10 @@ class PackedModel:
         The rows' keys and values are written after each sequence's accepted tokens and kept rows; BlockTable.keep_rows
         tells which of them stay. Raises OutOfBlocks before anything is computed.
         """
+        return self.model(**self.pack(sequences)).logits[0]
+
+    def pack(self, sequences: Sequence[SequenceRows]) -> dict[str, Any]:
+        """The model's arguments for one forward of `sequences`, with their slots reserved. Raises OutOfBlocks."""
         for rows in sequences:
             rows.block_table.reserve_slots(rows.num_slots)
         sizes = [(len(rows.tokens), rows.block_table.length + rows.num_slots) for rows in sequences]
@@ -94,13 +99,13 @@ class PackedModel:
             torch.tensor(slot_mapping, device=self.device),
             [make_attention_group(self.block_manager, [spans[i] for i in group]) for group in groups],
         )
-        return self.model(
-            input_ids=torch.tensor([tokens], device=self.device),
-            position_ids=positions[None].to(self.device),
-            use_cache=False,
-            logits_to_keep=torch.tensor(logit_rows, dtype=torch.int64, device=self.device),
-            packed=batch,
-        ).logits[0]
+        return {
+            "input_ids": torch.tensor([tokens], device=self.device),
+            "position_ids": positions[None].to(self.device),
+            "use_cache": False,
+            "logits_to_keep": torch.tensor(logit_rows, dtype=torch.int64, device=self.device),
+            "packed": batch,
+        }
 
     def _use_paged_attention(self) -> None:
         """Switch the model to paged attention and compare a prompt's last logits with those from before.
