@@ -1,14 +1,25 @@
-"""Settings of `edgedraft bench` and `edgedraft demo`."""
+"""Settings of `edgedraft bench`, `edgedraft demo` and `edgedraft gpu-check`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, DirectoryPath, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from pydantic_settings import CliPositionalArg
 
 from edgedraft.settings import COMMA_SEPARATED, Settings
+
+STEP_COSTS = ("cpu", "a100-14b", "a100-32b", "h100-14b", "h100-32b")
+
+
+def _check_step_costs(name: str) -> str:
+    if name in STEP_COSTS or (name.endswith(".json") and Path(name).is_file()):
+        return name
+    raise ValueError(f"{name} is neither a JSON file nor one of {', '.join(STEP_COSTS)}")
+
+
+StepCostsName = Annotated[str, AfterValidator(_check_step_costs)]
 
 
 class BenchSettings(Settings):
@@ -41,12 +52,14 @@ class BenchSettings(Settings):
     streams: Annotated[list[PositiveInt], *COMMA_SEPARATED] = Field(
         [1, 4, 16, 64, 256], description="concurrent streams (policy)"
     )
-    steps: Annotated[list[Literal["cpu", "a100-14b", "a100-32b", "h100-14b", "h100-32b"]], *COMMA_SEPARATED] = Field(
-        ["cpu", "a100-14b", "a100-32b", "h100-14b", "h100-32b"], description="step costs of the target (policy)"
+    steps: Annotated[list[StepCostsName], *COMMA_SEPARATED] = Field(
+        [*STEP_COSTS],
+        description=f"step costs of the target: {', '.join(STEP_COSTS)}, or a JSON file of measured ones (policy)",
     )
     systems: Annotated[list[str], *COMMA_SEPARATED] = Field(
         [], description="which systems to run, by their names in the JSON; all if empty (policy)"
     )
+    short: bool = Field(False, description="measure a third of each cell, for a first look (policy)")
     capacity: bool = Field(
         False, description="find how many streams a server carries at a rate, in place of given streams (policy)"
     )
@@ -76,6 +89,36 @@ class BenchSettings(Settings):
     bench_litellm_python: str = Field("", description="a Python that has litellm[proxy] (gateway); left out if empty")
     json_file: Path | None = Field(None, description="also write the result to this JSON file")
     markdown: bool = Field(False, description="print Markdown tables")
+
+    @model_validator(mode="after")
+    def _check_files_of_steps(self) -> Self:
+        files = [name for name in self.steps if name not in STEP_COSTS]
+        if files and self.bigger_acceptance:
+            raise ValueError("a file of step costs has none of an 8B draft, which bigger-acceptance compares with")
+        if len({Path(name).stem for name in files}) < len(files):
+            raise ValueError("files of step costs need different names")
+        return self
+
+
+class GpuCheckSettings(Settings):
+    """Qualify a machine with a GPU: exactness against the CPU, step costs, and what they mean for drafting."""
+
+    cpu: bool = Field(False, description="run the same checks on the CPU, to test them")
+    tiny: bool = Field(False, description="with small shapes and few sizes; its times say nothing")
+    target: DirectoryPath | None = Field(
+        None, description="folder of a small target, whose texts are compared; a random model if empty"
+    )
+    draft: DirectoryPath | None = Field(None, description="folder of a draft model for that target")
+    minutes: PositiveFloat = Field(9.0, description="time for all of it; what does not fit is skipped and named")
+    commit: str = Field("", description="the commit that is checked, where the folder is not a git checkout")
+    json_file: Path | None = Field(None, description="also write the report to this JSON file")
+    report: Path | None = Field(None, description="also write the report to this Markdown file")
+
+    @model_validator(mode="after")
+    def _check_pair(self) -> Self:
+        if self.draft and not self.target:
+            raise ValueError("a draft model needs its target")
+        return self
 
 
 class DemoSettings(Settings):

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 
+from loadtest.policy.cost_profile import make_step_costs, read_profile
 from loadtest.settings import BenchSettings
 from loadtest.simulator.profiles import a100_steps, h100_steps
 from loadtest.specedge.systems import Costs
@@ -39,6 +41,11 @@ class ServerLoad:
     acceptance: float
     streams: int
 
+    @property
+    def steps_title(self) -> str:
+        """The step costs' name, without folder and ending where they are in a file."""
+        return Path(self.steps).stem
+
 
 @dataclass(frozen=True)
 class BiggerDraft:
@@ -64,7 +71,7 @@ class Cell:
     def name(self) -> str:
         streams = "1 stream" if self.load.streams == 1 else f"{self.load.streams} streams"
         return (
-            f"{self.load.steps}, acceptance {self.load.acceptance:g}, {self.round_trip:g} ms away, "
+            f"{self.load.steps_title}, acceptance {self.load.acceptance:g}, {self.round_trip:g} ms away, "
             f"{self.draft_ms:g} ms per draft forward, {streams}"
         )
 
@@ -81,8 +88,11 @@ def cells_by_load(settings: BenchSettings) -> list[list[Cell]]:
 def step_costs(name: str) -> Costs:
     """Step costs of a target and of its draft on the same server.
 
-    `cpu`, or a GPU and the target's size as in `a100-32b`, or the draft's too as in `a100-32b-8b`.
+    `cpu`, or a GPU and the target's size as in `a100-32b`, or the draft's too as in `a100-32b-8b`, or a file of
+    cost_profile.py. Raises ValueError for a file without costs.
     """
+    if name.endswith(".json"):
+        return read_profile(Path(name)).costs
     if name == "cpu":
         return Costs(_measured(1.0), _measured(DEMO_DRAFT))
     gpu, target, *draft = name.split("-")
@@ -91,13 +101,10 @@ def step_costs(name: str) -> Costs:
 
 
 def _measured(share: float) -> StepCosts:
-    costs = StepCosts()
-    for rows, seconds in DEMO_STEPS.items():
-        costs.record(rows, share * seconds)
-    return costs
+    return make_step_costs({rows: share * seconds for rows, seconds in DEMO_STEPS.items()})
 
 
 def names(cells: Sequence[Cell]) -> str:
     """The load that these cells share, for progress."""
     load = cells[0].load
-    return f"{load.steps}, acceptance {load.acceptance:g}, {load.streams} streams"
+    return f"{load.steps_title}, acceptance {load.acceptance:g}, {load.streams} streams"

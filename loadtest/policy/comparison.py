@@ -11,10 +11,9 @@ from typing import Any
 from edgedraft.observability.progress import progress
 from loadtest.policy.cells import Cell, ServerLoad, cells_by_load, names
 from loadtest.policy.parallel import measure_all
-from loadtest.policy.plots import draw
 from loadtest.policy.references.bounds import best_static_policy, ideal, static_system
 from loadtest.policy.setting import Effort, Setting, Summaries, run_repeats
-from loadtest.policy.world import measured_load, plan_load
+from loadtest.policy.world import plan_load
 from loadtest.report import Result
 from loadtest.settings import BenchSettings
 from loadtest.simulator.clock import Clock
@@ -52,7 +51,7 @@ OVER = tuple(SYSTEMS[name] for name in ("datacenter_only", "best_speculation", "
 def compare(settings: BenchSettings) -> Result:
     """A row for each system and cell. With `jobs` above 1 the loads are divided among processes."""
     groups = cells_by_load(settings)
-    systems, effort = selected_systems(settings), Effort.of(settings)
+    systems, effort = selected_systems(settings), Effort.of(settings, settings.short)
     rows: list[dict[str, Any]] = []
     with progress("cells", sum(map(len, groups)), "cells") as advance:
         measure = partial(measure_cells, systems=systems, effort=effort)
@@ -62,6 +61,8 @@ def compare(settings: BenchSettings) -> Result:
     order = {cell.name: i for i, cell in enumerate(cell for cells in groups for cell in cells)}
     rows.sort(key=lambda row: order[row["cell"]])
     if settings.plots:
+        from loadtest.policy.plots import draw
+
         draw(_ratios(groups, rows), settings.plots)
     return Result(
         "systems with a draft of given acceptance",
@@ -69,11 +70,11 @@ def compare(settings: BenchSettings) -> Result:
         {},
         {
             "repeats": settings.repeats,
-            "loads": {n: vars(measured_load(n)) for n in settings.streams},
+            "loads": {n: vars(effort.load(n)) for n in settings.streams},
             "cells": {cell.name: asdict(cell) for cells in groups for cell in cells},
         },
         [
-            "virtual time; step costs are computed from bandwidth and arithmetic, those of 'cpu' were measured",
+            "virtual time; step costs are computed from bandwidth and arithmetic, but measured for 'cpu' and in files",
             "spread: relative standard error of the mean tokens per second over the repeats, in percent",
             "EdgeDraft over: ratio of tokens per second, requests and drafts being the same",
         ],
@@ -120,7 +121,7 @@ def _costs(groups: Sequence[list[Cell]], rows: Sequence[dict[str, Any]], prices:
 
 def _labels(cell: Cell) -> dict[str, Any]:
     return {
-        "steps": cell.load.steps,
+        "steps": cell.load.steps_title,
         "acceptance": cell.load.acceptance,
         "round_trip_ms": cell.round_trip,
         "draft_ms": cell.draft_ms,

@@ -23,8 +23,8 @@ def draw(ratios: Mapping[str, Mapping[Cell, float]], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for system, title in COMPARED.items():
         found = ratios.get(system, {})
-        for steps in dict.fromkeys(cell.load.steps for cell in found):
-            own = {cell: ratio for cell, ratio in found.items() if cell.load.steps == steps}
+        for steps in dict.fromkeys(cell.load.steps_title for cell in found):
+            own = {cell: ratio for cell, ratio in found.items() if cell.load.steps_title == steps}
             name = f"policy-{steps}-over-{system.replace('_', '-')}.png"
             _figure(own, f"EdgeDraft over {title}, {steps}").savefig(folder / name)
 
