@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo check test test-vllm lint docs
+.PHONY: demo check test test-vllm gpu-check lint docs
 demo: $(VENV)/demo-installed
 	$(BIN)/edgedraft demo
 
@@ -26,6 +26,10 @@ $(VLLM_VENV)/installed: pyproject.toml
 		httpx pytest pytest-asyncio pytest-timeout
 	$(VLLM_VENV)/bin/python -m pip uninstall --yes torchvision torchaudio torchcodec
 	touch $@
+
+# Qualifies a machine with a GPU (docs/gpu.md), with the Python and the packages that are there, since they are part of it.
+gpu-check:
+	$(PYTHON) -m edgedraft.cli gpu-check $(ARGS)
 
 lint: $(VENV)/test-installed docs
 	$(BIN)/ruff check

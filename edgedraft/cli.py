@@ -49,6 +49,7 @@ COMMANDS: dict[tuple[str, ...], tuple[type[Settings], str]] = {
     ("draft", "export"): (agent.DraftExportSettings, "edge_agent.onnx.export"),
     ("demo",): (loadtest.DemoSettings, "loadtest.demo"),
     ("bench",): (loadtest.BenchSettings, "loadtest.main"),
+    ("gpu-check",): (loadtest.GpuCheckSettings, "loadtest.gpu_check.main"),
 }
 
 # First command word -> the extra of pyproject.toml with the packages that it needs.
@@ -65,6 +66,7 @@ EXTRAS = {
     "draft": "export",
     "demo": "demo",
     "bench": "bench",
+    "gpu-check": "verifier",
 }
 PACKAGES = {"edgedraft", "gateway", "verifier", "edge_agent", "loadtest"}
 

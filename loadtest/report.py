@@ -56,18 +56,24 @@ def print_result(result: Result) -> None:
 
 
 def print_markdown(result: Result) -> None:
-    """Prints every table as Markdown, one row per line, with ratios and notes as lists."""
-    print(f"\n{result.title}\n")
+    """Prints every table as Markdown."""
+    print("\n".join(markdown_lines(result)))
+
+
+def markdown_lines(result: Result) -> list[str]:
+    """Every table as Markdown, one row per line, with ratios and notes as lists."""
+    lines = ["", result.title, ""]
     headers = [name.replace("_", " ") for name in result.rows[0]]
     columns = zip(*(row.values() for row in result.rows), strict=True)
     aligned = ["---" if any(isinstance(value, str) for value in column) else "--:" for column in columns]
     for line in (headers, aligned, *([_cell(value) for value in row.values()] for row in result.rows)):
-        print("| " + " | ".join(line) + " |")
+        lines.append("| " + " | ".join(line) + " |")
     remarks = [f"{name.replace('_', ' ')}: {ratio:.3f}" for name, ratio in result.ratios.items()] + result.notes
     if remarks:
-        print("\n" + "\n".join(f"- {remark}" for remark in remarks))
+        lines += ["", *(f"- {remark}" for remark in remarks)]
     for part in result.parts:
-        print_markdown(part)
+        lines += markdown_lines(part)
+    return lines
 
 
 def _table(title: str, rows: list[dict[str, Any]], side_by_side: bool) -> Table:
