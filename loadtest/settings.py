@@ -109,7 +109,7 @@ class GpuCheckSettings(Settings):
         None, description="folder of a small target, whose texts are compared; a random model if empty"
     )
     draft: DirectoryPath | None = Field(None, description="folder of a draft model for that target")
-    minutes: PositiveFloat = Field(9.0, description="time for all of it; what does not fit is skipped and named")
+    minutes: PositiveFloat = Field(8.5, description="time for all of it; what does not fit is skipped and named")
     commit: str = Field("", description="the commit that is checked, where the folder is not a git checkout")
     json_file: Path | None = Field(None, description="also write the report to this JSON file")
     report: Path | None = Field(None, description="also write the report to this Markdown file")
