@@ -139,12 +139,13 @@ def _measure_layers(
     engine = TransformersEngine(packed, shape.vocab, packed.block_manager.num_tokens, most)
     found: dict[Size, StepTimes] = {}
     for context, sizes in _by_context(plan.sizes):
+        if time.monotonic() >= deadline:
+            break
         contexts = random_contexts(max(size.sessions for size in sizes), context, shape.vocab)
         cache_contexts(packed, contexts)
         for size in sizes:
-            if time.monotonic() >= deadline:
-                break
-            found[size] = _time_size(engine, packed, size, contexts, plan)
+            if time.monotonic() < deadline:
+                found[size] = _time_size(engine, packed, size, contexts, plan)
     del engine, packed
     gc.collect()
     if device.type == "cuda":
