@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import os
 import platform
 import signal
 import sys
 from types import FrameType
-from urllib.parse import urlsplit
 
+from edge_agent.attach.address import agent_url, is_unencrypted
 from edge_agent.attach.attachment import Agent, stay_attached
-from edge_agent.attach.connection import AttachRejected, TokenizerMismatch, agent_url
+from edge_agent.attach.errors import AttachRejected, TokenizerMismatch
 from edge_agent.attach.observer import LineObserver, Observer
 from edge_agent.desktop.idle_policy import IdlePolicy, lower_priority
 from edge_agent.desktop.live_view import LiveView
@@ -38,7 +37,7 @@ def main(settings: AgentSettings) -> None:
         url = agent_url(settings.url)
         if settings.polite:
             lower_priority()
-        if _is_unencrypted(url):
+        if is_unencrypted(url):
             log.warning("%s is not encrypted: the key and your prompts can be read on the way", settings.url)
         _attach_first_fitting(settings, url, tracing)
     except KeyboardInterrupt:
@@ -127,14 +126,3 @@ async def _run_until_signal(
             signal.signal(number, handler)
         if watch is not None:
             watch.cancel()
-
-
-def _is_unencrypted(url: str) -> bool:
-    """Whether this URL would send the key over a network without TLS."""
-    parts = urlsplit(url)
-    if parts.scheme == "wss" or parts.hostname == "localhost":
-        return False
-    try:
-        return not ipaddress.ip_address(parts.hostname or "").is_loopback
-    except ValueError:
-        return True

@@ -14,8 +14,8 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 
+from edge_agent.attach.address import agent_url
 from edge_agent.attach.attachment import Agent, stay_attached
-from edge_agent.attach.connection import agent_url
 from edge_agent.attach.observer import LineObserver
 from edge_agent.drafters.interface import NO_PROPOSAL, DraftRequest, Proposal
 from edge_agent.drafting.stats import StatsCollector

@@ -18,7 +18,7 @@ from gateway.agents.registry import AgentRegistry
 from gateway.agents.tickets import MemoryTickets
 from gateway.api import admin, agent_endpoint, models, not_served, openapi, tokenize
 from gateway.api.attach import route as attach
-from gateway.api.attach.browser_drafts import BrowserDrafts
+from gateway.api.attach.offered_drafts import OfferedDrafts
 from gateway.api.chat import route as chat
 from gateway.api.completions import route as completions
 from gateway.api.dashboard import route as dashboard
@@ -57,7 +57,7 @@ def build_app(
     """Returns one gateway. It connects to verifiers and database when the app starts.
 
     `prompts` may be shared by several gateways of one process, which then do not close it.
-    Raises ValueError for replica settings and for a folder of browser drafts that cannot be used.
+    Raises ValueError for replica settings and for a folder of drafts that cannot be used.
     """
     metrics = Metrics()
     drain = Drain(settings.drain_grace)
@@ -139,7 +139,7 @@ def build_app(
     state.metrics, state.drain = metrics, drain
     state.bodies, state.body_bytes = bodies, BodyBytes(settings.body_megabytes << 20)
     state.tickets = replicas.tickets if replicas else MemoryTickets()
-    state.browser_drafts, state.allowed_origins = BrowserDrafts.read(settings.browser_drafts), settings.allowed_origins
+    state.offered_drafts, state.allowed_origins = OfferedDrafts.read(settings.browser_drafts), settings.allowed_origins
     state.generation = GenerationDependencies(
         accounts=accounts,
         admission=admission,

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
-from edge_agent.attach.connection import GatewayLink, GatewayMoved, LinkLost, dial
+from edge_agent.attach.connection import GatewayLink, dial
+from edge_agent.attach.errors import GatewayMoved, LinkLost
 from edge_agent.attach.observer import Observer
 from edge_agent.drafters.interface import Drafter
 from edge_agent.drafting.loop import DraftingLimits, DraftingLoop

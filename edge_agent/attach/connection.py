@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from urllib.parse import urlsplit, urlunsplit
 
 from msgspec.structs import replace
 from websockets.exceptions import InvalidStatus, WebSocketException
 
+from edge_agent.attach.errors import FINAL, AttachRejected, GatewayMoved, LinkLost, TokenizerMismatch
 from edge_agent.drafting.mailbox import Incoming, Mailbox
 from edgedraft import wire
 from edgedraft.links.link import Frame, Link
@@ -26,50 +26,6 @@ from edgedraft.wire import AgentWelcome, Draft, Hello, ToAgent, WireError
 SETTINGS = AGENT_TO_GATEWAY
 PING_INTERVAL = 5.0  # seconds between two measurements of the round-trip time
 COALESCE_SECONDS = 0.003  # after a frame of drafts, drafts of this long share the next: fewer frames for the gateway
-PATH = "/v1/agent"
-
-UNKNOWN_KEY = "the gateway does not know this key: pass one that `edgedraft keys create` printed"
-NO_SCOPE = "this key may not attach agents: make one with `edgedraft keys create --scopes edge`"
-# Close codes and HTTP statuses that another attempt would get again, and what the user can do.
-FINAL: dict[int, str] = {
-    401: UNKNOWN_KEY,
-    403: NO_SCOPE,
-    wire.UNAUTHORIZED: UNKNOWN_KEY,
-    wire.FORBIDDEN: NO_SCOPE,
-    wire.TOKENIZER_MISMATCH: "the gateway's model has another tokenizer than this draft model: pass --draft-model with "
-    "a small model of the same family, or --draft-model none to draft by prompt lookup alone",
-    wire.VERSION: "the gateway speaks another version of the protocol: install the version of edgedraft that it runs",
-}
-
-
-class AttachRejected(Exception):
-    """The gateway will not accept this agent as it is; the message tells the user what to do."""
-
-
-class TokenizerMismatch(AttachRejected):
-    """The gateway serves no model with this agent's tokenizer."""
-
-
-class LinkLost(Exception):
-    """There is no link, or no longer; another attempt may succeed."""
-
-
-class GatewayMoved(LinkLost):
-    """The gateway shuts down: another one accepts this agent now."""
-
-
-def agent_url(url: str) -> str:
-    """The WebSocket URL of a gateway, from its URL as users write it. Raises AttachRejected."""
-    wrong = AttachRejected(f"{url} is no gateway's URL: it looks like https://gateway.example.com")
-    try:
-        parts = urlsplit(url)
-        scheme = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}[parts.scheme]
-        if not parts.hostname or parts.port == 0:
-            raise wrong
-    except (ValueError, KeyError):
-        raise wrong from None
-    base = parts.path.rstrip("/").removesuffix(PATH).removesuffix("/v1")
-    return urlunsplit((scheme, parts.netloc, base + PATH, "", ""))
 
 
 async def dial(url: str, key: str) -> GatewayLink:

@@ -18,7 +18,9 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from edge_agent.attach.connection import AttachRejected, LinkLost, agent_url, dial
+from edge_agent.attach.address import agent_url
+from edge_agent.attach.connection import dial
+from edge_agent.attach.errors import AttachRejected, LinkLost
 from edge_agent.desktop import idle_policy
 from edge_agent.desktop.login import fill_from_login, login_file
 from edge_agent.desktop.service import ServiceError, service_manager_for

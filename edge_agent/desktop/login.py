@@ -11,7 +11,9 @@ from pathlib import Path
 import msgspec
 from platformdirs import user_config_path
 
-from edge_agent.attach.connection import AttachRejected, LinkLost, agent_url, dial
+from edge_agent.attach.address import agent_url
+from edge_agent.attach.connection import dial
+from edge_agent.attach.errors import AttachRejected, LinkLost
 from edge_agent.settings import AgentSettings, LoginSettings
 from edgedraft.private_files import make_private_folder, narrow
 

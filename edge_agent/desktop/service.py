@@ -16,7 +16,7 @@ from typing import Protocol
 
 from platformdirs import user_config_path, user_log_path
 
-from edge_agent.attach.connection import AttachRejected
+from edge_agent.attach.errors import AttachRejected
 from edge_agent.desktop.login import load_login
 from edge_agent.settings import AgentInstallSettings, AgentStatusSettings, AgentUninstallSettings
 from edgedraft.child_process import python_command

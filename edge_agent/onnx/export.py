@@ -7,7 +7,6 @@ model's own.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,7 @@ def main(settings: DraftExportSettings) -> None:
         manifest = export_draft(str(draft), settings.onnx)
     except (OSError, ValueError, DemoModelError) as error:
         sys.exit(f"edgedraft draft export: {error}")
-    for file in (manifest.head_ids, *(variant.file for variant in manifest.variants.values())):
+    for file in manifest.files:
         print(f"{settings.onnx / file.name}: {file.bytes / 1e6:.1f} MB")
 
 
@@ -90,7 +89,7 @@ def export_draft(draft: str, out: Path) -> DraftManifest:
 
 def _write(folder: Path, name: str, data: bytes) -> DraftFile:
     (folder / name).write_bytes(data)
-    return DraftFile(name, len(data), hashlib.sha256(data).hexdigest())
+    return DraftFile.of(name, data)
 
 
 @torch.inference_mode()

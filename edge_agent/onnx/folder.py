@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from edgedraft.draft_manifest import MANIFEST_FILE, MAX_MANIFEST, DraftFile, DraftManifest
+from edgedraft.draft_manifest import MANIFEST_FILE, MAX_MANIFEST, DraftFile, DraftManifest, read_checked
 
 MAX_GRAPH = 2_000_000_000  # bytes: a larger graph would need files beside it
 EXTERNAL_DATA = b"location"  # the key of a tensor in another file; weights contain these bytes by chance in no lifetime
@@ -52,11 +51,6 @@ def kv_bytes_per_token(manifest: DraftManifest, dtype: np.dtype) -> int:
 
 def _read(folder: Path, file: DraftFile) -> bytes:
     """Read a file that has the size and checksum of the manifest. Raises OSError and ValueError."""
-    path = folder / file.name
-    size = path.stat().st_size
-    if size != file.bytes or size > MAX_GRAPH:
-        raise ValueError(f"{file.name} has {size} bytes, not the {file.bytes} of {MANIFEST_FILE}: copy it again")
-    data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != file.sha256:
-        raise ValueError(f"{file.name} is damaged: its checksum is not that of {MANIFEST_FILE}; copy it again")
-    return data
+    if file.bytes > MAX_GRAPH:
+        raise ValueError(f"{file.name} has more than {MAX_GRAPH} bytes")
+    return b"".join(read_checked(folder, file, file.bytes))  # in one chunk, which join() does not copy

@@ -19,7 +19,7 @@ from typing import Any
 from edge_agent.drafters.interface import DraftRequest, Proposal
 from edgedraft.draft_manifest import RUNTIME_FOLDER, read_manifest
 from edgedraft.local.browser_runtime import browser_folder, has_runtime
-from gateway.api.attach.browser_drafts import describe_shape
+from gateway.api.attach.offered_drafts import describe_shape
 
 ISOLATED = {"cross-origin-opener-policy": "same-origin", "cross-origin-embedder-policy": "require-corp"}
 TYPES = {".js": "text/javascript", ".mjs": "text/javascript", ".wasm": "application/wasm"}

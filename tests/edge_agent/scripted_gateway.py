@@ -13,8 +13,8 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
+from edge_agent.attach.address import agent_url
 from edge_agent.attach.attachment import Agent, stay_attached
-from edge_agent.attach.connection import agent_url
 from edge_agent.drafters.interface import Drafter
 from edge_agent.drafting.stats import StatsCollector
 from edgedraft import wire

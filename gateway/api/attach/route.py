@@ -1,8 +1,8 @@
 """GET /attach: a page that drafts in the browser, the files that it needs, and POST /v1/edge/tickets.
 
-The page and onnxruntime-web need no key; draft models and tickets need one with the edge scope. The page may load
-nothing from elsewhere, and runs no code but the gateway's own files and WebAssembly. It is cross-origin isolated, so
-that WebAssembly has threads.
+The page and onnxruntime-web need no key; tickets and draft models, which `edgedraft draft fetch` gets here too, need
+one with the edge scope. The page may load nothing from elsewhere, and runs no code but the gateway's own files and
+WebAssembly. It is cross-origin isolated, so that WebAssembly has threads.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 
 from gateway.accounts import key_digest
 from gateway.agents.tickets import TICKET_SECONDS, Ticket
-from gateway.api.attach.browser_drafts import RUNTIME_TYPES, BrowserDrafts
+from gateway.api.attach.offered_drafts import RUNTIME_TYPES, OfferedDrafts
 from gateway.api.dependencies import EdgePrincipal, VerifiersDep
 from gateway.api.openapi import described
 from gateway.http.authentication import bearer_key
@@ -37,11 +37,11 @@ PAGE = PageFiles(
 )
 
 
-async def _drafts(request: Request) -> BrowserDrafts:
-    return request.app.state.browser_drafts
+async def _drafts(request: Request) -> OfferedDrafts:
+    return request.app.state.offered_drafts
 
 
-DraftsDep = Annotated[BrowserDrafts, Depends(_drafts)]
+DraftsDep = Annotated[OfferedDrafts, Depends(_drafts)]
 
 
 @router.get("/attach", include_in_schema=False)

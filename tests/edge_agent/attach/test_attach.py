@@ -16,7 +16,8 @@ from websockets.asyncio.server import ServerConnection
 
 from edge_agent.attach import attachment
 from edge_agent.attach import connection as link
-from edge_agent.attach.connection import AttachRejected, agent_url
+from edge_agent.attach.address import agent_url
+from edge_agent.attach.errors import AttachRejected
 from edge_agent.drafters.interface import INCOMPLETE, CombinedDrafter, DraftRequest, Proposal
 from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
 from edgedraft import wire

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from edge_agent.attach.connection import AttachRejected
+from edge_agent.attach.errors import AttachRejected
 from edge_agent.desktop import login
 from edge_agent.desktop.login import Login, fill_from_login, load_login, save_login
 from edge_agent.settings import AgentSettings, LoginSettings

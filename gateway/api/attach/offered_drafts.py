@@ -1,13 +1,12 @@
-"""What browsers draft with: exported draft models, and the files of onnxruntime-web that run them.
+"""What devices may fetch to draft with: exported draft models, and for browsers the files of onnxruntime-web.
 
 The operator's folder (--browser-drafts) has a folder per exported draft (`edgedraft draft export --onnx`) and one named
-`onnxruntime-web` (`edgedraft browser fetch`). It is read at start. Only files that a manifest names, or that the
-runtime consists of, are ever served.
+`onnxruntime-web` (`edgedraft browser fetch`). It is read at start. Only files that a manifest names, the manifest
+itself, or those that the runtime consists of are ever served.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -17,10 +16,13 @@ from typing import Any
 from edgedraft.draft_manifest import (
     MANIFEST_FILE,
     RUNTIME_FOLDER,
+    DamagedFile,
     DraftFile,
     DraftManifest,
     UnusableManifest,
-    read_manifest,
+    check_file,
+    parse_manifest,
+    read_document,
 )
 from edgedraft.observability.logs import event
 from gateway.model.served_model import ServedModel
@@ -31,57 +33,52 @@ RUNTIME_TYPES = {".mjs": "text/javascript; charset=utf-8", ".wasm": "application
 
 
 @dataclass(frozen=True, slots=True)
-class BrowserDrafts:
+class OfferedDraft:
+    """A draft and the file of its manifest, whose checksum names the whole draft."""
+
+    manifest: DraftManifest
+    document: DraftFile
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedDrafts:
     """`files` are those of the drafts by their SHA-256, `runtime` those of onnxruntime-web by their names."""
 
-    manifests: tuple[DraftManifest, ...] = ()
+    drafts: tuple[OfferedDraft, ...] = ()
     files: dict[str, Path] = field(default_factory=dict)
     runtime: dict[str, Path] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, folder: Path | None) -> BrowserDrafts:
+    def read(cls, folder: Path | None) -> OfferedDrafts:
         """What a folder holds. Raises ValueError if it is none. Unusable drafts are logged and left out."""
         if folder is None:
             return cls()
         if not folder.is_dir():
             raise ValueError(f"--browser-drafts: there is no folder {folder}")
-        manifests: list[DraftManifest] = []
+        drafts: list[OfferedDraft] = []
         files: dict[str, Path] = {}
         for path in sorted(folder.iterdir()):
             if not (path / MANIFEST_FILE).is_file():
                 continue
             try:
-                manifest = read_manifest(path)
-                found = {file.sha256: _existing(path, file) for file in _files(manifest)}
-            except (OSError, UnusableManifest) as error:
-                event(log, "browser draft left out", level=logging.WARNING, folder=path.name, reason=str(error))
+                content = read_document(path)
+                draft = OfferedDraft(parse_manifest(content), DraftFile.of(MANIFEST_FILE, content))
+                found = {file.sha256: check_file(path, file) for file in (draft.document, *draft.manifest.files)}
+            except (OSError, UnusableManifest, DamagedFile) as error:
+                event(log, "draft left out", level=logging.WARNING, folder=path.name, reason=str(error))
                 continue
-            manifests.append(manifest)
+            drafts.append(draft)
             files |= found
-        return cls(tuple(manifests), files, _runtime(folder / RUNTIME_FOLDER))
+        return cls(tuple(drafts), files, _runtime(folder / RUNTIME_FOLDER))
 
     def offers(self, models: Iterable[ServedModel]) -> list[dict[str, Any]]:
-        """The drafts that fit one of these models, as the page reads them."""
-        found: list[dict[str, Any]] = []
-        for model in models:
-            found += [
-                _offer(manifest, model.name) for manifest in self.manifests if manifest.fingerprint == model.fingerprint
-            ]
-        return found
-
-
-def _files(manifest: DraftManifest) -> list[DraftFile]:
-    return [manifest.head_ids, *(variant.file for variant in manifest.variants.values())]
-
-
-def _existing(folder: Path, file: DraftFile) -> Path:
-    path = folder / file.name
-    if path.stat().st_size != file.bytes:
-        raise UnusableManifest(f"{file.name} has not the {file.bytes} bytes of the manifest")
-    with path.open("rb") as content:
-        if hashlib.file_digest(content, "sha256").hexdigest() != file.sha256:
-            raise UnusableManifest(f"{file.name} is damaged: its checksum is not that of the manifest")
-    return path
+        """The drafts that fit one of these models, as page and agents read them."""
+        return [
+            _offer(draft, model.name)
+            for model in models
+            for draft in self.drafts
+            if draft.manifest.fingerprint == model.fingerprint
+        ]
 
 
 def _runtime(folder: Path) -> dict[str, Path]:
@@ -90,9 +87,11 @@ def _runtime(folder: Path) -> dict[str, Path]:
     return {path.name: path for path in folder.iterdir() if path.suffix in RUNTIME_TYPES and path.is_file()}
 
 
-def _offer(manifest: DraftManifest, model: str) -> dict[str, Any]:
+def _offer(draft: OfferedDraft, model: str) -> dict[str, Any]:
+    manifest = draft.manifest
     return {
         "model": model,
+        "manifest": _described(draft.document),
         "name": manifest.name,
         "fingerprint": manifest.fingerprint,
         "shape": describe_shape(manifest),
