@@ -9,7 +9,7 @@ from platformdirs import user_data_path
 from pydantic import Field, model_validator
 from pydantic_settings import CliPositionalArg
 
-from edgedraft.local.demo_model import DEMO_MODEL
+from edgedraft.local.demo_model import DEMO_MODEL, cache_root
 from edgedraft.settings import (
     COMMA_SEPARATED,
     KEY_ADVICE,
@@ -43,7 +43,23 @@ class DraftServerSettings(Settings):
         return self
 
 
-class DraftingSettings(DraftServerSettings):
+class KeptDraftsSettings(Settings):
+    """Where drafts that are exported to ONNX are kept."""
+
+    drafts_folder: Path = Field(
+        cache_root() / "drafts", description="where `edgedraft draft fetch` keeps drafts, and attach looks for one"
+    )
+
+
+class OnnxSettings(KeptDraftsSettings):
+    """What runs drafts that are exported to ONNX."""
+
+    provider: Literal["auto", "qnn", "coreml", "openvino", "directml", "nvtensorrtrtx", "cuda", "cpu"] = Field(
+        "auto", description="ONNX Runtime's execution provider; auto is the first of these that loads the draft model"
+    )
+
+
+class DraftingSettings(DraftServerSettings, OnnxSettings):
     """What an agent drafts with, and the resources that it may use."""
 
     draft_model: str = Field(
@@ -52,9 +68,6 @@ class DraftingSettings(DraftServerSettings):
     )
     runtime: Literal["auto", "torch", "onnx", "gguf"] = Field(
         "auto", description="what runs the draft model; auto goes by its format"
-    )
-    provider: Literal["auto", "qnn", "coreml", "openvino", "directml", "nvtensorrtrtx", "cuda", "cpu"] = Field(
-        "auto", description="ONNX Runtime's execution provider; auto is the first of these that loads the draft model"
     )
     prompt_lookup: bool = Field(True, description="also draft by repeating what the prompt or the text said before")
     past_outputs: bool = Field(
@@ -76,13 +89,18 @@ class DraftingSettings(DraftServerSettings):
     name: str = Field("", description="how the gateway calls this agent; the host's name if empty")
 
 
-class AgentSettings(DraftingSettings, TracedSettings, KeySettings):
-    """Attach this machine to a gateway and draft for your own chats."""
+class GatewaySettings(KeySettings):
+    """A gateway, and a key for it."""
 
     url: CliPositionalArg[str] = Field(
         "", description="the gateway's URL, such as https://gateway.example.com; the one of `edgedraft login` if empty"
     )
     key: str = Field("", description=f"a key with the edge scope; the one of `edgedraft login` if empty{KEY_ADVICE}")
+
+
+class AgentSettings(DraftingSettings, TracedSettings, GatewaySettings):
+    """Attach this machine to a gateway and draft for your own chats."""
+
     log_file: Path | None = Field(None, description="file to log to instead of stderr; rotated at 4 MB")
     live: bool = Field(True, description="a live view where the output is a terminal; else plain lines")
 
@@ -118,11 +136,17 @@ class DoctorSettings(AgentSettings):
     """Check device, memory, draft model, tokenizer and link, and say what to do about each that fails."""
 
 
-class DraftExportSettings(Settings):
+class DraftExportSettings(KeptDraftsSettings):
     """Write a draft model as ONNX graphs, for agents without PyTorch and for browsers."""
 
     draft: str = Field("", description="draft model: a folder or a Hugging Face name; the shipped one if empty")
-    onnx: Path = Field(description="folder to write")
+    onnx: Path | None = Field(None, description="folder to write; one in --drafts-folder if not given")
+
+
+class DraftFetchSettings(OnnxSettings, GatewaySettings):
+    """Fetch the draft of the gateway's model that ONNX Runtime runs on this machine, without PyTorch."""
+
+    draft: str = Field("", description="name of the draft, where the gateway offers several; the first if empty")
 
 
 class MeasuredSettings(Settings):

@@ -46,13 +46,14 @@ COMMANDS: dict[tuple[str, ...], tuple[type[Settings], str]] = {
     ("browser", "fetch"): (BrowserFetchSettings, "edgedraft.local.browser_runtime"),
     ("distill",): (agent.DistillSettings, "edge_agent.distill"),
     ("draft", "evaluate"): (agent.DraftEvaluateSettings, "edge_agent.distill.measure"),
+    ("draft", "fetch"): (agent.DraftFetchSettings, "edge_agent.onnx.fetch"),
     ("draft", "export"): (agent.DraftExportSettings, "edge_agent.onnx.export"),
     ("demo",): (loadtest.DemoSettings, "loadtest.demo"),
     ("bench",): (loadtest.BenchSettings, "loadtest.main"),
     ("gpu-check",): (loadtest.GpuCheckSettings, "loadtest.gpu_check.main"),
 }
 
-# First command word -> the extra of pyproject.toml with the packages that it needs.
+# Command words, or the first of them -> the extra of pyproject.toml with the packages that it needs.
 EXTRAS = {
     "up": "demo",
     "verifier": "verifier",
@@ -64,6 +65,7 @@ EXTRAS = {
     "db": "gateway",
     "distill": "export",
     "draft": "export",
+    "draft fetch": "onnx",
     "demo": "demo",
     "bench": "bench",
     "gpu-check": "verifier",
@@ -91,7 +93,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         import_module(COMMANDS[words][1]).main(settings)
     except ModuleNotFoundError as error:
-        extra = EXTRAS.get(words[0])
+        extra = EXTRAS.get(" ".join(words), EXTRAS.get(words[0]))
         if extra is None or (error.name or "").partition(".")[0] in PACKAGES:
             raise
         print(f"{_name(words)}: {error.name} is not installed: pip install 'edgedraft[{extra}]'", file=sys.stderr)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 os.environ["EDGEDRAFT_PAST_OUTPUTS"] = "false"
 os.environ["EDGEDRAFT_FIND_SERVERS"] = "false"
+os.environ["EDGEDRAFT_DRAFTS_FOLDER"] = "/nonexistent/drafts"
 
 # On a machine that is busy otherwise, torch's threads wait for each other: up to ten times as long. torch reads this
 # when it is imported, hence it also holds for fixtures of a module or session, and for the processes of tests.

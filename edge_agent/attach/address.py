@@ -26,8 +26,10 @@ def agent_url(url: str) -> str:
 
 
 def http_url(url: str) -> str:
-    """The URL of a gateway that its paths are put behind. Raises AttachRejected."""
-    return agent_url(url).replace("ws", "http", 1).removesuffix(PATH)
+    """The URL of a gateway that its paths are put behind, without user and password. Raises AttachRejected."""
+    parts = urlsplit(agent_url(url))
+    netloc = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme.replace("ws", "http"), netloc, parts.path.removesuffix(PATH), "", ""))
 
 
 def is_unencrypted(url: str) -> bool:

@@ -14,6 +14,7 @@ from websockets.exceptions import InvalidStatus, WebSocketException
 
 from edge_agent.attach.errors import FINAL, AttachRejected, GatewayMoved, LinkLost, TokenizerMismatch
 from edge_agent.drafting.mailbox import Incoming, Mailbox
+from edge_agent.foreign_text import printable
 from edgedraft import wire
 from edgedraft.links.link import Frame, Link
 from edgedraft.links.outbox import Outgoing
@@ -117,11 +118,6 @@ class CoalescedDrafts(Outgoing):
             await asyncio.sleep(COALESCE_SECONDS)
         self._sent = True
         return await self._mailbox.collect()
-
-
-def printable(text: str) -> str:
-    """Text from a gateway without control characters, which a terminal would obey."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def _meaning(closed: TransportClosed) -> AttachRejected | LinkLost:

@@ -122,9 +122,7 @@ def _check_device(settings: DoctorSettings) -> CheckResult:
         device = pick_device(settings.device)
         torch.zeros(1, device=device)
     except ImportError:
-        advice = "pip install 'edgedraft[agent]', or draft with a GGUF file: pip install 'edgedraft[gguf]'"
-        status = "warn" if settings.draft_model == "auto" else "failed"  # a model server may be found
-        return CheckResult("device", status, "PyTorch is not installed", advice)
+        return _check_device_without_torch(settings)
     except (RuntimeError, AssertionError) as error:
         return CheckResult(
             "device", "failed", f"{settings.device}: {str(error).splitlines()[0]}", "--device auto, or cpu"
@@ -135,8 +133,18 @@ def _check_device(settings: DoctorSettings) -> CheckResult:
         return CheckResult("device", "ok", f"{name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free")
     if device.type == "cpu":
         advice = "a GPU drafts faster; if this machine has one, PyTorch does not see it"
-        return CheckResult("device", "warn", f"the CPU, {torch.get_num_threads()} threads", advice)
+        return CheckResult("device", "warn", f"PyTorch's CPU, {torch.get_num_threads()} threads", advice)
     return CheckResult("device", "ok", device.type)
+
+
+def _check_device_without_torch(settings: DoctorSettings) -> CheckResult:
+    try:
+        from edge_agent.onnx.providers import installed
+    except ImportError:
+        advice = "pip install 'edgedraft[onnx]' for ONNX Runtime, 'edgedraft[agent]' for PyTorch, 'edgedraft[gguf]'"
+        status = "warn" if settings.draft_model == "auto" else "failed"  # a model server may be found
+        return CheckResult("device", status, "neither PyTorch nor ONNX Runtime is installed", advice)
+    return CheckResult("device", "ok", f"ONNX Runtime with {', '.join(installed())}; no PyTorch")
 
 
 async def _check_gateway(
@@ -190,8 +198,8 @@ def _check_draft_speeds(fitting: Sequence[tuple[Candidate, DrafterSet]], vocab_s
     """Measure the candidates that fit; the first of them is what `edgedraft attach` takes."""
     for i, (candidate, drafters) in enumerate(fitting):
         speed = _check_draft_speed(drafters.new_drafter(vocab_size, ""), bool(drafters.model))
-        if len(fitting) > 1:
-            taken = f"taken, because it is {candidate.reason}" if i == 0 else f"{candidate.reason}, behind the first"
+        if candidate.kind != "chosen":
+            taken = f"taken: {candidate.reason}" if i == 0 else f"behind the first: {candidate.reason}"
             speed = replace(speed, message=f"{candidate.name}: {speed.message} ({taken})")
         yield speed
 

@@ -7,6 +7,7 @@ import getpass
 import os
 import sys
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 from platformdirs import user_config_path
@@ -14,8 +15,10 @@ from platformdirs import user_config_path
 from edge_agent.attach.address import agent_url
 from edge_agent.attach.connection import dial
 from edge_agent.attach.errors import AttachRejected, LinkLost
-from edge_agent.settings import AgentSettings, LoginSettings
+from edge_agent.settings import GatewaySettings, LoginSettings
 from edgedraft.private_files import make_private_folder, narrow
+
+S = TypeVar("S", bound=GatewaySettings)
 
 
 class Login(msgspec.Struct, frozen=True):
@@ -64,7 +67,7 @@ def load_login() -> Login | None:
         raise AttachRejected(f"{login_file()} cannot be read ({error}): run `edgedraft login` again") from None
 
 
-def fill_from_login(settings: AgentSettings) -> AgentSettings:
+def fill_from_login(settings: S) -> S:
     """Fill in a missing URL or key from the stored login; a stored key is used for its own gateway only.
 
     Raises AttachRejected when something is missing and no login has it.
@@ -75,7 +78,7 @@ def fill_from_login(settings: AgentSettings) -> AgentSettings:
     if login is None or (settings.url and agent_url(settings.url) != agent_url(login.url)):
         lacking = "a key" if settings.url else "a gateway's URL"
         raise AttachRejected(
-            f"{lacking} is needed: EDGEDRAFT_KEY=KEY edgedraft attach URL, or once `edgedraft login URL`"
+            f"{lacking} is needed: pass the URL, with EDGEDRAFT_KEY or --key-file, or once `edgedraft login URL`"
         )
     return settings.model_copy(update={"url": settings.url or login.url, "key": settings.key or login.key})
 

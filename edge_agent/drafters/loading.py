@@ -22,6 +22,7 @@ from edge_agent.drafters.loaded_model import LoadedModel
 from edge_agent.drafters.past_outputs import PastOutputsDrafter, PastOutputStore
 from edge_agent.drafters.prediction import PredictionDrafter
 from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
+from edge_agent.foreign_text import printable
 from edge_agent.onnx.folder import is_exported, kv_bytes_per_token
 from edge_agent.settings import AgentSettings
 from edgedraft.devices import LOOKUP
@@ -95,7 +96,7 @@ def load_drafters(settings: AgentSettings) -> DrafterSet:
         raise DrafterUnavailable(f"cannot draft with {what}: {error}") from error
     except ImportError as error:
         raise DrafterUnavailable(
-            f"a draft model needs more packages: pip install 'edgedraft[agent]' ({error})"
+            f"a draft model in PyTorch's format needs more packages: pip install 'edgedraft[agent]' ({error})"
         ) from error
     return combine_drafters(model, settings)
 
@@ -211,17 +212,18 @@ def _load_gguf(path: str, settings: AgentSettings) -> LoadedModel:
 def _load_onnx(path: str, settings: AgentSettings) -> LoadedModel:
     try:
         from edge_agent.onnx.drafter import OnnxDrafter
-        from edge_agent.onnx.model import OnnxModel
+        from edge_agent.onnx.model import load_model
     except ImportError as error:
         raise ValueError(f"ONNX drafts need another package: pip install 'edgedraft[onnx]' ({error})") from error
     # One core stays free, as for torch.
-    model = OnnxModel(Path(path), settings.provider, settings.threads or max(1, (os.cpu_count() or 2) - 1))
+    model = load_model(Path(path), settings.provider, settings.threads or max(1, (os.cpu_count() or 2) - 1))
     weights = model.manifest.variants[model.variant].file.bytes
     kv_tokens = fit_kv_tokens(settings, weights, kv_bytes_per_token(model.manifest, model.kv_dtype))
+    where = model.device.description
     return LoadedModel(
         new_drafter=lambda vocab_size: OnnxDrafter(model, vocab_size, kv_tokens),
         fingerprint=model.manifest.fingerprint,
-        description=f"{Path(path).name} on {model.device.description} in {model.variant} by ONNX Runtime",
+        description=f"{printable(model.manifest.name)} on {where} in {model.variant} by ONNX Runtime",
         device=f"onnx {model.device.provider.name}",
     )
 

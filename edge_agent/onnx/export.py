@@ -20,7 +20,7 @@ from edge_agent.drafters.draft_model import SPEC_FILE, load_draft, read_spec, sh
 from edge_agent.drafters.loading import read_tokenizer
 from edge_agent.onnx.contract import KV_DTYPES, MASKED
 from edge_agent.onnx.graph import Matrix, build_graph
-from edge_agent.onnx.model import DraftBatch, OnnxModel
+from edge_agent.onnx.model import DraftBatch, OnnxModel, load_model
 from edge_agent.onnx.weights import UnsupportedDraft, read_weights
 from edge_agent.settings import DraftExportSettings
 from edgedraft.draft_manifest import MANIFEST_FILE, DraftFile, DraftManifest, Variant
@@ -40,11 +40,12 @@ def main(settings: DraftExportSettings) -> None:
         draft = settings.draft or shipped_draft(DEMO_MODEL)
         if draft is None:
             raise ValueError("no draft model comes with this installation: name one")
-        manifest = export_draft(str(draft), settings.onnx)
+        out = settings.onnx or settings.drafts_folder / f"exported-{Path(draft).name}"
+        manifest = export_draft(str(draft), out)
     except (OSError, ValueError, DemoModelError) as error:
         sys.exit(f"edgedraft draft export: {error}")
     for file in manifest.files:
-        print(f"{settings.onnx / file.name}: {file.bytes / 1e6:.1f} MB")
+        print(f"{out / file.name}: {file.bytes / 1e6:.1f} MB")
 
 
 def export_draft(draft: str, out: Path) -> DraftManifest:
@@ -80,7 +81,7 @@ def export_draft(draft: str, out: Path) -> DraftManifest:
     (out / MANIFEST_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
     try:
         for variant in KV_DTYPES:
-            _check_logits(OnnxModel(out, "cpu", 1, variant), model, order)
+            _check_logits(load_model(out, "cpu", 1, variant), model, order)
     except UnsupportedDraft:
         (out / MANIFEST_FILE).unlink()
         raise

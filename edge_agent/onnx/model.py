@@ -7,6 +7,7 @@ and outputs before it runs, and it runs a row on trial before it is used.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,11 +31,13 @@ from edge_agent.onnx.contract import (
     kv_names,
 )
 from edge_agent.onnx.folder import read_graph, read_head_ids
-from edge_agent.onnx.providers import ProviderDevice, find_devices
-from edgedraft.draft_manifest import MANIFEST_FILE, read_manifest
+from edge_agent.onnx.providers import CPU, ProviderDevice, find_devices
+from edgedraft.draft_manifest import MANIFEST_FILE, DraftManifest, read_manifest
 
 log = logging.getLogger(__name__)
 
+TRIAL_ROWS, TRIAL_SLOTS = 4, 256  # of a forward that is timed
+TRIAL_RUNS = 5  # the first is slower: some providers compile the graph anew for each shape
 FATAL = 4  # ONNX Runtime's log level: its errors are raised too
 
 
@@ -54,33 +57,27 @@ class DraftBatch:
 
 
 class OnnxModel:
-    """A loaded draft. `variant` and `device` are those that were chosen; `head_ids` int64 [columns]."""
+    """A draft on one device. `head_ids` int64 [columns]."""
 
-    def __init__(self, folder: Path, provider: str, threads: int, variant: VariantName | None = None) -> None:
-        """Load for `provider`, or for the first that works ("auto"), with so many CPU threads.
+    def __init__(
+        self,
+        manifest: DraftManifest,
+        head_ids: np.ndarray,
+        variant: VariantName,
+        graph: bytes,
+        device: ProviderDevice,
+        threads: int,
+    ) -> None:
+        """Load the graph of a variant with so many CPU threads.
 
-        `variant` None is the one that suits the provider. Raises OSError, and ValueError when something is wrong with
-        the folder, or when no provider runs the graph.
+        Raises ValueError when it is not what the manifest says, and whatever a provider's libraries raise.
         """
-        self.manifest = read_manifest(folder)
-        self.head_ids = read_head_ids(folder, self.manifest)
-        failures: list[str] = []
-        for device in find_devices(provider):
-            self.device = device
-            self.variant: VariantName = variant or self._stored_variant(device.variant)
-            stored = self.manifest.variants[self.variant]
-            self.kv_dtype = np.dtype(stored.kv_dtype)
-            graph = read_graph(folder, stored.file)
-            try:
-                self._session = _load(graph, device, threads)
-                self._check_signature()
-                self._check_run()
-                return
-            except Exception as error:  # of many kinds, and a provider's own libraries raise others
-                reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-                failures.append(f"{device.description}: {reason}")
-                log.warning("execution provider %s is skipped: %s", device.description, reason)
-        raise ValueError(f"no execution provider runs it: {'; '.join(failures)}")
+        self.manifest, self.head_ids, self.device = manifest, head_ids, device
+        self.variant: VariantName = variant
+        self.kv_dtype = np.dtype(manifest.variants[variant].kv_dtype)
+        self._session = _load(graph, device, threads)
+        self._check_signature()
+        self._check_run()
 
     def run(self, batch: DraftBatch) -> tuple[np.ndarray, list[np.ndarray]]:
         """Logits float32 [n, columns], and keys and values of every layer in turn, each [kv_heads, rows, head_dim]."""
@@ -94,11 +91,16 @@ class OnnxModel:
         outputs: Any = self._session.run([LOGITS, *kv_names(self.manifest.layers, KEY, VALUE)], inputs)
         return outputs[0], outputs[1:]
 
-    def _stored_variant(self, wanted: VariantName) -> VariantName:
-        """The wanted variant, or the other one where the folder has only that."""
-        if wanted in self.manifest.variants:
-            return wanted
-        return "fp16" if wanted == "int8" else "int8"
+    def measure(self) -> float:
+        """Seconds of a draft forward, the best of a few."""
+        sizes = self.manifest
+        batch = self._trial(TRIAL_ROWS, np.zeros((sizes.kv_heads, TRIAL_SLOTS, sizes.head_dim), self.kv_dtype))
+        seconds: list[float] = []
+        for _ in range(TRIAL_RUNS):
+            start = time.perf_counter()
+            self.run(batch)
+            seconds.append(time.perf_counter() - start)
+        return min(seconds)
 
     def _check_signature(self) -> None:
         """Raises ValueError when the graph's inputs or outputs are not those of the manifest."""
@@ -128,12 +130,69 @@ class OnnxModel:
         """Run one row without a past. Raises ValueError when its outputs are not what the manifest promises."""
         sizes = self.manifest
         past = np.zeros((sizes.kv_heads, 1, sizes.head_dim), self.kv_dtype)
-        zero, mask = np.zeros(1, np.int64), np.array([[MASKED, 0]], np.float32)
-        logits, new = self.run(DraftBatch(zero, zero, mask, zero, [past] * (2 * sizes.layers)))
+        logits, new = self.run(self._trial(1, past))
         if logits.shape != (1, sizes.columns) or any(array.shape != past.shape for array in new):
             raise ValueError("its outputs have other shapes than the manifest says")
         if not (np.isfinite(logits).all() and all(np.isfinite(array).all() for array in new)):
             raise ValueError("its outputs are not numbers")
+
+    def _trial(self, rows: int, past: np.ndarray) -> DraftBatch:
+        """Rows that depend on nothing but themselves, beside slots [kv_heads, slots, head_dim] of every layer."""
+        slots, zeros = past.shape[1], np.zeros(rows, np.int64)
+        mask = np.full((rows, slots + rows), MASKED, np.float32)
+        np.fill_diagonal(mask[:, slots:], 0)
+        return DraftBatch(zeros, zeros, mask, zeros[:1], [past] * (2 * self.manifest.layers))
+
+
+def load_model(folder: Path, provider: str, threads: int, variant: VariantName | None = None) -> OnnxModel:
+    """Load a draft for `provider`, or for the best that works ("auto"), with so many CPU threads.
+
+    The first accelerator that runs the draft is taken, unless the CPU is faster: a provider has not a kernel for
+    everything on every device, and then runs it on the CPU. `variant` None is the one that suits each provider. Raises
+    OSError, and ValueError when something is wrong with the folder, or when no provider runs the graph.
+    """
+    manifest = read_manifest(folder)
+    head_ids = read_head_ids(folder, manifest)
+    failures: list[str] = []
+    found: OnnxModel | None = None
+    for device in find_devices(provider):
+        if found is not None and device.provider != CPU:
+            continue
+        name = variant or _stored_variant(folder, manifest, device.variant)
+        graph = read_graph(folder, manifest.variants[name].file)
+        try:
+            model = OnnxModel(manifest, head_ids, name, graph, device, threads)
+        except Exception as error:  # of many kinds, and a provider's own libraries raise others
+            reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+            failures.append(f"{device.description}: {reason}")
+            log.warning("execution provider %s is skipped: %s", device.description, reason)
+        else:
+            found = model if found is None else _faster(found, model)
+    if found is None:
+        raise ValueError(f"no execution provider runs it: {'; '.join(failures)}")
+    return found
+
+
+def _stored_variant(folder: Path, manifest: DraftManifest, wanted: VariantName) -> VariantName:
+    """The wanted variant, or another one where the folder has only that."""
+    variants = manifest.variants.items()
+    stored: list[VariantName] = [name for name, variant in variants if (folder / variant.file.name).is_file()]
+    return wanted if wanted in stored or not stored else stored[0]
+
+
+def _faster(accelerated: OnnxModel, on_cpu: OnnxModel) -> OnnxModel:
+    """The accelerator, unless the CPU takes less time."""
+    name, cpu_seconds = accelerated.device.description, on_cpu.measure()
+    try:
+        seconds = accelerated.measure()
+    except Exception as error:
+        log.warning("execution provider %s is not used: %s", name, (str(error) or type(error).__name__).splitlines()[0])
+        return on_cpu
+    if seconds <= cpu_seconds:
+        return accelerated
+    told = (name, 1e3 * seconds, 1e3 * cpu_seconds)
+    log.warning("execution provider %s is not used: it takes %.1f ms a forward, and the CPU %.1f", *told)
+    return on_cpu
 
 
 def _load(graph: bytes, device: ProviderDevice, threads: int) -> ort.InferenceSession:

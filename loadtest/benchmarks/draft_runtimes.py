@@ -14,7 +14,7 @@ from typing import Any
 from edge_agent.drafters.interface import Drafter, DraftRequest
 from edge_agent.onnx.drafter import OnnxDrafter
 from edge_agent.onnx.export import export_draft
-from edge_agent.onnx.model import OnnxModel
+from edge_agent.onnx.model import load_model
 from edge_agent.onnx.providers import installed
 from edgedraft.wire import Sampling
 from loadtest.report import Result
@@ -26,7 +26,7 @@ KV_TOKENS = 32768
 def onnx_drafters(draft: Path, folder: Path, vocab_size: int, threads: int) -> dict[str, Drafter]:
     """Drafters by name, one per execution provider that is installed; the draft model is exported to `folder`."""
     export_draft(str(draft), folder)
-    models = [OnnxModel(folder, provider, threads) for provider in installed()]
+    models = [load_model(folder, provider, threads) for provider in installed()]
     return {
         f"ONNX Runtime, {model.device.description}, {model.variant}": OnnxDrafter(model, vocab_size, KV_TOKENS)
         for model in models

@@ -1,19 +1,15 @@
 """JSON over HTTP to a model server, which is not trusted: every exchange is bounded in bytes and in time.
 
 http.client of the standard library: it needs no package, follows no redirects, takes no proxy from the environment and
-keeps connections alive, which on one machine saves more than a draft token takes to compute. Its timeouts are per
-read, so a socket with a deadline is put below it: a server that sends a byte now and then does not hold a thread.
+keeps connections alive, which on one machine saves more than a draft token takes to compute.
 """
 
 from __future__ import annotations
 
 import base64
-import io
 import json
-import socket
 import ssl
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,10 +20,13 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
+from edge_agent.deadline_socket import Deadline, DeadlineSocket
+from edge_agent.foreign_text import printable
+
 MAX_RESPONSE = 1 << 22  # bytes of a body
 CONNECT_SECONDS = 3.0
 MAX_IDLE = 32  # connections that are kept
-MAX_REASON = 200  # characters of a server's own words
+MAX_REASON = 1024  # bytes of a body that are looked at for a server's own words
 
 T = TypeVar("T")
 
@@ -90,7 +89,7 @@ def parse_server_url(url: str, key: str = "") -> ServerUrl:
 @dataclass(frozen=True, slots=True)
 class _Connection:
     http: HTTPConnection
-    sock: _DeadlineSocket
+    sock: DeadlineSocket
 
     def close(self) -> None:
         self.http.close()
@@ -123,7 +122,7 @@ class HttpClient:
             connection.close()
 
     def _exchange(self, method: str, path: str, body: bytes | None, seconds: float) -> bytes:
-        deadline = time.monotonic() + seconds
+        deadline = Deadline(seconds)
         with self._lock:
             connection = self._idle.pop() if self._idle else None
         if connection is not None:
@@ -138,21 +137,21 @@ class HttpClient:
         except (HTTPException, OSError) as error:
             raise _failure(error, seconds) from None
 
-    def _connect(self, deadline: float) -> _Connection:
+    def _connect(self, deadline: Deadline) -> _Connection:
         if not self._may_connect():
             raise ServerError("another user's process is there now")
-        timeout = max(0.001, min(CONNECT_SECONDS, deadline - time.monotonic()))
+        timeout = min(CONNECT_SECONDS, deadline.seconds_left())
         host, port = self.url.host, self.url.port
         if self._tls is not None:
             http: HTTPConnection = HTTPSConnection(host, port, timeout=timeout, context=self._tls)
         else:
             http = HTTPConnection(host, port, timeout=timeout)
         http.connect()
-        sock = _DeadlineSocket(http.sock)
+        sock = DeadlineSocket(http.sock, deadline)
         http.sock = sock  # type: ignore[assignment]
         return _Connection(http, sock)
 
-    def _send(self, connection: _Connection, method: str, path: str, body: bytes | None, deadline: float) -> bytes:
+    def _send(self, connection: _Connection, method: str, path: str, body: bytes | None, deadline: Deadline) -> bytes:
         """One exchange on this connection, which is kept if it may be used again."""
         keep = False
         try:
@@ -176,11 +175,6 @@ class HttpClient:
                     self._idle.append(connection)
             else:
                 connection.close()
-
-
-def printable(text: str) -> str:
-    """A server's own words, for a log or a terminal: short, and without control characters."""
-    return "".join(c if c.isprintable() else " " for c in text[:MAX_REASON]).strip()
 
 
 def _check_status(response: HTTPResponse, content: bytes, path: str) -> None:
@@ -209,47 +203,3 @@ def _failure(error: Exception, seconds: float) -> ServerError:
     if isinstance(error, HTTPException):
         return ServerError(f"it does not speak HTTP as expected: {printable(str(error) or type(error).__name__)}")
     return ServerError(f"it cannot be reached: {printable(str(error) or type(error).__name__)}")
-
-
-class _DeadlineSocket:
-    """What http.client uses of a socket, with one deadline (by time.monotonic()) for everything until it is changed."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.deadline = 0.0
-        self._sock = sock
-
-    def sendall(self, data: bytes) -> None:
-        self.arm()
-        self._sock.sendall(data)
-
-    def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_DeadlineReader(self, self._sock.makefile(mode, buffering=0)))  # type: ignore[call-overload]
-
-    def close(self) -> None:
-        self._sock.close()
-
-    def arm(self) -> None:
-        """Set the socket's timeout to what is left. Raises TimeoutError when nothing is."""
-        left = self.deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        self._sock.settimeout(left)
-
-
-class _DeadlineReader(io.RawIOBase):
-    """The reading end of a _DeadlineSocket. Like a socket's own file, it keeps the socket open until it is closed."""
-
-    def __init__(self, sock: _DeadlineSocket, file: io.RawIOBase) -> None:
-        self._sock = sock
-        self._file = file
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        self._sock.arm()
-        return self._file.readinto(buffer)
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()

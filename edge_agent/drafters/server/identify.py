@@ -10,9 +10,10 @@ from msgspec import Meta, Struct
 
 from edge_agent.drafters.server.api import PROBE_SECONDS, ServerApi
 from edge_agent.drafters.server.completions import Completions
-from edge_agent.drafters.server.http_client import HttpClient, ServerError, UnexpectedAnswer, printable
+from edge_agent.drafters.server.http_client import HttpClient, ServerError, UnexpectedAnswer
 from edge_agent.drafters.server.llama_server import LlamaServer
 from edge_agent.drafters.server.sglang import SGLang
+from edge_agent.foreign_text import printable
 
 # SGLang and llama-server also imitate the APIs of those below them.
 APIS = (LlamaServer, SGLang)

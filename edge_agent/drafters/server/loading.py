@@ -8,7 +8,8 @@ from collections.abc import Callable
 from edge_agent.drafters.loaded_model import LoadedModel
 from edge_agent.drafters.server.connection import CheckedServer, ServerConnection, connect
 from edge_agent.drafters.server.drafter import ServerDrafter
-from edge_agent.drafters.server.http_client import ServerError, ServerUrl, parse_server_url, printable
+from edge_agent.drafters.server.http_client import ServerError, ServerUrl, parse_server_url
+from edge_agent.foreign_text import printable
 from edge_agent.settings import DraftServerSettings
 
 log = logging.getLogger(__name__)

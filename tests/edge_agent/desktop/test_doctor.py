@@ -63,6 +63,6 @@ async def test_of_several_candidates_it_tells_which_is_taken_and_why(
         found = await asyncio.to_thread(lambda: list(doctor.run_checks(settings)))
     speeds = [finding.message for finding in found if finding.name == "draft speed"]
     assert len(speeds) == 2
-    assert "taken, because it is a model server that already runs: 500 tokens per second" in speeds[0]
+    assert "taken: a model server that already runs: 500 tokens per second" in speeds[0]
     assert "ms a token" in speeds[1]
     assert any("it is Ollama" in finding.message for finding in found)

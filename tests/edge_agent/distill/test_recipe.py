@@ -8,7 +8,7 @@ from edge_agent.distill import main
 from edge_agent.distill.prompts import HELD_OUT_KINDS, KINDS
 from edge_agent.distill.samples import shards
 from edge_agent.drafters import draft_model
-from edge_agent.onnx.model import OnnxModel
+from edge_agent.onnx.model import load_model
 from edge_agent.settings import DistillSettings
 from edgedraft.tokenizer import fingerprint
 
@@ -26,7 +26,7 @@ def test_the_recipe_makes_a_loadable_draft_whose_loss_fell(draft: Path, distille
     assert "{" not in card
     assert spec.tokenizer == fingerprint((Path(distilled.target) / "tokenizer.json").read_bytes())
     assert distilled.onnx is not None
-    exported = OnnxModel(distilled.onnx, "cpu", 1).manifest
+    exported = load_model(distilled.onnx, "cpu", 1).manifest
     assert (exported.name, exported.fingerprint, exported.columns) == (draft.name, spec.tokenizer, 200)
 
 

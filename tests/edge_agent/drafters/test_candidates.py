@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from edge_agent.drafters import candidates
 from edge_agent.drafters.candidates import FAST_SERVER, Candidate, find_candidates, rank
-from edge_agent.drafters.loading import DrafterSet
+from edge_agent.drafters.loading import DrafterSet, DrafterUnavailable
 from edge_agent.drafters.server import discovery
 from edge_agent.drafters.server.discovery import belongs_to_user
 from edge_agent.settings import AgentSettings
@@ -29,6 +31,7 @@ FAST = candidate("server", "fast", 4 * FAST_SERVER)
 FASTER = candidate("server", "faster", 9 * FAST_SERVER)
 SLOW = candidate("server", "slow", FAST_SERVER / 2)
 GPU = candidate("accelerator", "gpu")
+ONNX = candidate("onnx", "onnx")
 CPU = candidate("cpu", "cpu")
 
 
@@ -41,7 +44,8 @@ CPU = candidate("cpu", "cpu")
         ([GPU, FAST], [FAST, GPU]),
         ([CPU, SLOW], [CPU, SLOW]),
         ([SLOW], [SLOW]),
-        ([SLOW, FAST, CPU, FASTER, GPU], [FASTER, FAST, GPU, CPU, SLOW]),
+        ([CPU, ONNX], [ONNX, CPU]),
+        ([SLOW, ONNX, FAST, CPU, FASTER, GPU], [FASTER, FAST, GPU, ONNX, CPU, SLOW]),
         ([candidate("server", "unmeasured"), CPU], [CPU, candidate("server", "unmeasured")]),
     ],
 )
@@ -120,6 +124,72 @@ def test_what_another_process_of_this_user_listens_at_is_found() -> None:
         process.communicate(b"\n")
 
 
-def test_without_torch_the_cpu_is_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(candidates, "find_spec", lambda name: None)
-    assert [one.kind for one in found_at((), monkeypatch)[0]] == ["cpu"]
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    """A folder of two exported drafts, of which one was fetched later, and of other things."""
+    for age, name in enumerate(("late", "early")):
+        folder = tmp_path / "drafts" / name
+        folder.mkdir(parents=True)
+        (folder / "draft.json").write_text('{"variants": {}}')
+        os.utime(folder / "draft.json", (1e9 - age, 1e9 - age))
+    (tmp_path / "drafts" / "distilled").mkdir()
+    (tmp_path / "drafts" / "distilled" / "draft.json").write_text('{"layers": [1]}')
+    (tmp_path / "drafts" / ".fetching").mkdir()
+    (tmp_path / "drafts" / "file").touch()
+    return tmp_path / "drafts"
+
+
+def install(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
+    monkeypatch.setattr(candidates, "find_spec", lambda name: object() if name in packages else None)
+
+
+@pytest.mark.parametrize(
+    ("packages", "kinds"),
+    [
+        (("torch", "onnxruntime"), ["onnx", "onnx", "cpu"]),
+        (("onnxruntime",), ["onnx", "onnx"]),
+        (("torch",), ["cpu"]),
+    ],
+)
+def test_kept_drafts_come_before_pytorch_on_the_cpu_the_latest_first(
+    kept: Path, packages: tuple[str, ...], kinds: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, *packages)
+    found, _ = found_at((), monkeypatch, drafts_folder=kept, device="cpu")
+    assert [one.kind for one in found] == kinds
+    if "onnx" in kinds:
+        assert [one.name for one in found[:2]] == [f"the draft in {kept / name}" for name in ("late", "early")]
+
+
+def test_an_accelerator_of_pytorch_comes_before_kept_drafts(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgedraft.runtime.device.pick_device", lambda name: torch.device("cuda"))
+    found, _ = found_at((), monkeypatch, drafts_folder=kept)
+    assert [one.kind for one in found] == ["accelerator", "onnx", "onnx"]
+
+
+def test_a_chosen_runtime_leaves_the_other_out(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for runtime, kinds in (("torch", ["cpu"]), ("onnx", ["onnx", "onnx"])):
+        found, _ = found_at((), monkeypatch, drafts_folder=kept, runtime=runtime, device="cpu")
+        assert [one.kind for one in found] == kinds
+
+
+def test_a_kept_draft_that_is_damaged_says_what_to_do(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, _ = found_at((), monkeypatch, drafts_folder=kept, runtime="onnx")
+    with pytest.raises(DrafterUnavailable, match=r"late: .*`edgedraft draft fetch` .* again"):
+        found[0].load()
+
+
+@pytest.mark.parametrize(
+    ("packages", "advice"),
+    [
+        (("onnxruntime",), "nothing to draft with yet: `edgedraft draft fetch`"),
+        ((), r"nothing to draft with yet: pip install 'edgedraft\[onnx\]', and then `edgedraft draft fetch`"),
+    ],
+)
+def test_with_nothing_to_draft_with_it_names_the_command(
+    packages: tuple[str, ...], advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, *packages)
+    (only,), _ = found_at((), monkeypatch, drafts_folder=tmp_path / "none")
+    with pytest.raises(DrafterUnavailable, match=advice):
+        only.load()

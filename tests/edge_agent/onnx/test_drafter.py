@@ -20,7 +20,7 @@ from edge_agent.drafters.model import ModelDrafter
 from edge_agent.onnx import drafter as onnx_drafter
 from edge_agent.onnx.contract import VariantName
 from edge_agent.onnx.drafter import OnnxDrafter
-from edge_agent.onnx.model import DraftBatch, OnnxModel
+from edge_agent.onnx.model import DraftBatch, OnnxModel, load_model
 from edgedraft.local.demo_model import DEMO_MODEL, ensure_demo_model
 from edgedraft.runtime.packed_model import PackedModel
 from edgedraft.wire import Sampling
@@ -50,7 +50,7 @@ class Runs:
 
 @pytest.fixture
 def model(tiny: Path) -> OnnxModel:
-    return OnnxModel(tiny, "cpu", 1)
+    return load_model(tiny, "cpu", 1)
 
 
 def request(
@@ -88,7 +88,7 @@ def test_it_proposes_what_the_torch_drafter_proposes(exported: Path, text: list[
     draft, head_ids = load_draft(shipped, ensure_demo_model())
     drafters = [
         ModelDrafter(PackedModel(draft, 1024), 1024, 49152, head_ids),
-        OnnxDrafter(OnnxModel(exported, "cpu", 1), 49152, 1024),
+        OnnxDrafter(load_model(exported, "cpu", 1), 49152, 1024),
     ]
     for drafter in drafters:
         drafter.open(1)
@@ -259,7 +259,7 @@ print(drafters.description, sorted({{"torch", "transformers", "onnx"}} & set(sys
 def test_both_variants_draft_along_a_text_as_torch_does(tiny: Path, target: Path, variant: VariantName) -> None:
     """This model's weights have not been int8 before, hence a bound on the probabilities and not on each guess."""
     plain, _ = load_draft(target)
-    drafter = OnnxDrafter(OnnxModel(tiny, "cpu", 1, variant), VOCAB, 512)
+    drafter = OnnxDrafter(load_model(tiny, "cpu", 1, variant), VOCAB, 512)
     drafter.open(1)
     differences: list[float] = []
     for end in range(2, 40, 3):

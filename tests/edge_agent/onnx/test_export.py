@@ -27,7 +27,7 @@ from edge_agent.onnx import export
 from edge_agent.onnx.contract import MASKED, VariantName
 from edge_agent.onnx.export import export_draft
 from edge_agent.onnx.folder import is_exported, read_head_ids
-from edge_agent.onnx.model import DraftBatch, OnnxModel
+from edge_agent.onnx.model import DraftBatch, OnnxModel, load_model
 from edge_agent.onnx.weights import UnsupportedDraft
 from edge_agent.settings import DraftExportSettings
 from edgedraft.draft_manifest import read_manifest
@@ -92,7 +92,7 @@ def test_logits_of_the_shipped_draft_are_those_of_torch(exported: Path, variant:
     model, ids = load_draft(shipped, demo)
     assert ids is not None
     expected = model(torch.tensor([text])).logits[0].numpy()[:, np.argsort(ids.numpy())]
-    logits = chain_logits(OnnxModel(exported, "cpu", 1, variant), text)
+    logits = chain_logits(load_model(exported, "cpu", 1, variant), text)
     assert (logits.argmax(-1) == expected.argmax(-1)).mean() >= 0.99
     assert np.abs(logits - expected).max() < 0.1 * expected.std()
 
@@ -116,7 +116,7 @@ def test_relatives_of_llama_are_exported_too(model: Any, target: Path, tmp_path:
     tokens = [5, 17, 80, 3, 44, 21, 9]
     with torch.inference_mode():
         expected = model.eval()(torch.tensor([tokens])).logits[0].numpy()
-    exported = OnnxModel(tmp_path / "onnx", "cpu", 1, "int8")
+    exported = load_model(tmp_path / "onnx", "cpu", 1, "int8")
     assert exported.manifest.context_length == (64 if isinstance(model, MistralForCausalLM) else 256)
     assert np.abs(chain_logits(exported, tokens) - expected).max() < 0.1 * expected.std()
 

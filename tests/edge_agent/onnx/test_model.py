@@ -20,7 +20,7 @@ from edge_agent.drafters.interface import DraftRequest
 from edge_agent.drafters.loading import DrafterUnavailable, load_drafters
 from edge_agent.onnx import providers
 from edge_agent.onnx.graph import build_graph
-from edge_agent.onnx.model import OnnxModel
+from edge_agent.onnx.model import load_model
 from edge_agent.onnx.providers import Provider, ProviderDevice
 from edge_agent.onnx.weights import read_weights
 from edge_agent.settings import AgentSettings
@@ -116,7 +116,7 @@ def a_name_that_leads_out(folder: Path) -> None:
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "a file cut off": (cut, "draft.int8.onnx has .* bytes, not the"),
     "a flipped bit": (flip_a_byte, "draft.int8.onnx is damaged"),
-    "no graph": (lambda folder: (folder / "draft.int8.onnx").unlink(), "draft.int8.onnx"),
+    "no graph": (lambda folder: [file.unlink() for file in folder.glob("*.onnx")], "draft.int8.onnx"),
     "no head ids": (lambda folder: (folder / "head_ids.bin").unlink(), "head_ids.bin"),
     "no manifest": (lambda folder: (folder / "draft.json").unlink(), "not a draft model for --runtime onnx"),
     "a manifest that is not JSON": (
@@ -161,7 +161,7 @@ def test_a_bad_folder_is_one_line_and_exit_code_1(
 
 
 def test_the_runtime_follows_the_format(tiny: Path, target: Path, tmp_path: Path) -> None:
-    assert load_drafters(settings(tiny)).description == "onnx on cpu in int8 by ONNX Runtime, prompt lookup"
+    assert load_drafters(settings(tiny)).description == f"{target.name} on cpu in int8 by ONNX Runtime, prompt lookup"
     for folder, runtime, message in (
         (tiny, "torch", "for onnx"),
         (tiny, "gguf", "for onnx"),
@@ -185,9 +185,11 @@ def test_memory_bounds_the_cache(tiny: Path) -> None:
 
 def test_a_folder_with_one_variant_runs_it_everywhere(tiny: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny, tmp_path / "one")
+    (tmp_path / "one" / "draft.int8.onnx").unlink()
+    assert load_model(tmp_path / "one", "auto", 1).variant == "fp16", "a manifest may name what was not fetched"
     document = json.loads((tiny / "draft.json").read_text())
     rewrite_manifest(tmp_path / "one", variants={"fp16": document["variants"]["fp16"]})
-    assert OnnxModel(tmp_path / "one", "auto", 1).variant == "fp16"
+    assert load_model(tmp_path / "one", "auto", 1).variant == "fp16"
 
 
 def test_a_provider_that_is_not_installed_is_said(tiny: Path) -> None:
@@ -202,11 +204,11 @@ def test_a_provider_whose_library_does_not_load_is_skipped_with_one_line(
     monkeypatch.syspath_prepend(tmp_path)
     broken = Provider("qnn", "QNNExecutionProvider", "broken_plugin")
     monkeypatch.setattr(providers, "PROVIDERS", (broken, providers.CPU))
-    assert OnnxModel(tiny, "auto", 1).device.description == "cpu"
+    assert load_model(tiny, "auto", 1).device.description == "cpu"
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "qnn" in caplog.text
     with pytest.raises(ValueError, match="qnn is not installed"):
-        OnnxModel(tiny, "qnn", 1)
+        load_model(tiny, "qnn", 1)
     sys.modules.pop("broken_plugin")
 
 
@@ -219,16 +221,16 @@ def test_a_provider_that_does_not_run_the_graph_is_skipped_with_one_line(
     cpu = ProviderDevice(providers.CPU, "cpu")
     devices = {"cuda": [missing], "cpu": [cpu]}
     monkeypatch.setattr(providers, "_devices_of", lambda provider: devices.get(provider.name, []))
-    assert OnnxModel(tiny, "auto", 1).device.description == "cpu"
+    assert load_model(tiny, "auto", 1).device.description == "cpu"
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "cuda on gpu is skipped" in caplog.text
     with pytest.raises(ValueError, match="no execution provider runs it: cuda on gpu"):
-        OnnxModel(tiny, "cuda", 1)
+        load_model(tiny, "cuda", 1)
 
 
 def test_openvino_on_the_cpu_computes_the_same(exported: Path, text: list[int]) -> None:
     pytest.importorskip("onnxruntime_ep_openvino", reason="158 MB: pip install onnxruntime-ep-openvino")
-    openvino = OnnxModel(exported, "openvino", 1)
+    openvino = load_model(exported, "openvino", 1)
     assert openvino.device.provider.name == "openvino"
-    found, expected = (chain_logits(model, text) for model in (openvino, OnnxModel(exported, "cpu", 1)))
+    found, expected = (chain_logits(model, text) for model in (openvino, load_model(exported, "cpu", 1)))
     assert (found.argmax(-1) == expected.argmax(-1)).mean() >= 0.95
