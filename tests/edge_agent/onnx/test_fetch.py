@@ -311,12 +311,21 @@ def test_a_graph_with_another_checksum(hostile: Hostile, drafts: Path) -> None:
     size = hostile.manifest["variants"]["int8"]["file"]["bytes"]
     hostile.server.answers[hostile.graph_path()] = b"x" * size
     fail(hostile, drafts, "draft.int8.onnx is damaged")
+    assert not list(drafts.glob("*/*.onnx")), "it did not get its name"
     hostile.server.answers[hostile.graph_path()] = lambda handler, _: send(
         handler, b"", 307, Location="https://evil.example.com"
     )
     fail(hostile, drafts, "redirects")
     hostile.server.answers[hostile.graph_path()] = b"x" * (size - 1)
     fail(hostile, drafts, f"has {size - 1} bytes, not the {size}")
+
+
+def test_another_manifest_than_the_one_that_is_offered(hostile: Hostile, drafts: Path) -> None:
+    document = hostile.server.answers[OFFERS]["drafts"][0]["manifest"]
+    path = f"{OFFERS}/{document['sha256']}"
+    hostile.server.answers[path] = hostile.server.answers[path].replace(b"tiny", b"huge")
+    fail(hostile, drafts, "draft.json is damaged")
+    assert not drafts.exists()
 
 
 def test_a_full_disk_is_said_before_anything_is_fetched(
