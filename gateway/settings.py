@@ -69,7 +69,9 @@ class GatewaySettings(TracedSettings, KeySettings):
         [], description="a web origin, such as https://app.example.com, whose pages may call the API; * for all"
     )
     browser_drafts: Path | None = Field(
-        None, description="folder of exported drafts and onnxruntime-web's files, with which browsers draft at /attach"
+        None,
+        description="folder of exported drafts, for browsers at /attach and `edgedraft draft fetch`, and of "
+        "onnxruntime-web's files",
     )
     store_responses: bool = Field(
         True, description="store responses of /v1/responses, with prompts, unless a request has store: false"

@@ -30,7 +30,7 @@ class UpSettings(KeySettings):
     )
     database: str = Field(DATABASE_URL, description="SQLAlchemy URL of accounts and usage ledger")
     browser_drafts: Path | None = Field(
-        None, description="folder of drafts for browsers; that of `edgedraft browser fetch` if it has run"
+        None, description="folder of drafts for other devices; with the demo model, its own if it can be exported here"
     )
 
 

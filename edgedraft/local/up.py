@@ -10,12 +10,14 @@ import signal
 import subprocess
 import sys
 from contextlib import ExitStack
+from importlib.util import find_spec
+from pathlib import Path
 
 from rich.console import Console
 
 from edgedraft import __version__
 from edgedraft.child_process import program_environment, python_command
-from edgedraft.draft_manifest import MANIFEST_FILE
+from edgedraft.draft_manifest import MANIFEST_FILE, RUNTIME_FOLDER
 from edgedraft.local.browser_runtime import browser_folder, has_runtime
 from edgedraft.local.demo_model import DEMO_MODEL, resolve_model
 from edgedraft.local.fleet import Fleet, replica_environment
@@ -38,7 +40,8 @@ def main(settings: UpSettings) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         resolve_model(settings.model)  # downloaded here, once, with progress on this terminal
-        gateway_flags = [*logs, *_browser_flags(settings, quiet)]
+        drafts = _offered_drafts(settings, quiet)
+        gateway_flags = (*logs, *(("--browser-drafts", str(drafts)) if drafts else ()))
         with ExitStack() as exit_stack:
             env = _environment(settings, exit_stack)
             stack = exit_stack.enter_context(Supervisor(key, env=env))
@@ -49,13 +52,13 @@ def main(settings: UpSettings) -> None:
                 settings.verifiers,
                 port=settings.port,
                 verifier_flags=("--model", settings.model, *shared),
-                gateway_flags=tuple(gateway_flags),
+                gateway_flags=gateway_flags,
             )
             if agents:
                 quiet.print(f"attaching {_count(agents, 'agent')} ...")
                 name_prefix = platform.node() if agents > 1 else ""
                 fleet.attach_agents(agents, ("--draft-model", settings.draft_model, *shared), name_prefix=name_prefix)
-            _print_urls(fleet.urls, key, in_browser="--browser-drafts" in gateway_flags)
+            _print_urls(fleet.urls, key, drafts)
             ended = stack.wait_any_exit()
             sys.exit(f"edgedraft up: {ended.arguments[0]} ended with status {ended.popen.returncode}")
     except (StartError, ValkeyUnavailable) as error:
@@ -72,18 +75,19 @@ def _environment(settings: UpSettings, exit_stack: ExitStack) -> dict[str, str]:
     return replica_environment(redis, settings.database)
 
 
-def _browser_flags(settings: UpSettings, quiet: Console) -> list[str]:
-    """Flags that offer drafts to browsers: the demo's, exported once, if `edgedraft browser fetch` has run."""
+def _offered_drafts(settings: UpSettings, quiet: Console) -> Path | None:
+    """The folder of drafts that other devices may fetch: with the demo's, which is exported once where it can be."""
     folder = browser_folder()
-    if settings.browser_drafts:
-        return ["--browser-drafts", str(settings.browser_drafts)]
-    if settings.model != DEMO_MODEL or not has_runtime(folder):
-        return []
     draft = folder / f"{DEMO_MODEL}-{__version__}"
-    if not (draft / MANIFEST_FILE).is_file():
+    is_exported = (draft / MANIFEST_FILE).is_file()
+    if settings.browser_drafts:
+        return settings.browser_drafts
+    if settings.model != DEMO_MODEL or not (is_exported or has_runtime(folder) or find_spec("onnx")):
+        return None
+    if not is_exported:
         for older in folder.glob(f"{DEMO_MODEL}-*"):
             shutil.rmtree(older)
-        quiet.print("exporting the draft model for browsers ...")
+        quiet.print("exporting the draft model for other devices ...")
         command = python_command("edgedraft.cli", "draft", "export", "--onnx", str(draft))
         done = subprocess.run(
             command,
@@ -94,21 +98,23 @@ def _browser_flags(settings: UpSettings, quiet: Console) -> list[str]:
             check=False,
         )
         if done.returncode:
-            quiet.print(f"browsers cannot draft: {done.stderr.strip()[-1000:]}")
-            return []
-    return ["--browser-drafts", str(folder)]
+            quiet.print(f"other devices cannot fetch it: {done.stderr.strip()[-1000:]}")
+            return None
+    return folder
 
 
 def _count(number: int, what: str) -> str:
     return f"the {what}" if number == 1 else f"{number} {what}s"
 
 
-def _print_urls(urls: list[str], key: str, in_browser: bool) -> None:
+def _print_urls(urls: list[str], key: str, drafts: Path | None) -> None:
     bases = "".join(f"  base URL  {url}/v1\n" for url in urls)
+    fetch = f"  one without PyTorch:     EDGEDRAFT_KEY={key} edgedraft draft fetch {urls[0]}, once before that\n"
+    in_browser = drafts and (drafts / RUNTIME_FOLDER).is_dir()
     browser = f"{urls[0]}/attach" if in_browser else "edgedraft browser fetch, then start again"
     print(
         f"\nEdgeDraft is up.\n\n{bases}  API key   {key}\n\n"
-        f"  attach another desktop:  EDGEDRAFT_KEY={key} edgedraft attach {urls[0]}\n"
+        f"  attach another desktop:  EDGEDRAFT_KEY={key} edgedraft attach {urls[0]}\n{fetch if drafts else ''}"
         f"  draft with a browser:    {browser}\n"
         "  stop:                    Ctrl-C\n",
         flush=True,
