@@ -19,7 +19,7 @@ from edge_agent.drafters.server.connection import CheckedServer
 from edge_agent.drafters.server.discovery import belongs_to_user, find_servers
 from edge_agent.drafters.server.http_client import ServerUrl
 from edge_agent.drafters.server.loading import server_model
-from edge_agent.onnx.kept import find_kept
+from edge_agent.onnx.kept import find_kept, kept_name
 from edge_agent.settings import AgentSettings
 
 Kind = Literal["chosen", "server", "accelerator", "onnx", "cpu"]
@@ -29,7 +29,7 @@ REASONS: dict[Kind, str] = {
     "chosen": "it was chosen",
     "server": "a model server that already runs",
     "accelerator": "PyTorch has an accelerator",
-    "onnx": "an exported draft is kept here, and ONNX Runtime takes less time than PyTorch on a CPU",
+    "onnx": "an exported draft, which takes less time on a CPU than PyTorch",
     "cpu": "PyTorch is there, on the CPU",
 }
 FETCH = "`edgedraft draft fetch` gets the draft of the gateway's model"
@@ -103,7 +103,7 @@ def _kept_candidate(settings: AgentSettings, folder: Path) -> Candidate:
         except DrafterUnavailable as error:
             raise DrafterUnavailable(f"{error}; {FETCH} again") from None
 
-    return Candidate("onnx", f"the draft in {folder}", load)
+    return Candidate("onnx", f"the kept draft {kept_name(folder)}", load)
 
 
 def _server_candidate(settings: AgentSettings, url: ServerUrl, checked: CheckedServer) -> Candidate:

@@ -9,8 +9,9 @@ import re
 import shutil
 from pathlib import Path
 
+from edge_agent.foreign_text import printable
 from edge_agent.onnx.folder import is_exported
-from edgedraft.draft_manifest import MANIFEST_FILE, DraftFile, DraftManifest
+from edgedraft.draft_manifest import MANIFEST_FILE, DraftFile, DraftManifest, UnusableManifest, read_manifest
 
 DIGITS = 16  # of each of the two
 FETCHED = re.compile(f"[0-9a-f]{{{DIGITS}}}-[0-9a-f]{{{DIGITS}}}")
@@ -20,6 +21,14 @@ def find_kept(drafts: Path) -> list[Path]:
     """The folders of the drafts that are kept in `drafts`, the latest first."""
     manifests = [file for file in drafts.glob(f"*/{MANIFEST_FILE}") if is_exported(file.parent)]
     return [file.parent for file in sorted(manifests, key=lambda file: file.stat().st_mtime, reverse=True)]
+
+
+def kept_name(folder: Path) -> str:
+    """What a draft is called, or its folder where that cannot be read."""
+    try:
+        return printable(read_manifest(folder).name)
+    except (OSError, UnusableManifest):
+        return folder.name
 
 
 def fetched_folder(drafts: Path, manifest: DraftManifest, document: DraftFile) -> Path:

@@ -21,6 +21,8 @@ from edge_agent.onnx.contract import VariantName
 
 log = logging.getLogger(__name__)
 
+ort.disable_telemetry_events()  # the builds that do not read the variable of this package's __init__, on Windows
+
 
 @dataclass(frozen=True)
 class Provider:

@@ -109,7 +109,7 @@ def _count(number: int, what: str) -> str:
 
 def _print_urls(urls: list[str], key: str, drafts: Path | None) -> None:
     bases = "".join(f"  base URL  {url}/v1\n" for url in urls)
-    fetch = f"  one without PyTorch:     EDGEDRAFT_KEY={key} edgedraft draft fetch {urls[0]}, once before that\n"
+    fetch = f"  without PyTorch, first:  EDGEDRAFT_KEY={key} edgedraft draft fetch {urls[0]}\n"
     in_browser = drafts and (drafts / RUNTIME_FOLDER).is_dir()
     browser = f"{urls[0]}/attach" if in_browser else "edgedraft browser fetch, then start again"
     print(

@@ -158,7 +158,7 @@ def test_kept_drafts_come_before_pytorch_on_the_cpu_the_latest_first(
     found, _ = found_at((), monkeypatch, drafts_folder=kept, device="cpu")
     assert [one.kind for one in found] == kinds
     if "onnx" in kinds:
-        assert [one.name for one in found[:2]] == [f"the draft in {kept / name}" for name in ("late", "early")]
+        assert [one.name for one in found[:2]] == ["the kept draft late", "the kept draft early"]
 
 
 def test_an_accelerator_of_pytorch_comes_before_kept_drafts(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +175,7 @@ def test_a_chosen_runtime_leaves_the_other_out(kept: Path, monkeypatch: pytest.M
 
 def test_a_kept_draft_that_is_damaged_says_what_to_do(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found, _ = found_at((), monkeypatch, drafts_folder=kept, runtime="onnx")
-    with pytest.raises(DrafterUnavailable, match=r"late: .*`edgedraft draft fetch` .* again"):
+    with pytest.raises(DrafterUnavailable, match=r"/late: .*`edgedraft draft fetch` .* again"):
         found[0].load()
 
 
