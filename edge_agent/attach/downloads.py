@@ -42,30 +42,31 @@ class GatewayFiles:
 
     def chunks(self, path: str, max_bytes: int) -> Iterator[bytes]:
         """A file in pieces as they arrive. Raises DownloadFailed, for more than `max_bytes` too."""
+        url = self._url + path
         started, deadline = time.monotonic(), Deadline(STALL_SECONDS)
         received = 0
         try:
-            with self._open(path, deadline) as response:
+            with self._open(url, deadline) as response:
                 if response.status != 200:
-                    raise DownloadFailed(_refusal(path, response.status))
+                    raise DownloadFailed(_refusal(url, response.status))
                 if (response.length or 0) > max_bytes:
-                    raise DownloadFailed(f"{path}: it would send {response.length} bytes, more than the {max_bytes}")
+                    raise DownloadFailed(f"{url}: it would send {response.length} bytes, more than the {max_bytes}")
                 while chunk := response.read1(CHUNK):
                     received += len(chunk)
                     if received > max_bytes:
-                        raise DownloadFailed(f"{path}: it sends more than {max_bytes} bytes")
+                        raise DownloadFailed(f"{url}: it sends more than {max_bytes} bytes")
                     yield chunk
                     slowest = started + STALL_SECONDS + received / MIN_RATE
                     deadline.at = min(time.monotonic() + STALL_SECONDS, slowest)
         except HTTPError as error:
             error.close()
-            raise DownloadFailed(_refusal(path, error.code)) from None
+            raise DownloadFailed(_refusal(url, error.code)) from None
         except (HTTPException, OSError) as error:
             cause = error.reason if isinstance(error, URLError) else error
-            raise DownloadFailed(f"{path}: {_failure(cause, received)}") from None
+            raise DownloadFailed(f"{url}: {_failure(cause, received)}") from None
 
-    def _open(self, path: str, deadline: Deadline) -> HTTPResponse:
-        request = Request(self._url + path, headers={"User-Agent": f"edgedraft/{__version__}"})
+    def _open(self, url: str, deadline: Deadline) -> HTTPResponse:
+        request = Request(url, headers={"User-Agent": f"edgedraft/{__version__}"})
         request.add_unredirected_header("Authorization", f"Bearer {self._key}")
         opener = build_opener(_NoRedirects, _Http(deadline), _Https(deadline))
         return opener.open(request, timeout=CONNECT_SECONDS)
@@ -108,12 +109,12 @@ class _Https(HTTPSHandler):
         return self.do_open(partial(_TlsWithDeadline, deadline=self._deadline), req)  # type: ignore[arg-type]
 
 
-def _refusal(path: str, status: int) -> str:
+def _refusal(url: str, status: int) -> str:
     if 300 <= status < 400:
-        return f"{path}: it redirects (HTTP {status}), which is not followed: pass the address that it redirects to"
+        return f"{url}: it redirects (HTTP {status}), which is not followed: pass the address that it redirects to"
     if status == 404:
-        return f"{path}: there is no such file (HTTP 404)"
-    return FINAL.get(status, f"{path}: it answers HTTP {status}")
+        return f"{url}: there is no such file (HTTP 404)"
+    return FINAL.get(status, f"{url}: it answers HTTP {status}")
 
 
 def _failure(error: object, received: int) -> str:

@@ -16,6 +16,7 @@ from typing import Literal
 
 import psutil
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from edge_agent.attach.address import agent_url
@@ -64,9 +65,9 @@ def main(settings: DoctorSettings) -> None:
         for width in (6, 16):
             row.add_column(width=width)
         row.add_column(overflow="fold")
-        row.add_row(MARKS[finding.status], finding.name, finding.message)
+        row.add_row(MARKS[finding.status], finding.name, escape(finding.message))
         if finding.advice:
-            row.add_row("", "", f"[dim]{finding.advice}[/]")
+            row.add_row("", "", f"[dim]{escape(finding.advice)}[/]")
         console.print(row)
     sys.exit(1 if failed else 0)
 

@@ -42,6 +42,17 @@ async def test_the_doctor_names_what_is_wrong_and_goes_on(target: Path, tmp_path
     )
 
 
+def test_what_it_prints_is_what_it_found(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    found = doctor.CheckResult("device", "failed", "no [red]PyTorch[/]", "pip install 'edgedraft[onnx]'")
+    monkeypatch.setattr(doctor, "run_checks", lambda settings: iter([found]))
+    with pytest.raises(SystemExit) as ended:
+        doctor.main(DoctorSettings.model_validate({"draft_model": "none"}))
+    assert ended.value.code == 1
+    told = capsys.readouterr().out
+    assert "no [red]PyTorch[/]" in told
+    assert "pip install 'edgedraft[onnx]'" in told, "brackets are no markup"
+
+
 def test_the_doctor_without_a_gateway_says_how_to_log_in() -> None:
     found = list(doctor.run_checks(DoctorSettings.model_validate({"draft_model": "none"})))
     assert [finding.advice for finding in found if finding.status == "failed"] == [
