@@ -114,6 +114,6 @@ def topology(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology]:
 @pytest.fixture(scope="session")
 def draft_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped draft model as a GGUF file, for tests with llama.cpp's server."""
-    from loadtest.draft_gguf import write_draft_gguf
+    from loadtest.drafts.gguf_file import write_draft_gguf
 
     return write_draft_gguf(tmp_path_factory.mktemp("draft-gguf"))

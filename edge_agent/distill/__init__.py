@@ -2,7 +2,7 @@
 
 The target answers prompts (prompts.py, collect.py, decode.py). A student made of a few of its layers (student.py) is
 trained on its probabilities (train.py) and measured on held-out prompts (evaluate.py). The result is written as a
-folder that drafters/draft_model.py loads (export.py).
+folder that drafters/pytorch/draft_model.py loads (export.py).
 
 Every stage resumes where it stopped when it is run again with the same settings and work folder.
 """

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from edge_agent.distill.student import default_layers
-from edge_agent.drafters.draft_model import embedding_name, empty_student, student_config
+from edge_agent.drafters.pytorch.draft_model import embedding_name, empty_student, student_config
 from edge_agent.settings import DistillSettings
 
 UTILISATION = 0.4  # of the peak, in prefill, decoding of many rows and training alike

@@ -1,4 +1,4 @@
-"""Writes a trained student as a folder that drafters/draft_model.py loads: int8 weights, draft.json, a model card."""
+"""Writes a trained student as a folder that pytorch/draft_model.py loads: int8 weights, draft.json, a model card."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from edge_agent.distill.evaluate import CHAIN, Figures, markdown_table
 from edge_agent.distill.prompts import KINDS
 from edge_agent.distill.student import trained_state
-from edge_agent.drafters.draft_model import (
+from edge_agent.drafters.pytorch.draft_model import (
     CARD_FILE,
     HEAD_IDS,
     SCALE_SUFFIX,

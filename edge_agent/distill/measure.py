@@ -16,7 +16,7 @@ from edge_agent.distill.decode import BatchDecoder
 from edge_agent.distill.evaluate import Figures, evaluate, markdown_table
 from edge_agent.distill.recipe import load_target, stop_tokens
 from edge_agent.distill.samples import HELD_OUT, WRITTEN, load_samples
-from edge_agent.drafters.draft_model import SPEC_FILE, load_draft, read_spec, shipped_draft
+from edge_agent.drafters.pytorch.draft_model import SPEC_FILE, load_draft, read_spec, shipped_draft
 from edge_agent.settings import DraftEvaluateSettings
 from edgedraft.local.demo_model import DEMO_MODEL, DemoModelError, resolve_model
 from edgedraft.observability.logs import configure_logging

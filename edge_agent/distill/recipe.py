@@ -17,7 +17,7 @@ from edge_agent.distill.export import write_card, write_spec, write_weights
 from edge_agent.distill.samples import HELD_OUT, WRITTEN, load_samples, shards
 from edge_agent.distill.student import choose_head, default_layers, make_student
 from edge_agent.distill.train import Trainer
-from edge_agent.drafters.draft_model import (
+from edge_agent.drafters.pytorch.draft_model import (
     HEAD_IDS,
     DraftSpec,
     embedding_name,

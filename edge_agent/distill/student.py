@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from edge_agent.distill.samples import Sample
-from edge_agent.drafters.draft_model import embedding_name, empty_student, student_config
+from edge_agent.drafters.pytorch.draft_model import embedding_name, empty_student, student_config
 
 
 def default_layers(count: int) -> tuple[int, ...]:

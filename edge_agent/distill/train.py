@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from edge_agent.distill.evaluate import Figures, evaluate
 from edge_agent.distill.samples import Sample
 from edge_agent.distill.student import trained_state
-from edge_agent.drafters.draft_model import move_to
+from edge_agent.drafters.pytorch.draft_model import move_to
 from edge_agent.settings import DistillSettings
 from edgedraft.observability.progress import progress
 from edgedraft.runtime.device import has_bfloat16_matmul

@@ -1,6 +1,6 @@
 """Loads the drafters that the settings ask for: the draft model, its tokenizer's fingerprint, and a description.
 
-Done once per process. The format of a draft on disk is draft_model.py's, that of one exported to ONNX is
+Done once per process. The format of a draft on disk is pytorch/draft_model.py's, that of one exported to ONNX is
 edgedraft/draft_manifest.py's. Without a draft model, or with one in a GGUF file or exported to ONNX, neither torch nor
 transformers is imported.
 """
@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edge_agent.drafters.draft_model import SPEC_FILE, load_draft, read_spec, shipped_draft
-from edge_agent.drafters.gguf_header import is_gguf
+from edge_agent.drafters.gguf.header import is_gguf
 from edge_agent.drafters.interface import CombinedDrafter, Drafter
 from edge_agent.drafters.loaded_model import LoadedModel
-from edge_agent.drafters.past_outputs import PastOutputsDrafter, PastOutputStore
-from edge_agent.drafters.prediction import PredictionDrafter
-from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
+from edge_agent.drafters.lookup.past_outputs import PastOutputsDrafter, PastOutputStore
+from edge_agent.drafters.lookup.prediction import PredictionDrafter
+from edge_agent.drafters.lookup.prompt_lookup import PromptLookupDrafter
+from edge_agent.drafters.pytorch.draft_model import SPEC_FILE, load_draft, read_spec, shipped_draft
 from edge_agent.foreign_text import printable
 from edge_agent.onnx.folder import is_exported, kv_bytes_per_token
 from edge_agent.settings import AgentSettings
@@ -141,7 +141,7 @@ def _names_gguf(path: str) -> bool:
 def _load_model(path: str, settings: AgentSettings) -> LoadedModel:
     import torch
 
-    from edge_agent.drafters.model import ModelDrafter
+    from edge_agent.drafters.pytorch.drafter import ModelDrafter
     from edgedraft.runtime.device import pick_device, pick_dtype
     from edgedraft.runtime.packed_model import PackedModel, UnsupportedModel
 
@@ -194,7 +194,7 @@ def _load_gguf(path: str, settings: AgentSettings) -> LoadedModel:
     if not Path(path).is_file():
         raise OSError("there is no such file")
     try:
-        from edge_agent.drafters.gguf import GgufDrafter, LlamaCpp, read_gguf_metadata
+        from edge_agent.drafters.gguf.drafter import GgufDrafter, LlamaCpp, read_gguf_metadata
 
         facts = read_gguf_metadata(Path(path))
         kv_tokens = fit_kv_tokens(settings, facts.weight_bytes, facts.kv_bytes_per_token)

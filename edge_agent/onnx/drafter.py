@@ -1,7 +1,7 @@
 """An exported draft as a drafter: one run of ONNX Runtime for the requests of all sessions.
 
-Rows, tree and eviction are those of the torch drafter (drafters/session_cache.py, drafters/forward_schedule.py); only
-the KV cache and the run are this module's. Needs neither torch nor transformers.
+Rows, tree and eviction are those of the torch drafter (drafters/forwards/); only the KV cache and the run are this
+module's. Needs neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edge_agent.drafters.forward_schedule import ForwardSchedule
+from edge_agent.drafters.forwards.schedule import ForwardSchedule
+from edge_agent.drafters.forwards.session_cache import ScheduledRows, SessionCache
 from edge_agent.drafters.interface import DraftRequest, Proposal
-from edge_agent.drafters.proposal_from_logits import propose_from_logits
-from edge_agent.drafters.session_cache import ScheduledRows, SessionCache
-from edge_agent.drafters.token_counts import SessionTokenCounts
+from edge_agent.drafters.proposals.from_logits import propose_from_logits
+from edge_agent.drafters.proposals.token_counts import SessionTokenCounts
 from edge_agent.onnx.contract import MASKED
 from edge_agent.onnx.kv_cache import KvPool, KvSlots
 from edge_agent.onnx.model import DraftBatch, OnnxModel

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from edge_agent.drafters.draft_model import SPEC_FILE, load_draft, read_spec, shipped_draft
 from edge_agent.drafters.loading import read_tokenizer
+from edge_agent.drafters.pytorch.draft_model import SPEC_FILE, load_draft, read_spec, shipped_draft
 from edge_agent.onnx.contract import KV_DTYPES, MASKED
 from edge_agent.onnx.graph import Matrix, build_graph
 from edge_agent.onnx.model import DraftBatch, OnnxModel, load_model

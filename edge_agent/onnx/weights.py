@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from edge_agent.drafters.draft_model import quantise
+from edge_agent.drafters.pytorch.draft_model import quantise
 from edge_agent.onnx.graph import DraftWeights, Layer, Matrix
 
 ROPE_TYPES = ("default", "linear", "llama3")  # those whose frequencies do not depend on the length of the text

@@ -1,6 +1,6 @@
 """`bench draft`: tokens per verify of each drafter on 60 held-out prompts of six kinds, and the cost of drafting.
 
-The shipped draft model runs with torch, and exported to ONNX with ONNX Runtime (draft_runtimes.py).
+The shipped draft model runs with torch, and exported to ONNX with ONNX Runtime (drafts/).
 
 The target answers every prompt greedily, and twice at temperature 0.7 with different seeds. Then each drafter drafts
 for all chats at once with the agent's own sessions: before every verify it fills its window of NODES nodes, and the
@@ -25,12 +25,12 @@ import msgspec
 from transformers import AutoTokenizer
 
 from edge_agent.distill.prompts import KINDS, PromptMaker
-from edge_agent.drafters.draft_model import load_draft, shipped_draft
 from edge_agent.drafters.interface import CombinedDrafter, Drafter, DraftRequest, first_chain
 from edge_agent.drafters.loading import load_drafters
-from edge_agent.drafters.model import ModelDrafter
-from edge_agent.drafters.past_outputs import PastOutputsDrafter, PastOutputStore
-from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
+from edge_agent.drafters.lookup.past_outputs import PastOutputsDrafter, PastOutputStore
+from edge_agent.drafters.lookup.prompt_lookup import PromptLookupDrafter
+from edge_agent.drafters.pytorch.draft_model import load_draft, shipped_draft
+from edge_agent.drafters.pytorch.drafter import ModelDrafter
 from edge_agent.drafting.draft_session import DraftSession
 from edge_agent.settings import AgentSettings
 from edgedraft.local.demo_model import DEMO_MODEL, resolve_model
@@ -39,11 +39,11 @@ from edgedraft.proposers.prompt_lookup import MatchRates
 from edgedraft.runtime.device import pick_device, pick_dtype
 from edgedraft.runtime.packed_model import PackedModel
 from edgedraft.wire import Commit, ModelCard, Open, Sampling
-from loadtest.benchmarks.browser_drafter import browser_drafters
-from loadtest.benchmarks.draft_runtimes import compare_runtimes, onnx_drafters
-from loadtest.draft_gguf import write_draft_gguf
+from loadtest.drafts.browser_drafter import browser_drafters
+from loadtest.drafts.gguf_file import write_draft_gguf
+from loadtest.drafts.llama_server import llama_server
+from loadtest.drafts.runtimes import compare_runtimes, onnx_drafters
 from loadtest.generation import generate_texts
-from loadtest.llama_server import llama_server
 from loadtest.report import Result
 from loadtest.settings import BenchSettings
 from loadtest.simulator.playback import verify_recorded

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
+from edge_agent.drafters.lookup.prompt_lookup import PromptLookupDrafter
 from edge_agent.drafting.draft_session import DraftSession
 from edge_agent.drafting.draft_threshold import DraftThreshold
 from edgedraft.wire import Commit, Draft, Open

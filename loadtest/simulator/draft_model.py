@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Protocol
 
+from edge_agent.drafters.forwards.session_cache import common_prefix
 from edge_agent.drafters.interface import NO_PROPOSAL, Drafter, DraftRequest, Proposal, merge
 from edge_agent.drafters.loading import load_drafters
-from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
-from edge_agent.drafters.session_cache import common_prefix
+from edge_agent.drafters.lookup.prompt_lookup import PromptLookupDrafter
 from edge_agent.drafting.forward_size import MAX_REQUESTS_PER_SESSION
 from edge_agent.settings import AgentSettings
 from edgedraft.wire import Sampling

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Sequence
 
 from edge_agent.drafters.interface import NO_PROPOSAL, DraftRequest, Proposal, merge
-from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
+from edge_agent.drafters.lookup.prompt_lookup import PromptLookupDrafter
 from loadtest.simulator.draft_model import PendingForward, Position, position_of
 from loadtest.simulator.recorded_chats import RecordedChat
 

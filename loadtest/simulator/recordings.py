@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from edge_agent.drafters.draft_model import shipped_draft
+from edge_agent.drafters.pytorch.draft_model import shipped_draft
 from edgedraft.local.demo_model import DEMO_MODEL, cache_root
 
 Text = tuple[int, ...]

@@ -14,8 +14,8 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from edge_agent.drafters.interface import DraftRequest, Proposal, merge
-from edge_agent.drafters.past_outputs import PastOutputsDrafter, PastOutputStore
-from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
+from edge_agent.drafters.lookup.past_outputs import PastOutputsDrafter, PastOutputStore
+from edge_agent.drafters.lookup.prompt_lookup import PromptLookupDrafter
 from edgedraft.local.demo_model import DEMO_MODEL, resolve_model
 from edgedraft.observability.progress import progress
 from edgedraft.proposers.prompt_lookup import MatchRates

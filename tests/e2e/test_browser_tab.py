@@ -16,9 +16,9 @@ from openai import OpenAI
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from playwright.sync_api import Error as PlaywrightError
 
-from edge_agent.drafters.draft_model import shipped_draft
 from edge_agent.drafters.interface import DraftRequest
 from edge_agent.drafters.loading import load_drafters
+from edge_agent.drafters.pytorch.draft_model import shipped_draft
 from edge_agent.onnx.export import export_draft
 from edge_agent.settings import AgentSettings
 from edgedraft.draft_manifest import RUNTIME_FOLDER

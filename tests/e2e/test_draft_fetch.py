@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from openai import OpenAI
 
-from edge_agent.drafters.draft_model import shipped_draft
+from edge_agent.drafters.pytorch.draft_model import shipped_draft
 from edge_agent.onnx.export import export_draft
 from edge_agent.onnx.kept import find_kept
 from edgedraft.local.demo_model import DEMO_MODEL

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from edgedraft.local.processes import ManagedProcess
-from loadtest.draft_gguf import write_draft_gguf
-from loadtest.llama_server import LlamaServerProcess, llama_server
+from loadtest.drafts.gguf_file import write_draft_gguf
+from loadtest.drafts.llama_server import LlamaServerProcess, llama_server
 from tests.e2e.conftest import CASES, Answer, Case, Service
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
+from edge_agent.drafters.lookup.prompt_lookup import PromptLookupDrafter
 from edge_agent.drafting.loop import DraftingLimits, DraftingLoop
 from edge_agent.drafting.mailbox import Mailbox
 from edge_agent.drafting.stats import StatsCollector

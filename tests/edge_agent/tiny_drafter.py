@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from edge_agent.drafters.interface import DraftRequest, Proposal
-from edge_agent.drafters.model import ModelDrafter
-from edge_agent.drafters.proposal_from_logits import MAX_CANDIDATES
+from edge_agent.drafters.proposals.from_logits import MAX_CANDIDATES
+from edge_agent.drafters.pytorch.drafter import ModelDrafter
 from edgedraft.runtime.packed_model import PackedModel
 from edgedraft.sampling.sampler import propose_tokens
 from edgedraft.wire import Sampling

@@ -19,8 +19,8 @@ from fastapi import FastAPI
 from msgspec.structs import replace
 
 from edge_agent.drafters.interface import CombinedDrafter
-from edge_agent.drafters.prediction import PredictionDrafter
-from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
+from edge_agent.drafters.lookup.prediction import PredictionDrafter
+from edge_agent.drafters.lookup.prompt_lookup import PromptLookupDrafter
 from edge_agent.drafting.loop import DraftingLimits, DraftingLoop
 from edge_agent.drafting.stats import StatsCollector
 from edgedraft import wire

@@ -14,7 +14,7 @@ import torch
 from edge_agent.desktop import login
 from edge_agent.distill.prompts import KINDS
 from edge_agent.distill.samples import Sample, save_samples
-from edge_agent.drafters.past_outputs import PastOutputStore
+from edge_agent.drafters.lookup.past_outputs import PastOutputStore
 from edgedraft.local.processes import Supervisor
 from edgedraft.observability.logs import PACKAGES, configure_logging
 from edgedraft.private_files import make_private_folder

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from edge_agent.drafters.interface import Proposal
-from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
+from edge_agent.drafters.lookup.prompt_lookup import PromptLookupDrafter
 from edge_agent.drafting.draft_session import DraftSession
 from edge_agent.drafting.forward_size import ForwardCosts, select_requests
 from edgedraft.sampling.noise import gumbel_at

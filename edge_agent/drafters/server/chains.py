@@ -1,8 +1,8 @@
 """Chains of a server's tokens as proposals, and how long a chain to ask for.
 
 A server continues with its own most likely token. The proposal at each place comes from its most likely tokens and the
-target's noise (top_tokens.py), so at temperatures above 0 the two may differ: the chain ends where they do, with that
-place's proposal as its last. At temperature 0 they are the same throughout.
+target's noise (proposals/from_top_tokens.py), so at temperatures above 0 the two may differ: the chain ends where they
+do, with that place's proposal as its last. At temperature 0 they are the same throughout.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from edge_agent.drafters.interface import NO_PROPOSAL, DraftRequest, Proposal
+from edge_agent.drafters.proposals.from_top_tokens import propose_from_top_tokens
+from edge_agent.drafters.proposals.token_counts import SessionTokenCounts
 from edge_agent.drafters.server.api import Place
-from edge_agent.drafters.token_counts import SessionTokenCounts
-from edge_agent.drafters.top_tokens import propose_from_top_tokens
 
 MAX_CHAIN = 16  # tokens of one call
 MAX_CALL_SECONDS = 0.1  # of a chain: a commit that contradicts it waits for its end

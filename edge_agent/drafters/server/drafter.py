@@ -15,12 +15,12 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
 from edge_agent.drafters.interface import INCOMPLETE, NO_PROPOSAL, DraftRequest, Proposal
+from edge_agent.drafters.proposals.from_top_tokens import is_plain_greedy, num_top_tokens
+from edge_agent.drafters.proposals.token_counts import SessionTokenCounts
 from edge_agent.drafters.server.api import Place, ServerApi
 from edge_agent.drafters.server.chains import MAX_CHAIN, ChainLength, propose_chain
 from edge_agent.drafters.server.connection import ServerConnection
 from edge_agent.drafters.server.http_client import ServerError
-from edge_agent.drafters.token_counts import SessionTokenCounts
-from edge_agent.drafters.top_tokens import is_plain_greedy, num_top_tokens
 
 PATIENCE = 0.1  # seconds that `propose` waits for calls
 PREFILL_CHUNK = 512  # prompt tokens of one call

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from edge_agent.drafters.gguf import read_gguf_vocabulary
-from edge_agent.drafters.gguf_header import is_gguf
+from edge_agent.drafters.gguf.drafter import read_gguf_vocabulary
+from edge_agent.drafters.gguf.header import is_gguf
 from edge_agent.drafters.server.api import ServerApi
 from edge_agent.drafters.server.http_client import ServerError
 from edgedraft.local.demo_model import resolve_model

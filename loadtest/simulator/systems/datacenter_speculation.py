@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
+from edge_agent.drafters.lookup.prompt_lookup import PromptLookupDrafter
 from edge_agent.drafting.draft_session import DEFAULT_MIN_PATH, DraftSession
 from edgedraft.tree import DraftSlice
 from edgedraft.wire import MAX_WINDOW, Open

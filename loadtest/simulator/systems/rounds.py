@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edge_agent.drafters.interface import DraftRequest
-from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
+from edge_agent.drafters.lookup.prompt_lookup import PromptLookupDrafter
 from edge_agent.drafting.draft_session import DEFAULT_MIN_PATH, DraftSession
 from edgedraft.tree import EMPTY_DRAFT, DraftSlice
 from edgedraft.wire import MAX_WINDOW, Commit, Draft, Open, encode_frame

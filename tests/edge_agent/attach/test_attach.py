@@ -19,7 +19,7 @@ from edge_agent.attach import connection as link
 from edge_agent.attach.address import agent_url
 from edge_agent.attach.errors import AttachRejected
 from edge_agent.drafters.interface import INCOMPLETE, CombinedDrafter, DraftRequest, Proposal
-from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
+from edge_agent.drafters.lookup.prompt_lookup import PromptLookupDrafter
 from edgedraft import wire
 from edgedraft.wire import AgentWelcome, Open
 from tests.edge_agent.scripted_gateway import GREEDY, Attached, ScriptedGateway, ScriptedSession, attached, until

@@ -17,7 +17,7 @@ from edge_agent.attach import attachment
 from edge_agent.attach import connection as link
 from edge_agent.desktop.live_view import LiveView
 from edge_agent.drafters.interface import Drafter
-from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
+from edge_agent.drafters.lookup.prompt_lookup import PromptLookupDrafter
 from edge_agent.drafting.mailbox import INBOX_BYTES, Mailbox
 from edge_agent.drafting.stats import StatsCollector
 from edgedraft import wire

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.desktop import forget
-from edge_agent.drafters.past_outputs import PastOutputStore
+from edge_agent.drafters.lookup.past_outputs import PastOutputStore
 from edge_agent.settings import AgentForgetSettings
 
 

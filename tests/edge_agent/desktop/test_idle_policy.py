@@ -15,7 +15,7 @@ import pytest
 from edge_agent.attach.attachment import stay_attached
 from edge_agent.attach.observer import LineObserver
 from edge_agent.desktop import idle_policy
-from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
+from edge_agent.drafters.lookup.prompt_lookup import PromptLookupDrafter
 from tests.edge_agent.scripted_gateway import Attached, ScriptedGateway, until
 
 VOCAB = 97

@@ -9,7 +9,7 @@ import pytest
 
 from edge_agent.distill.measure import main
 from edge_agent.distill.samples import HELD_OUT, WRITTEN
-from edge_agent.drafters.draft_model import read_spec
+from edge_agent.drafters.pytorch.draft_model import read_spec
 from edge_agent.settings import DistillSettings, DraftEvaluateSettings
 
 

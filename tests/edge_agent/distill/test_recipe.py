@@ -7,7 +7,7 @@ from pathlib import Path
 from edge_agent.distill import main
 from edge_agent.distill.prompts import HELD_OUT_KINDS, KINDS
 from edge_agent.distill.samples import shards
-from edge_agent.drafters import draft_model
+from edge_agent.drafters.pytorch import draft_model
 from edge_agent.onnx.model import load_model
 from edge_agent.settings import DistillSettings
 from edgedraft.tokenizer import fingerprint

@@ -7,7 +7,7 @@ import torch
 
 from edge_agent.distill.samples import Sample
 from edge_agent.distill.student import choose_head, default_layers, make_student, trained_state
-from edge_agent.drafters.draft_model import embedding_name
+from edge_agent.drafters.pytorch.draft_model import embedding_name
 from tests.support.tiny_llama import VOCAB, tiny_llama
 
 

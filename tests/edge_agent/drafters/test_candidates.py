@@ -19,7 +19,7 @@ from edge_agent.drafters.loading import DrafterSet, DrafterUnavailable
 from edge_agent.drafters.server import discovery
 from edge_agent.drafters.server.discovery import belongs_to_user
 from edge_agent.settings import AgentSettings
-from tests.edge_agent.drafters.test_draft_server_lies import WORDS, counting, text_of
+from tests.edge_agent.drafters.server.test_lies import WORDS, counting, text_of
 from tests.support.scripted_model_server import ScriptedModelServer, scripted_model_server
 
 

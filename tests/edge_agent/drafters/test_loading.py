@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from transformers import MambaConfig, MambaForCausalLM
 
 from edge_agent.drafters import loading
-from edge_agent.drafters.draft_model import FORMAT, HEAD_IDS, SPEC_FILE, WEIGHTS_FILE, DraftSpec
 from edge_agent.drafters.loading import DrafterUnavailable, load_drafters
+from edge_agent.drafters.pytorch.draft_model import FORMAT, HEAD_IDS, SPEC_FILE, WEIGHTS_FILE, DraftSpec
 from edge_agent.settings import AgentSettings
 from edgedraft.tokenizer import fingerprint
 from tests.edge_agent.tiny_drafter import point

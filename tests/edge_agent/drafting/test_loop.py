@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from edge_agent.drafters.interface import CombinedDrafter, Drafter, DraftRequest, Proposal
-from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
+from edge_agent.drafters.lookup.prompt_lookup import PromptLookupDrafter
 from edge_agent.drafting.stats import DraftStats
 from edgedraft.wire import Close, Commit, Sampling
 from tests.edge_agent.scripted_gateway import ScriptedGateway, ScriptedSession, attached, until

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from edge_agent.drafters.draft_model import shipped_draft
+from edge_agent.drafters.pytorch.draft_model import shipped_draft
 from edge_agent.onnx.export import export_draft
 from edgedraft.local.demo_model import DEMO_MODEL, ensure_demo_model
 

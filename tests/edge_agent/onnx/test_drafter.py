@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from edge_agent.drafters import forward_schedule
-from edge_agent.drafters.draft_model import load_draft, shipped_draft
+from edge_agent.drafters.forwards import schedule
 from edge_agent.drafters.interface import INCOMPLETE, NO_PROPOSAL, Drafter, DraftRequest, Proposal
-from edge_agent.drafters.model import ModelDrafter
+from edge_agent.drafters.pytorch.draft_model import load_draft, shipped_draft
+from edge_agent.drafters.pytorch.drafter import ModelDrafter
 from edge_agent.onnx import drafter as onnx_drafter
 from edge_agent.onnx.contract import VariantName
 from edge_agent.onnx.drafter import OnnxDrafter
@@ -151,7 +151,7 @@ def test_over_random_trees_all_proposals_are_those_of_a_fresh_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Three sessions that evict each other, commits that hit and miss, branches, and prefill in chunks among them."""
-    monkeypatch.setattr(forward_schedule, "MAX_ROWS", max_rows)
+    monkeypatch.setattr(schedule, "MAX_ROWS", max_rows)
     monkeypatch.setattr(onnx_drafter, "MAX_SCORES", max_scores)
     drafter, rng = OnnxDrafter(model, VOCAB, kv_tokens), random.Random(kv_tokens + max_rows)
     drafter._schedule.max_rows = max_rows
@@ -188,7 +188,7 @@ def test_over_random_trees_all_proposals_are_those_of_a_fresh_run(
 
 
 def test_long_contexts_come_in_chunks_and_hold_nobody_up(model: OnnxModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forward_schedule, "MAX_ROWS", 64)
+    monkeypatch.setattr(schedule, "MAX_ROWS", 64)
     drafter, runs = OnnxDrafter(model, VOCAB, 2048), Runs(model, monkeypatch)
     long = [i % VOCAB for i in range(200)]
     drafter.open(1)

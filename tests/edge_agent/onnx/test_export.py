@@ -22,7 +22,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from edge_agent.drafters.draft_model import load_draft, read_spec, shipped_draft
+from edge_agent.drafters.pytorch.draft_model import load_draft, read_spec, shipped_draft
 from edge_agent.onnx import export
 from edge_agent.onnx.contract import MASKED, VariantName
 from edge_agent.onnx.export import export_draft

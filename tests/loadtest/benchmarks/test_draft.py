@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
+from edge_agent.drafters.lookup.prompt_lookup import PromptLookupDrafter
 from loadtest.benchmarks.draft import AnsweredPrompt, score
 from loadtest.workloads.trace import GREEDY
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from edge_agent.drafters.interface import DraftRequest, Proposal
-from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
+from edge_agent.drafters.lookup.prompt_lookup import PromptLookupDrafter
 from loadtest.benchmarks.link import (
     DATACENTER_ONLY,
     EDGEDRAFT,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edge_agent.drafters.interface import NO_PROPOSAL, DraftRequest
-from edge_agent.drafters.prediction import PredictionDrafter
+from edge_agent.drafters.lookup.prediction import PredictionDrafter
 from edge_agent.drafting.draft_session import DraftSession
 from edgedraft.wire import Commit, Open, Sampling
 

@@ -1,7 +1,7 @@
 """A proposal from a draft model's most likely next tokens, where its full logits are not known.
 
 llama.cpp and model servers return the top tokens of a position with their log-probabilities. The target's sampling
-noise is added to those, as to full logits (proposal_from_logits.py).
+noise is added to those, as to full logits (from_logits.py).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from edge_agent.drafters.interface import NO_PROPOSAL, Proposal
-from edge_agent.drafters.proposal_from_logits import propose_best, propose_from_logits
+from edge_agent.drafters.proposals.from_logits import propose_best, propose_from_logits
 from edgedraft.sampling.token_counts import TokenCounts, has_penalties
 from edgedraft.wire import Sampling
 

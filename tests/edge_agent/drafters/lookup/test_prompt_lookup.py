@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from edge_agent.drafters.interface import NO_PROPOSAL, DraftRequest, Proposal
-from edge_agent.drafters.prompt_lookup import PromptLookupDrafter
+from edge_agent.drafters.lookup.prompt_lookup import PromptLookupDrafter
 from edgedraft.proposers.prompt_lookup import MAX_CHAIN, NGRAM_SIZES, TABLE_SIZE
 from edgedraft.wire import Sampling
 from tests.edge_agent.tiny_drafter import point

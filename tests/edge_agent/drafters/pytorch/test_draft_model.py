@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
-from edge_agent.drafters import draft_model
+from edge_agent.drafters.pytorch import draft_model
 from edge_agent.settings import DistillSettings
 from edgedraft.local.demo_model import DEMO_MODEL, ensure_demo_model
 from edgedraft.tokenizer import fingerprint

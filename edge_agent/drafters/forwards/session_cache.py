@@ -5,7 +5,7 @@ committed moves from the rows to the tokens, and the rows that contradict it are
 a row, so that it can be run again for its logits like any other.
 
 A forward is scheduled here request by request (`schedule`) and counts as computed after `finish`. Which requests are in
-it is decided in forward_schedule.py. Whose KV cache it is does not matter here: torch's or ONNX Runtime's.
+it is decided in schedule.py. Whose KV cache it is does not matter here: torch's or ONNX Runtime's.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The draft model as a drafter: one packed forward for the requests of all sessions, with KV cache reuse between them.
 
 The requests of one session are positions in one draft tree. The KV cache holds the tree's computed rows beside the
-committed text (session_cache.py), so a forward runs only tokens that no forward has run before, and the last token of a
-request, for its logits. forward_schedule.py chooses the rows of each forward.
+committed text (forwards/session_cache.py), so a forward runs only tokens that no forward has run before, and the last
+token of a request, for its logits. forwards/schedule.py chooses the rows of each forward.
 
 This module does not decide where in a tree to draft or what is sent (drafting/draft_session.py).
 """
@@ -14,10 +14,10 @@ from collections.abc import Sequence
 
 import torch
 
-from edge_agent.drafters.forward_schedule import ForwardSchedule
+from edge_agent.drafters.forwards.schedule import ForwardSchedule
 from edge_agent.drafters.interface import DraftRequest, Proposal
-from edge_agent.drafters.proposal_from_logits import MAX_CANDIDATES, make_proposal
-from edge_agent.drafters.token_counts import SessionTokenCounts
+from edge_agent.drafters.proposals.from_logits import MAX_CANDIDATES, make_proposal
+from edge_agent.drafters.proposals.token_counts import SessionTokenCounts
 from edgedraft.runtime.block_manager import BlockTable
 from edgedraft.runtime.packed_model import PackedModel, SequenceRows
 from edgedraft.sampling.sampler import propose_tokens

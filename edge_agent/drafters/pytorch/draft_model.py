@@ -28,7 +28,7 @@ WEIGHTS_FILE = "draft.safetensors"
 CARD_FILE = "MODEL_CARD.md"
 HEAD_IDS = "head_ids"
 SCALE_SUFFIX = ".scale"
-SHIPPED = Path(__file__).parents[1] / "drafts"
+SHIPPED = Path(__file__).parents[2] / "drafts"
 
 
 class DraftSpec(msgspec.Struct, frozen=True):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from edge_agent.drafters.proposal_from_logits import MAX_CANDIDATES, propose_from_logits
+from edge_agent.drafters.proposals.from_logits import MAX_CANDIDATES, propose_from_logits
 from edgedraft.sampling.sampler import propose_tokens
 from edgedraft.sampling.token_counts import TokenCounts, has_penalties
 from edgedraft.wire import Sampling

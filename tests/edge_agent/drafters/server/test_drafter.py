@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from edge_agent.drafters.draft_model import load_draft, shipped_draft
 from edge_agent.drafters.interface import NO_PROPOSAL, Drafter, DraftRequest, Proposal, first_chain
 from edge_agent.drafters.loading import DrafterUnavailable, load_drafters
+from edge_agent.drafters.pytorch.draft_model import load_draft, shipped_draft
 from edge_agent.drafters.server import connection
 from edge_agent.drafters.server.chains import ChainLength
 from edge_agent.drafters.server.drafter import PREFILL_CHUNK
@@ -23,7 +23,7 @@ from edgedraft.local.demo_model import DEMO_MODEL, ensure_demo_model, resolve_mo
 from edgedraft.sampling.sampler import propose_tokens
 from edgedraft.tokenizer import fingerprint
 from edgedraft.wire import Sampling
-from loadtest.llama_server import LlamaServerProcess, llama_server
+from loadtest.drafts.llama_server import LlamaServerProcess, llama_server
 from tests.support.waiting import wait_until
 
 VOCAB = 49152

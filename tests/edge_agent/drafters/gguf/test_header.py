@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gguf import GGUFReader, GGUFWriter
 
-from edge_agent.drafters.gguf_header import is_gguf, read_gguf_header
+from edge_agent.drafters.gguf.header import is_gguf, read_gguf_header
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import math
 import pytest
 
 from edge_agent.drafters.interface import DraftRequest, first_chain
+from edge_agent.drafters.proposals.token_counts import SessionTokenCounts
 from edge_agent.drafters.server.api import Place
 from edge_agent.drafters.server.chains import MAX_CALL_SECONDS, MAX_CHAIN, PROBE_CALLS, ChainLength, propose_chain
 from edge_agent.drafters.server.vocabulary import token_texts
-from edge_agent.drafters.token_counts import SessionTokenCounts
 from edgedraft.wire import Sampling
 
 VOCAB = 100

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from edge_agent.drafters import forward_schedule
+from edge_agent.drafters.forwards import schedule
 from edge_agent.drafters.interface import INCOMPLETE, NO_PROPOSAL, DraftRequest
-from edge_agent.drafters.model import ModelDrafter
-from edge_agent.drafters.proposal_from_logits import MIN_SIBLING_PROBABILITY
+from edge_agent.drafters.proposals.from_logits import MIN_SIBLING_PROBABILITY
+from edge_agent.drafters.pytorch.drafter import ModelDrafter
 from edgedraft.runtime.packed_model import PackedModel
 from edgedraft.sampling.sampler import propose_tokens, sample_next
 from edgedraft.sampling.token_counts import TokenCounts
@@ -92,7 +92,7 @@ def test_unlikely_siblings_are_left_out() -> None:
 
 
 def test_long_contexts_come_in_chunks_and_hold_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forward_schedule, "MAX_ROWS", 64)
+    monkeypatch.setattr(schedule, "MAX_ROWS", 64)
     drafter = tiny_drafter()
     forwards = Forwards(drafter, monkeypatch)
     long = [i % VOCAB for i in range(200)]

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from edge_agent.drafters.gguf import PREFILL_CHUNK, GgufDrafter, LlamaCpp, read_gguf_metadata
+from edge_agent.drafters.gguf.drafter import PREFILL_CHUNK, GgufDrafter, LlamaCpp, read_gguf_metadata
 from edge_agent.drafters.interface import NO_PROPOSAL, DraftRequest, Proposal
 from edge_agent.drafters.loading import DrafterUnavailable, load_drafters
-from edge_agent.drafters.top_tokens import propose_from_top_tokens
+from edge_agent.drafters.proposals.from_top_tokens import propose_from_top_tokens
 from edge_agent.settings import AgentSettings
 from edgedraft.local.demo_model import ensure_demo_model
 from edgedraft.sampling.sampler import propose_tokens

@@ -2,8 +2,8 @@
 
 llama.cpp's server runs inside this process and is called directly, not over a network; the HTTP port that it opens on
 the loopback address requires a random key. Each session has one server slot, whose KV cache keeps the common prefix of
-consecutive requests. A request decodes one token and reads the most likely next tokens (top_tokens.py). Requests of
-several sessions run in parallel, those of one session one after another.
+consecutive requests. A request decodes one token and reads the most likely next tokens
+(proposals/from_top_tokens.py). Requests of several sessions run in parallel, those of one session one after another.
 
 This module does not decide where in a tree to draft or what is sent (drafting/draft_session.py).
 """
@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from edge_agent.drafters.gguf_header import read_gguf_header
+from edge_agent.drafters.gguf.header import read_gguf_header
 from edge_agent.drafters.interface import INCOMPLETE, NO_PROPOSAL, DraftRequest, Proposal
-from edge_agent.drafters.token_counts import SessionTokenCounts
-from edge_agent.drafters.top_tokens import num_top_tokens, propose_from_top_tokens
+from edge_agent.drafters.proposals.from_top_tokens import num_top_tokens, propose_from_top_tokens
+from edge_agent.drafters.proposals.token_counts import SessionTokenCounts
 from edgedraft.tokenizer import fingerprint_vocabulary
 
 PREFILL_CHUNK = 256  # prompt tokens per call; other sessions wait for it

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from edge_agent.drafters import forward_schedule
-from edge_agent.drafters.draft_model import load_draft, shipped_draft
+from edge_agent.drafters.forwards import schedule
+from edge_agent.drafters.forwards.session_cache import common_prefix
 from edge_agent.drafters.interface import INCOMPLETE, DraftRequest, Proposal
-from edge_agent.drafters.model import ModelDrafter
-from edge_agent.drafters.session_cache import common_prefix
+from edge_agent.drafters.pytorch.draft_model import load_draft, shipped_draft
+from edge_agent.drafters.pytorch.drafter import ModelDrafter
 from edgedraft.local.demo_model import DEMO_MODEL, ensure_demo_model
 from edgedraft.runtime.packed_model import PackedModel
 from edgedraft.wire import Sampling
@@ -78,7 +78,7 @@ def test_over_random_trees_all_proposals_are_those_of_a_fresh_forward(
     kv_tokens: int, max_rows: int, sampling: Sampling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Commits that hit and miss, three sessions that evict each other, and prefill in chunks among them."""
-    monkeypatch.setattr(forward_schedule, "MAX_ROWS", max_rows)
+    monkeypatch.setattr(schedule, "MAX_ROWS", max_rows)
     drafter, rng = tiny_drafter(kv_tokens=kv_tokens), random.Random(kv_tokens + max_rows)
     drafter._schedule.max_rows = max_rows
     trees = [RandomTree(number, rng, sampling, prompt) for number, prompt in ((1, 5), (2, 40), (3, 1))]
@@ -223,7 +223,7 @@ def test_a_commit_moves_only_the_rows_that_change_places(monkeypatch: pytest.Mon
 
 
 def test_branches_take_the_rows_that_other_sessions_first_requests_leave(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forward_schedule, "MAX_ROWS", 16)
+    monkeypatch.setattr(schedule, "MAX_ROWS", 16)
     drafter = tiny_drafter()
     drafter._schedule.max_rows = 16
     forwards = Forwards(drafter, monkeypatch)
@@ -248,7 +248,7 @@ def test_the_rows_of_a_session_are_bounded() -> None:
         requests = [at([*path, rng.randrange(VOCAB), rng.randrange(VOCAB)]) for _ in range(4)]
         for proposal, request in zip(drafter.propose(requests), requests, strict=True):
             assert_fresh(proposal, request)
-        assert drafter._schedule.sessions[1].num_rows <= forward_schedule.MAX_KEPT_ROWS + 4 * 23
+        assert drafter._schedule.sessions[1].num_rows <= schedule.MAX_KEPT_ROWS + 4 * 23
 
 
 def test_a_session_evicted_in_the_forward_that_it_was_to_be_in_is_run_anew() -> None:

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
-from edge_agent.drafters.draft_model import load_draft, shipped_draft
+from edge_agent.drafters.pytorch.draft_model import load_draft, shipped_draft
 from edgedraft.local.demo_model import DEMO_MODEL, resolve_model
 from loadtest.peers.engines.write_gguf import write_gguf
 from loadtest.workloads import mixed_prompts, prompt_tokens

@@ -11,8 +11,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Generic
 
+from edge_agent.drafters.forwards.session_cache import SessionCache, Slots
 from edge_agent.drafters.interface import INCOMPLETE, NO_PROPOSAL, DraftRequest, Proposal
-from edge_agent.drafters.session_cache import SessionCache, Slots
 from edgedraft.runtime.blocks import OutOfBlocks, num_blocks
 from edgedraft.wire import MAX_WINDOW
 

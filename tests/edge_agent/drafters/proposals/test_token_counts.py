@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edge_agent.drafters.interface import DraftRequest
-from edge_agent.drafters.token_counts import SessionTokenCounts
+from edge_agent.drafters.proposals.token_counts import SessionTokenCounts
 from edgedraft.wire import Sampling
 
 PENALISED = Sampling(frequency_penalty=1.0)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edge_agent.drafters.interface import NO_PROPOSAL, Proposal
 from edge_agent.drafters.loading import DrafterUnavailable, load_drafters
-from edge_agent.drafters.past_outputs import END, PastOutputsDrafter, PastOutputStore
+from edge_agent.drafters.lookup.past_outputs import END, PastOutputsDrafter, PastOutputStore
 from edge_agent.settings import AgentSettings
 from edgedraft.proposers.prompt_lookup import MAX_CHAIN, MatchRates
 from tests.edge_agent.tiny_drafter import point

@@ -1,0 +1,1 @@
+"""Drafting with a GGUF file, by llama.cpp inside this process."""
