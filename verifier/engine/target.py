@@ -16,8 +16,8 @@ from verifier.settings import VerifierSettings
 def load_target(settings: VerifierSettings, ranks: RankGroup | None = None) -> tuple[PackedModel, ModelCard]:
     """Loads the weights onto the device, or with `ranks` this rank's slices of them, as a PackedModel.
 
-    Raises OSError if the model is missing; ValueError for CPUs that do not exist or a model that cannot be sharded;
-    UnsupportedModel for one that cannot run packed forwards.
+    Raises OSError if the model is missing; ValueError for CPUs that do not exist, an attention that cannot run here or
+    a model that cannot be sharded; UnsupportedModel for one that cannot run packed forwards.
     """
     pin_to_cpus(settings.threads, settings.cpus)
     device = ranks.device if ranks else pick_device(settings.device)
@@ -28,7 +28,7 @@ def load_target(settings: VerifierSettings, ranks: RankGroup | None = None) -> t
     )
     if ranks:
         ranks.wait_until_loaded()
-    packed = PackedModel(model, settings.kv_tokens)
+    packed = PackedModel(model, settings.kv_tokens, attention=settings.attention)
     context_length = settings.context_length or native_context(path) or settings.kv_tokens
     card = build_model_card(settings, path, min(context_length, settings.kv_tokens))
     return LeaderModel(packed, ranks) if ranks and ranks.is_leader else packed, card

@@ -17,6 +17,8 @@ from edgedraft.runtime.attention_groups import (
     make_attention_group,
 )
 from edgedraft.runtime.block_manager import BLOCK_SIZE, BlockManager
+from edgedraft.runtime.paged_attention import make_paged_group
+from tests.support.triton_interpreter import runs_interpreted
 
 KV_HEADS, GROUP, DIM = 2, 3, 8
 CPU = torch.device("cpu")
@@ -133,8 +135,8 @@ def spans() -> list[SequenceSpan]:
 
 @pytest.mark.parametrize("window", [None, 7])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("padded", [False, True], ids=["single", "padded"])
-def test_groups_attend_as_dense_attention_does(window: int | None, dtype: torch.dtype, padded: bool) -> None:
+@pytest.mark.parametrize("kind", ["single", "padded", pytest.param("paged", marks=runs_interpreted)])
+def test_groups_attend_as_dense_attention_does(window: int | None, dtype: torch.dtype, kind: str) -> None:
     torch.manual_seed(0)
     manager = BlockManager(10 * BLOCK_SIZE, dtype, CPU)
     layer = LayerInputs(
@@ -143,8 +145,9 @@ def test_groups_attend_as_dense_attention_does(window: int | None, dtype: torch.
         values=torch.randn((10, BLOCK_SIZE, KV_HEADS, DIM)).to(dtype),
         out=torch.zeros((10, KV_HEADS * GROUP, DIM), dtype=dtype),
     )
-    for group in [spans()] if padded else [[span] for span in spans()]:
-        make_attention_group(manager, group).attend(layer, window, 0.4)
+    make_group = make_paged_group if kind == "paged" else make_attention_group
+    for group in [[span] for span in spans()] if kind == "single" else [spans()]:
+        make_group(manager, group).attend(layer, window, 0.4)
     expected = torch.cat([dense(layer, span, window, 0.4) for span in spans()])
     tolerance = 2e-2 if dtype == torch.bfloat16 else 1e-5
     torch.testing.assert_close(layer.out.float(), expected, rtol=tolerance, atol=tolerance)

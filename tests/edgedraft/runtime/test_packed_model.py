@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -22,6 +24,7 @@ from edgedraft.runtime import attention_groups
 from edgedraft.runtime.block_manager import BLOCK_SIZE, BlockManager, BlockTable, OutOfBlocks
 from edgedraft.runtime.packed_model import PackedModel, SequenceRows, UnsupportedModel
 from tests.support.tiny_llama import tiny_llama
+from tests.support.triton_interpreter import runs_interpreted
 
 SHAPE = {
     "vocab_size": 61,
@@ -56,13 +59,19 @@ def close(a: torch.Tensor, b: torch.Tensor) -> None:
     torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("padding", [0.0, 99.0], ids=["single", "padded"])
+@pytest.fixture(params=["single", "padded", pytest.param("paged", marks=runs_interpreted)])
+def pack(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], PackedModel]:
+    """Makes a packed model of a kind that attends in one of the ways that there are."""
+    monkeypatch.setattr(attention_groups, "MAX_PADDING_ON_CPU", 0.0 if request.param == "single" else 99.0)
+    attention = "paged" if request.param == "paged" else "gathered"
+    return lambda kind: PackedModel(make(kind), 256, attention=attention)
+
+
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "gpt-neox", "mistral"])
 def test_logits_equal_the_plain_models_with_chunks_trees_and_other_sequences(
-    kind: str, padding: float, monkeypatch: pytest.MonkeyPatch
+    kind: str, pack: Callable[[str], PackedModel]
 ) -> None:
-    monkeypatch.setattr(attention_groups, "MAX_PADDING_ON_CPU", padding)
-    model = PackedModel(make(kind), 256)
+    model = pack(kind)
     text, other = [(7 * i + 2) % 61 for i in range(30)], [(5 * i + 1) % 61 for i in range(21)]
     truth, other_truth = plain(kind, text), plain(kind, other)
     mine, theirs = model.new_block_table(), model.new_block_table()
@@ -86,13 +95,9 @@ def test_logits_equal_the_plain_models_with_chunks_trees_and_other_sequences(
     close(rows, truth[16:])
 
 
-@pytest.mark.parametrize("padding", [0.0, 99.0], ids=["single", "padded"])
 @pytest.mark.parametrize("kind", ["llama", "gpt-neox", "mistral"])
-def test_kept_rows_of_a_tree_serve_all_of_its_branches(
-    kind: str, padding: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(attention_groups, "MAX_PADDING_ON_CPU", padding)
-    model = PackedModel(make(kind), 256)
+def test_kept_rows_of_a_tree_serve_all_of_its_branches(kind: str, pack: Callable[[str], PackedModel]) -> None:
+    model = pack(kind)
     text, other = [(7 * i + 2) % 61 for i in range(14)], [(5 * i + 1) % 61 for i in range(9)]
     mine, theirs = model.new_block_table(), model.new_block_table()
     model.forward([SequenceRows(mine, text), SequenceRows(theirs, other[:7])])

@@ -12,6 +12,7 @@ from edgedraft.runtime.packed_model import PackedModel, SequenceRows
 from edgedraft.tree import DraftSlice, DraftTree
 from edgedraft.wire import Sampling
 from tests.support.tiny_llama import VOCAB, sampled_text
+from tests.support.triton_interpreter import runs_interpreted
 from verifier.engine.interface import Overloaded, Request, RequestRejected, ScheduledSession, StepResult
 from verifier.engine.transformers_engine import TransformersEngine
 
@@ -70,6 +71,7 @@ def tree_for(right: Sequence[int], dice: random.Random) -> DraftSlice:
     return tree.select(16)
 
 
+@pytest.mark.parametrize("tiny", ["gathered", pytest.param("paged", marks=runs_interpreted)], indirect=True)
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 def test_any_mix_of_sessions_and_drafts_commits_the_reference_text(
     tiny: Callable[[int], PackedModel], sampling: Sampling

@@ -1,0 +1,15 @@
+"""The mark of tests that run the CUDA kernels on a CPU, in Triton's interpreter: `make test-triton`."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+
+import pytest
+
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1" and find_spec("triton") is not None
+
+runs_interpreted = [
+    pytest.mark.triton,
+    pytest.mark.skipif(not _INTERPRETED, reason="runs in Triton's interpreter, with `make test-triton`"),
+]
