@@ -76,48 +76,49 @@ def attend_to_blocks(
     key_columns, value_columns = num_columns(dim), num_columns(value_dim)
     partials = query.new_empty((tables.num_partials, kv_heads, tables.tile, value_columns), dtype=torch.float32)
     statistics = query.new_empty((tables.num_partials, kv_heads, 2, tables.tile), dtype=torch.float32)
-    _attend[len(tables.splits), kv_heads](
-        query,
-        keys,
-        values,
-        out,
-        partials,
-        statistics,
-        tables.splits,
-        tables.block_tables,
-        tables.positions,
-        tables.tree_masks,
-        tables.tree_positions,
-        (dim**-0.5 if scale is None else scale) * LOG2_E,
-        query.stride(0),
-        query.stride(1),
-        query.stride(2),
-        KV_HEADS=kv_heads,
-        GROUP=group,
-        DIM=dim,
-        VALUE_DIM=value_dim,
-        KEY_COLUMNS=key_columns,
-        VALUE_COLUMNS=value_columns,
-        TILE=tables.tile,
-        KEY_TILE=key_tile(max(key_columns, value_columns), keys.element_size()),
-        BLOCK=BLOCK_SIZE,
-        WINDOW=window or 0,
-        WIDEN=INTERPRETED,
-        num_warps=num_warps(tables.tile),
-        num_stages=NUM_STAGES,
-    )
-    if len(tables.merges):
-        _combine[len(tables.merges), kv_heads](
+    with torch.cuda.device_of(query):  # Triton launches on the current device
+        _attend[len(tables.splits), kv_heads](
+            query,
+            keys,
+            values,
+            out,
             partials,
             statistics,
-            out,
-            tables.merges,
+            tables.splits,
+            tables.block_tables,
+            tables.positions,
+            tables.tree_masks,
+            tables.tree_positions,
+            (dim**-0.5 if scale is None else scale) * LOG2_E,
+            query.stride(0),
+            query.stride(1),
+            query.stride(2),
             KV_HEADS=kv_heads,
             GROUP=group,
+            DIM=dim,
             VALUE_DIM=value_dim,
+            KEY_COLUMNS=key_columns,
             VALUE_COLUMNS=value_columns,
             TILE=tables.tile,
+            KEY_TILE=key_tile(max(key_columns, value_columns), keys.element_size()),
+            BLOCK=BLOCK_SIZE,
+            WINDOW=window or 0,
+            WIDEN=INTERPRETED,
+            num_warps=num_warps(tables.tile),
+            num_stages=NUM_STAGES,
         )
+        if len(tables.merges):
+            _combine[len(tables.merges), kv_heads](
+                partials,
+                statistics,
+                out,
+                tables.merges,
+                KV_HEADS=kv_heads,
+                GROUP=group,
+                VALUE_DIM=value_dim,
+                VALUE_COLUMNS=value_columns,
+                TILE=tables.tile,
+            )
 
 
 def tile_sizes(group: int, dtype: torch.dtype) -> list[int]:

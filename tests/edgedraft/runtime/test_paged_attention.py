@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgedraft.runtime.attention_groups import SequenceSpan
@@ -25,6 +25,7 @@ def chain(start: int, rows: int, num_cached: int) -> SequenceSpan:
     st.integers(1, 16),
     st.sampled_from([16, 32, 64]),
 )
+@settings(deadline=None)
 def test_every_row_and_key_is_in_one_split(sizes: list[tuple[int, int]], group: int, tile: int) -> None:
     spans: list[SequenceSpan] = []
     for rows, num_cached in sizes:
