@@ -103,8 +103,8 @@ def _load_vllm(settings: VerifierSettings) -> Iterator[tuple[Engine, ModelCard] 
     """The vLLM engine, on the processes and machines that vLLM's own arguments name."""
     from verifier.engine.on_vllm.start import VllmUnavailable, load
 
-    if settings.attention != "gathered":
-        sys.exit("edgedraft verifier: --attention is the embedded engine's; vLLM has an argument of its own")
+    if settings.attention != "gathered" or settings.cuda_graphs:
+        sys.exit("edgedraft verifier: --attention and --cuda-graphs are the embedded engine's; vLLM chooses its own")
     try:
         loaded = load(settings)
     except VllmUnavailable as error:

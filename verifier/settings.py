@@ -47,6 +47,10 @@ class VerifierSettings(TracedSettings):
         description="keys of each session are gathered for PyTorch's attention, or read where they are by a kernel "
         "for CUDA that has not run on a GPU yet",
     )
+    cuda_graphs: bool = Field(
+        False,
+        description="with paged attention, replay steps of up to 64 rows as CUDA graphs; has not run on a GPU yet",
+    )
     threads: int = Field(0, ge=0, description="CPU threads of the model; 0 leaves it to torch")
     cpus: Annotated[tuple[int, ...], NoDecode, BeforeValidator(parse_cpus)] = Field(
         (), description="CPUs to stay on, such as 0-7,16; one thread on each unless --threads says otherwise"

@@ -26,9 +26,10 @@ class BlockManager:
     A slot is one token's place in the pool: block * BLOCK_SIZE + offset in the block.
     """
 
-    def __init__(self, num_tokens: int, dtype: torch.dtype, device: torch.device) -> None:
-        """`num_tokens` is the capacity, rounded up to full blocks."""
+    def __init__(self, num_tokens: int, dtype: torch.dtype, device: torch.device, padding: bool = False) -> None:
+        """`num_tokens` is the capacity, rounded up to full blocks. `padding` adds a block that no sequence gets."""
         self.num_blocks = num_blocks(num_tokens)
+        self._num_padding_blocks = int(padding)
         self.dtype, self.device = dtype, device
         self._free = list(range(self.num_blocks - 1, -1, -1))
         self._ref_counts = [0] * self.num_blocks
@@ -46,6 +47,11 @@ class BlockManager:
     def num_free_tokens(self) -> int:
         """How many tokens can be allocated, evictable blocks included."""
         return (len(self._free) + len(self._evictable)) * BLOCK_SIZE
+
+    @property
+    def padding_slot(self) -> int:
+        """Where rows are written that belong to no sequence, with `padding`."""
+        return self.num_blocks * BLOCK_SIZE
 
     @property
     def num_layers(self) -> int:
@@ -98,9 +104,10 @@ class BlockManager:
         `key` and `value` [rows, kv_heads, dim] give the shapes when the layer is first seen.
         """
         if index not in self._kv_by_layer:
+            count = self.num_blocks + self._num_padding_blocks
             self._kv_by_layer[index] = (
-                torch.zeros((self.num_blocks, BLOCK_SIZE, *key.shape[1:]), dtype=self.dtype, device=self.device),
-                torch.zeros((self.num_blocks, BLOCK_SIZE, *value.shape[1:]), dtype=self.dtype, device=self.device),
+                torch.zeros((count, BLOCK_SIZE, *key.shape[1:]), dtype=self.dtype, device=self.device),
+                torch.zeros((count, BLOCK_SIZE, *value.shape[1:]), dtype=self.dtype, device=self.device),
             )
         return self._kv_by_layer[index]
 

@@ -12,19 +12,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from transformers import PreTrainedModel
 
 from edgedraft.runtime.attention import ATTENTION, PackedBatch, UnsupportedModel
-from edgedraft.runtime.attention_check import LARGEST_DIFFERENCE, LayerShapes, compare_layers
+from edgedraft.runtime.attention_check import LARGEST_DIFFERENCE, Layer, LayerShapes, compare_layers
 from edgedraft.runtime.attention_groups import SequenceSpan, group_sequences, make_attention_group
 from edgedraft.runtime.block_manager import BlockManager, BlockTable
 from edgedraft.runtime.blocks import tree_paths
 from edgedraft.runtime.device import limit_primitive_cache
 from edgedraft.runtime.packed_linear import pack_linears
-from edgedraft.runtime.paged_attention import check_available, make_paged_group
+from edgedraft.runtime.paged_attention import make_paged_group
+
+if TYPE_CHECKING:
+    from edgedraft.runtime.static_forward import StaticForwards
 
 # The forward of a packed model may differ from the plain one's by this many standard deviations of its logits.
 MAX_LOGIT_DIFFERENCE = 0.25
@@ -56,28 +59,33 @@ class PackedModel:
     """A causal LM whose forwards are packed. Not thread-safe."""
 
     def __init__(
-        self, model: PreTrainedModel, kv_tokens: int, exact: bool = True, attention: Attention = "gathered"
+        self,
+        model: PreTrainedModel,
+        kv_tokens: int,
+        exact: bool = True,
+        attention: Attention = "gathered",
+        cuda_graphs: bool = False,
     ) -> None:
         """Takes over `model`, loaded with attention `sdpa` or `eager`. `kv_tokens` is the KV cache's capacity.
 
         On a CPU the linear layers are packed; where the model need not be `exact` (a draft model), they may be rounded
-        to int8 (packed_linear.py).
+        to int8 (packed_linear.py). With `cuda_graphs`, which need paged attention, forwards of few rows are replayed.
 
-        Raises UnsupportedModel when the packed logits differ from the model's own, or paged attention from gathered;
-        ValueError where paged attention cannot run.
+        Raises UnsupportedModel when the packed logits differ from the model's own, paged attention from gathered, or
+        replayed forwards from others. Paged attention must be available (paged_attention.check_available).
         """
         limit_primitive_cache()
         self.model = model.eval()
         self.device, self.dtype = model.device, model.dtype
-        self.block_manager = BlockManager(kv_tokens, self.dtype, self.device)
+        self.block_manager = BlockManager(kv_tokens, self.dtype, self.device, padding=cuda_graphs)
         self._paged = attention == "paged"
         self._make_group = make_paged_group if self._paged else make_attention_group
-        if self._paged:
-            check_available(self.device)
+        self._static: StaticForwards | None = None
         self._use_paged_attention()
-        if self._paged:
-            self._check_paged_attention()
+        layers = self._check_paged_attention() if self._paged else set()
         pack_linears(self.model, exact)
+        if cuda_graphs:
+            self._use_static_buffers(layers)
 
     def new_block_table(self, salt: str = "") -> BlockTable:
         return BlockTable(self.block_manager, salt)
@@ -89,7 +97,9 @@ class PackedModel:
         The rows' keys and values are written after each sequence's accepted tokens and kept rows; BlockTable.keep_rows
         tells which of them stay. Raises OutOfBlocks before anything is computed.
         """
-        return self.model(**self.pack(sequences)).logits[0]
+        inputs = self.pack(sequences)
+        logits = self._static.forward(inputs) if self._static else None
+        return self.model(**inputs).logits[0] if logits is None else logits
 
     def pack(self, sequences: Sequence[SequenceRows]) -> dict[str, Any]:
         """The model's arguments for one forward of `sequences`, with their slots reserved. Raises OutOfBlocks."""
@@ -139,13 +149,11 @@ class PackedModel:
             raise UnsupportedModel(f"{type(self.model).__name__} does not run packed: {error}") from error
         finally:
             block_table.truncate(0)
-        deviation = plain.float().std().item() or 1.0
-        differs = (plain.float() - packed.float()).abs().max().item() > MAX_LOGIT_DIFFERENCE * deviation
-        if differs or self.block_manager.num_layers < config.num_hidden_layers:
+        if _differ(plain, packed) or self.block_manager.num_layers < config.num_hidden_layers:
             raise UnsupportedModel(f"{type(self.model).__name__} keeps state that a paged KV cache cannot hold")
 
-    def _check_paged_attention(self) -> None:
-        """Compare the kernel with gathered attention at the shapes of this model's layers."""
+    def _check_paged_attention(self) -> set[Layer]:
+        """Compare the kernel with gathered attention at the shapes of this model's layers, which are returned."""
         shapes = LayerShapes()
         self._make_group = shapes.make_group
         block_table = self.new_block_table()
@@ -155,6 +163,38 @@ class PackedModel:
         difference = compare_layers(shapes.seen, self.dtype, self.device)
         if difference > LARGEST_DIFFERENCE[self.dtype]:
             raise UnsupportedModel(f"paged attention differs from gathered by {difference:.2g} on {self.device}")
+        return shapes.seen
+
+    @torch.inference_mode()
+    def _use_static_buffers(self, layers: set[Layer]) -> None:
+        """Replay forwards of few rows from now on, after comparing some of each size with forwards that are not."""
+        groups = {heads.group for heads, _ in layers}
+        if len(groups) != 1:
+            raise ValueError("CUDA graphs need paged attention, and as many heads per key head in every layer")
+        from edgedraft.runtime.static_forward import ROW_COUNTS, StaticForwards
+
+        try:
+            static = StaticForwards(self.model, self.block_manager, groups.pop())
+        except RuntimeError as error:
+            raise UnsupportedModel(f"CUDA cannot capture {type(self.model).__name__}: {error}") from error
+        vocab_size = self.model.config.get_text_config().vocab_size
+        for count in ROW_COUNTS:
+            block_table = self.new_block_table()
+            for factor in (5, 11):  # the second forward has other tokens, positions, slots and keys than the first
+                ids = [(factor * i + 3) % vocab_size for i in range(count)]
+                rows = [SequenceRows(block_table, ids, logit_rows=range(count))]
+                replayed = static.forward(self.pack(rows))
+                if replayed is None or _differ(self.forward(rows), replayed):
+                    raise UnsupportedModel(f"a replayed forward of {count} rows differs on {self.device}")
+                block_table.keep_accepted(range(count))
+            block_table.truncate(0)
+        self._static = static
+
+
+def _differ(expected: torch.Tensor, logits: torch.Tensor) -> bool:
+    """Whether logits differ by more than rounding can make them."""
+    deviation = expected.float().std().item() or 1.0
+    return not (expected.float() - logits.float()).abs().max().item() <= MAX_LOGIT_DIFFERENCE * deviation
 
 
 def _make_span(rows: SequenceRows, start: int) -> SequenceSpan:

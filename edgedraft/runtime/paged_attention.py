@@ -54,16 +54,16 @@ class PagedSequences:
         """See AttentionGroup."""
         group = layer.query.shape[1]
         if group not in self._tables:
-            self._tables[group] = self._make_tables(group)
+            tile = self._kernel.tile_size(max(span.num_rows for span in self._spans), group, self._dtype)
+            self._tables[group] = self.make_tables(group, tile)
         self._kernel.attend_to_blocks(
             layer.query, layer.keys, layer.values, layer.out, self._tables[group], window, scale
         )
 
-    def _make_tables(self, group: int) -> KernelTables:
-        """The kernel's tables, where `group` query heads share a key head."""
+    def make_tables(self, group: int, tile: int) -> KernelTables:
+        """The kernel's tables where `group` query heads share a key head. `tile` is a tile's rows times such heads."""
         spans = self._spans
         trees = [(span, span.tree_mask) for span in spans if span.tree_mask is not None]
-        tile = self._kernel.tile_size(max(span.num_rows for span in spans), group, self._dtype)
         splits, merges = divide_work(spans, group, tile)
         positions = torch.zeros(spans[-1].stop, dtype=torch.int64)
         for span in spans:

@@ -13,3 +13,11 @@ runs_interpreted = [
     pytest.mark.triton,
     pytest.mark.skipif(not _INTERPRETED, reason="runs in Triton's interpreter, with `make test-triton`"),
 ]
+
+
+def limit_static_forwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Static forwards of up to 16 rows, in two sizes: the interpreter computes a program in milliseconds."""
+    from edgedraft.runtime import static_forward
+
+    monkeypatch.setattr(static_forward, "ROW_COUNTS", (4, 16))
+    monkeypatch.setattr(static_forward, "MIN_SPLITS", 2)

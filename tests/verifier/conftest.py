@@ -11,12 +11,17 @@ from transformers import AutoModelForCausalLM
 from edgedraft.local.demo_model import ensure_demo_model
 from edgedraft.runtime.packed_model import PackedModel
 from tests.support.tiny_llama import tiny_llama
+from tests.support.triton_interpreter import limit_static_forwards
 
 
 @pytest.fixture(params=["gathered"])
-def tiny(request: pytest.FixtureRequest) -> Callable[[int], PackedModel]:
-    """Makes packed tiny models with a KV cache of so many tokens. A test may ask for paged attention too."""
-    return lambda kv_tokens: PackedModel(tiny_llama(), kv_tokens, attention=request.param)
+def tiny(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], PackedModel]:
+    """Makes packed tiny models with a KV cache of so many tokens. Tests may ask for "paged" and "replayed" ones too."""
+    if request.param == "gathered":
+        return lambda kv_tokens: PackedModel(tiny_llama(), kv_tokens)
+    if replayed := request.param == "replayed":
+        limit_static_forwards(monkeypatch)
+    return lambda kv_tokens: PackedModel(tiny_llama(), kv_tokens, attention="paged", cuda_graphs=replayed)
 
 
 @pytest.fixture(scope="session")

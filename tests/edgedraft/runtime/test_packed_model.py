@@ -140,6 +140,11 @@ def test_a_model_with_other_state_than_keys_and_values_is_unsupported() -> None:
         PackedModel(MambaForCausalLM(config), 64)
 
 
+def test_graphs_need_paged_attention() -> None:
+    with pytest.raises(ValueError, match="need paged attention"):
+        PackedModel(make("llama"), 64, cuda_graphs=True)
+
+
 def test_a_forward_without_free_blocks_allocates_nothing() -> None:
     model = PackedModel(make("llama"), 2 * BLOCK_SIZE)
     sequence = model.new_block_table()

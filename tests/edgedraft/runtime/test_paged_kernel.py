@@ -76,6 +76,15 @@ def test_layers_of_many_shapes_attend_as_gathered(heads: HeadShape, dtype: torch
     assert compare_layers([(heads, None)], dtype, CPU) <= LARGEST[dtype]
 
 
+@pytest.mark.parametrize("window", [None, 5])
+def test_trees_of_several_tiles_attend_to_their_own_paths(window: int | None) -> None:
+    """A float32 tile has four rows of these heads."""
+    sequences = [
+        CheckedSequence(20 + rows, [(5 * i) % (i + 1) - 1 for i in range(rows)], kept=rows % 4) for rows in (23, 9, 14)
+    ]
+    assert compare_attention(HeadShape(2, 4, 16, 16), sequences, torch.float32, CPU, window) <= LARGEST[torch.float32]
+
+
 @pytest.mark.parametrize("window", [None, 1, 3, SPLIT_KEYS, 2 * SPLIT_KEYS + 5])
 @pytest.mark.parametrize("num_cached", [3 * SPLIT_KEYS - 1, 3 * SPLIT_KEYS, 3 * SPLIT_KEYS + 1])
 def test_splits_before_the_window_add_nothing(num_cached: int, window: int | None) -> None:

@@ -32,6 +32,18 @@ def test_the_embedded_engine_accepts_no_engine_arguments() -> None:
 
 
 @pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--attention", "paged", "--device", "cpu"], "paged attention"),
+        (["--cuda-graphs"], "needs --attention paged"),
+        (["--engine", "vllm", "--attention", "paged"], "the embedded engine's"),
+    ],
+)
+def test_what_only_the_embedded_engine_does_on_cuda_is_refused_elsewhere(flags: list[str], message: str) -> None:
+    assert message in startup_error(*flags)
+
+
+@pytest.mark.parametrize(
     ("found", "fits"), [("0.32.0", True), ("0.32.0+cpu", True), ("0.33.0", False), ("0.31.2", False)]
 )
 def test_only_the_supported_version_is_accepted(monkeypatch: pytest.MonkeyPatch, found: str, fits: bool) -> None:

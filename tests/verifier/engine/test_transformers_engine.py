@@ -71,7 +71,11 @@ def tree_for(right: Sequence[int], dice: random.Random) -> DraftSlice:
     return tree.select(16)
 
 
-@pytest.mark.parametrize("tiny", ["gathered", pytest.param("paged", marks=runs_interpreted)], indirect=True)
+@pytest.mark.parametrize(
+    "tiny",
+    ["gathered", *(pytest.param(name, marks=runs_interpreted) for name in ("paged", "replayed"))],
+    indirect=True,
+)
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 def test_any_mix_of_sessions_and_drafts_commits_the_reference_text(
     tiny: Callable[[int], PackedModel], sampling: Sampling
