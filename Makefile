@@ -31,7 +31,7 @@ $(VLLM_VENV)/installed: pyproject.toml
 # it is no part of the test extra. The version is that of torch's CUDA build.
 TRITON ?= $(VENV)-triton
 test-triton: $(VENV)/test-installed $(TRITON)/installed
-	TRITON_INTERPRET=1 PYTHONPATH=$(TRITON) $(PYTEST) -m triton tests/edgedraft/runtime tests/verifier/engine
+	TRITON_INTERPRET=1 PYTHONPATH=$(abspath $(TRITON)) $(PYTEST) -m triton tests/edgedraft/runtime tests/verifier/engine tests/loadtest/gpu_check
 
 $(TRITON)/installed: $(VENV)/test-installed
 	$(BIN)/python -m pip install --no-deps --upgrade --target $(TRITON) triton==3.7.1

@@ -25,6 +25,7 @@ from loadtest.gpu_check.costs.sampling import time_sampling
 from loadtest.gpu_check.costs.timing import Hardware, measure_hardware
 from loadtest.gpu_check.exactness import sampling
 from loadtest.gpu_check.exactness.attention import check_attention
+from loadtest.gpu_check.exactness.kernels import check_kernels
 from loadtest.gpu_check.exactness.pairs import TARGET, given_pair, random_pair
 from loadtest.gpu_check.exactness.texts import check_texts
 from loadtest.gpu_check.machine import describe_machine
@@ -108,6 +109,10 @@ def _policy(section: Section, run: Run) -> None:
     policy.run_policy(section, wanted, policy.TINY if run.tiny else policy.FULL)
 
 
+def _kernels(section: Section, run: Run) -> None:
+    check_kernels(section, run.device, run.tiny)
+
+
 @dataclass(frozen=True)
 class Part:
     """`share` is the part of the time that the section may take, beside what those before it have left."""
@@ -129,7 +134,8 @@ PARTS = (
     Part("steps-32b", "Step costs of a 32B target", 0.2, _target("32b")),
     Part("sampled", "What sampling adds to a step", 0.02, _sampled),
     Part("drafts", "Draft forwards", 0.08, _drafts),
-    Part("policy", "Systems compared on these costs", 0.2, _policy),
+    Part("policy", "Systems compared on these costs", 0.14, _policy),
+    Part("kernels", "The attention kernel and CUDA graphs of the engine", 0.06, _kernels),
 )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config
 
-from edgedraft.runtime.packed_model import PackedModel
+from edgedraft.runtime.packed_model import Attention, PackedModel
 
 # Of weights, times the root of the hidden size. With more, rounding in bfloat16 grows over many layers of random
 # weights until a packed forward no longer passes for the plain one.
@@ -90,10 +90,17 @@ def random_model(shape: Shape, dtype: torch.dtype, device: torch.device, layers:
 
 
 def random_packed(
-    shape: Shape, dtype: torch.dtype, device: torch.device, kv_tokens: int, layers: int = 0
+    shape: Shape,
+    dtype: torch.dtype,
+    device: torch.device,
+    kv_tokens: int,
+    layers: int = 0,
+    attention: Attention = "gathered",
+    cuda_graphs: bool = False,
 ) -> PackedModel:
     """The same as a packed model, whose KV cache is filled with random numbers."""
-    packed = PackedModel(random_model(shape, dtype, device, layers), kv_tokens)
+    model = random_model(shape, dtype, device, layers)
+    packed = PackedModel(model, kv_tokens, attention=attention, cuda_graphs=cuda_graphs)
     example = torch.empty((1, shape.kv_heads, shape.head_dim), dtype=dtype, device=device)
     with torch.inference_mode():
         for layer in range(packed.block_manager.num_layers):

@@ -7,11 +7,11 @@ from importlib.util import find_spec
 
 import pytest
 
-_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1" and find_spec("triton") is not None
+IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1" and find_spec("triton") is not None
 
 runs_interpreted = [
     pytest.mark.triton,
-    pytest.mark.skipif(not _INTERPRETED, reason="runs in Triton's interpreter, with `make test-triton`"),
+    pytest.mark.skipif(not IS_INTERPRETED, reason="runs in Triton's interpreter, with `make test-triton`"),
 ]
 
 

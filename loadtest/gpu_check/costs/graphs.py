@@ -1,4 +1,4 @@
-"""CUDA graphs: the engine has none. Whether its forward can be captured in one, and what the replay computes."""
+"""CUDA graphs: whether the forward that the engine does by default can be captured in one, and what that computes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FEW_ROWS = ((1, 1), (1, 4), (4, 1), (4, 4))  # sessions, and rows of each
 def try_graphs(section: Section, device: torch.device, shape: Shape) -> bool:
     """Whether forwards can be captured. That they cannot is no fault, since the engine needs none."""
     section.notes.append(
-        "not built: the engine launches each kernel of a step; costs below tell what graphs would save"
+        "without --cuda-graphs the engine launches each kernel of a step; costs below tell what graphs would save"
     )
     packed = random_packed(shape, torch.bfloat16, device, 4 * (CONTEXT + 64))
     contexts = random_contexts(4, CONTEXT, shape.vocab)

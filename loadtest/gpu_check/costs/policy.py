@@ -87,7 +87,7 @@ def run_policy(section: Section, profiles: Mapping[str, CostProfile], cells: Cel
             f"bench policy {cells.note} --streams N --steps FILE; virtual time",
             "over: EdgeDraft's tokens per second over that system's",
             "draft forwards of speculation beside the target are those from a CUDA graph, where it could be captured; "
-            "costs named -graphs also take the target's steps of few rows from one, which the engine does not do yet",
+            "costs named -graphs also take the target's steps of few rows from one, which takes --cuda-graphs",
         ]
         section.tables.append(Result("tokens per second of the server on the measured costs", rows, {}, {}, notes))
 
