@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo check test test-vllm test-triton gpu-check lint docs
+.PHONY: demo check test test-vllm test-triton test-kubernetes images test-images gpu-check lint docs
 demo: $(VENV)/demo-installed
 	$(BIN)/edgedraft demo
 
@@ -40,6 +40,23 @@ $(TRITON)/installed: $(VENV)/test-installed
 # Qualifies a machine with a GPU (docs/gpu.md), with the Python and the packages that are there, since they are part of it.
 gpu-check:
 	$(PYTHON) -m edgedraft.cli gpu-check $(ARGS)
+
+# The chart on etcd, API server, controllers and scheduler, whose programs are in the folder KUBERNETES (docs/kubernetes.md).
+test-kubernetes: $(VENV)/test-installed
+	$(if $(KUBERNETES),,$(error KUBERNETES must name a folder with etcd and the programs of a Kubernetes control plane))
+	EDGEDRAFT_KUBERNETES=$(abspath $(KUBERNETES)) $(BIN)/python -m pytest tests/charts/kubernetes
+
+# Images for CPUs, by docker, podman or buildah; BUILD_FLAGS are for each build.
+ENGINE ?= docker
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' edgedraft/__init__.py)
+images:
+	$(ENGINE) build --file containers/gateway.Dockerfile --tag edgedraft-gateway:$(VERSION) $(BUILD_FLAGS) .
+	$(ENGINE) build --file containers/verifier.Dockerfile --tag edgedraft-verifier:$(VERSION)-cpu $(BUILD_FLAGS) .
+	$(ENGINE) build --file containers/agent.Dockerfile --tag edgedraft-agent:$(VERSION)-cpu $(BUILD_FLAGS) .
+
+# Those images as the chart runs them; needs docker or podman on Linux.
+test-images: $(VENV)/test-installed images
+	EDGEDRAFT_CONTAINER_ENGINE=$(ENGINE) $(BIN)/python -m pytest tests/containers
 
 lint: $(VENV)/test-installed docs
 	$(BIN)/ruff check

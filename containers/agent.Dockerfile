@@ -12,9 +12,9 @@ COPY constraints.txt .
 RUN python -m venv /opt/edgedraft
 
 FROM build AS torch-cpu
+ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
 # Dependencies of torch are installed later, from the same index as the others.
-RUN /opt/edgedraft/bin/pip install --no-deps --constraint constraints.txt \
-    --index-url https://download.pytorch.org/whl/cpu torch
+RUN /opt/edgedraft/bin/pip install --no-deps --constraint constraints.txt --index-url "${TORCH_INDEX_URL}" torch
 
 FROM build AS torch-cuda
 RUN /opt/edgedraft/bin/pip install --constraint constraints.txt torch

