@@ -9,7 +9,7 @@ import subprocess
 import sys
 import sysconfig
 import tomllib
-from importlib.metadata import PackageNotFoundError, requires
+from importlib.metadata import PackageNotFoundError, distribution, requires
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +171,40 @@ def _with_its_own(wanted: Requirement, seen: set[tuple[str, frozenset[str]]]) ->
         if requirement.marker is None or any(requirement.marker.evaluate({"extra": extra}) for extra in (*extras, "")):
             found |= _with_its_own(requirement, seen)
     return found
+
+
+# Package of each image's program, and the parts of it that need extras of their own.
+PROGRAMS = {
+    "gateway": ("gateway", ("gateway.storage.migrations",)),  # Alembic imports those
+    "verifier": ("verifier", ("verifier.engine.on_vllm",)),
+    "agent": ("edge_agent", ("edge_agent.distill", "edge_agent.onnx")),
+}
+IMPORT_ALL = """
+import importlib, pkgutil, sys
+sys.path[:0] = sys.argv[1:3]
+program, left_out = importlib.import_module(sys.argv[3]), tuple(sys.argv[4:])
+for module in pkgutil.walk_packages(program.__path__, f"{program.__name__}."):
+    if not module.name.startswith(left_out):
+        importlib.import_module(module.name)
+"""
+
+
+@pytest.mark.parametrize("image", PROGRAMS)
+def test_an_image_has_every_package_that_its_program_imports(image: str, tmp_path: Path) -> None:
+    """With the packages of its extras and no other."""
+    for name in _all_that_comes_with(image):
+        try:
+            files = distribution(name).files or []
+        except PackageNotFoundError:
+            continue
+        for top in {file.parts[0] for file in files} - {"..", "__pycache__"}:
+            if not (tmp_path / top).exists():
+                (tmp_path / top).symlink_to(Path(str(distribution(name).locate_file(top))))
+    program, left_out = PROGRAMS[image]
+    # -S leaves out this environment's packages.
+    command = [sys.executable, "-I", "-S", "-c", IMPORT_ALL, str(tmp_path), str(ROOT), program, *left_out]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_make_builds_the_images_that_the_chart_names() -> None:
