@@ -15,7 +15,7 @@ import pytest
 from edgedraft.local.demo_model import DEMO_MODEL, ensure_demo_model
 from edgedraft.local.valkey import find_valkey
 from tests.charts.rendering import NAMESPACE, Container, Document, container, of_kind, render
-from tests.containers.engine import Engine, Running, environment, restrictions, volumes, words_of
+from tests.containers.engine import Engine, EngineError, Running, environment, restrictions, volumes, words_of
 from tests.support.databases import new_postgres, running_postgres
 from tests.support.waiting import wait_until
 
@@ -63,6 +63,7 @@ class Deployment:
         """A container with the chart's command, rights and variables; `given` are those from Secrets and fields."""
         entrypoint, words = words_of(found)
         flags = [*restrictions(found), *environment(found, given), *volumes(found, folders), *entrypoint, *flags]
+        flags += ["--volume", f"{self.folder / 'hosts'}:/etc/hosts:ro"]
         return self.engine.start(self.network, found.container["name"], found.container["image"], flags, words)
 
 
@@ -92,10 +93,11 @@ def engine() -> Iterator[Engine]:
 def deployment(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     documents = render(VALUES)
     services = of_kind(documents, "Service")
-    hosts = [*services, *(f"{name}.{NAMESPACE}.svc.cluster.local" for name in services)]
+    names = ["localhost", *services, *(f"{name}.{NAMESPACE}.svc.cluster.local" for name in services)]
     folder = tmp_path_factory.mktemp("containers")
+    (folder / "hosts").write_text(f"127.0.0.1 {' '.join(names)}\n")  # in place of the cluster's DNS
     with _running_stores(folder) as stores:
-        network = engine.start_network(container(documents, "gateway").container["image"], hosts)
+        network = engine.start_network(container(documents, "gateway").container["image"])
         yield Deployment(engine, documents, network, stores, folder)
         engine.remove_all()
 
@@ -116,8 +118,10 @@ def service(deployment: Deployment) -> Service:
         "POD_IP": "127.0.0.1",
     }
     gateway = deployment.start(container(documents, "gateway"), given, {}, stores.mounts)
-    wait_until(lambda: probe(gateway, 8000, "/readyz") == 200 or _ended(verifier, gateway), LOAD_SECONDS)
-    assert not _ended(verifier, gateway), verifier.log() + gateway.log()
+    try:
+        wait_until(lambda: probe(gateway, 8000, "/readyz") == 200, LOAD_SECONDS)
+    except (TimeoutError, EngineError) as error:
+        raise AssertionError(f"{verifier.log()}\n{gateway.log()}") from error
     return Service(deployment, migration, verifier, gateway)
 
 
@@ -130,10 +134,6 @@ def probe(container: Running, port: int, path: str) -> int:
         "except OSError: print(0)"
     )
     return int(container.execute("python", "-c", script, f"http://127.0.0.1:{port}{path}"))
-
-
-def _ended(*running: Running) -> bool:
-    return any(not each.state()["Running"] for each in running)
 
 
 def _readable_models(cache: Path) -> Path:

@@ -64,10 +64,9 @@ class Engine:
         """User, Env, Entrypoint, ... of an image."""
         return json.loads(self.call("image", "inspect", "--format", "{{json .Config}}", image))
 
-    def start_network(self, image: str, hosts: Sequence[str]) -> Running:
-        """The namespace that the others join, in which these names are loopback."""
-        names = [flag for host in hosts for flag in ("--add-host", f"{host}:127.0.0.1")]
-        return self._start("network", "--network", "none", *names, "--entrypoint", "sleep", image, "infinity")
+    def start_network(self, image: str) -> Running:
+        """The namespace that the others join."""
+        return self._start("network", "--network", "none", "--entrypoint", "sleep", image, "infinity")
 
     def start(self, network: Running, name: str, image: str, flags: Sequence[str], words: Sequence[str]) -> Running:
         return self._start(name, "--network", f"container:{network.name}", *flags, image, *words)

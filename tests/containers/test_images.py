@@ -67,6 +67,8 @@ def test_a_device_in_a_container_drafts_the_same_text(service: Service) -> None:
     flags = ["--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--tmpfs", "/tmp:mode=1777"]
     flags += ["--env", f"EDGEDRAFT_KEY={KEY}", "--env", "EDGEDRAFT_THREADS=1"]
     deployment = service.deployment
+    # The shipped draft shares the demo model's embeddings, which nothing here could download.
+    flags += ["--volume", f"{deployment.folder / 'models' / 'models'}:/var/cache/edgedraft/models:ro"]
     words = ["attach", "http://127.0.0.1:8000"]
     agent = deployment.engine.start(deployment.network, "agent", AGENT, flags, words)
     answers: list[tuple[str, str]] = []

@@ -87,12 +87,12 @@ def pods_of(document: Document) -> Iterator[Document]:
 
 
 def fields(value: Any, path: str = "") -> Iterator[str]:
-    """The path of every field that has a value."""
+    """The path of every field that has a value; those that are false or zero may be left out."""
     if isinstance(value, dict):
         for key, below in value.items():
             yield from fields(below, f"{path}.{key}")
     elif isinstance(value, list):
         for number, below in enumerate(value):
             yield from fields(below, f"{path}[{number}]")
-    elif value not in (None, ""):
+    elif value:
         yield path
