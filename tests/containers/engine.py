@@ -17,6 +17,8 @@ from typing import Any
 
 from tests.charts.rendering import Container, Document
 
+NETWORK = "network"  # name of the container that has the namespace
+
 
 class EngineError(RuntimeError):
     """A command of the engine failed; the message is its output."""
@@ -66,7 +68,7 @@ class Engine:
 
     def start_network(self, image: str) -> Running:
         """The namespace that the others join."""
-        return self._start("network", "--network", "none", "--entrypoint", "sleep", image, "infinity")
+        return self._start(NETWORK, "--network", "none", "--entrypoint", "sleep", image, "infinity")
 
     def start(self, network: Running, name: str, image: str, flags: Sequence[str], words: Sequence[str]) -> Running:
         return self._start(name, "--network", f"container:{network.name}", *flags, image, *words)
@@ -77,9 +79,9 @@ class Engine:
         return container
 
     def remove_all(self) -> None:
-        mine = self.call("ps", "--all", "--quiet", "--filter", f"name={self.prefix}-").split()
-        for container in reversed(mine):  # those that joined a namespace before the one that has it
-            self.call("rm", "--force", "--volumes", container)
+        mine = self.call("ps", "--all", "--format", "{{.Names}}", "--filter", f"name={self.prefix}-").split()
+        for name in sorted(mine, key=lambda name: name.endswith(f"-{NETWORK}")):  # which the others depend on
+            self.call("rm", "--force", "--volumes", name)
 
 
 def restrictions(found: Container) -> list[str]:
