@@ -15,7 +15,8 @@ from msgspec import Meta
 from edge_agent.drafters.server.http_client import HttpClient, ServerError
 
 CALL_SECONDS = 10.0  # for one completion, after which the server counts as failed
-PROBE_SECONDS = 5.0  # for anything else
+DEFAULT_CONTEXT = 2048  # tokens, where a server does not say
+DEFAULT_SESSIONS = 16  # at once, of a server that batches them as they come
 MAX_TOP = 128  # entries that an answer may have for one token
 MAX_TOKENS = 64  # that an answer may have
 MAX_LOGPROB = 1e-3  # rounding may bring a log-probability above 0
@@ -82,6 +83,15 @@ def make_place(token: int, top: Sequence[tuple[int, float]]) -> Place:
     if sum(math.exp(min(0.0, logprob)) for _, logprob in ordered) > MAX_MASS:
         raise ServerError("its probabilities add up to more than 1")
     return Place(token, ordered)
+
+
+def make_places(tokens: Sequence[int], tops: Sequence[Sequence[tuple[int, float]]], length: int) -> list[Place]:
+    """The checked places of an answer of at most `length` tokens. Raises ServerError."""
+    if len(tokens) != len(tops):
+        raise ServerError("it returns log-probabilities that do not fit its tokens")
+    places = [make_place(token, top) for token, top in zip(tokens, tops, strict=True)]
+    check_length(places, length)
+    return places
 
 
 def check_length(places: Sequence[Place], length: int) -> None:

@@ -14,19 +14,17 @@ from msgspec import Meta, Struct
 
 from edge_agent.drafters.server.api import (
     CALL_SECONDS,
+    DEFAULT_CONTEXT,
+    DEFAULT_SESSIONS,
     MAX_TOKENS,
     MAX_TOP,
-    PROBE_SECONDS,
     Place,
     ServerFacts,
-    check_length,
-    make_place,
+    make_places,
 )
 from edge_agent.drafters.server.http_client import HttpClient, ServerError
 
-SESSIONS = 16  # at once; the server batches them
 OPENAI_TOP = 20  # entries per token that vLLM returns at most by default
-DEFAULT_CONTEXT = 2048  # tokens, where the server does not say
 ID_PREFIX = "token_id:"
 
 Name = Annotated[str, Meta(max_length=1024)]
@@ -66,10 +64,10 @@ class Completions:
     def __init__(self, client: HttpClient) -> None:
         """Raises UnexpectedAnswer when there is no such API, ServerError when it fails."""
         self.client = client
-        model = client.get("/v1/models", Models, PROBE_SECONDS).data[0]
+        model = client.get("/v1/models", Models).data[0]
         kind = "vllm" if model.owned_by == "vllm" else "openai server"
         context = model.max_model_len or DEFAULT_CONTEXT
-        self.facts = ServerFacts(kind, model.id, model.root or "", SESSIONS, False, context, OPENAI_TOP)
+        self.facts = ServerFacts(kind, model.id, model.root or "", DEFAULT_SESSIONS, False, context, OPENAI_TOP)
 
     def complete(self, slot: int, tokens: Sequence[int], length: int, top: int) -> list[Place]:
         """Raises ServerError."""
@@ -92,19 +90,13 @@ class Completions:
         found = answer.choices[0].logprobs
         if found is None:
             raise ServerError("it returns no log-probabilities")
-        if len(found.tokens) != len(found.top_logprobs):
-            raise ServerError("it returns log-probabilities that do not fit its tokens")
-        places = [
-            make_place(_token_id(token), [(_token_id(text), logprob) for text, logprob in entries.items()])
-            for token, entries in zip(found.tokens, found.top_logprobs, strict=True)
-        ]
-        check_length(places, length)
-        return places
+        tops = [[(_token_id(text), logprob) for text, logprob in top.items()] for top in found.top_logprobs]
+        return make_places([_token_id(text) for text in found.tokens], tops, length)
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         """Raises ServerError."""
         body = {"model": self.facts.model, "tokens": list(tokens)}
-        return self.client.post("/detokenize", body, Text, PROBE_SECONDS).prompt
+        return self.client.post("/detokenize", body, Text).prompt
 
 
 def _token_id(text: str) -> int:

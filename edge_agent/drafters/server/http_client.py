@@ -25,6 +25,7 @@ from edge_agent.foreign_text import printable
 
 MAX_RESPONSE = 1 << 22  # bytes of a body
 CONNECT_SECONDS = 3.0
+PROBE_SECONDS = 5.0  # for whatever is asked but a completion
 MAX_IDLE = 32  # connections that are kept
 MAX_REASON = 1024  # bytes of a body that are looked at for a server's own words
 
@@ -106,11 +107,11 @@ class HttpClient:
         self._lock = threading.Lock()
         self._tls = ssl.create_default_context() if url.scheme == "https" else None
 
-    def get(self, path: str, kind: type[T], seconds: float) -> T:
+    def get(self, path: str, kind: type[T], seconds: float = PROBE_SECONDS) -> T:
         """The response to GET `path`, decoded as `kind`. Raises ServerError."""
         return _decode(self._exchange("GET", path, None, seconds), kind, path)
 
-    def post(self, path: str, body: Any, kind: type[T], seconds: float) -> T:
+    def post(self, path: str, body: Any, kind: type[T], seconds: float = PROBE_SECONDS) -> T:
         """The response to POST `path` with `body` as JSON, decoded as `kind`. Raises ServerError."""
         return _decode(self._exchange("POST", path, json.dumps(body).encode(), seconds), kind, path)
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from edge_agent.drafters.server.api import PROBE_SECONDS, ServerApi
+from edge_agent.drafters.server.api import ServerApi
 from edge_agent.drafters.server.completions import Completions
 from edge_agent.drafters.server.http_client import HttpClient, ServerError, UnexpectedAnswer
 from edge_agent.drafters.server.llama_server import LlamaServer
@@ -54,13 +54,13 @@ def _refuse_ollama(client: HttpClient) -> None:
     computed cannot be told, so a draft would be of other tokens than it seems, and the tokenizer cannot be checked.
     """
     try:
-        client.get("/api/version", OllamaVersion, PROBE_SECONDS)
+        client.get("/api/version", OllamaVersion)
     except UnexpectedAnswer:
         return
     file = "FILE"
     with suppress(ServerError):
-        name = client.get("/api/tags", OllamaModels, PROBE_SECONDS).models[0].name
-        shown = client.post("/api/show", {"model": name}, OllamaShow, PROBE_SECONDS).modelfile
+        name = client.get("/api/tags", OllamaModels).models[0].name
+        shown = client.post("/api/show", {"model": name}, OllamaShow).modelfile
         if found := re.search(r"^FROM (/\S+|[A-Za-z]:\\\S+)$", shown, re.MULTILINE):
             file = printable(found[1])
     raise ServerError(

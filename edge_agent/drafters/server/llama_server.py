@@ -15,7 +15,6 @@ from edge_agent.drafters.server.api import (
     CALL_SECONDS,
     MAX_TOKENS,
     MAX_TOP,
-    PROBE_SECONDS,
     Place,
     ServerFacts,
     TokenId,
@@ -65,7 +64,7 @@ class LlamaServer:
     def __init__(self, client: HttpClient) -> None:
         """Raises UnexpectedAnswer when it is no llama-server, ServerError when it fails."""
         self.client = client
-        props = client.get("/props", Props, PROBE_SECONDS)
+        props = client.get("/props", Props)
         # Its owner's own chats get the last slot: a session that waits for one is not drafted.
         slots = max(1, min(props.total_slots, MAX_SLOTS) - 1)
         model = props.model_path.replace("\\", "/").rpartition("/")[2]
@@ -103,7 +102,7 @@ class LlamaServer:
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         """Raises ServerError."""
-        return self.client.post("/detokenize", {"tokens": list(tokens)}, Text, PROBE_SECONDS).content
+        return self.client.post("/detokenize", {"tokens": list(tokens)}, Text).content
 
 
 def _places(answer: Completion) -> list[Place]:

@@ -12,17 +12,16 @@ from msgspec import Meta, Struct
 
 from edge_agent.drafters.server.api import (
     CALL_SECONDS,
+    DEFAULT_CONTEXT,
+    DEFAULT_SESSIONS,
     MAX_TOKENS,
     MAX_TOP,
-    PROBE_SECONDS,
     Place,
     ServerFacts,
     TokenId,
-    check_length,
-    make_place,
+    make_places,
 )
-from edge_agent.drafters.server.completions import DEFAULT_CONTEXT, SESSIONS
-from edge_agent.drafters.server.http_client import HttpClient, ServerError, UnexpectedAnswer
+from edge_agent.drafters.server.http_client import HttpClient, UnexpectedAnswer
 
 Entry = tuple[float, TokenId, str | None]  # log-probability, token, its text
 
@@ -57,14 +56,14 @@ class SGLang:
     def __init__(self, client: HttpClient) -> None:
         """Raises UnexpectedAnswer when it is no SGLang server, ServerError when it fails."""
         self.client = client
-        info = client.get("/get_model_info", ModelInfo, PROBE_SECONDS)
+        info = client.get("/get_model_info", ModelInfo)
         try:
-            context = client.get("/get_server_info", ServerInfo, PROBE_SECONDS).max_req_input_len
+            context = client.get("/get_server_info", ServerInfo).max_req_input_len
         except UnexpectedAnswer:
             context = DEFAULT_CONTEXT
         model = info.model_path.rstrip("/").rpartition("/")[2]
         path = info.tokenizer_path or info.model_path
-        self.facts = ServerFacts("sglang", model, path, SESSIONS, False, context, MAX_TOP)
+        self.facts = ServerFacts("sglang", model, path, DEFAULT_SESSIONS, False, context, MAX_TOP)
 
     def complete(self, slot: int, tokens: Sequence[int], length: int, top: int) -> list[Place]:
         """Raises ServerError."""
@@ -82,16 +81,10 @@ class SGLang:
         ).meta_info
         if not length:
             return []
-        if len(answer.output_token_logprobs) != len(answer.output_top_logprobs):
-            raise ServerError("it returns log-probabilities that do not fit its tokens")
-        places = [
-            make_place(chosen[1], [(token, logprob) for logprob, token, _ in entries])
-            for chosen, entries in zip(answer.output_token_logprobs, answer.output_top_logprobs, strict=True)
-        ]
-        check_length(places, length)
-        return places
+        tops = [[(token, logprob) for logprob, token, _ in top] for top in answer.output_top_logprobs]
+        return make_places([token for _, token, _ in answer.output_token_logprobs], tops, length)
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         """Raises ServerError."""
         body = {"tokens": list(tokens), "skip_special_tokens": False}
-        return self.client.post("/detokenize", body, Text, PROBE_SECONDS).text
+        return self.client.post("/detokenize", body, Text).text

@@ -251,7 +251,7 @@ assert drafter.propose([DraftRequest(1, {PROMPT}, 7, 0, Sampling(seed=1))])[0].t
 print(drafters.description, sorted({{"torch", "transformers", "onnx"}} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-P", "-c", program], check=True, capture_output=True, text=True)
-    assert done.stdout.startswith("onnx on cpu in int8 by ONNX Runtime, prompt lookup")
+    assert " on cpu in int8 by ONNX Runtime, prompt lookup" in done.stdout
     assert done.stdout.endswith(" []\n")
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from edge_agent.drafters.interface import NO_PROPOSAL, DraftRequest, first_chain
 from edge_agent.drafters.loading import DrafterUnavailable, load_drafters
-from edge_agent.drafters.server import api, connection, llama_server
+from edge_agent.drafters.server import connection, llama_server
 from edge_agent.drafters.server.chains import ChainLength
 from edge_agent.drafters.server.http_client import HttpClient, ServerError, parse_server_url
 from edge_agent.settings import AgentSettings
@@ -408,4 +408,3 @@ def test_what_is_no_model_server_is_refused() -> None:
         server.answers["/props"] = raw(b"", 503)
         assert "HTTP 503" in refusal(server)
     assert "cannot be reached" in refusal(server)
-    assert api.CALL_SECONDS > api.PROBE_SECONDS > 0
