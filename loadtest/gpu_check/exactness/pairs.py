@@ -14,7 +14,7 @@ from random import Random
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from edge_agent.drafters.draft_model import load_draft, move_to
+from edge_agent.drafters.pytorch.draft_model import load_draft, move_to
 from edgedraft.runtime.blocks import BLOCK_SIZE
 from edgedraft.runtime.packed_model import PackedModel
 from loadtest.gpu_check.shapes import Shape, random_model

@@ -14,7 +14,7 @@ from math import inf, isnan
 import torch
 
 from edge_agent.drafters.interface import DraftRequest, Proposal
-from edge_agent.drafters.model import ModelDrafter
+from edge_agent.drafters.pytorch.drafter import ModelDrafter
 from edgedraft.runtime.packed_model import MAX_LOGIT_DIFFERENCE, PackedModel, SequenceRows
 from edgedraft.sampling.sampler import apply_filters, gumbel_noise, sample_rows
 from loadtest.gpu_check.exactness.pairs import CPU, KV_TOKENS, Pair

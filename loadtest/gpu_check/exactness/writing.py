@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from edge_agent.drafters.interface import DraftRequest
-from edge_agent.drafters.model import ModelDrafter
+from edge_agent.drafters.pytorch.drafter import ModelDrafter
 from edgedraft.runtime.packed_model import PackedModel
 from edgedraft.tree import EMPTY_DRAFT, DraftSlice
 from edgedraft.wire import Sampling
