@@ -8,15 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helm_python import Config
 
 from tests.charts.kubernetes.control_plane import PROGRAMS, ControlPlane, running_control_plane
 from tests.charts.kubernetes.custom_kinds import define_custom_kinds
-from tests.charts.kubernetes.kubelet import Kubelet, add_nodes, add_volumes
-from tests.charts.kubernetes.release import Release
 from tests.support.waiting import wait_until
 
-VOLUMES = 12
 # The strictest of the Pod Security Standards; which pods are not allowed there, a test tells.
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
@@ -28,8 +24,6 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlP
         pytest.skip(f"runs with `make test-kubernetes`, which needs a folder with {', '.join(PROGRAMS)}")
     with running_control_plane(Path(programs), tmp_path_factory.mktemp("kubernetes")) as control_plane:
         define_custom_kinds(control_plane)
-        add_nodes(control_plane)
-        add_volumes(control_plane, VOLUMES)
         control_plane.ensure(
             {
                 "apiVersion": "scheduling.k8s.io/v1",
@@ -47,14 +41,6 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlP
         yield control_plane
 
 
-@pytest.fixture(scope="session")
-def kubelet(control_plane: ControlPlane) -> Iterator[Kubelet]:
-    kubelet = Kubelet(control_plane)
-    kubelet.start()
-    yield kubelet
-    kubelet.end()
-
-
 @pytest.fixture
 def namespace(control_plane: ControlPlane, request: pytest.FixtureRequest) -> str:
     """A new one, with its default service account."""
@@ -64,12 +50,3 @@ def namespace(control_plane: ControlPlane, request: pytest.FixtureRequest) -> st
     account = f"/api/v1/namespaces/{name}/serviceaccounts/default"
     wait_until(lambda: control_plane.http.get(account).status_code == 200)
     return name
-
-
-@pytest.fixture
-def release(control_plane: ControlPlane, kubelet: Kubelet, namespace: str) -> Iterator[Release]:
-    """One that is not installed yet; what is left of it afterwards is deleted."""
-    with Config(kubeconfig_content=control_plane.kubeconfig, namespace=namespace, qps=1000.0, burst_limit=1000) as helm:
-        release = Release(control_plane, kubelet, helm, namespace)
-        yield release
-        release.uninstall()

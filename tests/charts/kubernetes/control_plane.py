@@ -1,6 +1,6 @@
 """A Kubernetes control plane on loopback: etcd, API server, controllers and scheduler, from a folder of their programs.
 
-Nothing runs containers: kubelet.py reports for pods what a kubelet would.
+Nothing runs containers.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def running_control_plane(programs: Path, folder: Path) -> Iterator[ControlPlane
         wait_until(lambda: _listens(secure), START_SECONDS)
         trust = ssl.create_default_context(cafile=certificate)
         headers = {"authorization": f"Bearer {token}"}
-        http = stack.enter_context(httpx.Client(base_url=url, headers=headers, verify=trust, timeout=60))
+        http = stack.enter_context(httpx.Client(base_url=url, headers=headers, verify=trust, timeout=180))
         wait_until(lambda: http.get("/readyz").status_code == 200, START_SECONDS)
         kubeconfig = folder / "kubeconfig"
         kubeconfig.write_text(_kubeconfig(url, certificate.read_bytes(), token))
